@@ -1,0 +1,63 @@
+#include "tf_ops/core/encoder.h"
+
+namespace ft {
+
+Status ValidateConfig(const EncoderConfig& config) {
+  if (config.dtype != DataType::kFloat32 && config.dtype != DataType::kFloat16 &&
+      config.dtype != DataType::kBFloat16) {
+    return InvalidArgument("dtype is ", Name(config.dtype),
+                           ", expected float32, float16 or bfloat16");
+  }
+  const struct {
+    const char* name;
+    int64_t value;
+  } sizes[] = {{"head_num", config.num_heads},
+               {"size_per_head", config.head_size},
+               {"inner size", config.inner_size},
+               {"number of layers", config.num_layers}};
+  for (const auto& size : sizes) {
+    if (size.value <= 0) {
+      return InvalidArgument(size.name, " is ", size.value, ", expected at least 1");
+    }
+  }
+  if (!(config.layernorm_epsilon >= 0.0f)) {
+    return InvalidArgument("layernorm_epsilon is ", config.layernorm_epsilon,
+                           ", expected a number >= 0");
+  }
+  return OkStatus();
+}
+
+Status ValidateBatch(const EncoderConfig& config, const EncoderBatch& batch) {
+  if (batch.batch_size < 0 || batch.max_seq_len < 0 || batch.num_tokens < 0) {
+    return InvalidArgument("batch_size, max_seq_len and num_tokens are ", batch.batch_size, ", ",
+                           batch.max_seq_len, " and ", batch.num_tokens, ", expected at least 0");
+  }
+  if (batch.outputs.size() != 1 &&
+      batch.outputs.size() != static_cast<size_t>(config.num_layers)) {
+    return InvalidArgument("number of outputs is ", batch.outputs.size(), ", expected 1 or ",
+                           config.num_layers, " (one per layer)");
+  }
+  const int64_t padded_tokens = batch.batch_size * batch.max_seq_len;
+  if (batch.packed) {
+    if (batch.seq_offsets == nullptr) {
+      return InvalidArgument("seq_offsets is null, expected int32 [", batch.batch_size + 1, "]");
+    }
+    if (batch.num_tokens > padded_tokens) {
+      return InvalidArgument("num_tokens is ", batch.num_tokens, ", expected at most ",
+                             padded_tokens, " = batch ", batch.batch_size, " x length ",
+                             batch.max_seq_len);
+    }
+  } else if (batch.num_tokens != padded_tokens) {
+    return InvalidArgument("num_tokens is ", batch.num_tokens, ", expected ", padded_tokens,
+                           " = batch ", batch.batch_size, " x length ", batch.max_seq_len);
+  }
+  if (batch.num_tokens == 0) return OkStatus();
+  if (batch.input == nullptr) return InvalidArgument("input is null");
+  for (const void* output : batch.outputs) {
+    if (output == nullptr) return InvalidArgument("an output is null");
+    if (output == batch.input) return InvalidArgument("an output is the input");
+  }
+  return OkStatus();
+}
+
+}  // namespace ft

@@ -1,0 +1,81 @@
+// The interface that the CPU and the CUDA backend implement: a stack of post-layer-norm BERT layers.
+//
+//   q,k,v = x Wqkv + b;  a = softmax(q k^T / sqrt(D) + (1 - mask) * -10000) v
+//   y = LayerNorm(a Wo + b + x);  out = LayerNorm(act(y W1 + b) W2 + b + y)
+//
+// An Encoder has no mutable state: any number of threads may call Run at once. It owns no tensor
+// memory either: packed weights and workspace are given by the caller, so that they come from
+// TensorFlow's allocators. Pointers are host pointers for the CPU and device pointers for CUDA.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "tf_ops/core/encoder_config.h"
+#include "tf_ops/core/weights.h"
+
+namespace ft {
+
+// Threads of the CPU backend.
+class ThreadPool {
+ public:
+  virtual ~ThreadPool() = default;
+  virtual int num_threads() const = 0;
+  // Calls work(i) once for each i in [0, num_tasks), from any threads, and returns when all are
+  // done. Tasks are handed out in order, one at a time. `work` must not throw.
+  virtual void ParallelFor(int64_t num_tasks, const std::function<void(int64_t)>& work) = 0;
+};
+
+// Where a call runs. The CPU backend uses pool, the CUDA backend stream (a cudaStream_t).
+struct ExecutionContext {
+  ThreadPool* pool = nullptr;
+  void* stream = nullptr;
+};
+
+// One batch. Two layouts of the rows of `input` and `outputs`:
+//   padded  row b*S+i is token i of sequence b; T = B*S
+//   packed  row seq_offsets[b]+i is token i of sequence b; T = seq_offsets[B]
+struct EncoderBatch {
+  int64_t batch_size = 0;   // B
+  int64_t max_seq_len = 0;  // S
+  int64_t num_tokens = 0;   // T
+  bool packed = false;
+  // int32 [B+1], ascending from 0 to T, no step above S. Packed layout only, else null.
+  const int32_t* seq_offsets = nullptr;
+  // int32 [B] in [0,S]: query rows of sequence b attend to its first key_lengths[b] keys.
+  // Padded layout only; null means all S keys. A length of 0 gives attention output 0.
+  const int32_t* key_lengths = nullptr;
+  // [B,S,S] of config.dtype, or null. Query i of sequence b sees key j with (1 - mask) * -10000
+  // added to the scaled score. Honoured on top of the lengths.
+  const void* attention_mask = nullptr;
+  const void* input = nullptr;  // [T,H]
+  // Either one pointer (the last layer's output [T,H]) or num_layers of them. May not alias input.
+  std::vector<void*> outputs;
+};
+
+class Encoder {
+ public:
+  virtual ~Encoder() = default;
+
+  virtual const EncoderConfig& config() const = 0;
+
+  // Bytes of the packed weights of all layers.
+  virtual int64_t PackedWeightBytes() const = 0;
+
+  // Brings the weights of all layers into the backend's own layout. `packed` is aligned to
+  // kAlignment. Weights are checked first (ValidateWeights).
+  virtual Status PackWeights(const std::vector<LayerWeights>& layers, void* packed,
+                             const ExecutionContext& context) const = 0;
+
+  // Bytes of temporary memory that Run needs for `batch`; only sizes and flags of it are read.
+  virtual int64_t WorkspaceBytes(const EncoderBatch& batch, const ExecutionContext& context) const = 0;
+
+  // Computes all layers. `workspace` is aligned to kAlignment; its content may be anything.
+  virtual Status Run(const EncoderBatch& batch, const void* packed, void* workspace,
+                     const ExecutionContext& context) const = 0;
+};
+
+// Checks what can be checked on the host about sizes and pointers of `batch`.
+Status ValidateBatch(const EncoderConfig& config, const EncoderBatch& batch);
+
+}  // namespace ft

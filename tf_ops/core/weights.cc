@@ -1,0 +1,72 @@
+#include "tf_ops/core/weights.h"
+
+#include <string>
+
+namespace ft {
+namespace {
+
+constexpr WeightField kFields[kWeightsPerLayer] = {
+    {"attr_q_kernel", &LayerWeights::query_kernel},
+    {"attr_q_bias", &LayerWeights::query_bias},
+    {"attr_k_kernel", &LayerWeights::key_kernel},
+    {"attr_k_bias", &LayerWeights::key_bias},
+    {"attr_v_kernel", &LayerWeights::value_kernel},
+    {"attr_v_bias", &LayerWeights::value_bias},
+    {"attr_output_kernel", &LayerWeights::attention_output_kernel},
+    {"attr_output_bias", &LayerWeights::attention_output_bias},
+    {"attr_output_layernorm_beta", &LayerWeights::attention_layernorm_beta},
+    {"attr_output_layernorm_gamma", &LayerWeights::attention_layernorm_gamma},
+    {"inter_kernel", &LayerWeights::intermediate_kernel},
+    {"inter_bias", &LayerWeights::intermediate_bias},
+    {"output_kernel", &LayerWeights::output_kernel},
+    {"output_bias", &LayerWeights::output_bias},
+    {"output_layernorm_beta", &LayerWeights::output_layernorm_beta},
+    {"output_layernorm_gamma", &LayerWeights::output_layernorm_gamma},
+};
+
+// Expected shape of the field at `index` of kFields.
+std::vector<int64_t> ExpectedShape(const EncoderConfig& config, int index) {
+  const int64_t hidden = config.hidden_size();
+  const auto field = kFields[index].view;
+  if (field == &LayerWeights::intermediate_kernel) return {hidden, config.inner_size};
+  if (field == &LayerWeights::intermediate_bias) return {config.inner_size};
+  if (field == &LayerWeights::output_kernel) return {config.inner_size, hidden};
+  const bool is_kernel = index < 8 && index % 2 == 0;
+  return is_kernel ? std::vector<int64_t>{hidden, hidden} : std::vector<int64_t>{hidden};
+}
+
+}  // namespace
+
+const WeightField* WeightFields() { return kFields; }
+
+Status ValidateWeights(const EncoderConfig& config, const std::vector<LayerWeights>& layers) {
+  FT_RETURN_IF_ERROR(ValidateConfig(config));
+  if (layers.size() != static_cast<size_t>(config.num_layers)) {
+    return InvalidArgument("weights are given for ", layers.size(), " layers, expected ",
+                           config.num_layers);
+  }
+  std::string faults;
+  for (size_t layer = 0; layer < layers.size(); ++layer) {
+    for (int i = 0; i < kWeightsPerLayer; ++i) {
+      const TensorView& view = layers[layer].*kFields[i].view;
+      const std::vector<int64_t> expected = ExpectedShape(config, i);
+      const std::string name =
+          config.num_layers == 1 ? kFields[i].op_input : StrCat(kFields[i].op_input, "[", layer, "]");
+      if (view.dtype != config.dtype) {
+        faults += StrCat(faults.empty() ? "" : "; ", name, " has dtype ", Name(view.dtype),
+                         ", expected ", Name(config.dtype));
+      }
+      if (view.shape != expected) {
+        faults += StrCat(faults.empty() ? "" : "; ", name, " has shape ", ShapeString(view.shape),
+                         ", expected ", ShapeString(expected));
+      } else if (view.data == nullptr) {
+        faults += StrCat(faults.empty() ? "" : "; ", name, " is null");
+      }
+    }
+  }
+  if (faults.empty()) return OkStatus();
+  return InvalidArgument(faults, " (head_num ", config.num_heads, ", size_per_head ",
+                         config.head_size, ")");
+}
+
+}  // namespace ft

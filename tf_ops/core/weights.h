@@ -1,0 +1,46 @@
+// The sixteen weights of one post-layer-norm BERT layer, and the check of their shapes.
+#pragma once
+
+#include <vector>
+
+#include "tf_ops/core/encoder_config.h"
+#include "tf_ops/core/types.h"
+
+namespace ft {
+
+// Kernels are [in, out] row-major, as tf.layers.dense keeps them.
+struct LayerWeights {
+  TensorView query_kernel;                 // [H,H]
+  TensorView query_bias;                   // [H]
+  TensorView key_kernel;                   // [H,H]
+  TensorView key_bias;                     // [H]
+  TensorView value_kernel;                 // [H,H]
+  TensorView value_bias;                   // [H]
+  TensorView attention_output_kernel;      // [H,H]
+  TensorView attention_output_bias;        // [H]
+  TensorView attention_layernorm_beta;     // [H]
+  TensorView attention_layernorm_gamma;    // [H]
+  TensorView intermediate_kernel;          // [H,I]
+  TensorView intermediate_bias;            // [I]
+  TensorView output_kernel;                // [I,H]
+  TensorView output_bias;                  // [H]
+  TensorView output_layernorm_beta;        // [H]
+  TensorView output_layernorm_gamma;       // [H]
+};
+
+inline constexpr int kWeightsPerLayer = 16;
+
+// One weight's place in LayerWeights and its name as an op input, in the order of the op's inputs.
+struct WeightField {
+  const char* op_input;
+  TensorView LayerWeights::*view;
+};
+
+// The sixteen fields, in the order in which BertTransformer and BertEncoder take them.
+const WeightField* WeightFields();
+
+// Checks dtype and shape of all weights against `config`. InvalidArgument lists every fault, with
+// the op input's name, what it is and what is expected, so that one run shows them all.
+Status ValidateWeights(const EncoderConfig& config, const std::vector<LayerWeights>& layers);
+
+}  // namespace ft
