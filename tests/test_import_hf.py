@@ -1,0 +1,354 @@
+"""import_hf: MiniLM against an independent NumPy forward, and every refusal."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+
+safetensors_numpy = pytest.importorskip("safetensors.numpy")
+import tensorflow as tf
+
+from fastertransformer_tf import checkpoint_io, import_hf
+
+CONFIG = {
+    "architectures": ["BertModel"],
+    "attention_probs_dropout_prob": 0.1,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "hidden_size": 8,
+    "initializer_range": 0.02,
+    "intermediate_size": 12,
+    "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 16,
+    "model_type": "bert",
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "type_vocab_size": 2,
+    "vocab_size": 10,
+}
+VOCAB = [f"t{i}" for i in range(10)]
+
+
+def _hf_shapes(config=CONFIG):
+    """The tensors of transformers' BertModel, written down apart from the code under test."""
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    shapes = {
+        "embeddings.word_embeddings.weight": (config["vocab_size"], hidden),
+        "embeddings.position_embeddings.weight": (config["max_position_embeddings"], hidden),
+        "embeddings.token_type_embeddings.weight": (config["type_vocab_size"], hidden),
+        "embeddings.LayerNorm.weight": (hidden,),
+        "embeddings.LayerNorm.bias": (hidden,),
+        "pooler.dense.weight": (hidden, hidden),
+        "pooler.dense.bias": (hidden,),
+    }
+    for i in range(config["num_hidden_layers"]):
+        layer = f"encoder.layer.{i}."
+        for part in ("self.query", "self.key", "self.value", "output.dense"):
+            shapes[f"{layer}attention.{part}.weight"] = (hidden, hidden)
+            shapes[f"{layer}attention.{part}.bias"] = (hidden,)
+        shapes[f"{layer}intermediate.dense.weight"] = (inner, hidden)
+        shapes[f"{layer}intermediate.dense.bias"] = (inner,)
+        shapes[f"{layer}output.dense.weight"] = (hidden, inner)
+        shapes[f"{layer}output.dense.bias"] = (hidden,)
+        for norm in ("attention.output", "output"):
+            shapes[f"{layer}{norm}.LayerNorm.weight"] = (hidden,)
+            shapes[f"{layer}{norm}.LayerNorm.bias"] = (hidden,)
+    return shapes
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
+
+
+@pytest.fixture
+def tensors(rng):
+    return {n: rng.standard_normal(s).astype(np.float32) for n, s in _hf_shapes().items()}
+
+
+def _write(folder, tensors, config=CONFIG, vocab=VOCAB):
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "vocab.txt").write_text("".join(f"{t}\n" for t in vocab))
+    safetensors_numpy.save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def _read(checkpoint):
+    reader = tf.train.load_checkpoint(checkpoint)
+    return {n: reader.get_tensor(n) for n in reader.get_variable_to_shape_map()}
+
+
+def test_every_tensor_arrives_under_its_google_name(tmp_path, tensors):
+    out = tmp_path / "out"
+    imported = import_hf.import_hf(_write(tmp_path / "hf", tensors), out)
+    variables = _read(imported.checkpoint)
+    assert len(variables) == len(tensors) == imported.num_variables
+    layer, hf = "bert/encoder/layer_1", "encoder.layer.1"
+    np.testing.assert_array_equal(
+        variables[f"{layer}/attention/self/key/kernel"],
+        tensors[f"{hf}.attention.self.key.weight"].T,
+    )
+    np.testing.assert_array_equal(
+        variables[f"{layer}/intermediate/dense/kernel"],
+        tensors[f"{hf}.intermediate.dense.weight"].T,
+    )
+    np.testing.assert_array_equal(
+        variables[f"{layer}/output/LayerNorm/gamma"], tensors[f"{hf}.output.LayerNorm.weight"]
+    )
+    np.testing.assert_array_equal(
+        variables["bert/embeddings/word_embeddings"], tensors["embeddings.word_embeddings.weight"]
+    )
+    assert (out / "vocab.txt").read_text().split() == VOCAB
+    assert imported.do_lower_case
+    assert sorted(p.name for p in out.iterdir()) == [
+        "bert_config.json",
+        "bert_model.ckpt.data-00000-of-00001",
+        "bert_model.ckpt.index",
+        "vocab.txt",
+    ]
+    # Run again over its own output: the same, nothing left behind.
+    import_hf.import_hf(tmp_path / "hf", out)
+    assert len(list(out.iterdir())) == 4
+
+
+@pytest.mark.parametrize(
+    ("hf_act", "google_act"),
+    [
+        ("gelu", "gelu_erf"),
+        ("gelu_new", "gelu"),
+        ("gelu_pytorch_tanh", "gelu"),
+        ("relu", "relu"),
+    ],
+)
+def test_erf_and_tanh_gelu_are_kept_apart(hf_act, google_act):
+    assert import_hf.convert_config(CONFIG | {"hidden_act": hf_act})["hidden_act"] == google_act
+
+
+def test_layer_norm_epsilon_is_kept_only_where_it_differs():
+    assert "layer_norm_eps" not in import_hf.convert_config(CONFIG)
+    config = import_hf.convert_config(CONFIG | {"layer_norm_eps": 1e-5})
+    assert config["layer_norm_eps"] == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_act": "silu"}, "hidden_act is 'silu', expected one of gelu"),
+        ({"model_type": "roberta"}, "model_type is 'roberta', expected 'bert'"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
+        ({"is_decoder": True}, "is_decoder is True"),
+        ({"num_attention_heads": 3}, "hidden_size is 8, expected a multiple"),
+    ],
+)
+def test_configurations_of_other_models_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        import_hf.convert_config(CONFIG | change)
+
+
+def test_all_faults_are_listed_at_once(tmp_path, tensors):
+    del tensors["encoder.layer.0.output.dense.bias"]
+    tensors["encoder.layer.2.extra"] = np.zeros(3, np.float32)
+    tensors["embeddings.LayerNorm.bias"] = np.zeros(9, np.float32)
+    tensors["pooler.dense.bias"] = np.zeros(8, np.int32)
+    with pytest.raises(ValueError) as caught:
+        import_hf.import_hf(_write(tmp_path / "hf", tensors), tmp_path / "out")
+    message = str(caught.value)
+    assert "4 tensors" in message
+    assert "missing: encoder.layer.0.output.dense.bias [8]" in message
+    assert "unknown: encoder.layer.2.extra" in message
+    assert "wrong shape: embeddings.LayerNorm.bias is [9], expected [8]" in message
+    assert "wrong type: pooler.dense.bias is int32" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_known_buffers_are_left_out(tmp_path, tensors):
+    tensors["embeddings.position_ids"] = np.arange(16)[None]
+    imported = import_hf.import_hf(_write(tmp_path / "hf", tensors), tmp_path / "out")
+    assert imported.ignored == ("embeddings.position_ids",)
+
+
+def test_missing_pooler_is_refused_or_written_as_zeros(tmp_path, tensors):
+    del tensors["pooler.dense.weight"], tensors["pooler.dense.bias"]
+    hf = _write(tmp_path / "hf", tensors)
+    with pytest.raises(ValueError, match="missing_pooler=zeros"):
+        import_hf.import_hf(hf, tmp_path / "out")
+    imported = import_hf.import_hf(hf, tmp_path / "out", missing_pooler="zeros")
+    variables = _read(imported.checkpoint)
+    assert variables["bert/pooler/dense/kernel"].shape == (8, 8)
+    assert not variables["bert/pooler/dense/kernel"].any()
+
+
+def test_heads_prefix_and_old_layer_norm_names(tmp_path, tensors, rng):
+    named = {}
+    for name, value in tensors.items():
+        name = name.replace("LayerNorm.weight", "LayerNorm.gamma")
+        named["bert." + name.replace("LayerNorm.bias", "LayerNorm.beta")] = value
+    heads = {
+        "classifier.weight": (3, 8),
+        "classifier.bias": (3,),
+        "qa_outputs.weight": (2, 8),
+        "qa_outputs.bias": (2,),
+        "cls.seq_relationship.weight": (2, 8),
+        "cls.seq_relationship.bias": (2,),
+        "cls.predictions.bias": (10,),
+        "cls.predictions.transform.dense.weight": (8, 8),
+        "cls.predictions.transform.dense.bias": (8,),
+        "cls.predictions.transform.LayerNorm.weight": (8,),
+        "cls.predictions.transform.LayerNorm.bias": (8,),
+    }
+    named |= {n: rng.standard_normal(s).astype(np.float32) for n, s in heads.items()}
+    named["cls.predictions.decoder.weight"] = named["bert.embeddings.word_embeddings.weight"].copy()
+    config = CONFIG | {"architectures": ["BertForSequenceClassification"]}
+    imported = import_hf.import_hf(_write(tmp_path / "hf", named, config), tmp_path / "out")
+    assert imported.ignored == ("cls.predictions.decoder.weight",)
+    variables = _read(imported.checkpoint)
+    for google, hf in {
+        "output_weights": "classifier.weight",
+        "output_bias": "classifier.bias",
+        "cls/squad/output_weights": "qa_outputs.weight",
+        "cls/squad/output_bias": "qa_outputs.bias",
+        "cls/seq_relationship/output_weights": "cls.seq_relationship.weight",
+        "cls/predictions/output_bias": "cls.predictions.bias",
+        "bert/embeddings/LayerNorm/gamma": "bert.embeddings.LayerNorm.gamma",
+    }.items():
+        np.testing.assert_array_equal(variables[google], named[hf])
+
+    # An untied decoder would be lost: refused. A classifier of tokens is another head: refused.
+    named["cls.predictions.decoder.weight"] += 1
+    with pytest.raises(ValueError, match="unknown: cls.predictions.decoder.weight"):
+        import_hf.convert_tensors(named, import_hf.convert_config(CONFIG))
+    with pytest.raises(ValueError, match="unknown: classifier.weight"):
+        import_hf.convert_tensors(
+            named,
+            import_hf.convert_config(CONFIG),
+            architectures=["BertForTokenClassification"],
+        )
+
+
+def test_half_precision_shards_and_tokenizer_json(tmp_path, tensors):
+    hf = _write(tmp_path / "hf", {})
+    (hf / "model.safetensors").unlink()
+    (hf / "vocab.txt").unlink()
+    vocab = {token: i for i, token in enumerate(VOCAB)}
+    (hf / "tokenizer.json").write_text(json.dumps({"model": {"type": "WordPiece", "vocab": vocab}}))
+    names = sorted(tensors)
+    bfloat16 = tf.bfloat16.as_numpy_dtype
+    parts = {
+        "a.safetensors": {n: tensors[n].astype(np.float16) for n in names[:9]},
+        "b.safetensors": {n: tensors[n].astype(bfloat16) for n in names[9:]},
+    }
+    for file, part in parts.items():
+        safetensors_numpy.save_file(part, hf / file)
+    weight_map = {n: file for file, part in parts.items() for n in part}
+    (hf / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    imported = import_hf.import_hf(hf, tmp_path / "out")
+    assert (tmp_path / "out" / "vocab.txt").read_text().split() == VOCAB
+    variables = _read(imported.checkpoint)
+    assert {v.dtype for v in variables.values()} == {np.dtype(np.float32)}
+    name = "embeddings.position_embeddings.weight"
+    expected = next(p[name] for p in parts.values() if name in p).astype(np.float32)
+    np.testing.assert_array_equal(variables["bert/embeddings/position_embeddings"], expected)
+
+
+def test_pytorch_model_bin(tmp_path, tensors):
+    torch = pytest.importorskip("torch", reason="pytorch_model.bin is read by torch")
+    hf = _write(tmp_path / "hf", tensors)
+    (hf / "model.safetensors").unlink()
+    torch.save({n: torch.from_numpy(v) for n, v in tensors.items()}, hf / "pytorch_model.bin")
+    imported = import_hf.import_hf(hf, tmp_path / "out")
+    np.testing.assert_array_equal(
+        _read(imported.checkpoint)["bert/pooler/dense/kernel"], tensors["pooler.dense.weight"].T
+    )
+
+
+def test_missing_and_damaged_files(tmp_path, tensors):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        import_hf.import_hf(tmp_path / "none", tmp_path / "out")
+    hf = _write(tmp_path / "hf", tensors)
+    (hf / "model.safetensors").write_bytes(b"not a safetensors file")
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
+        import_hf.import_hf(hf, tmp_path / "out")
+    (hf / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="holds no weights"):
+        import_hf.import_hf(hf, tmp_path / "out")
+    _write(hf, tensors, vocab=[*VOCAB, "one too many"])
+    with pytest.raises(ValueError, match="has 11 entries, expected at most vocab_size 10"):
+        import_hf.import_hf(hf, tmp_path / "out")
+    shutil.copy(hf / "config.json", hf / "vocab.txt")
+    (hf / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="config.json does not exist"):
+        import_hf.import_hf(hf, tmp_path / "out")
+
+
+def test_save_checkpoint_replaces_and_leaves_no_temporary_files(tmp_path):
+    prefix = tmp_path / "deep" / "a.ckpt"
+    checkpoint_io.save_checkpoint(prefix, {"x": np.float32([1, 2])})
+    checkpoint_io.save_checkpoint(prefix, {"y": np.float16([3])})
+    assert set(_read(str(prefix))) == {"y"}
+    assert len(list(prefix.parent.iterdir())) == 2
+    with pytest.raises(ValueError, match="would hold no tensor"):
+        checkpoint_io.save_checkpoint(prefix, {})
+
+
+# ---- MiniLM: the TensorFlow graph of the imported checkpoint against NumPy on the HF tensors ----
+
+SENTENCES = """The cat sat on the mat and looked out of the window.
+A quick brown fox jumps over the lazy dog near the river bank.
+Quarterly profit rose 12 percent, the company said on Tuesday.
+Rain is expected in the north; the south stays dry until Friday evening.
+He plays the violin, she conducts an orchestra of ninety musicians in Vienna.
+Why?
+The treaty of 1648 ended a war that had lasted for thirty years and laid waste to whole regions.
+Photosynthesis turns light, water and carbon dioxide into sugar and oxygen.
+Please restart the server after the update, then check the logs for errors.
+Two trains leave the station at noon, one at 80 km/h and the other at 120 km/h.""".splitlines()
+
+
+def _erf(x):
+    return np.vectorize(math.erf, otypes=[np.float64])(x)
+
+
+def _numpy_bert(weights, config, ids, segments):
+    """transformers' BertModel on one unpadded sequence, in float64; returns [S,H]."""
+    w = {n: v.astype(np.float64) for n, v in weights.items() if v.dtype.kind == "f"}
+    heads = config["num_attention_heads"]
+    size = config["hidden_size"] // heads
+
+    def norm(x, name):
+        x = x - x.mean(-1, keepdims=True)
+        x /= np.sqrt((x * x).mean(-1, keepdims=True) + config["layer_norm_eps"])
+        return x * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    def linear(x, name):
+        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    x = w["embeddings.word_embeddings.weight"][ids]
+    x = x + w["embeddings.token_type_embeddings.weight"][segments]
+    x = norm(x + w["embeddings.position_embeddings.weight"][: len(ids)], "embeddings.LayerNorm")
+    for i in range(config["num_hidden_layers"]):
+        layer = f"encoder.layer.{i}"
+        q, k, v = (
+            linear(x, f"{layer}.attention.self.{p}").reshape(-1, heads, size).swapaxes(0, 1)
+            for p in ("query", "key", "value")
+        )
+        scores = np.exp(q @ k.swapaxes(1, 2) / math.sqrt(size))
+        context = scores / scores.sum(-1, keepdims=True) @ v
+        context = context.swapaxes(0, 1).reshape(len(ids), -1)
+        attention = linear(context, f"{layer}.attention.output.dense")
+        x = norm(x + attention, f"{layer}.attention.output.LayerNorm")
+        inner = linear(x, f"{layer}.intermediate.dense")
+        inner = inner * 0.5 * (1 + _erf(inner / math.sqrt(2)))
+        x = norm(x + linear(inner, f"{layer}.output.dense"), f"{layer}.output.LayerNorm")
+    return x
+
+
+@pytest.fixture(scope="module")
+def minilm(tmp_path_factory):
+    try:
+        folder = import_hf.packaged_minilm()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    return folder, import_hf.import_hf(folder, tmp_path_factory.mktemp("minilm"))
