@@ -1,0 +1,67 @@
+"""Fixtures and markers shared by all tests."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+# Where the acceptance data lies in a development checkout; FT_TEST_DATA overrides it.
+SHARED_DATA = pathlib.Path(os.environ.get("FT_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+
+# Tests run from a checkout, without the package being installed.
+for entry in (str(REPOSITORY), str(REPOSITORY / "tests")):
+    if entry not in sys.path:
+        sys.path.insert(0, entry)
+
+
+@functools.cache
+def _gpu_problem() -> str | None:
+    """Says why GPU tests cannot run here, or None."""
+    import tensorflow as tf
+
+    if not tf.config.list_physical_devices("GPU"):
+        return "TensorFlow sees no GPU on this machine"
+    return None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Registers the markers, so that they exist also where pyproject.toml is not beside tests/."""
+    config.addinivalue_line("markers", "gpu: needs a GPU that TensorFlow can use")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips a test marked `gpu` where there is no GPU, giving the reason."""
+    if item.get_closest_marker("gpu"):
+        problem = _gpu_problem()
+        if problem:
+            pytest.skip(problem)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+    """The folder of the acceptance data (see its README.md); skips where it is missing."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"acceptance data not found: {SHARED_DATA} (set FT_TEST_DATA)")
+    return SHARED_DATA
+
+
+def shared_path(shared_data: pathlib.Path, *parts: str) -> pathlib.Path:
+    """Returns a path below the acceptance data, skipping the test where it is missing."""
+    path = shared_data.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"acceptance data not found: {path}")
+    return path
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """A generator with a fresh seed; the seed is printed (shown on failure), FT_TEST_SEED fixes it."""
+    seed = int(os.environ.get("FT_TEST_SEED", np.random.SeedSequence().entropy % 2**32))
+    print(f"seed of {request.node.name}: FT_TEST_SEED={seed}")
+    return np.random.default_rng(seed)
