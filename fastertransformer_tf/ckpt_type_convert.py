@@ -1,0 +1,181 @@
+"""Converts the float32 variables of a BERT checkpoint to float16 or bfloat16.
+
+Quantizer ranges (names with `quant`) and scale lists (`amaxList`) stay float32; other types pass
+through. The new checkpoint appears only when it is complete. The runners take it as it is; they
+also convert a float32 checkpoint while loading, so this program only halves the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from fastertransformer_tf import checkpoint_io, cli
+
+DTYPES = ("float16", "bfloat16")
+
+_KEPT = re.compile("quant|amaxList")
+_SCALE_LIST = re.compile(r"(.*/layer_\d+)/amaxList$")
+# The six kernels of a layer that INT8 tools overwrite with packed bytes.
+_QUANTIZED_KERNELS = (
+    "attention/self/query/kernel",
+    "attention/self/key/kernel",
+    "attention/self/value/kernel",
+    "attention/output/dense/kernel",
+    "intermediate/dense/kernel",
+    "output/dense/kernel",
+)
+# Trained weights are far below this; packed int8 bytes read as floats are far above, or NaN.
+_LARGEST_WEIGHT = 1e4
+
+
+def convert_tensors(
+    tensors: Mapping[str, np.ndarray], dtype: str = "float16", *, allow_overflow: bool = False
+) -> dict[str, np.ndarray]:
+    """Casts float32 variables.
+
+    Args:
+      tensors: Variable name to value.
+      dtype: "float16" or "bfloat16".
+      allow_overflow: Clip finite values beyond the type's largest to it, instead of refusing.
+
+    Returns:
+      All variables; those whose name holds `quant` or `amaxList`, or that are not float32, as
+      they were.
+
+    Raises:
+      ValueError: Another dtype; a quantized checkpoint; or values that overflow, by name.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
+    check_not_quantized(tensors)
+    import tensorflow as tf
+
+    np_dtype = tf.as_dtype(dtype).as_numpy_dtype
+    largest = float(tf.as_dtype(dtype).max)
+    converted: dict[str, np.ndarray] = {}
+    overflowing: list[str] = []
+    for name, value in tensors.items():
+        if value.dtype != np.float32 or _KEPT.search(name):
+            converted[name] = value
+            continue
+        with np.errstate(over="ignore"):
+            cast = value.astype(np_dtype)
+        overflows = np.isfinite(value) & ~np.isfinite(cast.astype(np.float32))
+        if overflows.any():
+            worst = value[overflows][np.argmax(np.abs(value[overflows]))]
+            overflowing.append(f"{name}: {overflows.sum()} of {value.size} values, e.g. {worst:g}")
+            cast = np.where(overflows, np.clip(value, -largest, largest), value).astype(np_dtype)
+        converted[name] = cast
+    if overflowing and not allow_overflow:
+        raise ValueError(
+            f"{len(overflowing)} variables hold values beyond {dtype}'s largest, {largest:g} "
+            "(allow_overflow clips them):\n  " + "\n  ".join(overflowing)
+        )
+    return converted
+
+
+def check_not_quantized(tensors: Mapping[str, np.ndarray]) -> None:
+    """Refuses a checkpoint whose kernels hold int8 values, openly or packed in float buffers.
+
+    Casting packed bytes as if they were floats would destroy them: type first, then quantize.
+
+    Raises:
+      ValueError: The checkpoint is quantized; says by which variable that was seen.
+    """
+    advice = "convert the type first, then quantize"
+    for name, value in tensors.items():
+        if value.dtype == np.int8:
+            raise ValueError(f"the checkpoint is quantized: {name} is int8; {advice}")
+        match = _SCALE_LIST.match(name)
+        if not match:
+            continue
+        for kernel in _QUANTIZED_KERNELS:
+            weights = tensors.get(f"{match[1]}/{kernel}")
+            if weights is None:
+                continue
+            weights = weights.astype(np.float32)
+            if not np.isfinite(weights).all() or np.abs(weights).max() > _LARGEST_WEIGHT:
+                raise ValueError(
+                    f"the checkpoint is quantized: it has {name}, and {match[1]}/{kernel} holds "
+                    f"packed bytes, not weights; {advice}"
+                )
+
+
+def convert_checkpoint(
+    init_checkpoint: str | Path,
+    fp16_checkpoint: str | Path,
+    dtype: str = "float16",
+    *,
+    allow_overflow: bool = False,
+) -> list[tuple[str, str, str]]:
+    """Reads a checkpoint, casts its float32 variables and writes it under another name.
+
+    Args:
+      init_checkpoint: Prefix of the checkpoint to read.
+      fp16_checkpoint: Prefix to write; may be the same.
+      dtype: As for `convert_tensors`.
+      allow_overflow: As for `convert_tensors`.
+
+    Returns:
+      (name, old dtype, new dtype) of every variable, by name.
+
+    Raises:
+      FileNotFoundError: There is no such checkpoint.
+      ValueError: As for `convert_tensors`; nothing is written.
+    """
+    import tensorflow as tf
+
+    if not Path(f"{init_checkpoint}{checkpoint_io.INDEX_SUFFIX}").is_file():
+        raise FileNotFoundError(
+            f"no checkpoint {init_checkpoint}: {init_checkpoint}{checkpoint_io.INDEX_SUFFIX} does "
+            "not exist"
+        )
+    try:
+        reader = tf.train.load_checkpoint(str(init_checkpoint))
+        tensors = {n: reader.get_tensor(n) for n in sorted(reader.get_variable_to_shape_map())}
+    except (tf.errors.OpError, IndexError, RuntimeError) as error:  # TensorFlow raises all three.
+        raise ValueError(f"{init_checkpoint} cannot be read: {error}") from error
+    converted = convert_tensors(tensors, dtype, allow_overflow=allow_overflow)
+    checkpoint_io.save_checkpoint(fp16_checkpoint, converted)
+    return [(n, tensors[n].dtype.name, converted[n].dtype.name) for n in tensors]
+
+
+def main() -> None:
+    """Entry point of `ft-ckpt-type-convert`, also `python -m fastertransformer_tf....`."""
+    init_checkpoint = flags.DEFINE_string(
+        "init_checkpoint", None, "Prefix of the checkpoint to read.", required=True
+    )
+    fp16_checkpoint = flags.DEFINE_string(
+        "fp16_checkpoint", None, "Prefix of the checkpoint to write.", required=True
+    )
+    dtype = flags.DEFINE_enum("dtype", "float16", DTYPES, "Type that float32 variables get.")
+    allow_overflow = flags.DEFINE_bool(
+        "allow_overflow",
+        False,
+        "Clip values beyond the type's largest to it; otherwise they are reported by name and "
+        "nothing is written.",
+    )
+
+    def run(argv: list[str]) -> None:
+        cli.no_positional(argv)
+        rows = convert_checkpoint(
+            init_checkpoint.value,
+            fp16_checkpoint.value,
+            dtype.value,
+            allow_overflow=allow_overflow.value,
+        )
+        for name, old, new in rows:
+            print(f"{name} from {old} to {new}")
+        changed = sum(old != new for _, old, new in rows)
+        print(f"{changed} of {len(rows)} variables converted: {fp16_checkpoint.value}")
+
+    cli.run_program(run, __doc__, [__name__])
+
+
+if __name__ == "__main__":
+    main()

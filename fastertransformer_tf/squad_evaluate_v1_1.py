@@ -1,0 +1,132 @@
+"""Scores SQuAD v1.1 predictions by the official rules: DATASET PREDICTIONS.
+
+DATASET is a SQuAD v1.1 JSON file, PREDICTIONS a JSON object from question id to answer text, as
+run_squad writes it. Prints {"exact_match": x, "f1": y}, both in percent.
+
+The rules (Rajpurkar et al. 2016, "SQuAD: 100,000+ Questions for Machine Comprehension of Text",
+section 6.1, and the official v1.1 evaluation): answers are compared in lower case, without ASCII
+punctuation, the words a, an, the, and superfluous white space. F1 is that of the two bags of words.
+The best of a question's reference answers counts; a question without prediction scores 0.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import re
+import string
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app
+
+from fastertransformer_tf import cli
+
+VERSION = "1.1"
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def normalize_answer(text: str) -> str:
+    """Lower-cases, drops ASCII punctuation, then articles, then superfluous white space."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def f1_score(prediction: str, truth: str) -> float:
+    """F1 in [0,1] of the words that prediction and truth share, counted with repetition."""
+    predicted, true = normalize_answer(prediction).split(), normalize_answer(truth).split()
+    num_same = (collections.Counter(predicted) & collections.Counter(true)).total()
+    if num_same == 0:
+        return 0.0
+    precision, recall = num_same / len(predicted), num_same / len(true)
+    return 2 * precision * recall / (precision + recall)
+
+
+def exact_match_score(prediction: str, truth: str) -> float:
+    """1.0 where both are the same after normalisation, else 0.0."""
+    return float(normalize_answer(prediction) == normalize_answer(truth))
+
+
+def evaluate(
+    articles: Iterable[Mapping[str, Any]], predictions: Mapping[str, str]
+) -> dict[str, float]:
+    """Scores predictions.
+
+    Args:
+      articles: `data` of a SQuAD v1.1 file.
+      predictions: Question id to answer text; others than the questions' ids are ignored. Missing
+        ones score 0 and are reported on stderr.
+
+    Returns:
+      {"exact_match": percent, "f1": percent}, means over all questions.
+
+    Raises:
+      ValueError: There is no question, or one has no answer.
+    """
+    questions = [
+        qa for article in articles for paragraph in article["paragraphs"] for qa in paragraph["qas"]
+    ]
+    if not questions:
+        raise ValueError("the dataset has no question, at least one is expected")
+
+    def best(score: Callable[[str, str], float], qa: Mapping[str, Any]) -> float:
+        if qa["id"] not in predictions:
+            return 0.0
+        if not qa["answers"]:
+            raise ValueError(f"question {qa['id']} has no answer; SQuAD v1.1 always has one")
+        return max(score(predictions[qa["id"]], answer["text"]) for answer in qa["answers"])
+
+    for qa in questions:
+        if qa["id"] not in predictions:
+            print(f"question {qa['id']} has no prediction and scores 0", file=sys.stderr)
+    return {
+        name: 100.0 * sum(best(score, qa) for qa in questions) / len(questions)
+        for name, score in (("exact_match", exact_match_score), ("f1", f1_score))
+    }
+
+
+def evaluate_files(dataset_file: str | Path, predictions_file: str | Path) -> dict[str, float]:
+    """Scores a predictions file against a dataset file; see `evaluate`.
+
+    Raises:
+      FileNotFoundError: A file is missing.
+      ValueError: A file is not JSON of the expected form.
+    """
+    dataset = _read_json(dataset_file)
+    predictions = _read_json(predictions_file)
+    if "data" not in dataset:
+        raise ValueError(f"{dataset_file} has no `data`: expected a SQuAD v1.1 file")
+    if dataset.get("version") != VERSION:
+        print(
+            f"{dataset_file} has version {dataset.get('version')!r}, expected {VERSION!r}",
+            file=sys.stderr,
+        )
+    return evaluate(dataset["data"], predictions)
+
+
+def _read_json(path: str | Path) -> dict[str, Any]:
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):  # A damaged file, not a wrong call: ValueError.
+        raise ValueError(f"{path} holds a JSON {type(content).__name__}, expected an object")
+    return content
+
+
+def main() -> None:
+    """Entry point of `ft-squad-evaluate`, also `python -m fastertransformer_tf....`."""
+
+    def run(argv: Sequence[str]) -> None:
+        if len(argv) != 3:
+            raise app.UsageError(f"{len(argv) - 1} arguments given, expected DATASET PREDICTIONS")
+        print(json.dumps(evaluate_files(argv[1], argv[2])))
+
+    cli.run_program(run, __doc__, [__name__])
+
+
+if __name__ == "__main__":
+    main()

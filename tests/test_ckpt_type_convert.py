@@ -1,0 +1,118 @@
+"""ckpt_type_convert: types, overflow, quantized checkpoints, nothing half-written."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fastertransformer_tf import checkpoint_io, ckpt_type_convert
+
+BFLOAT16 = np.dtype(tf.bfloat16.as_numpy_dtype)
+
+
+def _tensors():
+    rng = np.random.default_rng(3)
+    layer = "bert/encoder/layer_0"
+    return {
+        f"{layer}/output/dense/kernel": rng.standard_normal((16, 4)).astype(np.float32),
+        f"{layer}/output/dense/input_quantizer/quant_max": np.float32(123456.0),
+        f"{layer}/amaxList": np.full(9, 1e30, np.float32),
+        "bert/pooler/dense/bias": np.float32([1e-9, -2.5, 3.0]),
+        "global_step": np.int64(7),
+        "half": np.float16([1.5]),
+    }
+
+
+def _read(prefix):
+    reader = tf.train.load_checkpoint(str(prefix))
+    return {n: reader.get_tensor(n) for n in reader.get_variable_to_shape_map()}
+
+
+@pytest.mark.parametrize(("dtype", "np_dtype"), [("float16", np.float16), ("bfloat16", BFLOAT16)])
+def test_float32_is_converted_and_the_rest_kept(tmp_path, dtype, np_dtype):
+    source = _tensors()
+    checkpoint_io.save_checkpoint(tmp_path / "in.ckpt", source)
+    rows = ckpt_type_convert.convert_checkpoint(tmp_path / "in.ckpt", tmp_path / "out.ckpt", dtype)
+    converted = _read(tmp_path / "out.ckpt")
+    assert set(converted) == set(source)
+    for name in ("bert/encoder/layer_0/output/dense/kernel", "bert/pooler/dense/bias"):
+        assert converted[name].dtype == np_dtype
+        np.testing.assert_array_equal(converted[name], source[name].astype(np_dtype))
+    for name in set(source) - {r[0] for r in rows if r[1] != r[2]}:
+        assert converted[name].dtype == source[name].dtype
+        np.testing.assert_array_equal(converted[name], source[name])
+    assert ("bert/pooler/dense/bias", "float32", dtype) in rows
+    assert sum(old != new for _, old, new in rows) == 2
+
+
+def test_overflow_is_refused_by_name_or_clipped(tmp_path):
+    big = {"a": np.float32([1.0, -70000.0, 65504.0]), "b": np.float32([1, 2])}
+    checkpoint_io.save_checkpoint(tmp_path / "in.ckpt", big)
+    with pytest.raises(ValueError, match=r"a: 1 of 3 values, e.g. -70000") as caught:
+        ckpt_type_convert.convert_checkpoint(tmp_path / "in.ckpt", tmp_path / "out.ckpt")
+    assert "b:" not in str(caught.value)
+    assert not list(tmp_path.glob("*out.ckpt*"))
+    ckpt_type_convert.convert_checkpoint(
+        tmp_path / "in.ckpt", tmp_path / "out.ckpt", allow_overflow=True
+    )
+    np.testing.assert_array_equal(_read(tmp_path / "out.ckpt")["a"], [1.0, -65504.0, 65504.0])
+    # bfloat16 has float32's range.
+    ckpt_type_convert.convert_checkpoint(tmp_path / "in.ckpt", tmp_path / "out.ckpt", "bfloat16")
+
+
+@pytest.mark.parametrize("buffer", [np.float32, np.float16])
+def test_a_quantized_checkpoint_is_refused(tmp_path, buffer):
+    tensors = _tensors()
+    with pytest.raises(ValueError, match="w is int8"):
+        ckpt_type_convert.convert_tensors(tensors | {"w": np.int8([1])})
+    # As the original tools store it: int8 bytes at the start of the float buffer.
+    packed = np.zeros((64, 64), buffer)
+    values = np.random.default_rng(1).integers(-127, 128, packed.size).astype(np.int8)
+    packed.reshape(-1).view(np.int8)[: values.size] = values
+    tensors["bert/encoder/layer_0/attention/self/key/kernel"] = packed
+    with pytest.raises(ValueError, match="self/key/kernel holds packed bytes"):
+        ckpt_type_convert.convert_tensors(tensors)
+
+
+def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
+    checkpoint_io.save_checkpoint(tmp_path / "in.ckpt", _tensors())
+    checkpoint_io.save_checkpoint(tmp_path / "out.ckpt", {"old": np.float32([1])})
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(checkpoint_io, "publish_checkpoint", fail)
+    with pytest.raises(OSError, match="disk full"):
+        ckpt_type_convert.convert_checkpoint(tmp_path / "in.ckpt", tmp_path / "out.ckpt")
+    assert set(_read(tmp_path / "out.ckpt")) == {"old"}
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_missing_and_damaged_checkpoints(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing.index does not exist"):
+        ckpt_type_convert.convert_checkpoint(tmp_path / "nothing", tmp_path / "out")
+    checkpoint_io.save_checkpoint(tmp_path / "in.ckpt", _tensors())
+    data = tmp_path / f"in.ckpt{checkpoint_io.DATA_SUFFIX}"
+    data.write_bytes(data.read_bytes()[:40])
+    with pytest.raises(ValueError, match="cannot be read"):
+        ckpt_type_convert.convert_checkpoint(tmp_path / "in.ckpt", tmp_path / "out.ckpt")
+    with pytest.raises(ValueError, match="expected one of float16, bfloat16"):
+        ckpt_type_convert.convert_tensors({}, "float64")
+
+
+def test_program(tmp_path):
+    checkpoint_io.save_checkpoint(tmp_path / "in.ckpt", _tensors())
+    command = [sys.executable, "-m", "fastertransformer_tf.ckpt_type_convert"]
+    arguments = [f"--init_checkpoint={tmp_path}/in.ckpt", f"--fp16_checkpoint={tmp_path}/out.ckpt"]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
+    assert "bert/pooler/dense/bias from float32 to float16" in done.stdout.splitlines()
+    assert "global_step from int64 to int64" in done.stdout.splitlines()
+    shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
+    assert all(f in shown for f in ("--init_checkpoint", "--fp16_checkpoint", "--dtype", "quant"))
+    arguments[0] = f"--init_checkpoint={tmp_path}/no"
+    failed = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert "no checkpoint" in failed.stderr
+    assert "Traceback" not in failed.stderr
