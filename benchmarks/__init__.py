@@ -1,0 +1,1 @@
+"""Programs that measure the ops against their peers; run them as `python -m benchmarks.NAME`."""

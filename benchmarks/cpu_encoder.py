@@ -1,0 +1,446 @@
+"""Times the BertEncoder op and its peers, in turn, in one run, on this machine's CPU.
+
+For every model and shape all contestants (engine x dtype x fill) are compiled, their outputs are
+checked against TensorFlow's float32 graph, and only then timed: A B C ... A B C ..., so that drift of
+the machine hits all of them alike. Writes JSON (all samples), a Markdown table and a plot.
+
+  python -m benchmarks.cpu_encoder --models=bert-base --shapes=1x32,8x128 --dtypes=float32
+"""
+
+import dataclasses
+import gc
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from absl import app, flags, logging
+from tqdm import tqdm
+
+from benchmarks import engines as engines_lib
+from benchmarks import report
+from benchmarks.encoder_model import MODELS, EncoderModel, random_batch, random_weights
+
+# The peers that stand for one row each; of ONNX Runtime's two forms the faster one is timed.
+PEERS = ("tensorflow", "onnxruntime", "openvino")
+OPS = ("op", "op remove_padding")
+
+_MODELS = flags.DEFINE_list("models", list(MODELS), f"Of {', '.join(MODELS)}.")
+_SHAPES = flags.DEFINE_list(
+    "shapes", "8x384,8x128,1x384,8x32,1x128,1x32", "Batch x sequence length, in this order."
+)
+_DTYPES = flags.DEFINE_list("dtypes", "float32,bfloat16", "Of float32, bfloat16.")
+_FILLS = flags.DEFINE_list("fills", "full,half", "full: no padding; half: S/2 tokens in each S.")
+_ENGINES = flags.DEFINE_list("engines", [*PEERS, *OPS], f"Of {', '.join((*PEERS, *OPS))}.")
+_THREADS = flags.DEFINE_integer("threads", 2, "CPU threads of every engine.", lower_bound=1)
+_BUDGET = flags.DEFINE_float("budget", 600, "Seconds of timing, shared by the shapes.")
+_MIN_ROUNDS = flags.DEFINE_integer("min_rounds", 5, "Turns at least, whatever the budget.", 1)
+_MAX_ROUNDS = flags.DEFINE_integer("max_rounds", 40, "Turns at most.", 1)
+_GEMM_FLOOR = flags.DEFINE_string(
+    "gemm_floor",
+    None,
+    "A program that measures the time of the encoder's own GEMMs. It is called for each shape as "
+    "`PROGRAM batch seq layers heads size inner dtype threads` and prints a JSON object with "
+    "floor_ms (time of one forward pass if nothing but its GEMMs and attention's multiplications "
+    "were done) and anything else worth keeping.",
+)
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", str(report.RESULTS), "Where the results go.")
+_NAME = flags.DEFINE_string("name", "cpu_encoder", "First part of the names of the result files.")
+
+# Largest ||output - reference|| / ||reference|| over real tokens.
+TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2}
+# A contestant quicker than _QUICK_SECONDS first waits at each turn, until the threads of the one
+# before have stopped spinning, and then runs untimed for a while, to settle caches and clocks.
+_QUICK_SECONDS = 0.2
+_SETTLE_SECONDS = 0.02
+
+
+@dataclasses.dataclass
+class Contestant:
+    """One engine, dtype and fill at one shape."""
+
+    engine: str
+    dtype: str
+    fill: str
+    run: engines_lib.Run
+    relative_error: float = 0.0
+    samples_ms: list[float] = dataclasses.field(default_factory=list)
+
+    @property
+    def right(self) -> bool:
+        """Its output agrees with the reference."""
+        return self.relative_error <= TOLERANCE[self.dtype]
+
+    def time(self) -> float:
+        """Seconds of one call."""
+        start = time.perf_counter()
+        self.run()
+        return time.perf_counter() - start
+
+    def turn(self, seconds: float) -> None:
+        """Takes the samples of one turn; `seconds` is what a call took before."""
+        if seconds < _QUICK_SECONDS:
+            time.sleep(_SETTLE_SECONDS)
+            for _ in range(1 + int(_SETTLE_SECONDS / seconds)):
+                self.run()
+        for _ in range(max(1, min(10, int(0.05 / seconds)))):
+            self.samples_ms.append(1e3 * self.time())
+
+    def summary(self) -> dict[str, Any]:
+        """What goes into the JSON file."""
+        p10, median, p90 = np.percentile(self.samples_ms, [10, 50, 90]).round(3).tolist()
+        return {
+            "engine": self.engine,
+            "dtype": self.dtype,
+            "fill": self.fill,
+            "right": self.right,
+            "relative_error": float(f"{self.relative_error:.3g}"),
+            "median_ms": median,
+            "p10_ms": p10,
+            "p90_ms": p90,
+            "samples_ms": np.round(self.samples_ms, 3).tolist(),
+        }
+
+
+def check(contestants: list[Contestant], references: dict[str, np.ndarray], half: int) -> None:
+    """Fills in relative_error and drops nothing.
+
+    Args:
+      contestants: to run once each.
+      references: output of TensorFlow's float32 graph for each fill, [B,S,H].
+      half: S/2, the real length of "half".
+
+    Raises:
+      AssertionError: one of this project's ops is wrong.
+    """
+    for contestant in contestants:
+        real = slice(0, half if contestant.fill == "half" else None)
+        reference = references[contestant.fill][:, real]
+        difference = np.array(contestant.run())[:, real] - reference
+        contestant.relative_error = float(np.linalg.norm(difference) / np.linalg.norm(reference))
+        # NaN is not right either.
+        if not contestant.right:
+            what = f"{contestant.engine} {contestant.dtype} {contestant.fill}"
+            message = f"{what}: relative error {contestant.relative_error:.2e}, "
+            message += f"expected at most {TOLERANCE[contestant.dtype]}"
+            if contestant.engine in OPS:
+                raise AssertionError(message)
+            logging.warning("%s: its time is not compared", message)
+
+
+class Bench:
+    """All engines of one model."""
+
+    def __init__(self, model: EncoderModel) -> None:
+        self.model = model
+        self.missing: dict[str, str] = {}
+        self._engines: dict[tuple[str, str], engines_lib.Engine] = {}
+        weights = random_weights(model)
+        self._reference = engines_lib.TensorFlow(model, weights, "float32", _THREADS.value)
+        wanted = [
+            name for name in engines_lib.ENGINES if name.replace(" plain", "").replace(" fused", "")
+            in _ENGINES.value
+        ]  # fmt: skip
+        for dtype in _DTYPES.value:
+            for name in tqdm(wanted, f"{model.name} {dtype}: loading", leave=False):
+                try:
+                    self._engines[name, dtype] = engines_lib.ENGINES[name](
+                        model, weights, dtype, _THREADS.value
+                    )
+                except engines_lib.EngineUnavailable as error:
+                    self.missing[f"{name} {dtype}"] = str(error)
+                    logging.warning("%s %s is left out: %s", name, dtype, error)
+
+    def contestants(self, batch: int, seq: int) -> list[Contestant]:
+        """Compiles every engine for a shape and returns the contestants, outputs checked."""
+        batches = {fill: random_batch(self.model, batch, seq, fill) for fill in _FILLS.value}
+        self._reference.compile(batch, seq)
+        references = {
+            fill: np.array(self._reference.bind(*inputs)()) for fill, inputs in batches.items()
+        }
+        self._reference.close()
+        found = []
+        for (name, dtype), engine in tqdm(self._engines.items(), "compiling", leave=False):
+            engine.compile(batch, seq)
+            for fill, inputs in batches.items():
+                if name == "op remove_padding" and fill == "full":
+                    continue  # there is nothing to remove
+                found.append(Contestant(name, dtype, fill, engine.bind(*inputs)))
+        check(found, references, seq // 2)
+        return self._best_onnxruntime(found)
+
+    @staticmethod
+    def _best_onnxruntime(contestants: list[Contestant]) -> list[Contestant]:
+        """Keeps the faster of ONNX Runtime's plain and fused graph."""
+        pair = [
+            c for c in contestants
+            if c.engine.startswith("onnxruntime") and c.right and c.fill == _FILLS.value[0]
+        ]  # fmt: skip
+        if not pair:
+            return contestants
+        times: dict[str, list[float]] = {c.engine: [] for c in pair}
+        for _ in range(3):
+            for contestant in pair:
+                times[contestant.engine].append(contestant.time())
+        best = min(times, key=lambda engine: np.median(times[engine]))
+        return [
+            c for c in contestants if not c.engine.startswith("onnxruntime") or c.engine == best
+        ]
+
+    def close(self) -> None:
+        """Frees what the last shape compiled."""
+        for engine in self._engines.values():
+            engine.close()
+
+
+def measure(contestants: list[Contestant], seconds: float, label: str) -> None:
+    """Times all contestants in turn for about `seconds`."""
+    estimate = {}
+    for contestant in contestants:
+        contestant.run()
+        estimate[id(contestant)] = contestant.time()
+    start = time.perf_counter()
+    rounds = 0
+    with tqdm(total=_MAX_ROUNDS.value, desc=label, unit="round", leave=False) as progress:
+        gc.collect()
+        gc.disable()
+        while rounds < _MAX_ROUNDS.value and (
+            rounds < _MIN_ROUNDS.value or time.perf_counter() - start < seconds
+        ):
+            for contestant in contestants:
+                contestant.turn(estimate[id(contestant)])
+            rounds += 1
+            progress.update()
+        gc.enable()
+
+
+def gemm_floor(model: EncoderModel, batch: int, seq: int, dtype: str) -> dict[str, Any] | None:
+    """Runs the program of --gemm_floor; None without one."""
+    if not _GEMM_FLOOR.value:
+        return None
+    sizes = (batch, seq, model.layers, model.heads, model.size, model.inner, dtype, _THREADS.value)
+    command = [_GEMM_FLOOR.value, *map(str, sizes)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    floor = json.loads(done.stdout)
+    if "floor_ms" not in floor:
+        raise ValueError(f"{' '.join(command)} printed {done.stdout!r}, expected floor_ms in it")
+    return floor
+
+
+def _find(shape: dict[str, Any], engine: str, dtype: str, fill: str) -> dict[str, Any] | None:
+    for result in shape["results"]:
+        if (result["engine"], result["dtype"], result["fill"]) == (engine, dtype, fill):
+            return result
+    return None
+
+
+def _peers(shape: dict[str, Any], dtype: str, fill: str) -> list[dict[str, Any]]:
+    return [
+        r for r in shape["results"]
+        if r["engine"] not in OPS and r["right"] and (r["dtype"], r["fill"]) == (dtype, fill)
+    ]  # fmt: skip
+
+
+def comparisons(shape: dict[str, Any], dtype: str) -> dict[str, float | str]:
+    """The figures of merit of one shape and dtype; only those whose parts were measured."""
+    found: dict[str, float | str] = {}
+    peers = _peers(shape, dtype, "full") or _peers(shape, dtype, "half")
+    if peers:
+        best = min(peers, key=lambda r: r["median_ms"])
+        found["best_peer"] = best["engine"]
+        found["best_peer_ms"] = best["median_ms"]
+    op = _find(shape, "op", dtype, "full")
+    if op is None:
+        return found
+    found["op_ms"] = op["median_ms"]
+    if peers:
+        found["op_over_best_peer"] = op["median_ms"] / best["median_ms"]
+    packed = _find(shape, "op remove_padding", dtype, "half")
+    if packed is not None:
+        found["half_packed_ms"] = packed["median_ms"]
+        found["full_over_half_packed"] = op["median_ms"] / packed["median_ms"]
+    float32 = _find(shape, "op", "float32", "full")
+    if dtype != "float32" and float32 is not None:
+        found["float32_over_this"] = float32["median_ms"] / op["median_ms"]
+    floor = shape["gemm_floor"].get(dtype)
+    if floor is not None:
+        found["floor_ms"] = floor["floor_ms"]
+        found["op_over_floor"] = op["median_ms"] / floor["floor_ms"]
+    return found
+
+
+def to_markdown(data: dict[str, Any]) -> str:
+    """The report: one table of times and one of ratios for each model."""
+    parts = [
+        "# BERT encoder on a CPU\n\n",
+        report.describe_header(data),
+        f"{data['threads']} threads for every engine. ",
+        ", ".join(f"{name} {version}" for name, version in data["versions"].items()),
+        ". Milliseconds per forward pass, median (p10-p90), all contestants of a shape timed in "
+        "turn in one process. half: every sequence holds S/2 tokens and S/2 padding. (wrong): its "
+        "output disagreed with TensorFlow's float32 graph and its time is not compared.\n\n",
+    ]
+    for name, reason in data["missing"].items():
+        parts.append(f"* left out: {name}: {reason}\n")
+    for model in dict.fromkeys(shape["model"] for shape in data["shapes"]):
+        shapes = sorted(
+            (s for s in data["shapes"] if s["model"] == model),
+            key=lambda s: (s["batch"] * s["seq"], s["batch"]),
+        )
+        labels = [f"{s['batch']}x{s['seq']}" for s in shapes]
+        keys = dict.fromkeys(
+            (r["dtype"], r["fill"], r["engine"].replace(" plain", "").replace(" fused", ""))
+            for s in shapes
+            for r in s["results"]
+        )
+        rows = []
+        for dtype, fill, engine in sorted(keys, key=lambda k: (k[0] != "float32", k[1])):
+            cells: list[str | None] = []
+            for shape in shapes:
+                hits = [
+                    r for r in shape["results"]
+                    if (r["dtype"], r["fill"]) == (dtype, fill)
+                    and r["engine"] in (engine, f"{engine} plain", f"{engine} fused")
+                ]  # fmt: skip
+                cells.append(
+                    f"{hits[0]['median_ms']:.1f} ({hits[0]['p10_ms']:.1f}-{hits[0]['p90_ms']:.1f})"
+                    + ("" if hits[0]["right"] else " (wrong)")
+                    if hits
+                    else None
+                )
+            rows.append([engine, dtype, fill, *cells])
+        parts.append(f"\n## {model}\n\n")
+        parts.append(report.markdown_table(["engine", "dtype", "fill", *labels], rows))
+        ratios = []
+        for dtype in data["dtypes"]:
+            found = [comparisons(shape, dtype) for shape in shapes]
+            for key in dict.fromkeys(key for one in found for key in one):
+                values = [one.get(key) for one in found]
+                texts = [f"{v:.2f}" if isinstance(v, float) else v for v in values]
+                ratios.append([key.replace("_", " "), dtype, *texts])
+        parts.append("\n" + report.markdown_table(["figure", "dtype", *labels], ratios))
+    return "".join(parts)
+
+
+def plot(data: dict[str, Any], path: Any) -> None:  # noqa: ANN401
+    """Bars: time of each engine over that of the best float32 peer, for each model and shape."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    models = list(dict.fromkeys(shape["model"] for shape in data["shapes"]))
+    figure, axes = pyplot.subplots(
+        len(models), 1, figsize=(12, 4.2 * len(models)), squeeze=False, layout="constrained"
+    )
+    for axis, model in zip(axes[:, 0], models, strict=True):
+        shapes = sorted(
+            (s for s in data["shapes"] if s["model"] == model),
+            key=lambda s: (s["batch"] * s["seq"], s["batch"]),
+        )
+        bars: dict[str, list[float]] = {}
+        for index, shape in enumerate(shapes):
+            peers = _peers(shape, "float32", "full")
+            scale = min((r["median_ms"] for r in peers or shape["results"]), default=1.0)
+            for r in shape["results"]:
+                if not r["right"] or (r["fill"] == "half" and r["engine"] != "op remove_padding"):
+                    continue
+                engine = r["engine"].replace(" plain", "").replace(" fused", "")
+                label = f"{engine} {r['dtype']}" + (", half" if r["fill"] == "half" else "")
+                bars.setdefault(label, [np.nan] * len(shapes))[index] = r["median_ms"] / scale
+        width = 0.85 / max(1, len(bars))
+        for number, (label, values) in enumerate(bars.items()):
+            positions = np.arange(len(shapes)) + (number - (len(bars) - 1) / 2) * width
+            hatch = "//" if label.startswith("op") else None
+            axis.bar(positions, values, width, label=label, hatch=hatch, edgecolor="white")
+        axis.set_xticks(range(len(shapes)), [f"{s['batch']}x{s['seq']}" for s in shapes])
+        axis.axhline(1, color="grey", linewidth=0.8)
+        axis.set_title(f"{model}, {data['threads']} threads of {data['machine']['cpu']}")
+        axis.set_ylabel("time / best float32 peer")
+        axis.legend(fontsize=8, ncols=2)
+    report.save_figure(figure, path)
+    pyplot.close(figure)
+
+
+def _parse_shape(text: str) -> tuple[int, int]:
+    try:
+        batch, seq = (int(part) for part in text.split("x"))
+    except ValueError:
+        raise app.UsageError(f"--shapes has {text!r}, expected BATCHxLENGTH such as 8x128") from None
+    if batch < 1 or seq < 2:
+        raise app.UsageError(f"--shapes has {text!r}, expected a batch >= 1 and a length >= 2")
+    return batch, seq
+
+
+def _check_flags() -> None:
+    for flag, allowed in (
+        (_MODELS, MODELS),
+        (_DTYPES, TOLERANCE),
+        (_FILLS, ("full", "half")),
+        (_ENGINES, (*PEERS, *OPS)),
+    ):
+        unknown = [value for value in flag.value if value not in allowed]
+        if unknown or not flag.value:
+            raise app.UsageError(f"--{flag.name} has {unknown}, expected some of {list(allowed)}")
+
+
+def main(argv: list[str]) -> None:
+    """Runs everything that the flags ask for."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    _check_flags()
+    shapes = [_parse_shape(text) for text in _SHAPES.value]
+    data: dict[str, Any] = {
+        **report.header(),
+        "command": " ".join(sys.argv),
+        "threads": _THREADS.value,
+        "versions": {e.package: e.version() for e in engines_lib.ENGINES.values()},
+        "dtypes": _DTYPES.value,
+        "tolerance": TOLERANCE,
+        "missing": {},
+        "shapes": [],
+    }
+    base = report.result_path(_NAME.value, "json", _OUTPUT_DIR.value)
+    deadline = time.perf_counter() + _BUDGET.value
+    todo = len(_MODELS.value) * len(shapes)
+    for name in _MODELS.value:
+        bench = Bench(MODELS[name])
+        data["missing"].update(bench.missing)
+        for batch, seq in shapes:
+            contestants = bench.contestants(batch, seq)
+            share = (deadline - time.perf_counter()) / todo
+            measure(contestants, share, f"{name} {batch}x{seq}")
+            todo -= 1
+            shape = {
+                "model": name,
+                "batch": batch,
+                "seq": seq,
+                "gflop_full": round(bench.model.gflop(np.full(batch, seq)), 2),
+                "gemm_floor": {
+                    dtype: floor
+                    for dtype in _DTYPES.value
+                    if (floor := gemm_floor(bench.model, batch, seq, dtype)) is not None
+                },
+                "results": [contestant.summary() for contestant in contestants],
+            }
+            shape["comparisons"] = {d: comparisons(shape, d) for d in _DTYPES.value}
+            data["shapes"].append(shape)
+            bench.close()
+            # After every shape, so that an interrupted run is not lost.
+            report.write_json(base, data)
+            report.write_text(base.with_suffix(".md"), to_markdown(data))
+            for result in shape["results"]:
+                tqdm.write(
+                    f"{name} {batch}x{seq} {result['engine']:18} {result['dtype']:8} "
+                    f"{result['fill']:4} {result['median_ms']:9.2f} ms"
+                    + ("" if result["right"] else "  (wrong)")
+                )
+    plot(data, base.with_suffix(".png"))
+    print(to_markdown(data))
+    print(f"Written: {base}, .md and .png beside it")
+
+
+if __name__ == "__main__":
+    app.run(main)

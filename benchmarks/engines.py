@@ -1,0 +1,438 @@
+"""The op and its peers behind one interface: compile a shape, then call it.
+
+Every engine gets the same float32 weights (benchmarks.encoder_model) as constants, float32 hidden
+states and one length per sequence, and gives float32 hidden states back. What may differ between
+calls of one shape is an input; everything else is fixed, so that each engine may pack and fuse.
+"""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from benchmarks.encoder_model import OP_INPUTS, EncoderModel
+
+Weights = list[dict[str, np.ndarray]]
+Run = Callable[[], np.ndarray]
+
+
+class EngineUnavailable(Exception):
+    """A peer cannot be run here; the message says why."""
+
+
+def _require(*packages: str) -> None:
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise EngineUnavailable(f"not installed: {', '.join(missing)}")
+
+
+class Engine:
+    """One way to compute the encoder.
+
+    Args:
+      model: sizes.
+      weights: one dict for each layer.
+      dtype: "float32" or "bfloat16": what GEMMs compute in.
+      threads: CPU threads.
+
+    Raises:
+      EngineUnavailable: the package is missing or does not offer `dtype` on this CPU.
+    """
+
+    name = ""
+    package = ""
+
+    def __init__(self, model: EncoderModel, weights: Weights, dtype: str, threads: int) -> None:
+        self.model = model
+        self.weights = weights
+        self.dtype = dtype
+        self.threads = threads
+
+    @classmethod
+    def version(cls) -> str:
+        """Version of the package, or "missing"."""
+        try:
+            return importlib.metadata.version(cls.package)
+        except importlib.metadata.PackageNotFoundError:
+            return "missing"
+
+    def compile(self, batch: int | None, seq: int | None) -> None:
+        """Gets ready for hidden states of shape [batch, seq, H]."""
+        raise NotImplementedError
+
+    def bind(self, hidden: np.ndarray, lengths: np.ndarray) -> Run:
+        """Returns a function that runs one forward pass: [B,S,H] float32."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Frees what compile made."""
+
+
+def _mask(hidden: np.ndarray, lengths: np.ndarray, dtype: type) -> np.ndarray:
+    """[B,S], 1 where there is a token."""
+    return (np.arange(hidden.shape[1]) < lengths[:, None]).astype(dtype)
+
+
+@contextlib.contextmanager
+def _constant_variables(layers: Weights) -> Iterator[None]:
+    """Inside, tf.get_variable gives a constant of `layers` by its checkpoint name."""
+
+    def frozen(getter: Callable, name: str, **_: object) -> tf.Tensor:
+        del getter
+        scope, weight = name.split("/", 1)
+        return tf.constant(layers[int(scope.removeprefix("layer_"))][weight], name="frozen")
+
+    with tf.variable_scope("", custom_getter=frozen):
+        yield
+
+
+class _TensorFlowSession(Engine):
+    """A TensorFlow 1 graph of fixed shape, run through a callable."""
+
+    package = "tensorflow"
+    session: tf.Session | None = None
+
+    def _config(self) -> tf.ConfigProto:
+        return tf.ConfigProto(
+            intra_op_parallelism_threads=self.threads, inter_op_parallelism_threads=1
+        )
+
+    def _build(self, hidden: tf.Tensor, batch: int | None, seq: int | None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the placeholder of the second input and the output."""
+        raise NotImplementedError
+
+    def compile(self, batch: int | None, seq: int | None) -> None:
+        self.close()
+        with tf.Graph().as_default() as graph:
+            hidden = tf.placeholder(tf.float32, [batch, seq, self.model.hidden], "hidden")
+            second, output = self._build(hidden, batch, seq)
+            # A copy of the GraphDef with the weights is all that the session keeps.
+            self.session = tf.Session(graph=graph, config=self._config())
+            self._call = self.session.make_callable(output, [hidden, second])
+
+    def _second(self, hidden: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def bind(self, hidden: np.ndarray, lengths: np.ndarray) -> Run:
+        second = self._second(hidden, lengths)
+        return lambda: self._call(hidden, second)
+
+    def close(self) -> None:
+        if self.session is not None:
+            self.session.close()
+            self.session = self._call = None
+
+
+class TensorFlow(_TensorFlowSession):
+    """bert-tensorflow's own graph, weights frozen to constants.
+
+    bfloat16 is TensorFlow's own way on a CPU: Grappler's oneDNN mixed precision pass.
+    """
+
+    name = "tensorflow"
+
+    def _config(self) -> tf.ConfigProto:
+        config = super()._config()
+        if self.dtype == "bfloat16":
+            rewrite = config.graph_options.rewrite_options
+            rewrite.auto_mixed_precision_onednn_bfloat16 = type(rewrite).ON
+        return config
+
+    def _build(self, hidden: tf.Tensor, batch: int | None, seq: int | None) -> tuple[tf.Tensor, tf.Tensor]:
+        from fastertransformer_tf import bert_compat
+
+        modeling, model = bert_compat.modeling(), self.model
+        mask = tf.placeholder(tf.int32, [batch, seq], "mask")
+        with _constant_variables(self.weights):
+            output = modeling.transformer_model(
+                hidden,
+                modeling.create_attention_mask_from_input_mask(hidden, mask),
+                hidden_size=model.hidden,
+                num_hidden_layers=model.layers,
+                num_attention_heads=model.heads,
+                intermediate_size=model.inner,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+            )
+        return mask, output
+
+    def _second(self, hidden: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        return _mask(hidden, lengths, np.int32)
+
+
+class Op(_TensorFlowSession):
+    """This project's BertEncoder op with constant weights; padding kept."""
+
+    name = "op"
+    package = "fastertransformer_tf"
+    remove_padding = False
+
+    def __init__(self, model: EncoderModel, weights: Weights, dtype: str, threads: int) -> None:
+        super().__init__(model, weights, dtype, threads)
+        self._library = load_ops()
+
+    def _build(self, hidden: tf.Tensor, batch: int | None, seq: int | None) -> tuple[tf.Tensor, tf.Tensor]:
+        dtype = tf.as_dtype(self.dtype)
+        lengths = tf.placeholder(tf.int32, [batch], "lengths")
+        weights = {
+            argument: [tf.constant(layer[name], dtype) for layer in self.weights]
+            for name, argument in OP_INPUTS.items()
+        }
+        (output,) = self._library.bert_encoder(
+            hidden_states=tf.cast(hidden, dtype),
+            sequence_length=lengths,
+            attention_mask=tf.zeros([0], dtype),
+            num_outputs=1,
+            head_num=self.model.heads,
+            size_per_head=self.model.size,
+            remove_padding=self.remove_padding,
+            is_weight_const=True,
+            **weights,
+        )
+        return lengths, tf.cast(output, tf.float32)
+
+    def _second(self, hidden: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        return lengths
+
+
+class OpRemovePadding(Op):
+    """The op computing only real tokens."""
+
+    name = "op remove_padding"
+    remove_padding = True
+
+
+def load_ops() -> object:
+    """Returns the module of raw ops.
+
+    Raises:
+      EngineUnavailable: the library was not built.
+    """
+    path = os.environ.get("FT_TF_OPS_LIBRARY") or os.path.join(
+        os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+        "fastertransformer_tf/lib/_fastertransformer_tf.so",
+    )
+    if not os.path.exists(path):
+        raise EngineUnavailable(f"{path} does not exist: run scripts/build.sh")
+    return tf.load_op_library(path)
+
+
+def build_onnx(model: EncoderModel, weights: Weights, gelu_op: bool) -> "onnx.ModelProto":  # noqa: F821
+    """Builds the encoder as ONNX, in the form in which PyTorch exports it.
+
+    Args:
+      model: sizes.
+      weights: as benchmarks.encoder_model.random_weights makes them.
+      gelu_op: GELU as one operator (opset 20); else spelled out, which is the form that ONNX
+        Runtime's transformer optimizer knows.
+
+    Returns:
+      A model with inputs hidden [B,S,H] float32, mask [B,S] int64 and output [B,S,H]; B and S are
+      symbolic.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes, initializers = [], []
+    hidden_size = model.hidden
+
+    def constant(name: str, value: np.ndarray) -> str:
+        initializers.append(numpy_helper.from_array(value, name))
+        return name
+
+    def node(op: str, inputs: list[str], name: str, **attributes: object) -> str:
+        nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
+        return name
+
+    def scalar(name: str, value: float) -> str:
+        return constant(name, np.array(value, np.float32))
+
+    one, two_pi, cube = scalar("one", 1), scalar("gelu_scale", np.sqrt(2 / np.pi)), scalar("3", 3)
+    half, gelu_cubic = scalar("half", 0.5), scalar("gelu_cubic", 0.044715)
+    root, masked = scalar("sqrt_size", np.sqrt(model.size)), scalar("masked", -10000)
+    split = constant("split", np.array([0, 0, model.heads, model.size], np.int64))
+    merge = constant("merge", np.array([0, 0, hidden_size], np.int64))
+
+    node("Unsqueeze", ["mask", constant("axis_1", np.array([1], np.int64))], "mask_3d")
+    node("Unsqueeze", ["mask_3d", constant("axis_2", np.array([2], np.int64))], "mask_4d")
+    node("Cast", ["mask_4d"], "mask_float", to=TensorProto.FLOAT)
+    node("Sub", [one, "mask_float"], "mask_inverse")
+    adder = node("Mul", ["mask_inverse", masked], "mask_adder")
+
+    previous = "hidden"
+    for index, layer in enumerate(weights):
+        prefix = f"layer_{index}/"
+
+        def dense(x: str, scope: str, prefix: str = prefix, layer: dict = layer) -> str:
+            kernel = constant(prefix + scope + "/kernel", layer[scope + "/kernel"])
+            bias = constant(prefix + scope + "/bias", layer[scope + "/bias"])
+            product = node("MatMul", [x, kernel], prefix + scope + "/matmul")
+            return node("Add", [bias, product], prefix + scope + "/add")
+
+        def norm(x: str, y: str, scope: str, prefix: str = prefix, layer: dict = layer) -> str:
+            gamma = constant(prefix + scope + "/gamma", layer[scope + "/gamma"])
+            beta = constant(prefix + scope + "/beta", layer[scope + "/beta"])
+            total = node("Add", [x, y], prefix + scope + "/residual")
+            return node(
+                "LayerNormalization",
+                [total, gamma, beta],
+                prefix + scope + "/out",
+                axis=-1,
+                epsilon=1e-12,
+            )
+
+        def heads(x: str, name: str, perm: list[int], prefix: str = prefix) -> str:
+            shaped = node("Reshape", [x, split], f"{prefix}{name}/split")
+            return node("Transpose", [shaped], f"{prefix}{name}/transpose", perm=perm)
+
+        query = heads(dense(previous, "attention/self/query"), "query", [0, 2, 1, 3])
+        key = heads(dense(previous, "attention/self/key"), "key", [0, 2, 3, 1])
+        value = heads(dense(previous, "attention/self/value"), "value", [0, 2, 1, 3])
+        scores = node("MatMul", [query, key], prefix + "scores")
+        scaled = node("Div", [scores, root], prefix + "scaled")
+        added = node("Add", [scaled, adder], prefix + "masked_scores")
+        probabilities = node("Softmax", [added], prefix + "softmax", axis=-1)
+        context = node("MatMul", [probabilities, value], prefix + "context")
+        rows = node("Transpose", [context], prefix + "context/rows", perm=[0, 2, 1, 3])
+        merged = node("Reshape", [rows, merge], prefix + "context/merge")
+        projected = dense(merged, "attention/output/dense")
+        attended = norm(projected, previous, "attention/output/LayerNorm")
+
+        x = dense(attended, "intermediate/dense")
+        if gelu_op:
+            activated = node("Gelu", [x], prefix + "gelu", approximate="tanh")
+        else:
+            power = node("Pow", [x, cube], prefix + "gelu/pow")
+            cubic = node("Mul", [power, gelu_cubic], prefix + "gelu/cubic")
+            inside = node("Add", [x, cubic], prefix + "gelu/inside")
+            tanh = node("Tanh", [node("Mul", [inside, two_pi], prefix + "gelu/arg")],
+                        prefix + "gelu/tanh")  # fmt: skip
+            factor = node("Add", [tanh, one], prefix + "gelu/factor")
+            halved = node("Mul", [x, half], prefix + "gelu/half")
+            activated = node("Mul", [halved, factor], prefix + "gelu")
+        previous = norm(dense(activated, "output/dense"), attended, "output/LayerNorm")
+
+    node("Identity", [previous], "output")
+    graph = helper.make_graph(
+        nodes,
+        model.name,
+        [
+            helper.make_tensor_value_info("hidden", TensorProto.FLOAT, ["B", "S", hidden_size]),
+            helper.make_tensor_value_info("mask", TensorProto.INT64, ["B", "S"]),
+        ],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["B", "S", hidden_size])],
+        initializers,
+    )
+    opset = helper.make_opsetid("", 20 if gelu_op else 17)
+    return helper.make_model(graph, opset_imports=[opset], ir_version=onnx.IR_VERSION_2023_5_5)
+
+
+class OnnxRuntime(Engine):
+    """ONNX Runtime as it comes: its own graph optimizations at their highest level."""
+
+    name = "onnxruntime plain"
+    package = "onnxruntime"
+
+    def __init__(self, model: EncoderModel, weights: Weights, dtype: str, threads: int) -> None:
+        _require("onnx", "onnxruntime")
+        if dtype != "float32":
+            raise EngineUnavailable(f"ONNX Runtime has no {dtype} GEMM on x86 CPUs")
+        import onnxruntime
+
+        super().__init__(model, weights, dtype, threads)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        self._session = onnxruntime.InferenceSession(
+            self._model().SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+    def _model(self) -> "onnx.ModelProto":  # noqa: F821
+        return build_onnx(self.model, self.weights, gelu_op=True)
+
+    def compile(self, batch: int | None, seq: int | None) -> None:
+        pass  # one session takes every shape
+
+    def bind(self, hidden: np.ndarray, lengths: np.ndarray) -> Run:
+        feeds = {"hidden": hidden, "mask": _mask(hidden, lengths, np.int64)}
+        return lambda: self._session.run(["output"], feeds)[0]
+
+
+class OnnxRuntimeFused(OnnxRuntime):
+    """ONNX Runtime on a graph that its transformer optimizer rewrote."""
+
+    name = "onnxruntime fused"
+
+    def _model(self) -> "onnx.ModelProto":  # noqa: F821
+        from onnxruntime.transformers import optimizer
+
+        fused = optimizer.optimize_model(
+            build_onnx(self.model, self.weights, gelu_op=False),
+            model_type="bert",
+            num_heads=self.model.heads,
+            hidden_size=self.model.hidden,
+            opt_level=0,
+        )
+        counts = fused.get_fused_operator_statistics()
+        expected = {
+            "Attention": self.model.layers,
+            "SkipLayerNormalization": 2 * self.model.layers,
+        }
+        if any(counts.get(op, 0) < number for op, number in expected.items()):
+            raise EngineUnavailable(f"ONNX Runtime's optimizer fused {counts}, not {expected}")
+        return fused.model
+
+
+class OpenVino(Engine):
+    """OpenVINO, compiled for latency and for each shape."""
+
+    name = "openvino"
+    package = "openvino"
+
+    def __init__(self, model: EncoderModel, weights: Weights, dtype: str, threads: int) -> None:
+        _require("onnx", "openvino")
+        import openvino
+
+        super().__init__(model, weights, dtype, threads)
+        self._core = openvino.Core()
+        offered = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if dtype == "bfloat16" and "BF16" not in offered:
+            raise EngineUnavailable(f"OpenVINO offers {offered} on this CPU, not BF16")
+        proto = build_onnx(model, weights, gelu_op=True)
+        self._model = self._core.read_model(proto.SerializeToString())
+
+    def compile(self, batch: int | None, seq: int | None) -> None:
+        self._model.reshape({"hidden": [batch, seq, self.model.hidden], "mask": [batch, seq]})
+        compiled = self._core.compile_model(
+            self._model,
+            "CPU",
+            {
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_NUM_THREADS": self.threads,
+                "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[self.dtype],
+            },
+        )
+        self._request = compiled.create_infer_request()
+
+    def bind(self, hidden: np.ndarray, lengths: np.ndarray) -> Run:
+        feeds = {"hidden": hidden, "mask": _mask(hidden, lengths, np.int64)}
+
+        def run() -> np.ndarray:
+            # The view is overwritten by the next call; the caller copies what it keeps.
+            return self._request.infer(feeds, share_inputs=True, share_outputs=True)[0]
+
+        return run
+
+    def close(self) -> None:
+        self._request = None
+
+
+ENGINES = {
+    engine.name: engine
+    for engine in (TensorFlow, OnnxRuntime, OnnxRuntimeFused, OpenVino, Op, OpRemovePadding)
+}

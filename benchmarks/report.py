@@ -1,0 +1,110 @@
+"""What every benchmark writes: the machine, the versions, JSON, Markdown and plots."""
+
+import datetime
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+RESULTS = pathlib.Path(__file__).resolve().parent / "results"
+# Instruction sets that decide how fast GEMMs can be.
+_ISA_FLAGS = "avx2 fma avx512f avx512_vnni avx_vnni avx512_bf16 avx512_fp16 amx_tile amx_bf16 amx_int8"
+
+
+def describe_machine() -> dict[str, Any]:
+    """CPU model, count and instruction sets, memory, kernel and Python of this machine."""
+    fields: dict[str, str] = {}
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    flags = set(fields.get("flags", "").split())
+    memory = pathlib.Path("/proc/meminfo").read_text().split()[1]
+    return {
+        "cpu": fields.get("model name", platform.processor()),
+        "cpu_family_model_stepping": "/".join(
+            fields.get(key, "?") for key in ("cpu family", "model", "stepping")
+        ),
+        "cpus": len(os.sched_getaffinity(0)),
+        "isa": [flag for flag in _ISA_FLAGS.split() if flag in flags],
+        "memory_gib": round(int(memory) / 2**20, 1),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+
+
+def git_commit() -> str:
+    """The commit of this checkout, with "+changes" where tracked files differ from it."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(RESULTS.parent), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "--short=12", "HEAD") or "unknown"
+    return commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def header() -> dict[str, Any]:
+    """Date, commit and machine: the first fields of every JSON file."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return {
+        "date": now.isoformat(timespec="seconds"),
+        "commit": git_commit(),
+        "machine": describe_machine(),
+    }
+
+
+def result_path(name: str, suffix: str, directory: str | os.PathLike[str] = RESULTS) -> pathlib.Path:
+    """`directory`/<name>_<date>.<suffix>."""
+    return pathlib.Path(directory) / f"{name}_{datetime.date.today().isoformat()}.{suffix}"
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file under a temporary name, then renames it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
+        file.write(text)
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def write_json(path: pathlib.Path, data: dict[str, Any]) -> None:
+    """Writes `data` as JSON, one innermost list a line being left to the encoder."""
+    write_text(path, json.dumps(data, indent=1) + "\n")
+
+
+def save_figure(figure: Any, path: pathlib.Path) -> None:  # noqa: ANN401 (matplotlib has no stubs)
+    """Saves a matplotlib figure under a temporary name, then renames it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
+    figure.savefig(temporary, dpi=110)
+    os.replace(temporary, path)
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Returns a Markdown table; None is an empty cell."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += [
+        "| " + " | ".join("" if cell is None else str(cell) for cell in row) + " |" for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def describe_header(data: dict[str, Any]) -> str:
+    """One paragraph of Markdown that says where and when a result was measured."""
+    machine = data["machine"]
+    return (
+        f"{data['date']}, commit {data['commit']}, {machine['cpu']} "
+        f"(family/model/stepping {machine['cpu_family_model_stepping']}), {machine['cpus']} CPUs, "
+        f"{' '.join(machine['isa'])}, {machine['memory_gib']} GiB, Python {machine['python']}.\n"
+    )
