@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from benchmarks import engines as engines_lib
 from benchmarks import report
-from benchmarks.encoder_model import MODELS, EncoderModel, random_batch, random_weights
+from benchmarks.encoder_model import MODELS, EncoderModel, random_batch
+from fastertransformer_tf.encoder_graphs import random_weights
 
 # The peers that stand for one row each; of ONNX Runtime's two forms the faster one is timed.
 PEERS = ("tensorflow", "onnxruntime", "openvino")
@@ -368,7 +369,9 @@ def _parse_shape(text: str) -> tuple[int, int]:
     try:
         batch, seq = (int(part) for part in text.split("x"))
     except ValueError:
-        raise app.UsageError(f"--shapes has {text!r}, expected BATCHxLENGTH such as 8x128") from None
+        raise app.UsageError(
+            f"--shapes has {text!r}, expected BATCHxLENGTH such as 8x128"
+        ) from None
     if batch < 1 or seq < 2:
         raise app.UsageError(f"--shapes has {text!r}, expected a batch >= 1 and a length >= 2")
     return batch, seq

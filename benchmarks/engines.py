@@ -5,18 +5,17 @@ states and one length per sequence, and gives float32 hidden states back. What m
 calls of one shape is an input; everything else is fixed, so that each engine may pack and fuse.
 """
 
-import contextlib
 import importlib.metadata
 import importlib.util
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from benchmarks.encoder_model import OP_INPUTS, EncoderModel
+from benchmarks.encoder_model import EncoderModel
+from fastertransformer_tf import encoder_graphs
+from fastertransformer_tf.encoder_graphs import Weights
 
-Weights = list[dict[str, np.ndarray]]
 Run = Callable[[], np.ndarray]
 
 
@@ -77,19 +76,6 @@ def _mask(hidden: np.ndarray, lengths: np.ndarray, dtype: type) -> np.ndarray:
     return (np.arange(hidden.shape[1]) < lengths[:, None]).astype(dtype)
 
 
-@contextlib.contextmanager
-def _constant_variables(layers: Weights) -> Iterator[None]:
-    """Inside, tf.get_variable gives a constant of `layers` by its checkpoint name."""
-
-    def frozen(getter: Callable, name: str, **_: object) -> tf.Tensor:
-        del getter
-        scope, weight = name.split("/", 1)
-        return tf.constant(layers[int(scope.removeprefix("layer_"))][weight], name="frozen")
-
-    with tf.variable_scope("", custom_getter=frozen):
-        yield
-
-
 class _TensorFlowSession(Engine):
     """A TensorFlow 1 graph of fixed shape, run through a callable."""
 
@@ -101,25 +87,21 @@ class _TensorFlowSession(Engine):
             intra_op_parallelism_threads=self.threads, inter_op_parallelism_threads=1
         )
 
-    def _build(self, hidden: tf.Tensor, batch: int | None, seq: int | None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the placeholder of the second input and the output."""
+    def _build(self, hidden: tf.Tensor, batch: int | None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the placeholder of the lengths and the output."""
         raise NotImplementedError
 
     def compile(self, batch: int | None, seq: int | None) -> None:
         self.close()
         with tf.Graph().as_default() as graph:
             hidden = tf.placeholder(tf.float32, [batch, seq, self.model.hidden], "hidden")
-            second, output = self._build(hidden, batch, seq)
+            lengths, output = self._build(hidden, batch)
             # A copy of the GraphDef with the weights is all that the session keeps.
             self.session = tf.Session(graph=graph, config=self._config())
-            self._call = self.session.make_callable(output, [hidden, second])
-
-    def _second(self, hidden: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+            self._call = self.session.make_callable(output, [hidden, lengths])
 
     def bind(self, hidden: np.ndarray, lengths: np.ndarray) -> Run:
-        second = self._second(hidden, lengths)
-        return lambda: self._call(hidden, second)
+        return lambda: self._call(hidden, lengths)
 
     def close(self) -> None:
         if self.session is not None:
@@ -142,26 +124,9 @@ class TensorFlow(_TensorFlowSession):
             rewrite.auto_mixed_precision_onednn_bfloat16 = type(rewrite).ON
         return config
 
-    def _build(self, hidden: tf.Tensor, batch: int | None, seq: int | None) -> tuple[tf.Tensor, tf.Tensor]:
-        from fastertransformer_tf import bert_compat
-
-        modeling, model = bert_compat.modeling(), self.model
-        mask = tf.placeholder(tf.int32, [batch, seq], "mask")
-        with _constant_variables(self.weights):
-            output = modeling.transformer_model(
-                hidden,
-                modeling.create_attention_mask_from_input_mask(hidden, mask),
-                hidden_size=model.hidden,
-                num_hidden_layers=model.layers,
-                num_attention_heads=model.heads,
-                intermediate_size=model.inner,
-                hidden_dropout_prob=0.0,
-                attention_probs_dropout_prob=0.0,
-            )
-        return mask, output
-
-    def _second(self, hidden: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        return _mask(hidden, lengths, np.int32)
+    def _build(self, hidden: tf.Tensor, batch: int | None) -> tuple[tf.Tensor, tf.Tensor]:
+        lengths = tf.placeholder(tf.int32, [batch], "lengths")
+        return lengths, encoder_graphs.tensorflow_encoder(hidden, lengths, self.model, self.weights)
 
 
 class Op(_TensorFlowSession):
@@ -173,30 +138,21 @@ class Op(_TensorFlowSession):
 
     def __init__(self, model: EncoderModel, weights: Weights, dtype: str, threads: int) -> None:
         super().__init__(model, weights, dtype, threads)
-        self._library = load_ops()
+        try:
+            encoder_graphs.load_ops()
+        except encoder_graphs.LibraryMissing as error:
+            raise EngineUnavailable(str(error)) from error
 
-    def _build(self, hidden: tf.Tensor, batch: int | None, seq: int | None) -> tuple[tf.Tensor, tf.Tensor]:
-        dtype = tf.as_dtype(self.dtype)
+    def _build(self, hidden: tf.Tensor, batch: int | None) -> tuple[tf.Tensor, tf.Tensor]:
         lengths = tf.placeholder(tf.int32, [batch], "lengths")
-        weights = {
-            argument: [tf.constant(layer[name], dtype) for layer in self.weights]
-            for name, argument in OP_INPUTS.items()
-        }
-        (output,) = self._library.bert_encoder(
-            hidden_states=tf.cast(hidden, dtype),
-            sequence_length=lengths,
-            attention_mask=tf.zeros([0], dtype),
-            num_outputs=1,
-            head_num=self.model.heads,
-            size_per_head=self.model.size,
+        output = encoder_graphs.op_encoder(
+            tf.cast(hidden, tf.as_dtype(self.dtype)),
+            lengths,
+            self.model,
+            self.weights,
             remove_padding=self.remove_padding,
-            is_weight_const=True,
-            **weights,
         )
         return lengths, tf.cast(output, tf.float32)
-
-    def _second(self, hidden: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        return lengths
 
 
 class OpRemovePadding(Op):
@@ -204,21 +160,6 @@ class OpRemovePadding(Op):
 
     name = "op remove_padding"
     remove_padding = True
-
-
-def load_ops() -> object:
-    """Returns the module of raw ops.
-
-    Raises:
-      EngineUnavailable: the library was not built.
-    """
-    path = os.environ.get("FT_TF_OPS_LIBRARY") or os.path.join(
-        os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
-        "fastertransformer_tf/lib/_fastertransformer_tf.so",
-    )
-    if not os.path.exists(path):
-        raise EngineUnavailable(f"{path} does not exist: run scripts/build.sh")
-    return tf.load_op_library(path)
 
 
 def build_onnx(model: EncoderModel, weights: Weights, gelu_op: bool) -> "onnx.ModelProto":  # noqa: F821

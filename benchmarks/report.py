@@ -12,7 +12,9 @@ from typing import Any
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
 # Instruction sets that decide how fast GEMMs can be.
-_ISA_FLAGS = "avx2 fma avx512f avx512_vnni avx_vnni avx512_bf16 avx512_fp16 amx_tile amx_bf16 amx_int8"
+_ISA_FLAGS = (
+    "avx2 fma avx512f avx512_vnni avx_vnni avx512_bf16 avx512_fp16 amx_tile amx_bf16 amx_int8"
+)
 
 
 def describe_machine() -> dict[str, Any]:
@@ -54,7 +56,7 @@ def git_commit() -> str:
 
 def header() -> dict[str, Any]:
     """Date, commit and machine: the first fields of every JSON file."""
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     return {
         "date": now.isoformat(timespec="seconds"),
         "commit": git_commit(),
@@ -62,7 +64,9 @@ def header() -> dict[str, Any]:
     }
 
 
-def result_path(name: str, suffix: str, directory: str | os.PathLike[str] = RESULTS) -> pathlib.Path:
+def result_path(
+    name: str, suffix: str, directory: str | os.PathLike[str] = RESULTS
+) -> pathlib.Path:
     """`directory`/<name>_<date>.<suffix>."""
     return pathlib.Path(directory) / f"{name}_{datetime.date.today().isoformat()}.{suffix}"
 

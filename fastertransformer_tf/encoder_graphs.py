@@ -1,0 +1,300 @@
+"""The BERT encoder as a TensorFlow 1 graph: TensorFlow's own layers, or this package's ops.
+
+For programs that compare the two: both take the same NumPy weights, keyed by the checkpoint's names,
+and hold them as constants. Shape letters: B batch, S padded length, H hidden size, L layers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+# Weight name inside a layer (google-research BERT's checkpoint names) -> the ops' input name.
+OP_INPUTS = {
+    "attention/self/query/kernel": "attr_q_kernel",
+    "attention/self/query/bias": "attr_q_bias",
+    "attention/self/key/kernel": "attr_k_kernel",
+    "attention/self/key/bias": "attr_k_bias",
+    "attention/self/value/kernel": "attr_v_kernel",
+    "attention/self/value/bias": "attr_v_bias",
+    "attention/output/dense/kernel": "attr_output_kernel",
+    "attention/output/dense/bias": "attr_output_bias",
+    "attention/output/LayerNorm/beta": "attr_output_layernorm_beta",
+    "attention/output/LayerNorm/gamma": "attr_output_layernorm_gamma",
+    "intermediate/dense/kernel": "inter_kernel",
+    "intermediate/dense/bias": "inter_bias",
+    "output/dense/kernel": "output_kernel",
+    "output/dense/bias": "output_bias",
+    "output/LayerNorm/beta": "output_layernorm_beta",
+    "output/LayerNorm/gamma": "output_layernorm_gamma",
+}
+
+Weights = list[dict[str, np.ndarray]]
+
+
+class LibraryMissing(ImportError):
+    """The shared library of the ops was not built."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderSizes:
+    """Sizes of a stack of BERT layers."""
+
+    layers: int
+    heads: int
+    size: int
+    inner: int
+
+    @property
+    def hidden(self) -> int:
+        """H = heads * size."""
+        return self.heads * self.size
+
+    def weight_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a weight, `name` being a key of OP_INPUTS; kernels are [in, out]."""
+        h, i = self.hidden, self.inner
+        if name == "intermediate/dense/kernel":
+            return (h, i)
+        if name == "output/dense/kernel":
+            return (i, h)
+        if name.endswith("kernel"):
+            return (h, h)
+        return (i,) if name == "intermediate/dense/bias" else (h,)
+
+
+def random_weights(sizes: EncoderSizes, seed: int = 1) -> Weights:
+    """Makes float32 weights for every layer, keyed as OP_INPUTS.
+
+    Query and key kernels are wide enough that the scores have a spread of about 2: with BERT's
+    initializer (0.02) attention would be uniform and an error in it would hardly be seen.
+    """
+    rng = np.random.default_rng(seed)
+    layers = []
+    for _ in range(sizes.layers):
+        layer = {}
+        for name in OP_INPUTS:
+            value = rng.standard_normal(sizes.weight_shape(name), dtype=np.float32)
+            if name.endswith("kernel"):
+                sharp = "query" in name or "key" in name
+                value *= (1.4 if sharp else 0.8) / np.sqrt(value.shape[0])
+            elif name.endswith("gamma"):
+                value = 1 + 0.1 * value
+            else:
+                value *= 0.1
+            layer[name] = value
+        layers.append(layer)
+    return layers
+
+
+def load_weights(checkpoint: str, sizes: EncoderSizes, scope: str = "bert/encoder") -> Weights:
+    """Reads the encoder's weights from a google-research BERT checkpoint, as float32.
+
+    Raises:
+      ValueError: a variable is missing or has another shape; names all of them.
+    """
+    reader = tf.train.load_checkpoint(checkpoint)
+    shapes = reader.get_variable_to_shape_map()
+    faults, layers = [], []
+    for index in range(sizes.layers):
+        layer = {}
+        for name in OP_INPUTS:
+            full = f"{scope}/layer_{index}/{name}"
+            expected = sizes.weight_shape(name)
+            if full not in shapes:
+                faults.append(f"{full} is missing")
+            elif tuple(shapes[full]) != expected:
+                faults.append(f"{full} has shape {shapes[full]}, expected {list(expected)}")
+            else:
+                layer[name] = reader.get_tensor(full).astype(np.float32)
+        layers.append(layer)
+    if faults:
+        raise ValueError(f"{checkpoint}: " + "; ".join(faults))
+    return layers
+
+
+def load_ops() -> Any:  # noqa: ANN401 (a module that TensorFlow generates)
+    """Returns the module of raw ops.
+
+    Raises:
+      LibraryMissing: the library was not built.
+    """
+    built = pathlib.Path(__file__).parent / "lib" / "_fastertransformer_tf.so"
+    path = pathlib.Path(os.environ.get("FT_TF_OPS_LIBRARY") or built)
+    if not path.exists():
+        raise LibraryMissing(f"{path} does not exist: build it with scripts/build.sh")
+    return tf.load_op_library(str(path))
+
+
+class _TensorFlowIn:
+    """The tensorflow module with `float32` standing for another type.
+
+    bert-tensorflow's graph follows the type of its input everywhere but in the mask term, which it
+    casts to `tf.float32` by name.
+    """
+
+    def __init__(self, module: Any, dtype: tf.DType) -> None:  # noqa: ANN401
+        self._module = module
+        self.float32 = dtype
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._module, name)
+
+
+@contextlib.contextmanager
+def _modeling_in(dtype: tf.DType) -> Iterator[Any]:
+    """Gives bert-tensorflow's modeling module, building in `dtype` inside the block."""
+    from fastertransformer_tf import bert_compat
+
+    modeling = bert_compat.modeling()
+    original = modeling.tf
+    modeling.tf = _TensorFlowIn(original, dtype)
+    try:
+        yield modeling
+    finally:
+        modeling.tf = original
+
+
+def frozen_scope(weights: Weights, dtype: tf.DType) -> Any:  # noqa: ANN401
+    """A variable scope in which tf.get_variable gives constants of `weights` by name."""
+
+    def frozen(getter: Callable, name: str, **_: object) -> tf.Tensor:
+        del getter
+        layer, weight = name.split("layer_", 1)[1].split("/", 1)
+        return tf.constant(weights[int(layer)][weight], dtype, name="frozen")
+
+    return tf.variable_scope("", custom_getter=frozen)
+
+
+def tensorflow_encoder(
+    hidden: tf.Tensor, lengths: tf.Tensor, sizes: EncoderSizes, weights: Weights
+) -> tf.Tensor:
+    """bert-tensorflow's own transformer_model with constant weights, in the type of `hidden`.
+
+    Args:
+      hidden: float, half or bfloat16 [B,S,H].
+      lengths: int32 [B]: tokens of each sequence; keys past them are masked.
+      sizes: of the encoder.
+      weights: as random_weights makes them.
+
+    Returns:
+      Hidden states [B,S,H]; rows past a length are whatever TensorFlow computes for them.
+    """
+    with _modeling_in(hidden.dtype) as modeling, frozen_scope(weights, hidden.dtype):
+        seq = modeling.get_shape_list(hidden)[1]
+        mask = tf.sequence_mask(lengths, seq, tf.int32)
+        return modeling.transformer_model(
+            hidden,
+            modeling.create_attention_mask_from_input_mask(hidden, mask),
+            hidden_size=sizes.hidden,
+            num_hidden_layers=sizes.layers,
+            num_attention_heads=sizes.heads,
+            intermediate_size=sizes.inner,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+
+
+def op_encoder(
+    hidden: tf.Tensor,
+    lengths: tf.Tensor,
+    sizes: EncoderSizes,
+    weights: Weights,
+    *,
+    remove_padding: bool,
+    int8_mode: int = 0,
+    allow_gemm_test: bool = False,
+) -> tf.Tensor:
+    """The same by one BertEncoder op; arguments as for tensorflow_encoder.
+
+    Rows past a length are 0 with remove_padding.
+    """
+    inputs = {
+        argument: [tf.constant(layer[name], hidden.dtype) for layer in weights]
+        for name, argument in OP_INPUTS.items()
+    }
+    (output,) = load_ops().bert_encoder(
+        hidden_states=hidden,
+        sequence_length=lengths,
+        attention_mask=tf.zeros([0], hidden.dtype),
+        num_outputs=1,
+        head_num=sizes.heads,
+        size_per_head=sizes.size,
+        remove_padding=remove_padding,
+        int8_mode=int8_mode,
+        allow_gemm_test=allow_gemm_test,
+        is_weight_const=True,
+        **inputs,
+    )
+    return output
+
+
+def op_layers(
+    hidden: tf.Tensor,
+    lengths: tf.Tensor,
+    sizes: EncoderSizes,
+    weights: Weights,
+    *,
+    remove_padding: bool,
+    int8_mode: int = 0,
+    allow_gemm_test: bool = False,
+) -> tf.Tensor:
+    """The same by one BertTransformer op for each layer, padding removed and rebuilt around them."""
+    ops = load_ops()
+    batch, seq = tf.unstack(tf.shape(hidden)[:2])
+    keys = tf.cast(tf.sequence_mask(lengths, seq), hidden.dtype)
+    mask = tf.broadcast_to(keys[:, None, None, :], tf.stack([batch, 1, seq, seq]))
+    if remove_padding:
+        states, id_offset = ops.build_mask_remove_padding(
+            from_tensor=hidden, sequence_length=lengths
+        )
+        boundaries = tf.concat([[0], tf.cumsum(lengths)], 0)
+    else:
+        states, id_offset = hidden, tf.zeros([0], tf.int32)
+        starts = tf.range(batch) * seq
+        segments = tf.reshape(tf.stack([starts, starts + lengths], 1), [-1])
+        boundaries = tf.concat([segments, [batch * seq]], 0)
+    for index, layer in enumerate(weights):
+        states = ops.bert_transformer(
+            from_tensor=states,
+            to_tensor=states,
+            attr_mask=mask,
+            sequence_id_offset=id_offset,
+            amax_list=tf.zeros([0], tf.float32),
+            trt_seqlen_offset=boundaries,
+            head_num=sizes.heads,
+            size_per_head=sizes.size,
+            remove_padding=remove_padding,
+            int8_mode=int8_mode,
+            layer_idx=index,
+            layer_num=sizes.layers,
+            allow_gemm_test=allow_gemm_test,
+            is_weight_const=True,
+            **{arg: tf.constant(layer[name], hidden.dtype) for name, arg in OP_INPUTS.items()},
+        )
+    if remove_padding:
+        states = ops.rebuild_padding(
+            from_tensor=states, sequence_id_offset=id_offset, atten_mask=mask
+        )
+    return tf.ensure_shape(states, hidden.shape)
+
+
+def session_config(xla: bool, threads: int = 0) -> tf.ConfigProto:
+    """A session configuration: `threads` of the CPU (0: all), XLA for the whole graph or not."""
+    config = tf.ConfigProto(
+        intra_op_parallelism_threads=threads, inter_op_parallelism_threads=1 if threads else 0
+    )
+    config.gpu_options.allow_growth = True
+    if xla:
+        # The session's level reaches CPU kernels only with this flag; it is read at first use.
+        flag = "--tf_xla_cpu_global_jit"
+        if flag not in os.environ.get("TF_XLA_FLAGS", ""):
+            os.environ["TF_XLA_FLAGS"] = f"{os.environ.get('TF_XLA_FLAGS', '')} {flag}".strip()
+        config.graph_options.optimizer_options.global_jit_level = tf.OptimizerOptions.ON_1
+    return config

@@ -1,0 +1,225 @@
+"""Runs a BERT encoder by TensorFlow, by the op and by the op without padding: answers and times.
+
+  python sample/encoder_sample.py -batch 8 -s 128 -d fp32 -time 1 [--remove_padding]
+
+Random weights. The three outputs are compared (padding rows left out), then each encoder is timed
+in a while loop whose every turn takes the output of the one before, so that nothing is hoisted out.
+"""
+
+import pathlib
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+from absl import app, flags
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from fastertransformer_tf import encoder_graphs  # noqa: E402
+
+DEFINE = flags.DEFINE_integer
+_BATCH = DEFINE("batch_size", 4, "Sequences in the batch.", 1)
+_LAYERS = DEFINE("num_layer", 12, "Layers.", 1, short_name="l")
+_SEQ = DEFINE("max_seq_len", 32, "Padded length.", 1, short_name="s")
+_HEADS = DEFINE("head_number", 12, "Attention heads.", 1, short_name="n")
+_SIZE = DEFINE("size_per_head", 64, "Size of a head.", 1)
+_DTYPE = flags.DEFINE_enum(
+    "data_type", "fp32", ["fp32", "fp16", "bf16"], "Precision.", short_name="d"
+)
+_INT8 = DEFINE("int8_mode", 0, "0: no INT8.", 0, 2)
+_GEMM_TEST = flags.DEFINE_enum(
+    "allow_gemm_test",
+    "False",
+    ["True", "False"],
+    "GPU: search the fastest GEMMs at the first call.",
+)
+_TIME = DEFINE("test_time", 0, "1: measure the time too.", 0, 1)
+_AVG_SEQ = DEFINE("avg_seq_len", -1, "Tokens of every sequence; -1: half of max_seq_len.", -1)
+_THREADS = DEFINE(
+    "thread_num", 1, "More than 1: also time the op in so many Python threads on one session.", 1
+)
+_REMOVE_PADDING = flags.DEFINE_boolean(
+    "remove_padding", True, "Also run the op with its padding removed (EFF-OP)."
+)
+_OP = flags.DEFINE_enum(
+    "op", "encoder", ["encoder", "transformer"],
+    "encoder: one BertEncoder op; transformer: one BertTransformer op for each layer.",
+)  # fmt: skip
+_ITERATIONS = DEFINE("iterations", 50, "Turns of the timed while loop.", 1)
+_XLA = flags.DEFINE_boolean("xla", None, "XLA for all graphs; default: where there is a GPU.")
+_INTRA = DEFINE("cpu_threads", 0, "CPU threads of TensorFlow's pool; 0: all.", 0)
+for _alias, _name in (
+    ("batch", "batch_size"),
+    ("size", "size_per_head"),
+    ("time", "test_time"),
+    ("avg_seq", "avg_seq_len"),
+):
+    flags.DEFINE_alias(_alias, _name)
+
+DTYPES = {"fp32": tf.float32, "fp16": tf.float16, "bf16": tf.bfloat16}
+# Largest difference between two encoders of this precision, whose outputs have a spread of 1.
+TOLERANCE = {"fp32": 3e-5, "fp16": 3e-2, "bf16": 2.5e-1}
+
+Encoder = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+def print_arguments() -> None:
+    """Prints the arguments as the block of the original sample."""
+    print("=============== Argument ===============")
+    for flag in flags.FLAGS.get_key_flags_for_module(sys.modules[__name__]):
+        print(f"{flag.name}: {flag.value}")
+    print("========================================")
+
+
+def make_encoders(
+    sizes: encoder_graphs.EncoderSizes, weights: encoder_graphs.Weights
+) -> dict[str, Encoder]:
+    """The encoders to compare, by name: TF, FT and, unless switched off, EFF."""
+    by_op = encoder_graphs.op_encoder if _OP.value == "encoder" else encoder_graphs.op_layers
+
+    def op(remove_padding: bool) -> Encoder:
+        return lambda hidden, lengths: by_op(
+            hidden,
+            lengths,
+            sizes,
+            weights,
+            remove_padding=remove_padding,
+            int8_mode=_INT8.value,
+            allow_gemm_test=_GEMM_TEST.value == "True",
+        )
+
+    encoders = {
+        "TF": lambda hidden, lengths: encoder_graphs.tensorflow_encoder(
+            hidden, lengths, sizes, weights
+        ),
+        "FT": op(remove_padding=False),
+    }
+    if _REMOVE_PADDING.value:
+        encoders["EFF"] = op(remove_padding=True)
+    return encoders
+
+
+class Session:
+    """One encoder in a session: once, and in a while loop."""
+
+    def __init__(self, encoder: Encoder, hidden: np.ndarray, lengths: np.ndarray) -> None:
+        xla = bool(tf.test.is_gpu_available()) if _XLA.value is None else _XLA.value
+        config = encoder_graphs.session_config(xla, _INTRA.value)
+        dtype = DTYPES[_DTYPE.value]
+        with tf.Graph().as_default():
+            states = tf.placeholder(tf.float32, hidden.shape)
+            tokens = tf.placeholder(tf.int32, lengths.shape)
+            start = tf.cast(states, dtype)
+            self._once = tf.cast(encoder(start, tokens), tf.float32)
+            _, end = tf.while_loop(
+                lambda turn, _: turn < _ITERATIONS.value,
+                lambda turn, x: (turn + 1, encoder(x, tokens)),
+                [tf.constant(0), start],
+                parallel_iterations=1,
+                back_prop=False,
+            )
+            # A scalar, so that copying the output is not timed.
+            self._loop = tf.reduce_mean(tf.cast(end, tf.float32))
+            self._feeds = {states: hidden, tokens: lengths}
+            self._session = tf.Session(config=config)
+
+    def output(self) -> np.ndarray:
+        """Hidden states [B,S,H] after one pass."""
+        return self._session.run(self._once, self._feeds)
+
+    def loop_ms(self, threads: int = 1) -> float:
+        """Milliseconds of one turn of the loop, run once before; of `threads` loops at once."""
+        self._session.run(self._loop, self._feeds)
+        failures: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                self._session.run(self._loop, self._feeds)
+            except Exception as error:  # noqa: BLE001 (raised again below)
+                failures.append(error)
+
+        workers = [threading.Thread(target=work) for _ in range(threads)]
+        start = time.perf_counter()
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        seconds = time.perf_counter() - start
+        if failures:
+            raise failures[0]
+        return 1e3 * seconds / _ITERATIONS.value
+
+    def close(self) -> None:
+        """Frees the session."""
+        self._session.close()
+
+
+def main(argv: list[str]) -> None:
+    """Compares and times; exits with 1 where an output disagrees."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}; every option is a flag")
+    batch, seq = _BATCH.value, _SEQ.value
+    length = seq // 2 if _AVG_SEQ.value == -1 else _AVG_SEQ.value
+    if length > seq:
+        raise app.UsageError(f"--avg_seq_len is {length}, expected at most --max_seq_len {seq}")
+    print_arguments()
+    heads, size = _HEADS.value, _SIZE.value
+    sizes = encoder_graphs.EncoderSizes(_LAYERS.value, heads, size, 4 * heads * size)
+    weights = encoder_graphs.random_weights(sizes, seed=1)
+    dtype = DTYPES[_DTYPE.value]
+    names = (
+        (f"layer_{i}/{name}:0", layer[name].shape)
+        for i, layer in enumerate(weights)
+        for name in encoder_graphs.OP_INPUTS
+    )
+    for index, (name, shape) in enumerate(names):
+        print(index, name, shape, dtype)
+
+    rng = np.random.default_rng(1)
+    hidden = rng.standard_normal((batch, seq, sizes.hidden), dtype=np.float32)
+    lengths = np.full(batch, length, np.int32)
+    sessions = {
+        name: Session(encoder, hidden, lengths)
+        for name, encoder in make_encoders(sizes, weights).items()
+    }
+    outputs = {name: session.output()[:, :length] for name, session in sessions.items()}
+
+    print("#################################")
+    right = True
+    for name in ("FT", "EFF"):
+        if name not in outputs:
+            continue
+        difference = np.abs(outputs["TF"] - outputs[name])
+        tolerance = TOLERANCE[_DTYPE.value]
+        agree = bool(np.allclose(outputs["TF"], outputs[name], atol=tolerance, rtol=1e-5))
+        right &= agree
+        print(f"[INFO] Encoder TF v.s. {name} with tensor input Cross check {agree}")
+        print(f"[INFO] Max diff {difference.max(initial=0):.3g}")
+        print(f"[INFO] min diff {difference.min(initial=np.inf):.3g}")
+    if not right:
+        sys.exit("The outputs disagree, so no time is measured.")
+
+    if _TIME.value:
+        prefix = f"[INFO] batch_size {batch} max_seq_len {seq}"
+        floatx = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16"}[_DTYPE.value]
+        labels = {"TF": "TF-while-time    ", "FT": "FT-OP-while-time ", "EFF": "EFF-OP-while-time"}
+        for name, session in sessions.items():
+            int8 = name != "TF" and _INT8.value
+            precision = f"INT8-v{_INT8.value}" if int8 else floatx
+            print(
+                f"{prefix} precision {precision} {sizes.layers} layer {labels[name]} "
+                f"{session.loop_ms():6.2f} ms ( {_ITERATIONS.value} iterations)"
+            )
+        if _THREADS.value > 1:
+            print(
+                f"{prefix} {sizes.layers} layer FT-OP-while-time "
+                f"{sessions['FT'].loop_ms(_THREADS.value):6.2f} ms with {_THREADS.value} threads"
+            )
+    for session in sessions.values():
+        session.close()
+
+
+if __name__ == "__main__":
+    app.run(main)
