@@ -312,7 +312,7 @@ def _erf(x):
 
 
 def _numpy_bert(weights, config, ids, segments):
-    """transformers' BertModel on one unpadded sequence, in float64; returns [S,H]."""
+    """Transformers' BertModel on one unpadded sequence, in float64; returns [S,H]."""
     w = {n: v.astype(np.float64) for n, v in weights.items() if v.dtype.kind == "f"}
     heads = config["num_attention_heads"]
     size = config["hidden_size"] // heads

@@ -1,0 +1,323 @@
+"""bert-tensorflow's `modeling.transformer_model` by the BertEncoder op.
+
+    options = EncoderOptions(floatx="bfloat16", remove_padding=True)
+    with encoder_options(options):
+        model = bert_compat.modeling().BertModel(config, is_training=False, ...)
+
+Inside the block every BertModel is built with the op; outside of it, and with `use_tensorflow`,
+with TensorFlow's own transformer. The variables have the names of google's checkpoints, in whatever
+scope the model is built.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from fastertransformer_tf import bert_compat, ops
+
+_tf1 = tf.compat.v1
+_state = threading.local()
+_install_lock = threading.Lock()
+
+# Op input -> variable below `layer_<i>/` in google-research BERT's checkpoints.
+LAYER_VARIABLES: dict[str, str] = {
+    "attr_q_kernel": "attention/self/query/kernel",
+    "attr_q_bias": "attention/self/query/bias",
+    "attr_k_kernel": "attention/self/key/kernel",
+    "attr_k_bias": "attention/self/key/bias",
+    "attr_v_kernel": "attention/self/value/kernel",
+    "attr_v_bias": "attention/self/value/bias",
+    "attr_output_kernel": "attention/output/dense/kernel",
+    "attr_output_bias": "attention/output/dense/bias",
+    "attr_output_layernorm_beta": "attention/output/LayerNorm/beta",
+    "attr_output_layernorm_gamma": "attention/output/LayerNorm/gamma",
+    "inter_kernel": "intermediate/dense/kernel",
+    "inter_bias": "intermediate/dense/bias",
+    "output_kernel": "output/dense/kernel",
+    "output_bias": "output/dense/bias",
+    "output_layernorm_beta": "output/LayerNorm/beta",
+    "output_layernorm_gamma": "output/LayerNorm/gamma",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderOptions:
+    """How the transformer of a BertModel is built.
+
+    Attributes:
+      floatx: Type of variables, embeddings, encoder and head: float32, float16 or bfloat16.
+      remove_padding: Compute only real tokens; rows past a sequence's last real token are 0.
+      int8_mode: 0. INT8 is not in this version.
+      allow_gemm_test: GPU: search the fastest GEMM algorithm at the first call of each new shape.
+      use_tensorflow: TensorFlow's own transformer instead of the op, for comparison and training.
+      all_layers: The inner layers' outputs will be fetched: one op computes them all. Without it
+        they are right too, but fetching them costs a second pass through the encoder.
+    """
+
+    floatx: str = "float32"
+    remove_padding: bool = False
+    int8_mode: int = 0
+    allow_gemm_test: bool = False
+    use_tensorflow: bool = False
+    all_layers: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the combination.
+
+        Raises:
+          ValueError: An unknown type, a mode not in this version, or flags that exclude each other.
+        """
+        bert_compat.float_type(self.floatx)
+        if self.int8_mode != 0:
+            raise ValueError(
+                f"int8_mode is {self.int8_mode}, expected 0: INT8 is not in this version"
+            )
+        if self.use_tensorflow and self.remove_padding:
+            raise ValueError(
+                "remove_padding needs the op, but TensorFlow's own transformer was asked for: "
+                "leave one of the two out"
+            )
+
+
+@contextlib.contextmanager
+def encoder_options(options: EncoderOptions) -> Iterator[None]:
+    """Builds every BertModel of the block, in this thread, as `options` say."""
+    _install()
+    previous = getattr(_state, "options", None)
+    _state.options = options
+    try:
+        with bert_compat.floatx(options.floatx):
+            yield
+    finally:
+        _state.options = previous
+
+
+def gelu_erf(x: tf.Tensor) -> tf.Tensor:
+    """The exact GELU, x * Phi(x) (Hendrycks and Gimpel, 2016); hidden_act "gelu_erf"."""
+    return tf.nn.gelu(x, approximate=False)
+
+
+def op_activation(activation: Callable[[tf.Tensor], tf.Tensor] | str | None) -> str:
+    """Returns the op's name of an activation function.
+
+    Args:
+      activation: What `modeling.get_activation` returned, or a `hidden_act` of bert_config.json.
+
+    Raises:
+      ValueError: The op does not have it.
+    """
+    if isinstance(activation, str) or activation is None:
+        key: Any = activation.lower() if activation else activation
+        known: dict[Any, str] = {"gelu": "gelu_tanh", "gelu_erf": "gelu_erf", "relu": "relu"}
+    else:
+        key = activation
+        bert_gelu = bert_compat.modeling().gelu
+        known = {bert_gelu: "gelu_tanh", gelu_erf: "gelu_erf", tf.nn.relu: "relu"}
+    if key not in known:
+        name = getattr(activation, "__name__", activation)
+        raise ValueError(
+            f"hidden_act is {name!r}, expected gelu, gelu_erf or relu: the op has no other; "
+            "TensorFlow's own transformer has"
+        )
+    return known[key]
+
+
+def lengths_and_mask(
+    input_mask: tf.Tensor, dtype: tf.DType, remove_padding: bool
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Turns BERT's input mask into what the op takes, without changing its meaning.
+
+    A mask of ones followed by zeros, as every tokenizer makes it, is said by the lengths alone:
+    masked keys are then skipped. Any other mask is passed whole, on top of the lengths. Which of
+    the two is decided for each batch when the graph runs.
+
+    A sequence without any real token attends evenly to all S keys in google's graph; so it does
+    here, but with remove_padding, where all its rows are padding and come out 0.
+
+    Args:
+      input_mask: [B,S], integer or float; 1 for real tokens, 0 for the others.
+      dtype: Type of the returned mask.
+      remove_padding: As the op is told.
+
+    Returns:
+      sequence_length, int32 [B], and attention_mask: `dtype` [B,S,S], or [0] where the lengths
+      alone say all.
+    """
+    with tf.device("/cpu:0"):  # Tiny, and the choice below must not make the host wait for a GPU.
+        seq_len = tf.shape(input_mask)[1]
+        positions = tf.range(1, seq_len + 1)
+        is_real = tf.not_equal(input_mask, tf.zeros([], input_mask.dtype))
+        lengths = tf.reduce_max(tf.where(is_real, positions, tf.zeros_like(positions)), axis=1)
+        lengths = tf.maximum(lengths, 0)  # The maximum over no element, S = 0, is not 0.
+        if not remove_padding:
+            lengths = tf.where(tf.equal(lengths, 0), tf.fill(tf.shape(lengths), seq_len), lengths)
+        prefix = tf.sequence_mask(lengths, seq_len, input_mask.dtype)
+        mask = tf.cond(
+            tf.reduce_all(tf.equal(input_mask, prefix)),
+            lambda: tf.zeros([0], dtype),
+            lambda: tf.tile(tf.cast(input_mask, dtype)[:, tf.newaxis, :], [1, seq_len, 1]),
+        )
+    return lengths, mask
+
+
+def _layer_weights(
+    hidden_size: int, intermediate_size: int, dtype: tf.DType, initializer_range: float
+) -> dict[str, tf.Tensor]:
+    """Creates (or gets) the 16 variables of a layer in the current scope."""
+    kernel_initializer = _tf1.truncated_normal_initializer(stddev=initializer_range)
+    weights = {}
+    for key, variable in LAYER_VARIABLES.items():
+        width = intermediate_size if key.startswith("inter_") else hidden_size
+        shape, initializer = [width], _tf1.zeros_initializer()
+        if key.endswith("kernel"):
+            inputs = intermediate_size if key == "output_kernel" else hidden_size
+            shape, initializer = [inputs, width], kernel_initializer
+        elif key.endswith("gamma"):
+            initializer = _tf1.ones_initializer()
+        scope, name = variable.rsplit("/", 1)
+        with _tf1.variable_scope(scope):
+            weights[key] = tf.convert_to_tensor(
+                _tf1.get_variable(name, shape, dtype, initializer=initializer)
+            )
+    return weights
+
+
+def transformer_model(
+    input_tensor: tf.Tensor,
+    attention_mask: tf.Tensor | None = None,
+    hidden_size: int = 768,
+    num_hidden_layers: int = 12,
+    num_attention_heads: int = 12,
+    intermediate_size: int = 3072,
+    intermediate_act_fn: Callable[[tf.Tensor], tf.Tensor] | str | None = "gelu",
+    hidden_dropout_prob: float = 0.1,
+    attention_probs_dropout_prob: float = 0.1,
+    initializer_range: float = 0.02,
+    do_return_all_layers: bool = False,
+    *,
+    sequence_length: tf.Tensor | None = None,
+    options: EncoderOptions | None = None,
+) -> tf.Tensor | list[tf.Tensor]:
+    """The encoder of `bert.modeling.transformer_model` in one BertEncoder op: same arguments.
+
+    Args:
+      input_tensor: [B,S,H] float32, half or bfloat16.
+      attention_mask: [B,S,S], 1 may attend, 0 may not, any type. One that BertModel made from its
+        input_mask is known by that and needs no memory.
+      hidden_size: H.
+      num_hidden_layers: L.
+      num_attention_heads: N; H is a multiple of it.
+      intermediate_size: I.
+      intermediate_act_fn: bert's gelu (tanh form), `gelu_erf` or tf.nn.relu.
+      hidden_dropout_prob: Must be 0 or None: the op is for inference.
+      attention_probs_dropout_prob: Must be 0 or None.
+      initializer_range: Standard deviation of initial kernels.
+      do_return_all_layers: Return every layer's output.
+      sequence_length: int32 [B], the real tokens of each sequence, for a mask of one's own.
+      options: Those of the surrounding `encoder_options` when None.
+
+    Returns:
+      [B,S,H], or a list of L such tensors. With remove_padding, padding rows are 0.
+
+    Raises:
+      ValueError: Dropout, an activation or a size that the op does not have, or remove_padding
+        with a mask that tells no lengths.
+    """
+    options = options or getattr(_state, "options", None) or EncoderOptions()
+    if hidden_dropout_prob or attention_probs_dropout_prob:
+        raise ValueError(
+            f"hidden_dropout_prob is {hidden_dropout_prob} and attention_probs_dropout_prob is "
+            f"{attention_probs_dropout_prob}, expected 0: the op is for inference; build with "
+            "is_training=False, or train with EncoderOptions(use_tensorflow=True)"
+        )
+    if hidden_size % num_attention_heads:
+        raise ValueError(
+            f"hidden_size is {hidden_size}, expected a multiple of num_attention_heads, "
+            f"{num_attention_heads}"
+        )
+    if input_tensor.shape.rank != 3 or input_tensor.shape[2] != hidden_size:
+        raise ValueError(
+            f"input_tensor has shape {input_tensor.shape}, expected [B,S,{hidden_size}]"
+        )
+    activation = op_activation(intermediate_act_fn)
+    dtype = input_tensor.dtype
+
+    layers = []
+    for index in range(num_hidden_layers):
+        with _tf1.variable_scope(f"layer_{index}"):
+            layers.append(_layer_weights(hidden_size, intermediate_size, dtype, initializer_range))
+
+    remove_padding = options.remove_padding
+    input_mask = getattr(attention_mask, "_ft_input_mask", None)
+    if input_mask is not None and sequence_length is None:
+        sequence_length, attention_mask = lengths_and_mask(input_mask, dtype, remove_padding)
+    elif attention_mask is not None:
+        attention_mask = tf.cast(attention_mask, dtype)
+    if remove_padding and sequence_length is None:
+        raise ValueError(
+            "remove_padding needs the lengths: give sequence_length, int32 [B], or an "
+            "attention_mask made by create_attention_mask_from_input_mask"
+        )
+
+    def encoder(num_outputs: int) -> list[tf.Tensor]:
+        return ops.bert_encoder(
+            input_tensor,
+            sequence_length,
+            attention_mask,
+            layers,
+            head_num=num_attention_heads,
+            size_per_head=hidden_size // num_attention_heads,
+            num_outputs=num_outputs,
+            remove_padding=remove_padding,
+            int8_mode=options.int8_mode,
+            allow_gemm_test=options.allow_gemm_test,
+            activation=activation,
+            is_weight_const=all(w.op.type == "Const" for layer in layers for w in layer.values()),
+        )
+
+    if not do_return_all_layers:
+        return encoder(1)[-1]
+    if options.all_layers or num_hidden_layers == 1:
+        return list(encoder(num_hidden_layers))
+    # BertModel asks for all layers but most models use the last alone. TensorFlow does not run
+    # what is not fetched: of these two ops, usually the second.
+    last = encoder(1)[-1]
+    return [*encoder(num_hidden_layers)[:-1], last]
+
+
+def _install() -> None:
+    """Puts our functions into `bert.modeling`, once; each looks at the current options."""
+    module = bert_compat.modeling()
+    with _install_lock:
+        if getattr(module, "_ft_installed", False):
+            return
+        original_transformer = module.transformer_model
+        original_mask = module.create_attention_mask_from_input_mask
+        original_activation = module.get_activation
+
+        def choose_transformer(*args: Any, **kwargs: Any) -> Any:
+            options = getattr(_state, "options", None)
+            if options is None or options.use_tensorflow:
+                return original_transformer(*args, **kwargs)
+            return transformer_model(*args, **kwargs)
+
+        def create_attention_mask(from_tensor: tf.Tensor, to_mask: tf.Tensor) -> tf.Tensor:
+            mask = original_mask(from_tensor, to_mask)
+            mask._ft_input_mask = tf.convert_to_tensor(to_mask)
+            return mask
+
+        def get_activation(name: Any) -> Any:
+            if isinstance(name, str) and name.lower() == "gelu_erf":
+                return gelu_erf
+            return original_activation(name)
+
+        module.transformer_model = choose_transformer
+        module.create_attention_mask_from_input_mask = create_attention_mask
+        module.get_activation = get_activation
+        module._ft_installed = True

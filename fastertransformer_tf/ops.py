@@ -1,0 +1,393 @@
+"""Loads the .so with the ops, after checking that it fits this TensorFlow, and wraps them.
+
+The docstrings repeat the text of the ops' own documentation (`tf_ops/op/bert_ops.cc`);
+`tests/test_ops_loader.py` keeps the two equal.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+LIBRARY_NAME = "_fastertransformer_tf.so"
+LIBRARY_VARIABLE = "FT_TF_OPS_LIBRARY"
+_ONEDNN_NAME = "libdnnl.so.3"
+_ONEDNN_PACKAGE = "onednn-cpu-gomp"
+_PACKAGE_LIB = pathlib.Path(__file__).resolve().parent / "lib"
+
+# What the .so is built against. A different minor version changes C++ classes that an op uses: it
+# may load and crash later, so it is refused before it is loaded.
+TENSORFLOW_VERSION = "2.21"
+CXX11_ABI_FLAG = 1
+
+# The weights of one layer, in the order of the ops' inputs: [H,H] kernels (in x out) of query, key,
+# value and attention output, [H,I] inter_kernel, [I,H] output_kernel; biases, betas and gammas are
+# vectors of their kernel's outputs.
+LAYER_WEIGHTS = (
+    "attr_q_kernel",
+    "attr_q_bias",
+    "attr_k_kernel",
+    "attr_k_bias",
+    "attr_v_kernel",
+    "attr_v_bias",
+    "attr_output_kernel",
+    "attr_output_bias",
+    "attr_output_layernorm_beta",
+    "attr_output_layernorm_gamma",
+    "inter_kernel",
+    "inter_bias",
+    "output_kernel",
+    "output_bias",
+    "output_layernorm_beta",
+    "output_layernorm_gamma",
+)
+
+
+def check_tensorflow(version: str, cxx11_abi_flag: int) -> None:
+    """Refuses a TensorFlow that the .so was not built for.
+
+    Args:
+      version: `tf.__version__`.
+      cxx11_abi_flag: `tf.sysconfig.CXX11_ABI_FLAG`.
+
+    Raises:
+      ImportError: Another minor version or another C++ ABI.
+    """
+    match = re.match(r"(\d+)\.(\d+)(\.|$)", version)
+    if not match or ".".join(match.groups()[:2]) != TENSORFLOW_VERSION:
+        raise ImportError(
+            f"fastertransformer_tf: tensorflow is {version}, expected {TENSORFLOW_VERSION}.* "
+            f"(the ops are compiled against it): pip install 'tensorflow=={TENSORFLOW_VERSION}.*'"
+        )
+    if int(cxx11_abi_flag) != CXX11_ABI_FLAG:
+        raise ImportError(
+            f"fastertransformer_tf: tensorflow's _GLIBCXX_USE_CXX11_ABI is {int(cxx11_abi_flag)}, "
+            f"expected {CXX11_ABI_FLAG}: install tensorflow from PyPI, or rebuild the ops with "
+            "this TensorFlow (scripts/build.sh)"
+        )
+
+
+def _library_path() -> pathlib.Path:
+    """Finds the .so: `$FT_TF_OPS_LIBRARY` or the package's lib folder.
+
+    Raises:
+      ImportError: It is not there.
+    """
+    override = os.environ.get(LIBRARY_VARIABLE)
+    path = pathlib.Path(override) if override else _PACKAGE_LIB / LIBRARY_NAME
+    if not path.is_file():
+        source = f"${LIBRARY_VARIABLE}" if override else "the package's lib folder"
+        raise ImportError(
+            f"fastertransformer_tf: no op library at {path} ({source}), expected the built "
+            f"{LIBRARY_NAME}: run scripts/build.sh in the checkout, or set {LIBRARY_VARIABLE}"
+        )
+    return path.resolve()
+
+
+def _onednn_paths(library: pathlib.Path) -> list[pathlib.Path]:
+    """Lists where libdnnl may lie: beside the .so, in the package, where pip put the wheel."""
+    folders = [library.parent, _PACKAGE_LIB, pathlib.Path(sys.prefix) / "lib"]
+    paths = [folder / _ONEDNN_NAME for folder in folders]
+    try:  # pip install --user, Debian's dist-packages, ...: ask the wheel itself.
+        files = importlib.metadata.files(_ONEDNN_PACKAGE) or []
+        paths += [pathlib.Path(str(f.locate())).resolve() for f in files if f.name == _ONEDNN_NAME]
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    return list(dict.fromkeys(paths))
+
+
+def _load() -> ModuleType:
+    """Checks, then loads the .so.
+
+    Returns:
+      The module of generated op functions.
+
+    Raises:
+      ImportError: Wrong TensorFlow, no .so, or a library it needs is missing.
+    """
+    check_tensorflow(tf.__version__, tf.sysconfig.CXX11_ABI_FLAG)
+    path = _library_path()
+    # The dynamic linker takes a library that is already loaded under the name it looks for, so
+    # loading oneDNN by path makes the .so independent of its own rpath.
+    candidates = _onednn_paths(path)
+    for candidate in candidates:
+        if candidate.is_file():
+            ctypes.CDLL(str(candidate))
+            break
+    try:
+        return tf.load_op_library(str(path))
+    except (tf.errors.OpError, OSError) as error:
+        hint = ""
+        if _ONEDNN_NAME in str(error):
+            tried = ", ".join(str(c) for c in candidates)
+            hint = f"; {_ONEDNN_NAME} tried at {tried}: pip install {_ONEDNN_PACKAGE}==2023.2.0"
+        message = getattr(error, "message", str(error))
+        raise ImportError(f"fastertransformer_tf: cannot load {path}: {message}{hint}") from error
+
+
+_library = _load()
+
+
+@tf.RegisterGradient("BertTransformer")
+@tf.RegisterGradient("BertEncoder")
+def _no_gradient(op: tf.Operation, *unused_grads: tf.Tensor) -> None:
+    """Says what to do instead of training through an inference op."""
+    raise NotImplementedError(
+        f"{op.type} ({op.name}) has no gradient: it is for inference; train with TensorFlow's own "
+        "transformer, EncoderOptions(use_tensorflow=True)"
+    )
+
+
+def bert_transformer(
+    from_tensor: tf.Tensor,
+    to_tensor: tf.Tensor,
+    attr_q_kernel: tf.Tensor,
+    attr_q_bias: tf.Tensor,
+    attr_k_kernel: tf.Tensor,
+    attr_k_bias: tf.Tensor,
+    attr_v_kernel: tf.Tensor,
+    attr_v_bias: tf.Tensor,
+    attr_mask: tf.Tensor,
+    attr_output_kernel: tf.Tensor,
+    attr_output_bias: tf.Tensor,
+    attr_output_layernorm_beta: tf.Tensor,
+    attr_output_layernorm_gamma: tf.Tensor,
+    inter_kernel: tf.Tensor,
+    inter_bias: tf.Tensor,
+    output_kernel: tf.Tensor,
+    output_bias: tf.Tensor,
+    output_layernorm_beta: tf.Tensor,
+    output_layernorm_gamma: tf.Tensor,
+    sequence_id_offset: tf.Tensor,
+    amax_list: tf.Tensor,
+    trt_seqlen_offset: tf.Tensor,
+    *,
+    head_num: int,
+    size_per_head: int,
+    remove_padding: bool = True,
+    int8_mode: int = 0,
+    layer_idx: int = 0,
+    layer_num: int = 12,
+    allow_gemm_test: bool = False,
+    layernorm_epsilon: float = 1e-12,
+    activation: str = "gelu_tanh",
+    is_weight_const: bool = False,
+    name: str | None = None,
+) -> tf.Tensor:
+    """One post-layer-norm BERT layer (google-research/bert, modeling.py, transformer_model).
+
+    Shape letters: B batch, S padded length, T tokens, H = head_num * size_per_head hidden size,
+    I inner size (taken from inter_kernel). All tensors but the last three inputs have one type:
+    float32, half or bfloat16.
+
+    Args:
+      from_tensor: Hidden states: [B,S,H] or [B*S,H]; with remove_padding packed, [T,H].
+      to_tensor: The same tensor as from_tensor; checked for its shape.
+      attr_q_kernel: [H,H], in x out.
+      attr_q_bias: [H].
+      attr_k_kernel: [H,H].
+      attr_k_bias: [H].
+      attr_v_kernel: [H,H].
+      attr_v_bias: [H].
+      attr_mask: [B,1,S,S] or [B,S,S]; 1: query may attend to key, 0: may not. (1 - mask) * -10000
+        is added to the scaled scores. Gives B and S. Always honoured.
+      attr_output_kernel: [H,H].
+      attr_output_bias: [H].
+      attr_output_layernorm_beta: [H].
+      attr_output_layernorm_gamma: [H].
+      inter_kernel: [H,I].
+      inter_bias: [I].
+      output_kernel: [I,H].
+      output_bias: [H].
+      output_layernorm_beta: [H].
+      output_layernorm_gamma: [H].
+      sequence_id_offset: With remove_padding [T]: packed row i is row i + sequence_id_offset[i] of
+        the padded layout, as BuildMaskRemovePadding makes it. Otherwise empty or ignored.
+      amax_list: INT8 scales; empty when int8_mode is 0.
+      trt_seqlen_offset: Row boundaries of the sequences. With remove_padding [B+1]: 0, s1, s1+s2,
+        ..., T. Otherwise [2B+1]: 0, s1, S, S+s2, 2S, ... (a real and a padding segment for each
+        sequence).
+      head_num: Attention heads.
+      size_per_head: Size of one head.
+      remove_padding: The rows are packed: no padding among them.
+      int8_mode: 0 off. Other values are not in this version.
+      layer_idx: This layer's index (INT8 only).
+      layer_num: Layers of the model (INT8 only).
+      allow_gemm_test: GPU: search the fastest GEMM algorithm at the first call of each new shape.
+      layernorm_epsilon: Added to the variance in both layer norms.
+      activation: Of the feed-forward network; gelu_tanh is google-research BERT's gelu.
+      is_weight_const: The weights never change between calls, so their packed form is kept.
+      name: Name of the operation.
+
+    Returns:
+      output: Same shape as from_tensor.
+
+    Raises:
+      tf.errors.InvalidArgumentError: An input has a wrong shape or value.
+      tf.errors.UnimplementedError: int8_mode is not 0.
+    """
+    return _library.bert_transformer(**locals())
+
+
+def bert_encoder(
+    hidden_states: tf.Tensor,
+    sequence_length: tf.Tensor | None,
+    attention_mask: tf.Tensor | None,
+    layers: Sequence[Mapping[str, tf.Tensor]],
+    *,
+    head_num: int,
+    size_per_head: int,
+    num_outputs: int = 1,
+    remove_padding: bool = True,
+    int8_mode: int = 0,
+    allow_gemm_test: bool = False,
+    layernorm_epsilon: float = 1e-12,
+    activation: str = "gelu_tanh",
+    is_weight_const: bool = False,
+    name: str | None = None,
+) -> list[tf.Tensor]:
+    """A stack of post-layer-norm BERT layers in one call.
+
+    Source: google-research/bert, modeling.py, transformer_model. QKV weights are fused, padding is
+    removed and rebuilt inside. Shape letters as for BertTransformer; L = num_layers. All
+    floating-point tensors have the type of hidden_states: float32, half or bfloat16.
+
+    Args:
+      hidden_states: [B,S,H], the embeddings.
+      sequence_length: [B], each in [0,S]: the first sequence_length[b] tokens of sequence b are
+        real. Or empty, [0]: all S are (then remove_padding must be false, or B 0). None means
+        empty.
+      attention_mask: [B,1,S,S] or [B,S,S], 1: query may attend to key, 0: may not; on top of the
+        lengths. Or empty, [0]: the lengths alone decide. (1 - mask) * -10000 is added to the
+        scaled scores. None means empty.
+      layers: The weights of every layer, first to last, keyed as `LAYER_WEIGHTS`. Their shapes:
+        attr_q_kernel: L times [H,H], in x out.
+        attr_q_bias: L times [H].
+        attr_k_kernel: L times [H,H].
+        attr_k_bias: L times [H].
+        attr_v_kernel: L times [H,H].
+        attr_v_bias: L times [H].
+        attr_output_kernel: L times [H,H].
+        attr_output_bias: L times [H].
+        attr_output_layernorm_beta: L times [H].
+        attr_output_layernorm_gamma: L times [H].
+        inter_kernel: L times [H,I].
+        inter_bias: L times [I].
+        output_kernel: L times [I,H].
+        output_bias: L times [H].
+        output_layernorm_beta: L times [H].
+        output_layernorm_gamma: L times [H].
+        The op's own attribute num_layers: L. is their number.
+      head_num: Attention heads.
+      size_per_head: Size of one head.
+      num_outputs: 1 or num_layers.
+      remove_padding: Compute only the real tokens.
+      int8_mode: 0 off. Other values are not in this version.
+      allow_gemm_test: GPU: search the fastest GEMM algorithm at the first call of each new shape.
+      layernorm_epsilon: Added to the variance in both layer norms.
+      activation: Of the feed-forward network; gelu_tanh is google-research BERT's gelu.
+      is_weight_const: The weights never change between calls, so their packed form is kept.
+      name: Name of the operation.
+
+    Returns:
+      A list of num_outputs tensors. output: [B,S,H]: the last layer's, or with num_outputs =
+      num_layers every layer's. With remove_padding the rows past a sequence's length are 0.
+
+    Raises:
+      ValueError: `layers` is empty or a layer's keys are not exactly `LAYER_WEIGHTS`.
+      tf.errors.InvalidArgumentError: An input has a wrong shape or value.
+      tf.errors.UnimplementedError: int8_mode is not 0.
+    """
+    if not layers:
+        raise ValueError("layers is empty, expected at least one layer's weights")
+    for index, layer in enumerate(layers):
+        missing = [key for key in LAYER_WEIGHTS if key not in layer]
+        unknown = sorted(set(layer) - set(LAYER_WEIGHTS))
+        if missing or unknown:
+            raise ValueError(
+                f"layers[{index}] lacks the weights {missing} and has the unknown {unknown}, "
+                f"expected exactly {list(LAYER_WEIGHTS)}"
+            )
+    hidden_states = tf.convert_to_tensor(hidden_states)
+    if sequence_length is None:
+        sequence_length = tf.constant(np.zeros([0], np.int32))
+    if attention_mask is None:
+        attention_mask = tf.zeros([0], hidden_states.dtype)
+    return _library.bert_encoder(
+        hidden_states=hidden_states,
+        sequence_length=sequence_length,
+        attention_mask=attention_mask,
+        **{key: [layer[key] for layer in layers] for key in LAYER_WEIGHTS},
+        num_outputs=num_outputs,
+        head_num=head_num,
+        size_per_head=size_per_head,
+        remove_padding=remove_padding,
+        int8_mode=int8_mode,
+        allow_gemm_test=allow_gemm_test,
+        layernorm_epsilon=layernorm_epsilon,
+        activation=activation,
+        is_weight_const=is_weight_const,
+        name=name,
+    )
+
+
+def build_mask_remove_padding(
+    from_tensor: tf.Tensor, sequence_length: tf.Tensor, *, name: str | None = None
+) -> Any:
+    """Removes the padding of a batch: packs the first sequence_length[b] rows of every sequence.
+
+    Args:
+      from_tensor: [B,S,H].
+      sequence_length: [B], each in [0,S].
+      name: Name of the operation.
+
+    Returns:
+      A named tuple of
+      output: [T,H], T the sum of sequence_length.
+      sequence_id_offset: [T]: packed row i is row i + sequence_id_offset[i] of the [B*S,H] input.
+
+    Raises:
+      tf.errors.InvalidArgumentError: An input has a wrong shape or value.
+    """
+    return _library.build_mask_remove_padding(**locals())
+
+
+def rebuild_padding(
+    from_tensor: tf.Tensor,
+    sequence_id_offset: tf.Tensor,
+    atten_mask: tf.Tensor,
+    *,
+    isCOL32: bool = False,
+    int8_mode: int = 0,
+    name: str | None = None,
+) -> tf.Tensor:
+    """Undoes BuildMaskRemovePadding: puts packed rows where they were, zeros elsewhere.
+
+    Args:
+      from_tensor: [T,H].
+      sequence_id_offset: [T], as BuildMaskRemovePadding returned it.
+      atten_mask: [B,1,S,S] or [B,S,S]; only its shape is used.
+      isCOL32: The INT8 tile order of the GPU; not in this version.
+      int8_mode: 0. Other values are not in this version.
+      name: Name of the operation.
+
+    Returns:
+      output: [B,S,H].
+
+    Raises:
+      tf.errors.InvalidArgumentError: An input has a wrong shape or value.
+      tf.errors.UnimplementedError: isCOL32 is true or int8_mode is not 0.
+    """
+    return _library.rebuild_padding(
+        from_tensor, sequence_id_offset, atten_mask, isCOL32=isCOL32, int8_mode=int8_mode, name=name
+    )

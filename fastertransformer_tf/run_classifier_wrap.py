@@ -1,0 +1,348 @@
+"""google-research BERT's run_classifier with a fast encoder: CoLA, MNLI, MRPC and XNLI.
+
+Takes the flags of google's run_classifier.py and --floatx, --remove_padding, --int8_mode and
+--allow_gemm_test. --do_eval writes eval_results.txt, --do_predict test_results.tsv in --output_dir.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import flags
+from sklearn import metrics
+
+from fastertransformer_tf import bert_compat, checkpoint, checkpoint_io, modeling, runner
+from fastertransformer_tf import cli as cli_lib
+
+_tf1 = tf.compat.v1
+_OWNER = "fastertransformer_tf.run_classifier_wrap"
+_REQUIRED = ("data_dir", "task_name", "vocab_file", "bert_config_file", "output_dir")
+_HELP = {
+    "init_checkpoint": "Checkpoint to run; without it the latest one in --output_dir.",
+    "task_name": "The task: cola, mnli, mrpc or xnli.",
+    "output_dir": "The folder where results are written.",
+    "do_train": "Not in this version.",
+    "use_tpu": "Must be false: kept so that google's command lines are understood.",
+}
+
+
+def define_flags(flag_values: flags.FlagValues) -> None:
+    """Defines the program's flags."""
+    runner.define_encoder_flags(flag_values, _OWNER)
+    output_logits = flags.Flag(
+        flags.ArgumentParser(),
+        flags.ArgumentSerializer(),
+        "output_logits",
+        None,
+        "Also write the evaluated logits, float32 [examples, classes], to this .npy file.",
+    )
+    flags.DEFINE_flag(output_logits, flag_values, module_name=_OWNER)
+    bert_compat.define_google_flags("run_classifier", flag_values, _OWNER, _HELP)
+
+
+def processors() -> dict[str, Any]:
+    """Returns google's task processors by lower-case task name."""
+    module = bert_compat.run_classifier()
+    return {
+        "cola": module.ColaProcessor,
+        "mnli": module.MnliProcessor,
+        "mrpc": module.MrpcProcessor,
+        "xnli": module.XnliProcessor,
+    }
+
+
+class Classifier:
+    """A BERT classifier restored as constants, in a session of its own; a context manager."""
+
+    def __init__(
+        self,
+        config: Any,
+        num_labels: int,
+        checkpoint_path: str,
+        options: modeling.EncoderOptions,
+    ) -> None:
+        """Builds the graph with unknown batch size and length.
+
+        Args:
+          config: A BertConfig.
+          num_labels: Number of classes, C.
+          checkpoint_path: Prefix of the checkpoint.
+          options: How the encoder is built.
+
+        Raises:
+          FileNotFoundError: There is no such checkpoint.
+          ValueError: It does not fit the model.
+        """
+        source = checkpoint.Checkpoint(checkpoint_path)
+        self.global_step = source.global_step()
+        self.graph = tf.Graph()
+        with self.graph.as_default(), modeling.encoder_options(options):
+            self.inputs = {
+                name: _tf1.placeholder(tf.int32, [None, None], name)
+                for name in ("input_ids", "input_mask", "segment_ids")
+            }
+            self.inputs["label_ids"] = _tf1.placeholder(tf.int32, [None], "label_ids")
+            with checkpoint.restored_constants(source, options.floatx):
+                loss, per_example_loss, logits, probabilities = bert_compat.create_classifier_model(
+                    config, False, *self.inputs.values(), num_labels, False
+                )
+        self.outputs = {
+            "loss": loss,
+            "per_example_loss": per_example_loss,
+            "logits": logits,
+            "probabilities": probabilities,
+        }
+        self.session = _tf1.Session(graph=self.graph)
+
+    def __enter__(self) -> Classifier:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.session.close()
+
+    def run(
+        self, features: dict[str, np.ndarray], batch_size: int, description: str
+    ) -> runner.BatchRun:
+        """Runs the model over `make_features`' arrays."""
+        feeds = {placeholder: features[name] for name, placeholder in self.inputs.items()}
+        return runner.run_batches(self.session, self.outputs, feeds, batch_size, description)
+
+
+def make_features(
+    examples: list[Any], labels: list[str], max_seq_length: int, tokenizer: Any
+) -> dict[str, np.ndarray]:
+    """Tokenizes examples as google's program does.
+
+    Args:
+      examples: google's InputExample objects.
+      labels: The task's labels, in order.
+      max_seq_length: S; longer pairs are cut, shorter ones padded.
+      tokenizer: A FullTokenizer.
+
+    Returns:
+      int32 arrays input_ids, input_mask, segment_ids [examples, S] and label_ids [examples].
+
+    Raises:
+      ValueError: An example has a label that the task has not.
+    """
+    unknown = sorted({str(e.label) for e in examples} - set(labels))
+    if unknown:
+        raise ValueError(f"the data has the labels {unknown}, expected {labels}")
+    features = bert_compat.run_classifier().convert_examples_to_features(
+        examples, labels, max_seq_length, tokenizer
+    )
+    arrays = {
+        name: np.array([getattr(f, name) for f in features], np.int32)
+        for name in ("input_ids", "input_mask", "segment_ids")
+    }
+    arrays["label_ids"] = np.array([f.label_id for f in features], np.int32)
+    return arrays
+
+
+def evaluate(task: str, label_ids: np.ndarray, run: runner.BatchRun) -> dict[str, Any]:
+    """Computes google's metrics, and the task's own in GLUE.
+
+    Args:
+      task: Lower-case task name.
+      label_ids: int32 [examples].
+      run: With logits, per_example_loss and loss.
+
+    Returns:
+      eval_accuracy, eval_loss (mean over examples), loss (mean over batches), for mrpc eval_f1
+      (of class 1), for cola eval_mcc (Matthews correlation).
+    """
+    predictions = run.outputs["logits"].argmax(axis=-1)
+    result = {
+        "eval_accuracy": np.float32(metrics.accuracy_score(label_ids, predictions)),
+        "eval_loss": np.float32(run.outputs["per_example_loss"].mean(dtype=np.float64)),
+        "loss": np.float32(run.outputs["loss"].mean(dtype=np.float64)),
+    }
+    if task == "mrpc":
+        result["eval_f1"] = np.float32(metrics.f1_score(label_ids, predictions))
+    if task == "cola":
+        result["eval_mcc"] = np.float32(metrics.matthews_corrcoef(label_ids, predictions))
+    return result
+
+
+@dataclasses.dataclass
+class Job:
+    """What evaluation and prediction (and, later, training) share: the checked command line.
+
+    Attributes:
+      values: The parsed flags.
+      task: Lower-case task name.
+      processor: google's processor of the task.
+      labels: Its labels.
+      config: The BertConfig.
+      tokenizer: The FullTokenizer.
+      options: How the encoder is built.
+    """
+
+    values: flags.FlagValues
+    task: str
+    processor: Any
+    labels: list[str]
+    config: Any
+    tokenizer: Any
+    options: modeling.EncoderOptions
+
+
+def prepare(values: flags.FlagValues) -> Job:
+    """Checks the command line and loads what it names.
+
+    Raises:
+      ValueError: A flag is missing, wrong, or not in this version.
+      FileNotFoundError: A file is not there.
+    """
+    runner.require_flags(values, _REQUIRED)
+    options = runner.encoder_options(values)
+    if values.do_train:
+        raise ValueError("--do_train is not in this version: --do_eval and --do_predict are")
+    if values.use_tpu:
+        raise ValueError("--use_tpu=true: there is no TPU support, expected false")
+    if not values.do_eval and not values.do_predict:
+        raise ValueError("nothing to do: give --do_eval or --do_predict")
+    for name in ("eval_batch_size", "predict_batch_size"):
+        if values[name].value < 1:
+            raise ValueError(f"--{name}={values[name].value}, expected at least 1")
+    if values.max_seq_length < 3:
+        raise ValueError(
+            f"--max_seq_length={values.max_seq_length}, expected at least 3: [CLS] and two [SEP]"
+        )
+    if values.output_logits and not values.do_eval:
+        raise ValueError("--output_logits needs --do_eval")
+    task = values.task_name.lower()
+    if task not in processors():
+        raise ValueError(f"--task_name={values.task_name}, expected {', '.join(processors())}")
+    if not tf.io.gfile.isdir(values.data_dir):
+        raise FileNotFoundError(f"--data_dir={values.data_dir} is not a folder")
+    runner.require_file(values.vocab_file, "vocab_file")
+    config = runner.load_config(values.bert_config_file, values.max_seq_length)
+    tokenization = bert_compat.tokenization()
+    tokenization.validate_case_matches_checkpoint(values.do_lower_case, values.init_checkpoint)
+    runner.make_output_dir(values.output_dir)
+    processor = processors()[task]()
+    return Job(
+        values=values,
+        task=task,
+        processor=processor,
+        labels=processor.get_labels(),
+        config=config,
+        tokenizer=tokenization.FullTokenizer(values.vocab_file, values.do_lower_case),
+        options=options,
+    )
+
+
+def _examples(job: Job, which: str) -> list[Any]:
+    """Reads the "dev" or "test" examples.
+
+    Raises:
+      ValueError: A file of the task is missing or empty.
+    """
+    try:
+        examples = getattr(job.processor, f"get_{which}_examples")(job.values.data_dir)
+    except tf.errors.NotFoundError as error:
+        raise ValueError(
+            f"--data_dir={job.values.data_dir} has no {which} data of {job.task}: {error.message}"
+        ) from error
+    if not examples:
+        raise ValueError(f"the {which} data of {job.task} in {job.values.data_dir} is empty")
+    return examples
+
+
+def run_eval(job: Job, model: Classifier) -> dict[str, Any]:
+    """Evaluates the dev set, writes eval_results.txt and prints a table.
+
+    Returns:
+      The metrics, as in the file.
+    """
+    values = job.values
+    features = make_features(
+        _examples(job, "dev"), job.labels, values.max_seq_length, job.tokenizer
+    )
+    run = model.run(features, values.eval_batch_size, "eval")
+    result = evaluate(job.task, features["label_ids"], run)
+    result["global_step"] = model.global_step
+    text = "".join(f"{key} = {result[key]!s}\n" for key in sorted(result))
+    checkpoint_io.write_text(os.path.join(values.output_dir, "eval_results.txt"), text)
+    if values.output_logits:
+        with checkpoint_io.atomic_path(values.output_logits) as path, path.open("wb") as file:
+            np.save(file, run.outputs["logits"])
+    rows = {"encoder": runner.encoder_name(job.options), "accuracy": result["eval_accuracy"]}
+    rows |= {
+        label: result[key]
+        for key, label in (("eval_f1", "F1"), ("eval_mcc", "Matthews correlation"))
+        if key in result
+    }
+    rows["loss"] = result["eval_loss"]
+    rows |= runner.timing_rows(run, values.eval_batch_size)
+    runner.print_table(f"{job.task.upper()} evaluation", rows, runner.TIMING_CAPTION)
+    return result
+
+
+def run_predict(job: Job, model: Classifier) -> np.ndarray:
+    """Predicts the test set, writes test_results.tsv and prints a table.
+
+    Returns:
+      Probabilities, float32 [examples, C].
+    """
+    values = job.values
+    features = make_features(
+        _examples(job, "test"), job.labels, values.max_seq_length, job.tokenizer
+    )
+    run = model.run(features, values.predict_batch_size, "predict")
+    probabilities = run.outputs["probabilities"]
+    text = "".join("\t".join(str(p) for p in row) + "\n" for row in probabilities)
+    checkpoint_io.write_text(os.path.join(values.output_dir, "test_results.tsv"), text)
+    rows = {"encoder": runner.encoder_name(job.options)}
+    rows |= runner.timing_rows(run, values.predict_batch_size)
+    runner.print_table(f"{job.task.upper()} prediction", rows, runner.TIMING_CAPTION)
+    return probabilities
+
+
+def run(values: flags.FlagValues) -> dict[str, Any]:
+    """Runs the program with parsed flags.
+
+    Returns:
+      The metrics of the evaluation; empty without --do_eval.
+
+    Raises:
+      ValueError: A flag is missing, wrong, or not in this version.
+      FileNotFoundError: A file is not there.
+    """
+    bert_compat.bind_flags(values)
+    job = prepare(values)
+    path = checkpoint.choose_checkpoint(values.init_checkpoint, values.output_dir)
+    result: dict[str, Any] = {}
+    with Classifier(job.config, len(job.labels), path, job.options) as model:
+        if values.do_eval:
+            result = run_eval(job, model)
+        if values.do_predict:
+            run_predict(job, model)
+    return result
+
+
+def main(argv: list[str]) -> None:
+    """Runs the program with the process's flags."""
+    cli_lib.no_positional(argv)
+    run(flags.FLAGS)
+
+
+def cli() -> None:
+    """The console entry point."""
+    define_flags(flags.FLAGS)
+    cli_lib.run_program(main, __doc__, [_OWNER])
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,235 @@
+"""What the programs that run a model over data share: flags, batches, timing, tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import rich.box
+import rich.console
+import rich.table
+import tensorflow as tf
+import tqdm
+from absl import flags
+
+from fastertransformer_tf import bert_compat, modeling
+
+_tf1 = tf.compat.v1
+
+
+def define_encoder_flags(flag_values: flags.FlagValues, owner: str) -> None:
+    """Defines the flags of `EncoderOptions`.
+
+    Args:
+      flag_values: Where to define them.
+      owner: Name of the program's module, under which --help finds them.
+    """
+    where = {"flag_values": flag_values, "module_name": owner}
+
+    def define(parser: flags.ArgumentParser, name: str, default: object, text: str) -> None:
+        serializer = flags.ArgumentSerializer()
+        flag = flags.Flag(parser, serializer, name, default, text)
+        flags.DEFINE_flag(flag, **where)
+
+    enum = flags.EnumFlag(
+        "floatx", "float32", "Type of weights and activations.", list(bert_compat.FLOAT_TYPES)
+    )
+    flags.DEFINE_flag(enum, **where)
+    for name, text in (
+        ("remove_padding", "Compute only real tokens."),
+        ("allow_gemm_test", "GPU: search the fastest GEMM algorithm for each new shape."),
+        (
+            "use_tensorflow_transformer",
+            "Run TensorFlow's own transformer instead of the op, for comparison.",
+        ),
+    ):
+        flags.DEFINE_flag(flags.BooleanFlag(name, False, text), **where)
+    define(flags.IntegerParser(), "int8_mode", 0, "0 off; INT8 is not in this version.")
+
+
+def encoder_options(flag_values: flags.FlagValues) -> modeling.EncoderOptions:
+    """Makes the options of parsed flags.
+
+    Raises:
+      ValueError: A combination that does not go together.
+    """
+    return modeling.EncoderOptions(
+        floatx=flag_values.floatx,
+        remove_padding=flag_values.remove_padding,
+        int8_mode=flag_values.int8_mode,
+        allow_gemm_test=flag_values.allow_gemm_test,
+        use_tensorflow=flag_values.use_tensorflow_transformer,
+    )
+
+
+def require_flags(flag_values: flags.FlagValues, names: Iterable[str]) -> None:
+    """Refuses a command line that lacks flags.
+
+    Raises:
+      ValueError: Naming all that are missing.
+    """
+    missing = [f"--{name}" for name in names if flag_values[name].value is None]
+    if missing:
+        raise ValueError(f"required flags are missing: {', '.join(missing)}")
+
+
+def require_file(path: str, flag: str) -> None:
+    """Refuses a flag that names no file.
+
+    Raises:
+      FileNotFoundError: There is none.
+    """
+    if not tf.io.gfile.exists(path):
+        raise FileNotFoundError(f"--{flag}={path} not found")
+
+
+def load_config(path: str, max_seq_length: int) -> object:
+    """Reads bert_config.json and checks it against the sequence length.
+
+    Returns:
+      A BertConfig.
+
+    Raises:
+      FileNotFoundError: It is not there.
+      ValueError: It is no BERT configuration, or max_seq_length does not fit.
+    """
+    require_file(path, "bert_config_file")
+    try:
+        config = bert_compat.modeling().BertConfig.from_json_file(path)
+    except ValueError as error:
+        raise ValueError(f"--bert_config_file={path} is not JSON: {error}") from error
+    if not isinstance(config.vocab_size, int):
+        raise ValueError(f"--bert_config_file={path} has no vocab_size, expected a BERT config")
+    if not 1 <= max_seq_length <= config.max_position_embeddings:
+        raise ValueError(
+            f"--max_seq_length={max_seq_length}, expected 1 to {config.max_position_embeddings}: "
+            "the position embeddings of the model"
+        )
+    return config
+
+
+@dataclasses.dataclass
+class BatchRun:
+    """Result of `run_batches`.
+
+    Attributes:
+      outputs: Name to all examples' values, [examples, ...]; of a fetch without a batch axis
+        [batches].
+      num_examples: Examples run.
+      batch_seconds: Time of each batch, [batches], seconds.
+    """
+
+    outputs: dict[str, np.ndarray]
+    num_examples: int
+    batch_seconds: np.ndarray
+
+    @property
+    def examples_per_second(self) -> float:
+        """Examples a second over all timed batches."""
+        return self.num_examples / float(self.batch_seconds.sum())
+
+    @property
+    def ms_per_batch(self) -> float:
+        """Median milliseconds a batch."""
+        return float(np.median(self.batch_seconds)) * 1e3
+
+
+def run_batches(
+    session: _tf1.Session,
+    fetches: Mapping[str, tf.Tensor],
+    feeds: Mapping[tf.Tensor, np.ndarray],
+    batch_size: int,
+    description: str,
+) -> BatchRun:
+    """Runs a graph over data, batch by batch, with a progress bar on stderr.
+
+    The first batch runs twice: once unmeasured, which optimises the graph and packs the weights,
+    then as every other. The last batch may be smaller than the others.
+
+    Args:
+      session: With a graph whose batch axis is unknown.
+      fetches: Name to tensor.
+      feeds: Placeholder to all examples' values, [examples, ...] each.
+      batch_size: Examples a batch, at least 1.
+      description: Of the progress bar.
+
+    Raises:
+      ValueError: batch_size below 1, no example, or feeds of different lengths.
+    """
+    counts = {len(values) for values in feeds.values()}
+    if batch_size < 1 or len(counts) != 1 or 0 in counts:
+        raise ValueError(
+            f"batch size is {batch_size} and the inputs have {sorted(counts)} examples, expected "
+            "at least 1 and one number above 0"
+        )
+    (num_examples,) = counts
+    callable_ = session.make_callable(dict(fetches), feed_list=list(feeds))
+    values = list(feeds.values())
+    callable_(*(v[:batch_size] for v in values))
+    results: list[dict[str, np.ndarray]] = []
+    seconds = []
+    with tqdm.tqdm(total=num_examples, desc=description, unit="ex", file=sys.stderr) as bar:
+        for begin in range(0, num_examples, batch_size):
+            batch = [v[begin : begin + batch_size] for v in values]
+            start = time.perf_counter()
+            results.append(callable_(*batch))
+            seconds.append(time.perf_counter() - start)
+            bar.update(len(batch[0]))
+    outputs = {}
+    for name in fetches:
+        parts = [np.asarray(result[name]) for result in results]
+        outputs[name] = np.concatenate(parts) if parts[0].ndim else np.stack(parts)
+    return BatchRun(outputs, num_examples, np.array(seconds))
+
+
+def print_table(title: str, rows: Mapping[str, object], caption: str | None = None) -> None:
+    """Prints a two-column table on stdout."""
+    table = rich.table.Table(
+        title=title,
+        caption=caption,
+        box=rich.box.SIMPLE_HEAD,
+        show_header=False,
+        title_justify="left",
+    )
+    table.add_column("name")
+    table.add_column("value", justify="right")
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    rich.console.Console().print(table)
+
+
+def timing_rows(run: BatchRun, batch_size: int) -> dict[str, str]:
+    """Returns the rows of a table that tell a run's speed."""
+    return {
+        "examples": str(run.num_examples),
+        "batch size": str(batch_size),
+        "examples/s": f"{run.examples_per_second:.1f}",
+        "ms per batch (median)": f"{run.ms_per_batch:.2f}",
+    }
+
+
+TIMING_CAPTION = "times: session runs alone, after one warm-up batch; no building, no tokenizing"
+
+
+def encoder_name(options: modeling.EncoderOptions) -> str:
+    """Says in a few words which transformer ran."""
+    if options.use_tensorflow:
+        return f"TensorFlow's own transformer, {options.floatx}"
+    padding = "padding removed" if options.remove_padding else "with padding"
+    return f"BertEncoder op, {options.floatx}, {padding}"
+
+
+def make_output_dir(path: str) -> None:
+    """Creates the output folder.
+
+    Raises:
+      ValueError: It cannot be made.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--output_dir={path} cannot be made: {error}") from error
