@@ -206,14 +206,19 @@ class _FlagsModule(ModuleType):
         return attribute
 
 
-def bind_flags(values: absl_flags.FlagValues | None) -> None:
-    """Makes bert's modules read their FLAGS from a program's parsed flags.
+@contextlib.contextmanager
+def bound_flags(values: absl_flags.FlagValues) -> Iterator[None]:
+    """Makes bert's modules read their FLAGS from a program's parsed flags, inside the block.
 
     Args:
-      values: The flags; a name it lacks keeps google's default. None goes back to the defaults.
+      values: The flags; a name it lacks keeps google's default.
     """
     global _bound_flags
-    _bound_flags = values
+    previous, _bound_flags = _bound_flags, values
+    try:
+        yield
+    finally:
+        _bound_flags = previous
 
 
 def define_google_flags(

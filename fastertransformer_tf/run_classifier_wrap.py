@@ -320,16 +320,16 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
       ValueError: A flag is missing, wrong, or not in this version.
       FileNotFoundError: A file is not there.
     """
-    bert_compat.bind_flags(values)
-    job = prepare(values)
-    path = checkpoint.choose_checkpoint(values.init_checkpoint, values.output_dir)
-    result: dict[str, Any] = {}
-    with Classifier(job.config, len(job.labels), path, job.options) as model:
-        if values.do_eval:
-            result = run_eval(job, model)
-        if values.do_predict:
-            run_predict(job, model)
-    return result
+    with bert_compat.bound_flags(values):
+        job = prepare(values)
+        path = checkpoint.choose_checkpoint(values.init_checkpoint, values.output_dir)
+        result: dict[str, Any] = {}
+        with Classifier(job.config, len(job.labels), path, job.options) as model:
+            if values.do_eval:
+                result = run_eval(job, model)
+            if values.do_predict:
+                run_predict(job, model)
+        return result
 
 
 def main(argv: list[str]) -> None:

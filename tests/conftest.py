@@ -61,7 +61,7 @@ def shared_path(shared_data: pathlib.Path, *parts: str) -> pathlib.Path:
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
-    """A generator with a fresh seed; the seed is printed (shown on failure), FT_TEST_SEED fixes it."""
+    """A generator with a fresh seed, printed (shown on failure); FT_TEST_SEED fixes it."""
     seed = int(os.environ.get("FT_TEST_SEED", np.random.SeedSequence().entropy % 2**32))
     print(f"seed of {request.node.name}: FT_TEST_SEED={seed}")
     return np.random.default_rng(seed)
