@@ -335,6 +335,7 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
 def main(argv: list[str]) -> None:
     """Runs the program with the process's flags."""
     cli_lib.no_positional(argv)
+    runner.quiet_logs(flags.FLAGS)
     run(flags.FLAGS)
 
 

@@ -14,7 +14,7 @@ import rich.console
 import rich.table
 import tensorflow as tf
 import tqdm
-from absl import flags
+from absl import flags, logging
 
 from fastertransformer_tf import bert_compat, modeling
 
@@ -64,6 +64,17 @@ def encoder_options(flag_values: flags.FlagValues) -> modeling.EncoderOptions:
         allow_gemm_test=flag_values.allow_gemm_test,
         use_tensorflow=flag_values.use_tensorflow_transformer,
     )
+
+
+def quiet_logs(flag_values: flags.FlagValues) -> None:
+    """Logs warnings and errors only (google's code logs every tensor) unless --verbosity is given.
+
+    Args:
+      flag_values: The process's parsed flags.
+    """
+    if not flag_values["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+        _tf1.logging.set_verbosity(_tf1.logging.WARN)
 
 
 def require_flags(flag_values: flags.FlagValues, names: Iterable[str]) -> None:

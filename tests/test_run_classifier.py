@@ -221,6 +221,25 @@ def test_program_answers_in_one_sentence() -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_program_prints_a_table(tiny: dict[int, TinyBert], tmp_path: pathlib.Path) -> None:
+    write_task(tmp_path, "cola")
+    result = program(
+        "--task_name=CoLA",
+        "--do_eval",
+        f"--data_dir={tmp_path}",
+        f"--vocab_file={tiny[2].vocab_file}",
+        f"--bert_config_file={tiny[2].config_file}",
+        f"--init_checkpoint={tiny[2].checkpoint}",
+        "--max_seq_length=16",
+        f"--output_dir={tmp_path}",
+        "--use_tensorflow_transformer",
+    )
+    assert result.returncode == 0, result.stderr
+    for label in ("accuracy", "Matthews correlation", "loss", "examples/s", "ms per batch"):
+        assert label in result.stdout
+    assert "*** Example ***" not in result.stderr
+
+
 def test_help_explains_the_flags() -> None:
     result = program("--help")
     assert result.returncode == 0
