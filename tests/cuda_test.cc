@@ -1,0 +1,717 @@
+// Tests of the CUDA backend without TensorFlow: kernels and whole layers against float64 on the CPU.
+// Runs wherever there is a GPU: `cuda_test [name part]`. Prints one line per case; exit code 1 if any
+// failed, 77 without a GPU.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime_api.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tf_ops/core/encoder.h"
+#include "tf_ops/cuda/encoder.h"
+#include "tf_ops/cuda/gemm.h"
+#include "tf_ops/cuda/kernels.h"
+
+namespace {
+
+using namespace ft;        // NOLINT
+using namespace ft::cuda;  // NOLINT
+using Doubles = std::vector<double>;
+
+int failures = 0, cases = 0;
+
+void Check(bool ok, const std::string& what) {
+  ++cases;
+  if (!ok) ++failures;
+  printf("%s %s\n", ok ? "ok    " : "FAILED", what.c_str());
+  fflush(stdout);
+}
+
+void MustBeOk(const Status& status, const std::string& what) {
+  if (status.ok()) return;
+  Check(false, what + ": " + status.message());
+}
+
+void MustBeOk(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  printf("FAILED %s: %s\n", what, cudaGetErrorString(error));
+  exit(1);
+}
+
+std::mt19937_64 generator;
+
+// ---- Data ----------------------------------------------------------------------------------------
+
+// Device memory that holds `values` in `dtype`; `values` become what is held.
+class Device {
+ public:
+  explicit Device(int64_t bytes) : bytes_(std::max<int64_t>(bytes, 16)) {
+    MustBeOk(cudaMalloc(&data_, bytes_), "cudaMalloc");
+    MustBeOk(cudaMemset(data_, 0xff, bytes_), "poison");  // NaN in all three types
+  }
+  Device(Doubles* values, DataType dtype) : Device(values->size() * SizeOf(dtype)) {
+    std::vector<char> host(values->size() * SizeOf(dtype));
+    for (size_t i = 0; i < values->size(); ++i) {
+      double& v = (*values)[i];
+      if (dtype == DataType::kFloat16) {
+        const half h = __float2half(static_cast<float>(v));
+        v = __half2float(h);
+        memcpy(host.data() + 2 * i, &h, 2);
+      } else if (dtype == DataType::kBFloat16) {
+        const __nv_bfloat16 h = __float2bfloat16(static_cast<float>(v));
+        v = __bfloat162float(h);
+        memcpy(host.data() + 2 * i, &h, 2);
+      } else {
+        const float f = static_cast<float>(v);
+        v = f;
+        memcpy(host.data() + 4 * i, &f, 4);
+      }
+    }
+    MustBeOk(cudaMemcpy(data_, host.data(), host.size(), cudaMemcpyHostToDevice), "copy in");
+  }
+  explicit Device(const std::vector<int32_t>& values) : Device(values.size() * 4) {
+    MustBeOk(cudaMemcpy(data_, values.data(), values.size() * 4, cudaMemcpyHostToDevice), "copy in");
+  }
+  Device(const Device&) = delete;
+  ~Device() { cudaFree(data_); }
+
+  void* data() const { return data_; }
+
+  Doubles Read(int64_t elems, DataType dtype) const {
+    std::vector<char> host(elems * SizeOf(dtype));
+    MustBeOk(cudaMemcpy(host.data(), data_, host.size(), cudaMemcpyDeviceToHost), "copy out");
+    Doubles values(elems);
+    for (int64_t i = 0; i < elems; ++i) {
+      if (dtype == DataType::kFloat16) {
+        half h;
+        memcpy(&h, host.data() + 2 * i, 2);
+        values[i] = __half2float(h);
+      } else if (dtype == DataType::kBFloat16) {
+        __nv_bfloat16 h;
+        memcpy(&h, host.data() + 2 * i, 2);
+        values[i] = __bfloat162float(h);
+      } else {
+        float f;
+        memcpy(&f, host.data() + 4 * i, 4);
+        values[i] = f;
+      }
+    }
+    return values;
+  }
+
+ private:
+  void* data_ = nullptr;
+  int64_t bytes_;
+};
+
+Doubles Random(int64_t elems, double scale, double mean = 0) {
+  std::normal_distribution<double> normal(mean, scale);
+  Doubles values(elems);
+  for (double& v : values) v = normal(generator);
+  return values;
+}
+
+// |a - b| / |b|; infinite if a has a NaN.
+double RelativeError(const Doubles& a, const Doubles& b) {
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < b.size(); ++i) {
+    difference += (a[i] - b[i]) * (a[i] - b[i]);
+    norm += b[i] * b[i];
+  }
+  if (!(difference >= 0)) return INFINITY;
+  return std::sqrt(difference / std::max(norm, 1e-300));
+}
+
+// Bounds on RelativeError of one layer.
+double Bound(DataType dtype) {
+  return dtype == DataType::kFloat32 ? 2e-6 : dtype == DataType::kFloat16 ? 1.5e-3 : 1.2e-2;
+}
+
+// ---- float64 reference ---------------------------------------------------------------------------
+
+// y[t,n] = x[t,k] w[k,n] + b[n].
+Doubles Dense(const Doubles& x, const Doubles& w, const Doubles& b, int64_t k, int64_t n) {
+  const int64_t t = x.size() / k;
+  Doubles y(t * n);
+#pragma omp parallel for
+  for (int64_t i = 0; i < t; ++i) {
+    double* row = &y[i * n];
+    for (int64_t c = 0; c < n; ++c) row[c] = b[c];
+    for (int64_t j = 0; j < k; ++j) {
+      const double v = x[i * k + j];
+      const double* weights = &w[j * n];
+      for (int64_t c = 0; c < n; ++c) row[c] += v * weights[c];
+    }
+  }
+  return y;
+}
+
+void AddAndNorm(Doubles* x, const Doubles& residual, const Doubles& gamma, const Doubles& beta,
+                double epsilon) {
+  const int64_t h = gamma.size();
+  for (size_t row = 0; row < x->size(); row += h) {
+    double mean = 0, variance = 0;
+    for (int64_t i = 0; i < h; ++i) mean += (*x)[row + i] += residual[row + i];
+    mean /= h;
+    for (int64_t i = 0; i < h; ++i) variance += std::pow((*x)[row + i] - mean, 2);
+    const double scale = 1 / std::sqrt(variance / h + epsilon);
+    for (int64_t i = 0; i < h; ++i) {
+      (*x)[row + i] = ((*x)[row + i] - mean) * scale * gamma[i] + beta[i];
+    }
+  }
+}
+
+// The rows of one batch: sequence b has rows[b] queries and keys[b] keys from row first[b].
+struct Sequences {
+  int64_t batch_size, max_seq_len, num_tokens;
+  std::vector<int64_t> first, rows, keys;
+};
+
+Sequences MakeSequences(int64_t max_seq_len, const std::vector<int32_t>& lengths, bool packed) {
+  Sequences s;
+  s.batch_size = lengths.size();
+  s.max_seq_len = max_seq_len;
+  s.num_tokens = 0;
+  for (int32_t length : lengths) {
+    s.first.push_back(s.num_tokens);
+    s.rows.push_back(packed ? length : max_seq_len);
+    s.keys.push_back(length);
+    s.num_tokens += s.rows.back();
+  }
+  return s;
+}
+
+// qkv[T,3H] -> [T,H]; mask [B,S,S] or empty.
+Doubles Attention(const Doubles& qkv, const Sequences& s, int64_t heads, int64_t d,
+                  const Doubles& mask) {
+  const int64_t h = heads * d;
+  Doubles out(s.num_tokens * h, 0.0);
+  for (int64_t b = 0; b < s.batch_size; ++b) {
+#pragma omp parallel for collapse(2)
+    for (int64_t n = 0; n < heads; ++n) {
+      for (int64_t i = 0; i < s.rows[b]; ++i) {
+        Doubles score(s.keys[b]);
+        const double* q = &qkv[(s.first[b] + i) * 3 * h + n * d];
+        double largest = -INFINITY, sum = 0;
+        for (int64_t j = 0; j < s.keys[b]; ++j) {
+          const double* k = &qkv[(s.first[b] + j) * 3 * h + h + n * d];
+          double dot = 0;
+          for (int64_t c = 0; c < d; ++c) dot += q[c] * k[c];
+          score[j] = dot / std::sqrt(static_cast<double>(d));
+          if (!mask.empty()) {
+            score[j] += (1 - mask[(b * s.max_seq_len + i) * s.max_seq_len + j]) * -10000.0;
+          }
+          largest = std::max(largest, score[j]);
+        }
+        for (double& v : score) sum += v = std::exp(v - largest);
+        for (int64_t j = 0; j < s.keys[b]; ++j) {
+          const double* v = &qkv[(s.first[b] + j) * 3 * h + 2 * h + n * d];
+          for (int64_t c = 0; c < d; ++c) out[(s.first[b] + i) * h + n * d + c] += score[j] / sum * v[c];
+        }
+      }
+    }
+  }
+  return out;
+}
+
+struct Layer {
+  Doubles values[kWeightsPerLayer];
+};
+
+Doubles ReferenceLayer(const Doubles& x, const Layer& layer, const EncoderConfig& config,
+                       const Sequences& s, const Doubles& mask) {
+  const int64_t h = config.hidden_size(), i = config.inner_size, t = s.num_tokens;
+  const auto& w = layer.values;
+  Doubles qkv(t * 3 * h);
+  for (int part = 0; part < 3; ++part) {
+    const Doubles y = Dense(x, w[2 * part], w[2 * part + 1], h, h);
+    for (int64_t row = 0; row < t; ++row) {
+      std::copy_n(&y[row * h], h, &qkv[row * 3 * h + part * h]);
+    }
+  }
+  Doubles a = Dense(Attention(qkv, s, config.num_heads, config.head_size, mask), w[6], w[7], h, h);
+  AddAndNorm(&a, x, w[9], w[8], config.layernorm_epsilon);
+  Doubles inner = Dense(a, w[10], w[11], h, i);
+  for (double& v : inner) {
+    switch (config.activation) {
+      case Activation::kGeluTanh:
+        v = 0.5 * v * (1 + std::tanh(std::sqrt(2 / M_PI) * (v + 0.044715 * v * v * v)));
+        break;
+      case Activation::kGeluErf:
+        v = 0.5 * v * (1 + std::erf(v / std::sqrt(2.0)));
+        break;
+      case Activation::kRelu:
+        v = std::max(v, 0.0);
+    }
+  }
+  Doubles out = Dense(inner, w[12], w[13], i, h);
+  AddAndNorm(&out, a, w[15], w[14], config.layernorm_epsilon);
+  return out;
+}
+
+// ---- Whole layers --------------------------------------------------------------------------------
+
+struct LayerCase {
+  DataType dtype;
+  int64_t heads, size, seq_len;
+  std::vector<int32_t> lengths;
+  bool packed = false, mask = false;
+  int64_t layers = 1;
+  Activation activation = Activation::kGeluTanh;
+  int64_t inner = 0;  // 0: 4H
+  int64_t small_gemm_rows = -1;
+};
+
+std::string Describe(const LayerCase& c) {
+  std::string text = StrCat("layer ", Name(c.dtype), " ", c.heads, "x", c.size, " S=", c.seq_len,
+                            " L=", c.layers, " lengths");
+  for (int32_t length : c.lengths) text += StrCat(" ", length);
+  if (c.packed) text += " packed";
+  if (c.mask) text += " mask";
+  if (c.activation == Activation::kGeluErf) text += " erf";
+  if (c.activation == Activation::kRelu) text += " relu";
+  if (c.small_gemm_rows >= 0) text += StrCat(" small_gemm_rows=", c.small_gemm_rows);
+  return text;
+}
+
+void TestLayer(const LayerCase& c) {
+  EncoderConfig config;
+  config.dtype = c.dtype;
+  config.num_heads = c.heads;
+  config.head_size = c.size;
+  config.inner_size = c.inner ? c.inner : 4 * c.heads * c.size;
+  config.num_layers = c.layers;
+  config.activation = c.activation;
+  const int64_t h = config.hidden_size(), i = config.inner_size;
+  const Sequences s = MakeSequences(c.seq_len, c.lengths, c.packed);
+  const int64_t batch_size = s.batch_size;
+
+  // Weights on device and host.
+  std::vector<Layer> layers(c.layers);
+  std::vector<LayerWeights> views(c.layers);
+  std::vector<std::unique_ptr<Device>> memory;
+  for (int64_t l = 0; l < c.layers; ++l) {
+    for (int f = 0; f < kWeightsPerLayer; ++f) {
+      std::vector<int64_t> shape = {h};
+      if (f < 8 && f % 2 == 0) shape = {h, h};
+      if (f == 10) shape = {h, i};
+      if (f == 11) shape = {i};
+      if (f == 12) shape = {i, h};
+      Doubles& v = layers[l].values[f];
+      const int64_t elems = shape.size() == 2 ? shape[0] * shape[1] : shape[0];
+      if (f == 9 || f == 15) {
+        v = Random(elems, 0.1, 1.0);
+      } else {
+        // Sharp enough for the softmax to matter.
+        v = Random(elems, shape.size() == 2 ? 1.0 / std::sqrt(static_cast<double>(shape[0])) : 0.1);
+      }
+      memory.push_back(std::make_unique<Device>(&v, c.dtype));
+      TensorView& view = views[l].*WeightFields()[f].view;
+      view.data = memory.back()->data();
+      view.dtype = c.dtype;
+      view.shape = shape;
+    }
+  }
+  Doubles x = Random(s.num_tokens * h, 1.0);
+  Device input(&x, c.dtype);
+  // Padding rows are NaN: they may not reach any row with tokens. The rows themselves are not compared.
+  Doubles poisoned = x;
+  if (!c.packed) {
+    for (int64_t b = 0; b < batch_size; ++b) {
+      for (int64_t r = s.first[b] + s.keys[b]; r < s.first[b] + s.rows[b]; ++r) {
+        for (int64_t e = 0; e < h; ++e) poisoned[r * h + e] = NAN;
+      }
+    }
+  }
+  const bool poison = !c.packed;
+  Device poisoned_input(&poisoned, c.dtype);
+  Doubles mask;
+  if (c.mask) {
+    mask = Doubles(batch_size * c.seq_len * c.seq_len, 1.0);
+    std::bernoulli_distribution coin(0.3);
+    for (int64_t row = 0; row < batch_size * c.seq_len; ++row) {
+      // Each fifth row is masked altogether.
+      for (int64_t j = 0; j < c.seq_len; ++j) {
+        if (row % 5 == 3 || coin(generator)) mask[row * c.seq_len + j] = 0;
+      }
+    }
+  }
+  Device mask_memory(&mask, c.dtype);
+  std::vector<int32_t> offsets = {0};
+  for (int32_t length : c.lengths) offsets.push_back(offsets.back() + length);
+  Device offsets_memory(offsets), lengths_memory(c.lengths);
+
+  CudaEncoderOptions options;
+  options.small_gemm_rows = c.small_gemm_rows;
+  std::unique_ptr<Encoder> encoder;
+  const std::string name = Describe(c);
+  MustBeOk(CreateCudaEncoder(config, options, &encoder), name);
+  Device packed(encoder->PackedWeightBytes());
+  cudaStream_t stream;
+  MustBeOk(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
+  ExecutionContext execution;
+  execution.stream = stream;
+  MustBeOk(encoder->PackWeights(views, packed.data(), execution), name);
+
+  EncoderBatch batch;
+  batch.batch_size = batch_size;
+  batch.max_seq_len = c.seq_len;
+  batch.num_tokens = s.num_tokens;
+  batch.packed = c.packed;
+  if (c.packed) {
+    batch.seq_offsets = static_cast<int32_t*>(offsets_memory.data());
+  } else {
+    batch.key_lengths = static_cast<int32_t*>(lengths_memory.data());
+  }
+  if (c.mask) batch.attention_mask = mask_memory.data();
+  batch.input = poison ? poisoned_input.data() : input.data();
+  Device workspace(encoder->WorkspaceBytes(batch, execution));
+
+  Doubles expected = x;
+  for (const Layer& layer : layers) expected = ReferenceLayer(expected, layer, config, s, mask);
+  const auto keep_tokens = [&](const Doubles& y) {
+    Doubles kept;
+    for (int64_t b = 0; b < batch_size; ++b) {
+      const int64_t rows = poison ? s.keys[b] : s.rows[b];
+      kept.insert(kept.end(), y.begin() + s.first[b] * h, y.begin() + (s.first[b] + rows) * h);
+    }
+    return kept;
+  };
+  // The first run is launched kernel by kernel, the second captures a graph, the third replays it.
+  double worst = 0;
+  Doubles first;
+  bool repeatable = true;
+  Device output(s.num_tokens * h * SizeOf(c.dtype));
+  for (int run = 0; run < 3; ++run) {
+    MustBeOk(cudaMemset(output.data(), 0xff, s.num_tokens * h * SizeOf(c.dtype)), "poison");
+    batch.outputs = {output.data()};
+    MustBeOk(cudaDeviceSynchronize(), "before run");
+    MustBeOk(encoder->Run(batch, packed.data(), workspace.data(), execution), name);
+    MustBeOk(cudaStreamSynchronize(stream), "run");
+    const Doubles y = keep_tokens(output.Read(s.num_tokens * h, c.dtype));
+    worst = std::max(worst, RelativeError(y, keep_tokens(expected)));
+    if (run == 0) first = y;
+    repeatable = repeatable && first == y;
+  }
+  // In a row that is masked altogether float32 keeps score - 10000 to 1e-3 only, as in TensorFlow.
+  const double mask_bound = c.mask ? 1e-4 : 0;
+  const double bound =
+      std::max(mask_bound, Bound(c.dtype) * std::sqrt(static_cast<double>(c.layers)));
+  char text[64];
+  snprintf(text, sizeof(text), " error %.2e <= %.1e%s", worst, bound,
+           repeatable ? "" : " NOT REPEATABLE");
+  Check(worst <= bound && repeatable, name + text);
+  cudaStreamDestroy(stream);
+}
+
+void TestLayers() {
+  const DataType types[] = {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16};
+  for (DataType dtype : types) {
+    // Sequence lengths, ragged, with 0 and S.
+    for (int64_t s : {1, 7, 97, 384}) {
+      const int32_t n = static_cast<int32_t>(s);
+      for (bool packed : {false, true}) TestLayer({dtype, 12, 64, s, {n, 0, (n + 1) / 2, n}, packed});
+    }
+    TestLayer({dtype, 4, 32, 1024, {1024, 333}, true});
+    TestLayer({dtype, 4, 32, 1024, {1000, 0}, false});
+    // Head sizes, with a fast kernel or without.
+    for (auto [heads, size] : std::vector<std::pair<int64_t, int64_t>>{
+             {16, 64}, {4, 32}, {8, 96}, {12, 32}, {2, 64}, {3, 40}, {2, 128}, {2, 20}, {2, 160}}) {
+      for (bool packed : {false, true}) TestLayer({dtype, heads, size, 50, {50, 17, 0, 33}, packed});
+    }
+    // Masks, with rows that are masked altogether.
+    TestLayer({dtype, 12, 64, 97, {97, 50}, false, true});
+    TestLayer({dtype, 12, 64, 97, {97, 0, 31}, true, true});
+    TestLayer({dtype, 3, 40, 30, {30, 11}, false, true});
+    TestLayer({dtype, 2, 160, 30, {30, 11}, false, true});
+    // Activations, inner size, several layers.
+    for (Activation activation : {Activation::kGeluErf, Activation::kRelu}) {
+      TestLayer({dtype, 4, 32, 40, {40, 9}, false, false, 1, activation});
+      TestLayer({dtype, 4, 32, 100, {100, 90}, false, false, 1, activation});
+    }
+    TestLayer({dtype, 12, 64, 32, {32}, false, false, 3});
+    TestLayer({dtype, 12, 64, 32, {16}, true, false, 3});
+    TestLayer({dtype, 4, 32, 64, {64, 20, 3}, true, false, 4, Activation::kGeluTanh, 200});
+    // Both GEMM paths at the same sizes.
+    if (dtype != DataType::kFloat32) {
+      for (int64_t rows : {1, 16, 20, 32, 50, 64, 100, 200}) {
+        TestLayer({dtype, 12, 64, rows, {static_cast<int32_t>(rows)}, true, false, 1,
+                   Activation::kGeluTanh, 0, 1000});
+        TestLayer({dtype, 12, 64, rows, {static_cast<int32_t>(rows)}, true, false, 1,
+                   Activation::kGeluTanh, 0, 0});
+      }
+    }
+  }
+}
+
+// ---- Kernels -------------------------------------------------------------------------------------
+
+Status MakeContext(LaunchContext* context) {
+  cudaDeviceProp p;
+  MustBeOk(cudaGetDeviceProperties(&p, 0), "properties");
+  context->compute_capability = p.major * 10 + p.minor;
+  context->num_multiprocessors = p.multiProcessorCount;
+  context->max_shared_bytes = static_cast<int>(p.sharedMemPerBlockOptin);
+  return OkStatus();
+}
+
+// Every attention kernel that can do a size, also where the selector prefers another.
+void TestAttentionKernels() {
+  LaunchContext context;
+  MustBeOk(MakeContext(&context), "context");
+  for (DataType dtype : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
+    for (int64_t d : {32, 64, 96, 128, 24, 72}) {
+      const int64_t heads = 3, s_max = 150;
+      const std::vector<int32_t> lengths = {150, 0, 64, 65, 1};
+      const Sequences s = MakeSequences(s_max, lengths, true);
+      Doubles qkv = Random(s.num_tokens * 3 * heads * d, 1.5);
+      Device input(&qkv, dtype);
+      const Doubles expected = Attention(qkv, s, heads, d, {});
+      std::vector<int32_t> offsets = {0};
+      for (int32_t length : lengths) offsets.push_back(offsets.back() + length);
+      Device offsets_memory(offsets);
+      AttentionChoice best = SelectAttention(dtype, d, s_max, 5, heads, context.compute_capability,
+                                             context.num_multiprocessors, context.max_shared_bytes);
+      std::vector<AttentionChoice> choices;
+      AttentionChoice choice = best;
+      choice.kind = AttentionKind::kTiled;
+      choices.push_back(choice);
+      choice.kind = AttentionKind::kSimple;
+      choices.push_back(choice);
+      if (best.kind == AttentionKind::kTensorCore) {
+        choice = best;
+        for (int rows : {64, 128}) {
+          choice.rows_per_block = rows;
+          choices.push_back(choice);
+        }
+      }
+      for (const AttentionChoice& c : choices) {
+        Device output(s.num_tokens * heads * d * SizeOf(dtype));
+        AttentionArgs args;
+        args.dtype = dtype;
+        args.batch_size = 5;
+        args.max_seq_len = s_max;
+        args.num_heads = heads;
+        args.head_size = d;
+        args.qkv = input.data();
+        args.output = output.data();
+        args.seq_offsets = static_cast<int32_t*>(offsets_memory.data());
+        const std::string name =
+            StrCat("attention ", Name(dtype), " D=", d, " kernel ", static_cast<int>(c.kind),
+                   " rows ", c.rows_per_block);
+        MustBeOk(LaunchAttention(args, c, context), name);
+        MustBeOk(cudaDeviceSynchronize(), name.c_str());
+        const double error = RelativeError(output.Read(s.num_tokens * heads * d, dtype), expected);
+        const double bound =
+            dtype == DataType::kFloat32 ? 2e-6 : dtype == DataType::kFloat16 ? 1e-3 : 8e-3;
+        Check(error <= bound, StrCat(name, " error ", error, " <= ", bound));
+      }
+    }
+  }
+}
+
+void TestLayerNorms() {
+  LaunchContext context;
+  MustBeOk(MakeContext(&context), "context");
+  for (DataType dtype : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
+    for (int64_t rows : {3, 1500}) {
+      for (int64_t h : {8, 128, 300, 768, 1024, 1536, 2048, 4096, 100, 20000}) {
+        if (rows > 3 && h > 4096) continue;
+        for (int parts : {0, 3}) {
+          // A mean that is large beside the deviation.
+          Doubles x = Random(rows * h, 1.0, 5.0), residual = Random(rows * h, 1.0);
+          Doubles gamma = Random(h, 0.1, 1.0), beta = Random(h, 0.1), bias = Random(h, 1.0);
+          Doubles sums = Random(parts * rows * h, 1.0);
+          Device dx(&x, dtype), dr(&residual, dtype), dg(&gamma, dtype), db(&beta, dtype);
+          Device dbias(&bias, dtype), dsums(&sums, DataType::kFloat32);
+          Device output(rows * h * SizeOf(dtype));
+          LayerNormArgs args;
+          args.dtype = dtype;
+          args.rows = rows;
+          args.hidden_size = h;
+          if (parts == 0) args.input = dx.data();
+          args.partials = static_cast<float*>(dsums.data());
+          args.num_partials = parts;
+          args.bias = dbias.data();
+          args.residual = dr.data();
+          args.gamma = dg.data();
+          args.beta = db.data();
+          args.epsilon = 1e-12f;
+          args.output = output.data();
+          const std::string name =
+              StrCat("layer norm ", Name(dtype), " ", rows, "x", h, " partials ", parts);
+          MustBeOk(LaunchLayerNorm(args, context), name);
+          MustBeOk(cudaDeviceSynchronize(), name.c_str());
+          Doubles expected(rows * h, 0.0);
+          for (int64_t i = 0; i < rows * h; ++i) {
+            if (parts == 0) expected[i] = x[i];
+            for (int part = 0; part < parts; ++part) expected[i] += sums[part * rows * h + i];
+            expected[i] += bias[i % h];
+          }
+          AddAndNorm(&expected, residual, gamma, beta, 1e-12);
+          const double error = RelativeError(output.Read(rows * h, dtype), expected);
+          const double bound =
+              dtype == DataType::kFloat32 ? 2e-6 : dtype == DataType::kFloat16 ? 5e-4 : 4e-3;
+          Check(error <= bound, StrCat(name, " error ", error, " <= ", bound));
+        }
+      }
+    }
+  }
+}
+
+void TestPadding() {
+  LaunchContext context;
+  MustBeOk(MakeContext(&context), "context");
+  for (int64_t row_elems : {8, 6, 5, 768}) {
+    std::vector<int32_t> lengths;
+    const int64_t s_max = 33;
+    for (int b = 0; b < 700; ++b) lengths.push_back(b == 5 ? 0 : b == 6 ? 33 : generator() % 34);
+    std::vector<int32_t> offsets = {0}, ids;
+    for (int32_t length : lengths) {
+      for (int32_t i = 0; i < length; ++i) {
+        const int32_t sequence = static_cast<int32_t>(offsets.size()) - 1;
+        ids.push_back(sequence * 33 + i - (offsets.back() + i));
+      }
+      offsets.push_back(offsets.back() + length);
+    }
+    const int64_t padded_rows = 700 * s_max, tokens = offsets.back();
+    Doubles x = Random(padded_rows * row_elems, 1.0);
+    Device padded(&x, DataType::kFloat16), dlengths(lengths);
+    Device doffsets(701 * 4), dids(tokens * 4), packed(tokens * row_elems * 2);
+    Device rebuilt(padded_rows * row_elems * 2), scattered(padded_rows * row_elems * 2);
+    auto* o = static_cast<int32_t*>(doffsets.data());
+    MustBeOk(LaunchSequenceOffsets(static_cast<int32_t*>(dlengths.data()), 700, o, context), "offsets");
+    MustBeOk(LaunchSequenceIdOffsets(o, 700, s_max, static_cast<int32_t*>(dids.data()), context), "ids");
+    MustBeOk(LaunchRemovePadding(padded.data(), o, 700, s_max, row_elems * 2, packed.data(), context),
+             "remove");
+    MustBeOk(LaunchRebuildPadding(packed.data(), o, 700, s_max, row_elems * 2, rebuilt.data(), context),
+             "rebuild");
+    MustBeOk(LaunchScatterRows(packed.data(), static_cast<int32_t*>(dids.data()), tokens, padded_rows,
+                               row_elems * 2, scattered.data(), context),
+             "scatter");
+    MustBeOk(cudaDeviceSynchronize(), "padding");
+    std::vector<int32_t> got_offsets(701), got_ids(tokens);
+    cudaMemcpy(got_offsets.data(), doffsets.data(), 701 * 4, cudaMemcpyDeviceToHost);
+    cudaMemcpy(got_ids.data(), dids.data(), tokens * 4, cudaMemcpyDeviceToHost);
+    Doubles expected = x;
+    for (int64_t row = 0; row < padded_rows; ++row) {
+      if (row % s_max >= lengths[row / s_max]) {
+        for (int64_t e = 0; e < row_elems; ++e) expected[row * row_elems + e] = 0;
+      }
+    }
+    Check(got_offsets == offsets && got_ids == ids, StrCat("sequence offsets, row ", row_elems));
+    Check(rebuilt.Read(padded_rows * row_elems, DataType::kFloat16) == expected &&
+              scattered.Read(padded_rows * row_elems, DataType::kFloat16) == expected,
+          StrCat("remove, rebuild and scatter, row ", row_elems));
+  }
+}
+
+// ---- Errors, configuration file, limits ----------------------------------------------------------
+
+void TestInterface() {
+  EncoderConfig config;
+  config.dtype = DataType::kFloat16;
+  config.num_heads = 2;
+  config.head_size = 64;
+  config.inner_size = 512;
+  std::unique_ptr<Encoder> encoder;
+  MustBeOk(CreateCudaEncoder(config, {}, &encoder), "create");
+  EncoderBatch batch;
+  Device some(1 << 20);
+  batch.outputs = {some.data()};
+  Check(encoder->Run(batch, some.data(), some.data(), {}).ok(), "no sequences are no error");
+  batch.batch_size = 2;
+  batch.max_seq_len = 4;
+  batch.num_tokens = 7;
+  Check(encoder->Run(batch, some.data(), some.data(), {}).code() == StatusCode::kInvalidArgument,
+        "wrong number of tokens is InvalidArgument");
+  config.num_heads = 0;
+  Check(CreateCudaEncoder(config, {}, &encoder).code() == StatusCode::kInvalidArgument,
+        "no heads is InvalidArgument");
+}
+
+void TestGemmConfig() {
+  char directory[] = "/tmp/ft_gemm_XXXXXX";
+  if (mkdtemp(directory) == nullptr) return Check(false, "mkdtemp");
+  const std::string path = std::string(directory) + "/gemm_config.in";
+  std::string environment;
+  MustBeOk(GemmEnvironment(&environment), "environment");
+  TunedGemm row;
+  row.shape = {DataType::kFloat16, false, 10, 64, 128, GemmEpilogue::kBiasGelu, false};
+  row.algorithm = {1, 2, 3, 4, 5, 6, 7, 0xfedcba9876543210u};
+  row.milliseconds = 0.5f;
+  MustBeOk(UpdateGemmConfig(path, environment, {row}), "write");
+  TunedGemm other = row;
+  other.shape.rows = 20;
+  MustBeOk(UpdateGemmConfig(path, "another/driver-1/cublasLt-2", {row}), "write");
+  // Several writers lose nothing.
+  std::vector<std::thread> writers;
+  for (int i = 0; i < 8; ++i) {
+    writers.emplace_back([&, i] {
+      TunedGemm mine = other;
+      mine.shape.rows = 100 + i;
+      MustBeOk(UpdateGemmConfig(path, environment, {mine}), "write");
+    });
+  }
+  for (std::thread& t : writers) t.join();
+  std::vector<TunedGemm> rows;
+  int num_foreign = 0;
+  MustBeOk(ReadGemmConfig(path, environment, &rows, &num_foreign), "read");
+  Check(rows.size() == 9 && num_foreign == 1 && rows[0].algorithm == row.algorithm &&
+            rows[0].shape.epilogue == GemmEpilogue::kBiasGelu,
+        "GEMM configuration survives writing and reading");
+  std::ofstream(path, std::ios::app) << "8 128 12 64 1 ### 1 768 10\n";
+  Check(ReadGemmConfig(path, environment, &rows, &num_foreign).code() == StatusCode::kInvalidArgument,
+        "damaged GEMM configuration is refused");
+  setenv("FT_GEMM_CONFIG_DIR", directory, 1);
+  TestLayer({DataType::kFloat16, 12, 64, 97, {97, 50}, false});  // is ignored, with a warning
+  // A GEMM test replaces it, and its algorithms give right results.
+  EncoderConfig config;
+  config.dtype = DataType::kFloat16;
+  config.num_heads = 12;
+  config.head_size = 64;
+  config.inner_size = 3072;
+  std::vector<std::string> report;
+  MustBeOk(TuneEncoderGemms(config, 4, 97, false, nullptr, &report), "GEMM test");
+  for (const std::string& line : report) printf("       %s\n", line.c_str());
+  rows.clear();
+  MustBeOk(ReadGemmConfig(path, environment, &rows, &num_foreign), "read");
+  Check(rows.size() == 4, "GEMM test writes four rows");
+  TestLayer({DataType::kFloat16, 12, 64, 97, {97, 50, 97, 97}, false});
+  unsetenv("FT_GEMM_CONFIG_DIR");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
+    printf("skipped: no CUDA device\n");
+    return 77;
+  }
+  const char* seed_text = getenv("FT_TEST_SEED");
+  const uint64_t seed = seed_text != nullptr ? strtoull(seed_text, nullptr, 10) : std::random_device()();
+  printf("FT_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
+  generator.seed(seed);
+  const struct {
+    const char* name;
+    void (*test)();
+  } tests[] = {{"padding", TestPadding},       {"layer_norm", TestLayerNorms},
+               {"attention", TestAttentionKernels}, {"interface", TestInterface},
+               {"gemm_config", TestGemmConfig}, {"layers", TestLayers}};
+  for (const auto& test : tests) {
+    if (argc < 2 || std::string(test.name).find(argv[1]) != std::string::npos) test.test();
+  }
+  printf("%d cases, %d failures\n", cases, failures);
+  return failures == 0 && cases > 0 ? 0 : 1;
+}

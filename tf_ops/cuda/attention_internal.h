@@ -1,0 +1,53 @@
+// What the attention kernels share among themselves.
+#pragma once
+
+#include "tf_ops/cuda/kernels.h"
+
+namespace ft {
+namespace cuda {
+
+struct AttentionParams {
+  const void* qkv;
+  void* output;
+  const int32_t* seq_offsets;
+  const int32_t* key_lengths;
+  const void* mask;
+  int batch_size, max_seq_len, num_heads, head_size;
+  int row_tiles;  // blocks over the query rows of one sequence and head
+  float scale;    // 1 / sqrt(D)
+};
+
+#ifdef __CUDACC__
+// Query rows and keys of one sequence.
+struct SequenceRange {
+  int64_t first;  // row in qkv
+  int rows, keys;
+};
+
+__device__ __forceinline__ SequenceRange GetSequenceRange(const AttentionParams& p, int sequence) {
+  if (p.seq_offsets != nullptr) {
+    const int32_t first = p.seq_offsets[sequence];
+    const int length = p.seq_offsets[sequence + 1] - first;
+    return {first, length, length};
+  }
+  const int keys = p.key_lengths != nullptr ? min(max(p.key_lengths[sequence], 0), p.max_seq_len)
+                                            : p.max_seq_len;
+  return {static_cast<int64_t>(sequence) * p.max_seq_len, p.max_seq_len, keys};
+}
+#endif
+
+// Shared memory of the tensor core kernel: queries, and two tiles of 64 keys and values.
+inline int64_t MmaSharedBytes(int head_size_tile, int rows) {
+  return static_cast<int64_t>(rows + 4 * 64) * (head_size_tile + 8) * 2;
+}
+
+Status LaunchMma32(DataType, int rows_per_block, const AttentionParams&, const LaunchContext&);
+Status LaunchMma64(DataType, int rows_per_block, const AttentionParams&, const LaunchContext&);
+Status LaunchMma96(DataType, int rows_per_block, const AttentionParams&, const LaunchContext&);
+Status LaunchMma128(DataType, int rows_per_block, const AttentionParams&, const LaunchContext&);
+Status LaunchTiledAttention(DataType, int head_size_tile, const AttentionParams&,
+                            const LaunchContext&);
+Status LaunchSimpleAttention(DataType, const AttentionParams&, const LaunchContext&);
+
+}  // namespace cuda
+}  // namespace ft

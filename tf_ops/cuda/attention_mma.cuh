@@ -1,0 +1,254 @@
+// Fused attention on tensor cores (mma.sync m16n8k16), for float16 and bfloat16, sm_80 and later.
+// Included by attention_mma_<head size>.cu, which instantiate it.
+//
+// Source: "FlashAttention-2" (Dao, 2023), algorithm 1: scores never leave the multiprocessor, the
+// softmax is kept up to date with a running maximum and sum per query row.
+#pragma once
+
+#include "tf_ops/cuda/attention_internal.h"
+#include "tf_ops/cuda/device_utils.cuh"
+
+namespace ft {
+namespace cuda {
+
+// A block of 4 warps owns 64 * kRowTiles query rows of one head; a warp owns 16 * kRowTiles of
+// them, with queries, scores and the output in registers. Keys and values come in tiles of 64, two
+// tiles deep, by cp.async. Rows in shared memory are kD + 8 elements apart, so ldmatrix meets no bank
+// conflict. Head sizes below kD are filled with zeros. float32 scores, softmax and output sums.
+template <typename T, int kD, int kRowTiles>
+__global__ void __launch_bounds__(128)
+    AttentionMmaKernel(const AttentionParams p) {
+#if __CUDA_ARCH__ >= 800
+  constexpr int kRows = 64 * kRowTiles, kKeys = 64;
+  constexpr int kPitch = kD + 8, kChunks = kD / 8;
+  extern __shared__ __align__(128) unsigned char shared[];
+  T* shared_q = reinterpret_cast<T*>(shared);
+  T* shared_k = shared_q + kRows * kPitch;   // two tiles
+  T* shared_v = shared_k + 2 * kKeys * kPitch;  // two tiles
+
+  const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+  const int tile = blockIdx.x % p.row_tiles;
+  const int head = blockIdx.x / p.row_tiles % p.num_heads;
+  const int sequence = blockIdx.x / p.row_tiles / p.num_heads;
+  const int first_row = tile * kRows;
+
+  AllowNextKernel();
+  WaitForPreviousKernel();
+  const SequenceRange range = GetSequenceRange(p, sequence);
+  if (first_row >= range.rows) return;
+
+  const int64_t hidden = static_cast<int64_t>(p.num_heads) * p.head_size;
+  const T* q = static_cast<const T*>(p.qkv) + range.first * 3 * hidden + head * p.head_size;
+  const auto load = [&](const T* source, int row0, int limit, int count, T* target) {
+    for (int i = thread; i < count * kChunks; i += 128) {
+      const int r = i / kChunks, c = i % kChunks;
+      const bool valid = row0 + r < limit && c * 8 < p.head_size;
+      CopyAsync16(target + r * kPitch + c * 8,
+                  valid ? source + (row0 + r) * 3 * hidden + c * 8 : source, valid);
+    }
+  };
+  load(q, first_row, range.rows, kRows, shared_q);
+  load(q + hidden, 0, range.keys, kKeys, shared_k);
+  load(q + 2 * hidden, 0, range.keys, kKeys, shared_v);
+  CommitCopies();
+
+  constexpr int kColTiles = kD / 8;
+  float out[kRowTiles][kColTiles][4] = {};
+  float row_max[kRowTiles][2], row_sum[kRowTiles][2];
+#pragma unroll
+  for (int i = 0; i < kRowTiles; ++i) {
+    row_max[i][0] = row_max[i][1] = -INFINITY;
+    row_sum[i][0] = row_sum[i][1] = 0.f;
+  }
+  uint32_t query[kRowTiles][kD / 16][4];
+  const int warp_row = warp * 16 * kRowTiles;
+  const bool active = first_row + warp_row < range.rows;  // this warp has rows
+  constexpr float kLog2e = 1.4426950408889634f;
+
+  const int num_tiles = (range.keys + kKeys - 1) / kKeys;
+  for (int t = 0; t < num_tiles; ++t) {
+    WaitCopies<0>();
+    __syncthreads();
+    if (t + 1 < num_tiles) {
+      const int next = (t + 1) % 2 * kKeys * kPitch;
+      load(q + hidden, (t + 1) * kKeys, range.keys, kKeys, shared_k + next);
+      load(q + 2 * hidden, (t + 1) * kKeys, range.keys, kKeys, shared_v + next);
+      CommitCopies();
+    }
+    if (!active) continue;
+    if (t == 0) {
+#pragma unroll
+      for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+        for (int c = 0; c < kD / 16; ++c) {
+          LoadMatrices(query[i][c],
+                       SharedAddress(shared_q + (warp_row + i * 16 + lane % 16) * kPitch + c * 16 +
+                                     lane / 16 * 8));
+        }
+      }
+    }
+    const T* tile_k = shared_k + t % 2 * kKeys * kPitch;
+    const T* tile_v = shared_v + t % 2 * kKeys * kPitch;
+
+    float score[kRowTiles][kKeys / 8][4] = {};
+#pragma unroll
+    for (int j = 0; j < kKeys / 8; j += 2) {
+#pragma unroll
+      for (int c = 0; c < kD / 16; ++c) {
+        uint32_t key[4];
+        LoadMatrices(key, SharedAddress(tile_k + (j * 8 + lane % 8 + lane / 16 * 8) * kPitch +
+                                        c * 16 + lane / 8 % 2 * 8));
+#pragma unroll
+        for (int i = 0; i < kRowTiles; ++i) {
+          MultiplyAdd<T>(score[i][j], query[i][c], key[0], key[1]);
+          MultiplyAdd<T>(score[i][j + 1], query[i][c], key[2], key[3]);
+        }
+      }
+    }
+
+    // Scores times log2(e)/sqrt(D), so that 2^x serves below.
+    float scale = p.scale * kLog2e;
+    if (p.mask != nullptr) {
+#pragma unroll
+      for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const int row = min(first_row + warp_row + i * 16 + lane / 4 + h * 8, p.max_seq_len - 1);
+          const T* mask_row = static_cast<const T*>(p.mask) +
+                              (static_cast<int64_t>(sequence) * p.max_seq_len + row) * p.max_seq_len;
+#pragma unroll
+          for (int j = 0; j < kKeys / 8; ++j) {
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+              const int key = t * kKeys + j * 8 + lane % 4 * 2 + e;
+              const float m = key < range.keys ? ToFloat(mask_row[key]) : 1.f;
+              float& s = score[i][j][h * 2 + e];
+              s = s * scale + (1.f - m) * (-10000.f * kLog2e);
+            }
+          }
+        }
+      }
+      scale = 1.f;
+    }
+    if ((t + 1) * kKeys > range.keys) {
+#pragma unroll
+      for (int j = 0; j < kKeys / 8; ++j) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          if (t * kKeys + j * 8 + lane % 4 * 2 + e >= range.keys) {
+#pragma unroll
+            for (int i = 0; i < kRowTiles; ++i) score[i][j][e] = score[i][j][2 + e] = -INFINITY;
+          }
+        }
+      }
+    }
+
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        float largest = row_max[i][h];
+#pragma unroll
+        for (int j = 0; j < kKeys / 8; ++j) {
+          largest = fmaxf(largest, fmaxf(score[i][j][h * 2], score[i][j][h * 2 + 1]));
+        }
+        largest = WarpMax<4>(largest);  // each tile has a valid key, so it is finite
+        const float correction = FastExp2((row_max[i][h] - largest) * scale);
+        row_max[i][h] = largest;
+        const float shift = -largest * scale;
+        float sum = 0.f;
+#pragma unroll
+        for (int j = 0; j < kKeys / 8; ++j) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            float& s = score[i][j][h * 2 + e];
+            s = FastExp2(fmaf(s, scale, shift));
+            sum += s;
+          }
+        }
+        row_sum[i][h] = row_sum[i][h] * correction + sum;
+#pragma unroll
+        for (int c = 0; c < kColTiles; ++c) {
+          out[i][c][h * 2] *= correction;
+          out[i][c][h * 2 + 1] *= correction;
+        }
+      }
+    }
+
+#pragma unroll
+    for (int j = 0; j < kKeys / 16; ++j) {
+      uint32_t weight[kRowTiles][4];
+#pragma unroll
+      for (int i = 0; i < kRowTiles; ++i) {
+        weight[i][0] = PackTwo<T>(score[i][2 * j][0], score[i][2 * j][1]);
+        weight[i][1] = PackTwo<T>(score[i][2 * j][2], score[i][2 * j][3]);
+        weight[i][2] = PackTwo<T>(score[i][2 * j + 1][0], score[i][2 * j + 1][1]);
+        weight[i][3] = PackTwo<T>(score[i][2 * j + 1][2], score[i][2 * j + 1][3]);
+      }
+#pragma unroll
+      for (int c = 0; c < kColTiles; c += 2) {
+        uint32_t value[4];
+        LoadMatricesTransposed(
+            value, SharedAddress(tile_v + (j * 16 + lane % 16) * kPitch + c * 8 + lane / 16 * 8));
+#pragma unroll
+        for (int i = 0; i < kRowTiles; ++i) {
+          MultiplyAdd<T>(out[i][c], weight[i], value[0], value[1]);
+          MultiplyAdd<T>(out[i][c + 1], weight[i], value[2], value[3]);
+        }
+      }
+    }
+  }
+
+  // The output goes through the warp's own rows of shared_q, so that stores are 16 bytes wide.
+  WaitCopies<0>();
+  __syncthreads();
+  if (!active) return;
+#pragma unroll
+  for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const float sum = WarpSum<4>(row_sum[i][h]);
+      const float inverse = sum > 0.f ? 1.f / sum : 0.f;  // 0: no keys
+      T* to = shared_q + (warp_row + i * 16 + lane / 4 + h * 8) * kPitch + lane % 4 * 2;
+#pragma unroll
+      for (int c = 0; c < kColTiles; ++c) {
+        *reinterpret_cast<uint32_t*>(to + c * 8) =
+            PackTwo<T>(out[i][c][h * 2] * inverse, out[i][c][h * 2 + 1] * inverse);
+      }
+    }
+  }
+  __syncwarp();
+  T* output = static_cast<T*>(p.output) + range.first * hidden + head * p.head_size;
+  for (int i = lane; i < 16 * kRowTiles * kChunks; i += 32) {
+    const int r = warp_row + i / kChunks, c = i % kChunks * 8;
+    if (first_row + r < range.rows && c < p.head_size) {
+      *reinterpret_cast<uint4*>(output + (first_row + r) * hidden + c) =
+          *reinterpret_cast<const uint4*>(shared_q + r * kPitch + c);
+    }
+  }
+#endif
+}
+
+template <typename T, int kD, int kRowTiles>
+Status LaunchMma(AttentionParams params, const LaunchContext& context) {
+  constexpr int kRows = 64 * kRowTiles;
+  params.row_tiles = (params.max_seq_len + kRows - 1) / kRows;
+  const int64_t blocks =
+      static_cast<int64_t>(params.row_tiles) * params.num_heads * params.batch_size;
+  return Launch(AttentionMmaKernel<T, kD, kRowTiles>, dim3(blocks), 128,
+                MmaSharedBytes(kD, kRows), context.stream, context.overlap, params);
+}
+
+template <int kD>
+Status LaunchMmaHeadSize(DataType dtype, int rows_per_block, const AttentionParams& params,
+                         const LaunchContext& context) {
+  const bool large = rows_per_block == 128;
+  if (dtype == DataType::kFloat16) {
+    return large ? LaunchMma<half, kD, 2>(params, context) : LaunchMma<half, kD, 1>(params, context);
+  }
+  return large ? LaunchMma<__nv_bfloat16, kD, 2>(params, context)
+               : LaunchMma<__nv_bfloat16, kD, 1>(params, context);
+}
+
+}  // namespace cuda
+}  // namespace ft

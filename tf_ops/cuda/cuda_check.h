@@ -1,0 +1,31 @@
+// Turns CUDA runtime errors into Status.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "tf_ops/core/status.h"
+
+namespace ft {
+namespace cuda {
+
+inline Status CudaStatus(cudaError_t error, const char* expression, const char* file, int line) {
+  if (error == cudaSuccess) return OkStatus();
+  const std::string text = StrCat(expression, " at ", file, ":", line, " returned ",
+                                  cudaGetErrorName(error), ": ", cudaGetErrorString(error));
+  switch (error) {
+    case cudaErrorMemoryAllocation:
+      return ResourceExhausted(text);
+    case cudaErrorInsufficientDriver:
+    case cudaErrorNoDevice:
+    case cudaErrorNoKernelImageForDevice:
+      return FailedPrecondition(text);
+    default:
+      return Internal(text);
+  }
+}
+
+}  // namespace cuda
+}  // namespace ft
+
+#define FT_RETURN_IF_CUDA_ERROR(expression) \
+  FT_RETURN_IF_ERROR(::ft::cuda::CudaStatus((expression), #expression, __FILE__, __LINE__))

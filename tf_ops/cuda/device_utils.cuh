@@ -1,0 +1,245 @@
+// Device helpers: 16-byte packs, conversions, reductions, asynchronous copies, tensor core products,
+// programmatic dependent launch.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#include <stdint.h>
+
+#include "tf_ops/core/types.h"
+#include "tf_ops/cuda/cuda_check.h"
+
+namespace ft {
+namespace cuda {
+
+// ---- Conversions ---------------------------------------------------------------------------------
+
+__device__ __forceinline__ float ToFloat(float x) { return x; }
+__device__ __forceinline__ float ToFloat(half x) { return __half2float(x); }
+__device__ __forceinline__ float ToFloat(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+template <typename T>
+__device__ __forceinline__ T FromFloat(float x);
+template <>
+__device__ __forceinline__ float FromFloat<float>(float x) {
+  return x;
+}
+template <>
+__device__ __forceinline__ half FromFloat<half>(float x) {
+  return __float2half_rn(x);
+}
+template <>
+__device__ __forceinline__ __nv_bfloat16 FromFloat<__nv_bfloat16>(float x) {
+  return __float2bfloat16_rn(x);
+}
+
+// Two floats as two adjacent 16-bit numbers, the first in the low half.
+template <typename T>
+__device__ __forceinline__ uint32_t PackTwo(float low, float high);
+template <>
+__device__ __forceinline__ uint32_t PackTwo<half>(float low, float high) {
+  const half2 pair = __floats2half2_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+template <>
+__device__ __forceinline__ uint32_t PackTwo<__nv_bfloat16>(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+// 16 bytes of T.
+template <typename T>
+struct alignas(16) Pack {
+  static constexpr int kSize = 16 / sizeof(T);
+  T v[kSize];
+};
+
+// ---- Activations ---------------------------------------------------------------------------------
+
+template <Activation kActivation>
+__device__ __forceinline__ float Activate(float x) {
+  if (kActivation == Activation::kRelu) return fmaxf(x, 0.f);
+  if (kActivation == Activation::kGeluErf) return 0.5f * x * (1.f + erff(x * 0.70710678118654752f));
+  // 0.5 x (1 + tanh(u)) = x / (1 + exp(-2u)), which stays exact where tanh would saturate.
+  const float u = 0.79788456080286536f * (x + 0.044715f * x * x * x);
+  return x / (1.f + expf(-2.f * u));
+}
+
+// 2^x, to about 2 units in the last place; results below the normal range become 0.
+__device__ __forceinline__ float FastExp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// ---- Reductions ----------------------------------------------------------------------------------
+
+// Sum over kLanes neighbouring lanes (a power of two), given to all of them.
+template <int kLanes = 32>
+__device__ __forceinline__ float WarpSum(float x) {
+#pragma unroll
+  for (int lane = kLanes / 2; lane > 0; lane /= 2) x += __shfl_xor_sync(0xffffffffu, x, lane);
+  return x;
+}
+
+template <int kLanes = 32>
+__device__ __forceinline__ float WarpMax(float x) {
+#pragma unroll
+  for (int lane = kLanes / 2; lane > 0; lane /= 2) {
+    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, lane));
+  }
+  return x;
+}
+
+// Sum over the block, given to all its threads. `scratch` has room for one float per warp; it may be
+// used again after the next barrier only.
+template <int kThreads>
+__device__ __forceinline__ float BlockSum(float x, float* scratch) {
+  x = WarpSum(x);
+  if (kThreads == 32) return x;
+  const int warp = threadIdx.x / 32;
+  if (threadIdx.x % 32 == 0) scratch[warp] = x;
+  __syncthreads();
+  float total = 0.f;
+#pragma unroll
+  for (int i = 0; i < kThreads / 32; ++i) total += scratch[i];
+  return total;
+}
+
+// ---- Copies to shared memory ---------------------------------------------------------------------
+
+__device__ __forceinline__ uint32_t SharedAddress(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// 16 bytes from global to shared memory, or 16 zero bytes. Asynchronous from sm_80 on.
+__device__ __forceinline__ void CopyAsync16(void* shared, const void* global, bool valid) {
+#if __CUDA_ARCH__ >= 800
+  const int bytes = valid ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(SharedAddress(shared)),
+               "l"(global), "r"(bytes)
+               : "memory");
+#else
+  *static_cast<uint4*>(shared) = valid ? *static_cast<const uint4*>(global) : uint4{0, 0, 0, 0};
+#endif
+}
+
+__device__ __forceinline__ void CommitCopies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;\n" ::: "memory");
+#endif
+}
+
+// Waits until at most kPending of this thread's committed groups are under way.
+template <int kPending>
+__device__ __forceinline__ void WaitCopies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;\n" ::"n"(kPending) : "memory");
+#endif
+}
+
+// ---- Tensor cores (sm_80 and later; 16-bit types) --------------------------------------------------
+
+__device__ __forceinline__ void LoadMatrices(uint32_t (&r)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+
+__device__ __forceinline__ void LoadMatricesTransposed(uint32_t (&r)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+
+// d[16,8] += a[16,16] b[16,8], float32 accumulators. Lane 4g+t holds d(g,2t), d(g,2t+1), d(g+8,2t),
+// d(g+8,2t+1).
+template <typename T>
+__device__ __forceinline__ void MultiplyAdd(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                            uint32_t b1);
+template <>
+__device__ __forceinline__ void MultiplyAdd<half>(float (&d)[4], const uint32_t (&a)[4],
+                                                  uint32_t b0, uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};\n"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
+}
+template <>
+__device__ __forceinline__ void MultiplyAdd<__nv_bfloat16>(float (&d)[4], const uint32_t (&a)[4],
+                                                           uint32_t b0, uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};\n"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
+}
+
+// ---- Programmatic dependent launch (sm_90 and later) -----------------------------------------------
+
+// Every kernel calls WaitForPreviousKernel before it touches what an earlier kernel of the stream
+// wrote or still reads; only weights may be read before it.
+__device__ __forceinline__ void WaitForPreviousKernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;\n" ::: "memory");
+#endif
+}
+
+// From here on the next kernel's blocks may be placed on free multiprocessors.
+__device__ __forceinline__ void AllowNextKernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
+#endif
+}
+
+// Launches `kernel` and reads the launch error. With `overlap` (sm_90) its prologue may run while
+// the stream's previous kernel ends.
+template <typename... Params, typename... Args>
+Status Launch(void (*kernel)(Params...), dim3 grid, int threads, size_t shared_bytes,
+              cudaStream_t stream, bool overlap, Args... args) {
+  if (shared_bytes > 48 * 1024) {
+    FT_RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                                 cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                 static_cast<int>(shared_bytes)));
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = overlap ? 1 : 0;
+  FT_RETURN_IF_CUDA_ERROR(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
+  FT_RETURN_IF_CUDA_ERROR(cudaGetLastError());
+  return OkStatus();
+}
+
+// Calls `function` with a value of the C++ type of `dtype`.
+template <typename Function>
+Status DispatchType(DataType dtype, const Function& function) {
+  switch (dtype) {
+    case DataType::kFloat32:
+      return function(float());
+    case DataType::kFloat16:
+      return function(half());
+    case DataType::kBFloat16:
+      return function(__nv_bfloat16());
+    default:
+      return Unimplemented("no CUDA kernel for ", Name(dtype),
+                           "; there are float32, float16 and bfloat16");
+  }
+}
+
+}  // namespace cuda
+}  // namespace ft

@@ -1,0 +1,95 @@
+// Activation in place, and the transposition of weights.
+#include <algorithm>
+
+#include "tf_ops/cuda/device_utils.cuh"
+#include "tf_ops/cuda/kernels.h"
+
+namespace ft {
+namespace cuda {
+namespace {
+
+// x is 16-byte aligned; a grid-stride loop over packs, then the rest element by element.
+template <typename T, Activation kActivation>
+__global__ void __launch_bounds__(256) ActivationKernel(T* x, int64_t num_elems) {
+  constexpr int kSize = Pack<T>::kSize;
+  AllowNextKernel();
+  WaitForPreviousKernel();
+  const int64_t packs = num_elems / kSize;
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * 256;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
+  for (int64_t i = first; i < packs; i += stride) {
+    Pack<T> p = reinterpret_cast<const Pack<T>*>(x)[i];
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) p.v[e] = FromFloat<T>(Activate<kActivation>(ToFloat(p.v[e])));
+    reinterpret_cast<Pack<T>*>(x)[i] = p;
+  }
+  for (int64_t i = packs * kSize + first; i < num_elems; i += stride) {
+    x[i] = FromFloat<T>(Activate<kActivation>(ToFloat(x[i])));
+  }
+}
+
+// 32x32 tiles through shared memory; 32x8 threads. blockIdx.y chooses the matrix.
+template <typename T>
+__global__ void __launch_bounds__(256) TransposeKernel(const TransposeArgs args) {
+  __shared__ T tile[32][33];
+  const auto matrix = args.matrices[blockIdx.y];
+  const int tiles_per_row = (matrix.cols + 31) / 32;
+  const int row = static_cast<int>(blockIdx.x) / tiles_per_row * 32;
+  const int column = static_cast<int>(blockIdx.x) % tiles_per_row * 32;
+  if (row >= matrix.rows) return;
+  const int x = threadIdx.x % 32, y = threadIdx.x / 32;
+  for (int i = y; i < 32; i += 8) {
+    if (row + i < matrix.rows && column + x < matrix.cols) {
+      tile[i][x] = static_cast<const T*>(
+          matrix.input)[static_cast<int64_t>(row + i) * matrix.cols + column + x];
+    }
+  }
+  __syncthreads();
+  for (int i = y; i < 32; i += 8) {
+    if (column + i < matrix.cols && row + x < matrix.rows) {
+      static_cast<T*>(matrix.output)[static_cast<int64_t>(column + i) * matrix.rows + row + x] =
+          tile[x][i];
+    }
+  }
+}
+
+template <typename T>
+Status LaunchActivationTyped(Activation activation, T* x, int64_t num_elems,
+                             const LaunchContext& context) {
+  const int64_t packs = num_elems / Pack<T>::kSize;
+  const int64_t blocks =
+      std::min<int64_t>(packs / 256 + 1, 8 * static_cast<int64_t>(context.num_multiprocessors));
+  const auto kernel = activation == Activation::kRelu ? ActivationKernel<T, Activation::kRelu>
+                      : activation == Activation::kGeluErf
+                          ? ActivationKernel<T, Activation::kGeluErf>
+                          : ActivationKernel<T, Activation::kGeluTanh>;
+  return Launch(kernel, dim3(blocks), 256, 0, context.stream, context.overlap, x, num_elems);
+}
+
+}  // namespace
+
+Status LaunchActivation(DataType dtype, Activation activation, void* x, int64_t num_elems,
+                        const LaunchContext& context) {
+  if (num_elems == 0) return OkStatus();
+  return DispatchType(dtype, [&](auto type) {
+    return LaunchActivationTyped(activation, static_cast<decltype(type)*>(x), num_elems, context);
+  });
+}
+
+Status LaunchTranspose(const TransposeArgs& args, int elem_bytes, const LaunchContext& context) {
+  int64_t blocks = 0;
+  for (int i = 0; i < args.num_matrices; ++i) {
+    const auto& m = args.matrices[i];
+    blocks = std::max<int64_t>(blocks,
+                               static_cast<int64_t>((m.rows + 31) / 32) * ((m.cols + 31) / 32));
+  }
+  if (blocks == 0) return OkStatus();
+  const dim3 grid(blocks, args.num_matrices);
+  if (elem_bytes == 2) {
+    return Launch(TransposeKernel<uint16_t>, grid, 256, 0, context.stream, false, args);
+  }
+  return Launch(TransposeKernel<uint32_t>, grid, 256, 0, context.stream, false, args);
+}
+
+}  // namespace cuda
+}  // namespace ft

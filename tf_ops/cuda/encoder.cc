@@ -1,0 +1,586 @@
+#include "tf_ops/cuda/encoder.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <list>
+#include <map>
+#include <mutex>
+
+#include "tf_ops/cuda/cuda_check.h"
+#include "tf_ops/cuda/gemm.h"
+#include "tf_ops/cuda/kernels.h"
+
+namespace ft {
+namespace cuda {
+namespace {
+
+// Below this many tokens weights dominate and LaunchSmallGemm wins over cuBLASLt: H100, BERT-base,
+// see benchmarks/gpu_profile.md.
+constexpr int64_t kSmallGemmRows = 32;
+
+Status GetLaunchContext(void* stream, LaunchContext* context) {
+  int device;
+  FT_RETURN_IF_CUDA_ERROR(cudaGetDevice(&device));
+  static std::mutex mutex;
+  static auto* const known = new std::map<int, LaunchContext>();
+  std::lock_guard<std::mutex> lock(mutex);
+  LaunchContext& entry = (*known)[device];
+  if (entry.compute_capability == 0) {
+    int major, minor;
+    FT_RETURN_IF_CUDA_ERROR(
+        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    FT_RETURN_IF_CUDA_ERROR(
+        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+    FT_RETURN_IF_CUDA_ERROR(cudaDeviceGetAttribute(&entry.num_multiprocessors,
+                                                   cudaDevAttrMultiProcessorCount, device));
+    FT_RETURN_IF_CUDA_ERROR(cudaDeviceGetAttribute(
+        &entry.max_shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    entry.compute_capability = major * 10 + minor;
+  }
+  *context = entry;
+  context->stream = static_cast<cudaStream_t>(stream);
+  return OkStatus();
+}
+
+// Byte offsets of one layer's packed weights. Kernels are [out, in].
+struct WeightLayout {
+  int64_t qkv_kernel, qkv_bias, attention_kernel, attention_bias, attention_beta, attention_gamma,
+      inner_kernel, inner_bias, output_kernel, output_bias, output_beta, output_gamma, layer_bytes;
+
+  explicit WeightLayout(const EncoderConfig& config) {
+    const int64_t h = config.hidden_size(), i = config.inner_size;
+    int64_t at = 0;
+    const auto take = [&](int64_t elems) {
+      const int64_t offset = at;
+      at += AlignUp(elems * SizeOf(config.dtype), kAlignment);
+      return offset;
+    };
+    qkv_kernel = take(3 * h * h);
+    qkv_bias = take(3 * h);
+    attention_kernel = take(h * h);
+    attention_bias = take(h);
+    attention_beta = take(h);
+    attention_gamma = take(h);
+    inner_kernel = take(h * i);
+    inner_bias = take(i);
+    output_kernel = take(i * h);
+    output_bias = take(h);
+    output_beta = take(h);
+    output_gamma = take(h);
+    layer_bytes = at;
+  }
+};
+
+// Byte offsets of the workspace. The inner activations take the place of QKV and attention output,
+// which are dead by then.
+struct WorkspaceLayout {
+  int64_t qkv, attention, inner, sum, middle, partials, gemm, total_bytes;
+
+  WorkspaceLayout(const EncoderConfig& config, int64_t tokens, int max_splits) {
+    const int64_t h = config.hidden_size(), i = config.inner_size, size = SizeOf(config.dtype);
+    int64_t at = 0;
+    const auto take = [&](int64_t bytes) {
+      const int64_t offset = at;
+      at += AlignUp(bytes, kAlignment);
+      return offset;
+    };
+    const int64_t qkv_bytes = AlignUp(tokens * 3 * h * size, kAlignment);
+    qkv = inner = take(std::max(qkv_bytes + tokens * h * size, tokens * i * size));
+    attention = qkv + qkv_bytes;
+    sum = take(tokens * h * size);
+    middle = take(tokens * h * size);
+    partials = take(max_splits * tokens * h * 4);
+    gemm = take(max_splits == 0 ? kGemmWorkspaceBytes : 0);
+    total_bytes = at;
+  }
+};
+
+GemmEpilogue EpilogueOf(const EncoderConfig& config) {
+  // In float32 the library's GELU is too coarse for an exact result: a kernel of ours follows.
+  if (config.activation == Activation::kRelu) return GemmEpilogue::kBiasRelu;
+  if (config.activation == Activation::kGeluTanh && config.dtype != DataType::kFloat32) {
+    return GemmEpilogue::kBiasGelu;
+  }
+  return GemmEpilogue::kBias;
+}
+
+// The four products of a layer.
+std::vector<GemmShape> LayerGemms(const EncoderConfig& config, bool allow_tf32, int64_t tokens) {
+  const int64_t h = config.hidden_size(), i = config.inner_size;
+  const bool tf32 = allow_tf32 && config.dtype == DataType::kFloat32;
+  return {{config.dtype, tf32, tokens, 3 * h, h, GemmEpilogue::kBias, false},
+          {config.dtype, tf32, tokens, h, h, GemmEpilogue::kBias, true},
+          {config.dtype, tf32, tokens, i, h, EpilogueOf(config), false},
+          {config.dtype, tf32, tokens, h, i, GemmEpilogue::kBias, true}};
+}
+
+const char* const kGemmNames[] = {"QKV", "attention output", "intermediate", "output"};
+
+class CudaEncoder : public Encoder {
+ public:
+  CudaEncoder(const EncoderConfig& config, const CudaEncoderOptions& options)
+      : config_(config), options_(options), weights_(config) {}
+
+  ~CudaEncoder() override {
+    for (const auto& entry : graphs_) {
+      if (entry.exec != nullptr) cudaGraphExecDestroy(entry.exec);
+    }
+    for (const auto& stream : capture_streams_) cudaStreamDestroy(stream.second);
+  }
+
+  const EncoderConfig& config() const override { return config_; }
+
+  int64_t PackedWeightBytes() const override { return config_.num_layers * weights_.layer_bytes; }
+
+  Status PackWeights(const std::vector<LayerWeights>& layers, void* packed,
+                     const ExecutionContext& execution) const override {
+    FT_RETURN_IF_ERROR(ValidateWeights(config_, layers));
+    LaunchContext context;
+    FT_RETURN_IF_ERROR(GetLaunchContext(execution.stream, &context));
+    const int64_t size = SizeOf(config_.dtype);
+    const int h = static_cast<int>(config_.hidden_size()), i = static_cast<int>(config_.inner_size);
+    for (size_t index = 0; index < layers.size(); ++index) {
+      const LayerWeights& layer = layers[index];
+      char* const base = static_cast<char*>(packed) + index * weights_.layer_bytes;
+      TransposeArgs transposes;
+      const auto transpose = [&](const TensorView& view, int64_t offset, int rows, int cols) {
+        auto& matrix = transposes.matrices[transposes.num_matrices++];
+        matrix.input = view.data;
+        matrix.output = base + offset;
+        matrix.rows = rows;
+        matrix.cols = cols;
+      };
+      const int64_t square = int64_t{h} * h * size;
+      transpose(layer.query_kernel, weights_.qkv_kernel, h, h);
+      transpose(layer.key_kernel, weights_.qkv_kernel + square, h, h);
+      transpose(layer.value_kernel, weights_.qkv_kernel + 2 * square, h, h);
+      transpose(layer.attention_output_kernel, weights_.attention_kernel, h, h);
+      transpose(layer.intermediate_kernel, weights_.inner_kernel, h, i);
+      transpose(layer.output_kernel, weights_.output_kernel, i, h);
+      FT_RETURN_IF_ERROR(LaunchTranspose(transposes, static_cast<int>(size), context));
+      const struct {
+        const TensorView& view;
+        int64_t offset;
+        int64_t elems;
+      } vectors[] = {{layer.query_bias, weights_.qkv_bias, h},
+                     {layer.key_bias, weights_.qkv_bias + h * size, h},
+                     {layer.value_bias, weights_.qkv_bias + 2 * h * size, h},
+                     {layer.attention_output_bias, weights_.attention_bias, h},
+                     {layer.attention_layernorm_beta, weights_.attention_beta, h},
+                     {layer.attention_layernorm_gamma, weights_.attention_gamma, h},
+                     {layer.intermediate_bias, weights_.inner_bias, i},
+                     {layer.output_bias, weights_.output_bias, h},
+                     {layer.output_layernorm_beta, weights_.output_beta, h},
+                     {layer.output_layernorm_gamma, weights_.output_gamma, h}};
+      for (const auto& v : vectors) {
+        FT_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(base + v.offset, v.view.data, v.elems * size,
+                                                cudaMemcpyDeviceToDevice, context.stream));
+      }
+    }
+    return OkStatus();
+  }
+
+  int64_t WorkspaceBytes(const EncoderBatch& batch, const ExecutionContext& execution) const override {
+    LaunchContext context;
+    // Without a device Run says what is wrong; any size will do here.
+    if (!GetLaunchContext(execution.stream, &context).ok()) return kAlignment;
+    return WorkspaceLayout(config_, batch.num_tokens, MaxSplits(batch.num_tokens, context))
+        .total_bytes;
+  }
+
+  Status Run(const EncoderBatch& batch, const void* packed, void* workspace,
+             const ExecutionContext& execution) const override {
+    FT_RETURN_IF_ERROR(ValidateBatch(config_, batch));
+    if (batch.num_tokens == 0) return OkStatus();
+    if (batch.num_tokens > INT32_MAX / 2) {
+      return Unimplemented("num_tokens is ", batch.num_tokens, "; at most ", INT32_MAX / 2);
+    }
+    LaunchContext context;
+    FT_RETURN_IF_ERROR(GetLaunchContext(execution.stream, &context));
+    std::call_once(config_loaded_, [this] { gemm_.LoadConfig(); });
+    if (options_.allow_gemm_test) {
+      FT_RETURN_IF_ERROR(TestGemms(batch, packed, workspace, context));
+    }
+    if (!options_.use_graphs) return Enqueue(batch, packed, workspace, context);
+    cudaStreamCaptureStatus capturing;
+    FT_RETURN_IF_CUDA_ERROR(cudaStreamIsCapturing(context.stream, &capturing));
+    if (capturing != cudaStreamCaptureStatusNone) {
+      return Enqueue(batch, packed, workspace, context);
+    }
+    return RunGraph(batch, packed, workspace, context);
+  }
+
+ private:
+  // Splits of k of the two products whose sums layer norm adds up; 0: this call uses cuBLASLt.
+  int MaxSplits(int64_t tokens, const LaunchContext& context) const {
+    if (!UseSmallGemm(tokens, context)) return 0;
+    const int64_t h = config_.hidden_size(), i = config_.inner_size;
+    return std::max(SmallGemmSplits(tokens, h, h, context), SmallGemmSplits(tokens, h, i, context));
+  }
+
+  bool UseSmallGemm(int64_t tokens, const LaunchContext& context) const {
+    const int64_t limit = options_.small_gemm_rows >= 0 ? options_.small_gemm_rows : kSmallGemmRows;
+    if (tokens > limit) return false;
+    SmallGemmArgs args;
+    args.dtype = config_.dtype;
+    args.rows = tokens;
+    args.n = config_.hidden_size();
+    args.k = config_.inner_size;
+    return SmallGemmSupported(args, context) && args.n % 8 == 0 && args.k % 8 == 0;
+  }
+
+  // Puts all layers on context.stream.
+  Status Enqueue(const EncoderBatch& batch, const void* packed, void* workspace,
+                 LaunchContext context) const {
+    const int64_t tokens = batch.num_tokens, h = config_.hidden_size(), i = config_.inner_size;
+    const int max_splits = MaxSplits(tokens, context);
+    const bool small = max_splits > 0;
+    const WorkspaceLayout layout(config_, tokens, max_splits);
+    char* const work = static_cast<char*>(workspace);
+    const AttentionChoice attention = SelectAttention(
+        config_.dtype, config_.head_size, batch.max_seq_len, batch.batch_size, config_.num_heads,
+        context.compute_capability, context.num_multiprocessors, context.max_shared_bytes);
+    const std::vector<GemmShape> shapes = LayerGemms(config_, options_.allow_tf32, tokens);
+
+    // y = epilogue(x w^T + bias [+ residual]).
+    const auto gemm = [&](int which, const void* x, const void* w, const void* bias,
+                          const void* residual, void* y) {
+      GemmArgs args;
+      args.shape = shapes[which];
+      args.x = x;
+      args.w = w;
+      args.bias = bias;
+      args.residual = residual;
+      args.output = y;
+      args.workspace = work + layout.gemm;
+      return gemm_.Run(args, context.stream);
+    };
+    const auto small_gemm = [&](int64_t n, int64_t k, const void* x, const void* w,
+                                const void* bias, void* y, float* partials, int num_splits,
+                                bool has_activation) {
+      SmallGemmArgs args;
+      args.dtype = config_.dtype;
+      args.rows = tokens;
+      args.n = n;
+      args.k = k;
+      args.x = x;
+      args.w = w;
+      args.bias = bias;
+      args.output = y;
+      args.partials = partials;
+      args.num_splits = num_splits;
+      args.has_activation = has_activation;
+      args.activation = config_.activation;
+      return LaunchSmallGemm(args, context);
+    };
+
+    const void* x = batch.input;
+    for (int64_t l = 0; l < config_.num_layers; ++l) {
+      const char* const w = static_cast<const char*>(packed) + l * weights_.layer_bytes;
+      void* const output = batch.outputs[batch.outputs.size() == 1 ? 0 : l];
+      float* const partials = reinterpret_cast<float*>(work + layout.partials);
+
+      if (small) {
+        FT_RETURN_IF_ERROR(small_gemm(3 * h, h, x, w + weights_.qkv_kernel, w + weights_.qkv_bias,
+                                      work + layout.qkv, nullptr, 1, false));
+      } else {
+        FT_RETURN_IF_ERROR(gemm(0, x, w + weights_.qkv_kernel, w + weights_.qkv_bias, nullptr,
+                                work + layout.qkv));
+      }
+      // From the second kernel on, what came before this call has ended.
+      context.overlap = context.compute_capability >= 90;
+
+      AttentionArgs heads;
+      heads.dtype = config_.dtype;
+      heads.batch_size = batch.batch_size;
+      heads.max_seq_len = batch.max_seq_len;
+      heads.num_heads = config_.num_heads;
+      heads.head_size = config_.head_size;
+      heads.qkv = work + layout.qkv;
+      heads.output = work + layout.attention;
+      heads.seq_offsets = batch.packed ? batch.seq_offsets : nullptr;
+      heads.key_lengths = batch.packed ? nullptr : batch.key_lengths;
+      heads.mask = batch.attention_mask;
+      FT_RETURN_IF_ERROR(LaunchAttention(heads, attention, context));
+
+      // Both layer norms: of the split sums with bias and residual, or of the product that has them.
+      LayerNormArgs norm;
+      norm.dtype = config_.dtype;
+      norm.rows = tokens;
+      norm.hidden_size = h;
+      norm.epsilon = config_.layernorm_epsilon;
+      const auto add_and_norm = [&](int which, int64_t k, const void* input, const char* kernel,
+                                    const char* bias, const void* residual, const char* gamma,
+                                    const char* beta, void* result) {
+        if (small) {
+          norm.num_partials = SmallGemmSplits(tokens, h, k, context);
+          FT_RETURN_IF_ERROR(small_gemm(h, k, input, kernel, nullptr, nullptr, partials,
+                                        norm.num_partials, false));
+          norm.partials = partials;
+          norm.bias = bias;
+          norm.residual = residual;
+        } else {
+          FT_RETURN_IF_ERROR(gemm(which, input, kernel, bias, residual, work + layout.sum));
+          norm.input = work + layout.sum;
+        }
+        norm.gamma = gamma;
+        norm.beta = beta;
+        norm.output = result;
+        return LaunchLayerNorm(norm, context);
+      };
+      FT_RETURN_IF_ERROR(add_and_norm(1, h, work + layout.attention, w + weights_.attention_kernel,
+                                      w + weights_.attention_bias, x, w + weights_.attention_gamma,
+                                      w + weights_.attention_beta, work + layout.middle));
+
+      if (small) {
+        FT_RETURN_IF_ERROR(small_gemm(i, h, work + layout.middle, w + weights_.inner_kernel,
+                                      w + weights_.inner_bias, work + layout.inner, nullptr, 1,
+                                      true));
+      } else {
+        FT_RETURN_IF_ERROR(gemm(2, work + layout.middle, w + weights_.inner_kernel,
+                                w + weights_.inner_bias, nullptr, work + layout.inner));
+        if (shapes[2].epilogue == GemmEpilogue::kBias) {
+          FT_RETURN_IF_ERROR(LaunchActivation(config_.dtype, config_.activation,
+                                              work + layout.inner, tokens * i, context));
+        }
+      }
+      FT_RETURN_IF_ERROR(add_and_norm(3, i, work + layout.inner, w + weights_.output_kernel,
+                                      w + weights_.output_bias, work + layout.middle,
+                                      w + weights_.output_gamma, w + weights_.output_beta, output));
+      x = output;
+    }
+    return OkStatus();
+  }
+
+  // ---- GEMM test ---------------------------------------------------------------------------------
+
+  // Times the algorithms of this batch's products on the call's own buffers, whose content Enqueue
+  // overwrites afterwards.
+  Status TestGemms(const EncoderBatch& batch, const void* packed, void* workspace,
+                   const LaunchContext& context) const {
+    const int64_t tokens = batch.num_tokens;
+    if (UseSmallGemm(tokens, context)) return OkStatus();
+    std::lock_guard<std::mutex> lock(test_mutex_);
+    const std::vector<GemmShape> shapes = LayerGemms(config_, options_.allow_tf32, tokens);
+    const WorkspaceLayout layout(config_, tokens, 0);
+    char* const work = static_cast<char*>(workspace);
+    const int64_t kernels[] = {weights_.qkv_kernel, weights_.attention_kernel,
+                               weights_.inner_kernel, weights_.output_kernel};
+    const int64_t biases[] = {weights_.qkv_bias, weights_.attention_bias, weights_.inner_bias,
+                              weights_.output_bias};
+    std::vector<TunedGemm> rows;
+    for (int which = 0; which < 4; ++which) {
+      if (gemm_.IsTuned(shapes[which])) continue;
+      GemmArgs args;
+      args.shape = shapes[which];
+      // Any data will do; the input's rows are real numbers in any case.
+      args.x = which == 0 ? batch.input : which == 3 ? work + layout.inner : work + layout.middle;
+      if (which != 0) {
+        FT_RETURN_IF_ERROR(FillFrom(batch.input, tokens * config_.hidden_size(),
+                                    const_cast<void*>(args.x), tokens * shapes[which].k, context));
+      }
+      args.w = static_cast<const char*>(packed) + kernels[which];
+      args.bias = static_cast<const char*>(packed) + biases[which];
+      args.residual = batch.input;
+      args.output = which == 0 ? work + layout.qkv : which == 2 ? work + layout.inner : work + layout.sum;
+      args.workspace = work + layout.gemm;
+      std::vector<const void*> weights;
+      for (int64_t l = 0; l < config_.num_layers; ++l) {
+        weights.push_back(static_cast<const char*>(args.w) + l * weights_.layer_bytes);
+      }
+      TunedGemm row;
+      row.batch_size = batch.batch_size;
+      row.seq_len = batch.max_seq_len;
+      row.num_heads = config_.num_heads;
+      row.head_size = config_.head_size;
+      FT_RETURN_IF_ERROR(gemm_.Tune(args, weights, context.stream, &row));
+      rows.push_back(row);
+    }
+    if (rows.empty()) return OkStatus();
+    std::string environment;
+    FT_RETURN_IF_ERROR(GemmEnvironment(&environment));
+    return UpdateGemmConfig(GemmConfigPath(), environment, rows);
+  }
+
+  // Repeats `source` until `target` is full.
+  Status FillFrom(const void* source, int64_t source_elems, void* target, int64_t target_elems,
+                  const LaunchContext& context) const {
+    const int64_t size = SizeOf(config_.dtype);
+    for (int64_t at = 0; at < target_elems; at += source_elems) {
+      FT_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(
+          static_cast<char*>(target) + at * size, source,
+          std::min(source_elems, target_elems - at) * size, cudaMemcpyDeviceToDevice,
+          context.stream));
+    }
+    return OkStatus();
+  }
+
+  // ---- CUDA graphs ---------------------------------------------------------------------------------
+
+  // Everything that a captured graph depends on.
+  using GraphKey = std::vector<uint64_t>;
+  struct GraphEntry {
+    GraphKey key;
+    cudaGraphExec_t exec = nullptr;  // null: seen once, not captured
+  };
+
+  // The first call of a key runs as it is, the second is captured: memory that never comes back at
+  // the same address costs no capture.
+  Status RunGraph(const EncoderBatch& batch, const void* packed, void* workspace,
+                  const LaunchContext& context) const {
+    int device;
+    FT_RETURN_IF_CUDA_ERROR(cudaGetDevice(&device));
+    const auto address = [](const void* pointer) { return reinterpret_cast<uint64_t>(pointer); };
+    GraphKey key = {static_cast<uint64_t>(device), static_cast<uint64_t>(batch.batch_size),
+                    static_cast<uint64_t>(batch.max_seq_len),
+                    static_cast<uint64_t>(batch.num_tokens), batch.packed, address(batch.seq_offsets),
+                    address(batch.key_lengths), address(batch.attention_mask), address(batch.input),
+                    address(packed), address(workspace)};
+    for (const void* output : batch.outputs) key.push_back(address(output));
+
+    std::unique_lock<std::mutex> lock(graph_mutex_);
+    auto entry = graphs_.begin();
+    while (entry != graphs_.end() && entry->key != key) ++entry;
+    if (entry == graphs_.end()) {
+      while (graphs_.size() >= static_cast<size_t>(std::max(1, options_.max_graphs))) {
+        if (graphs_.back().exec != nullptr) cudaGraphExecDestroy(graphs_.back().exec);
+        graphs_.pop_back();
+      }
+      graphs_.push_front({key, nullptr});
+      lock.unlock();
+      return Enqueue(batch, packed, workspace, context);
+    }
+    graphs_.splice(graphs_.begin(), graphs_, entry);
+    if (entry->exec == nullptr) {
+      FT_RETURN_IF_ERROR(Capture(batch, packed, workspace, context, device, &entry->exec));
+    }
+    // Under the lock, so that the entry is not evicted before it is launched.
+    FT_RETURN_IF_CUDA_ERROR(cudaGraphLaunch(entry->exec, context.stream));
+    return OkStatus();
+  }
+
+  // Captures on a stream of our own: the caller's may belong to others, too.
+  Status Capture(const EncoderBatch& batch, const void* packed, void* workspace,
+                 LaunchContext context, int device, cudaGraphExec_t* exec) const {
+    cudaStream_t& stream = capture_streams_[device];
+    if (stream == nullptr) {
+      FT_RETURN_IF_CUDA_ERROR(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    }
+    FT_RETURN_IF_CUDA_ERROR(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    context.stream = stream;
+    const Status status = Enqueue(batch, packed, workspace, context);
+    cudaGraph_t graph = nullptr;
+    const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
+    if (!status.ok() || ended != cudaSuccess) {
+      if (graph != nullptr) cudaGraphDestroy(graph);
+      cudaGetLastError();
+      FT_RETURN_IF_ERROR(status);
+      return CudaStatus(ended, "cudaStreamEndCapture", __FILE__, __LINE__);
+    }
+    const cudaError_t instantiated = cudaGraphInstantiate(exec, graph, 0);
+    cudaGraphDestroy(graph);
+    return CudaStatus(instantiated, "cudaGraphInstantiate", __FILE__, __LINE__);
+  }
+
+  const EncoderConfig config_;
+  const CudaEncoderOptions options_;
+  const WeightLayout weights_;
+
+  // Caches only: results do not depend on them.
+  mutable Gemm gemm_;
+  mutable std::once_flag config_loaded_;
+  mutable std::mutex test_mutex_;
+  mutable std::mutex graph_mutex_;
+  mutable std::list<GraphEntry> graphs_;  // last used first
+  mutable std::map<int, cudaStream_t> capture_streams_;
+};
+
+}  // namespace
+
+Status CreateCudaEncoder(const EncoderConfig& config, const CudaEncoderOptions& options,
+                         std::unique_ptr<Encoder>* encoder) {
+  FT_RETURN_IF_ERROR(ValidateConfig(config));
+  *encoder = std::make_unique<CudaEncoder>(config, options);
+  return OkStatus();
+}
+
+Status TuneEncoderGemms(const EncoderConfig& config, int64_t batch_size, int64_t seq_len,
+                        bool allow_tf32, void* stream, std::vector<std::string>* report) {
+  FT_RETURN_IF_ERROR(ValidateConfig(config));
+  const int64_t tokens = batch_size * seq_len;
+  const std::vector<GemmShape> shapes = LayerGemms(config, allow_tf32, tokens);
+  const int64_t size = SizeOf(config.dtype);
+  // As many weights as make the cache forget them.
+  constexpr int64_t kCacheBytes = int64_t{96} << 20;
+  int64_t x_elems = 0, y_elems = 0, w_elems = 0;
+  for (const GemmShape& s : shapes) {
+    x_elems = std::max(x_elems, s.rows * s.k);
+    y_elems = std::max(y_elems, s.rows * s.n);
+    w_elems = std::max(w_elems, AlignUp(s.n * s.k, 128));
+  }
+  const int64_t copies = std::max<int64_t>(1, kCacheBytes / (w_elems * size) + 1);
+  const int64_t bias_elems = AlignUp(std::max(config.inner_size, 3 * config.hidden_size()), 128);
+  const int64_t elems[] = {AlignUp(x_elems, 128), AlignUp(y_elems, 128), w_elems * copies, bias_elems};
+  int64_t bytes = kGemmWorkspaceBytes;
+  for (int64_t e : elems) bytes += e * size;
+  size_t free_bytes, total_bytes;
+  FT_RETURN_IF_CUDA_ERROR(cudaMemGetInfo(&free_bytes, &total_bytes));
+  if (free_bytes < static_cast<size_t>(bytes) + (10 << 20)) {
+    return ResourceExhausted("There is no enough device memory for gemm test! It needs ", bytes,
+                             " bytes, ", free_bytes, " are free");
+  }
+  // Random numbers: a product of zeros runs faster than a real one.
+  std::vector<uint16_t> random(1 << 20);
+  uint32_t state = 1;
+  for (uint16_t& r : random) {
+    state = state * 1664525u + 1013904223u;
+    // As float16 or bfloat16, and as the halves of a float32, numbers of small magnitude.
+    r = static_cast<uint16_t>((state >> 16 & 0x83ffu) | 0x2c00u);
+  }
+  char* memory;
+  FT_RETURN_IF_CUDA_ERROR(cudaMalloc(reinterpret_cast<void**>(&memory), bytes));
+  const auto tune = [&]() -> Status {
+    for (int64_t at = 0; at < bytes; at += random.size() * 2) {
+      FT_RETURN_IF_CUDA_ERROR(cudaMemcpy(memory + at, random.data(),
+                                         std::min<int64_t>(random.size() * 2, bytes - at),
+                                         cudaMemcpyHostToDevice));
+    }
+    char* const x = memory + kGemmWorkspaceBytes;
+    char* const y = x + elems[0] * size;
+    char* const w = y + elems[1] * size;
+    Gemm gemm;
+    std::vector<TunedGemm> rows;
+    for (int which = 0; which < 4; ++which) {
+      GemmArgs args;
+      args.shape = shapes[which];
+      args.x = x;
+      args.w = w;
+      args.bias = w + elems[2] * size;
+      args.residual = x;
+      args.output = y;
+      args.workspace = memory;
+      std::vector<const void*> weights;
+      for (int64_t c = 0; c < copies; ++c) weights.push_back(w + c * w_elems * size);
+      TunedGemm row;
+      row.batch_size = batch_size;
+      row.seq_len = seq_len;
+      row.num_heads = config.num_heads;
+      row.head_size = config.head_size;
+      FT_RETURN_IF_ERROR(gemm.Tune(args, weights, static_cast<cudaStream_t>(stream), &row));
+      report->push_back(StrCat("GEMM test ", which, ": [M: ", shapes[which].rows,
+                               " K: ", shapes[which].k, " N: ", shapes[which].n, "] ",
+                               kGemmNames[which], ": fast_algo costs ", row.milliseconds, " ms"));
+      rows.push_back(row);
+    }
+    std::string environment;
+    FT_RETURN_IF_ERROR(GemmEnvironment(&environment));
+    return UpdateGemmConfig(GemmConfigPath(), environment, rows);
+  };
+  const Status status = tokens > 0 ? tune() : OkStatus();
+  cudaFree(memory);
+  return status;
+}
+
+}  // namespace cuda
+}  // namespace ft

@@ -1,0 +1,36 @@
+// The CUDA backend of the encoder interface.
+#pragma once
+
+#include <memory>
+
+#include "tf_ops/core/encoder.h"
+
+namespace ft {
+namespace cuda {
+
+struct CudaEncoderOptions {
+  // float32 products may use TensorFloat-32, as TensorFlow's own option allows it.
+  bool allow_tf32 = false;
+  // Time cuBLASLt's algorithms at the first call of each new shape and keep the result in
+  // gemm_config.in.
+  bool allow_gemm_test = false;
+  // Replay a CUDA graph when sizes and addresses of a call were seen before.
+  bool use_graphs = true;
+  int max_graphs = 32;
+  // Up to this many tokens 16-bit products use the kernel for few rows. -1: the measured default.
+  int64_t small_gemm_rows = -1;
+};
+
+// An encoder for the CUDA devices of this process; the device that is current in a call is used.
+// Pointers of calls are device pointers, context.stream is a cudaStream_t. Nothing is launched here:
+// this succeeds on a machine without CUDA, where Run then returns FailedPrecondition.
+Status CreateCudaEncoder(const EncoderConfig& config, const CudaEncoderOptions& options,
+                         std::unique_ptr<Encoder>* encoder);
+
+// GEMM test of the sizes of one batch (what allow_gemm_test does), on random operands of its own.
+// Rows go to gemm_config.in; `report` gets one line per product.
+Status TuneEncoderGemms(const EncoderConfig& config, int64_t batch_size, int64_t seq_len,
+                        bool allow_tf32, void* stream, std::vector<std::string>* report);
+
+}  // namespace cuda
+}  // namespace ft

@@ -1,0 +1,277 @@
+#include "tf_ops/cuda/gemm.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+
+#include "tf_ops/cuda/cublaslt.h"
+#include "tf_ops/cuda/cuda_check.h"
+
+namespace ft {
+namespace cuda {
+namespace {
+
+static_assert(sizeof(cublasLtMatmulAlgo_t) == sizeof(GemmAlgorithm), "cuBLASLt's opaque form");
+
+constexpr size_t kMaxHeuristicEntries = 4096;
+constexpr int kMaxCandidates = 32;
+
+cudaDataType_t CudaType(DataType dtype) {
+  switch (dtype) {
+    case DataType::kFloat16:
+      return CUDA_R_16F;
+    case DataType::kBFloat16:
+      return CUDA_R_16BF;
+    default:
+      return CUDA_R_32F;
+  }
+}
+
+// The descriptors of one product. cuBLASLt is column-major: output^T[n,rows] = w[n,k] x^T[k,rows],
+// where w row-major [n,k] is a column-major [k,n] matrix to be transposed.
+class Descriptors {
+ public:
+  ~Descriptors() {
+    if (api_ == nullptr) return;
+    for (cublasLtMatrixLayout_t layout : {w, x, y}) {
+      if (layout != nullptr) api_->cublasLtMatrixLayoutDestroy(layout);
+    }
+    if (op != nullptr) api_->cublasLtMatmulDescDestroy(op);
+  }
+
+  Status Init(const CublasLt* api, const GemmShape& shape, const void* bias) {
+    api_ = api;
+    const cudaDataType_t type = CudaType(shape.dtype);
+    const cublasComputeType_t compute =
+        shape.dtype == DataType::kFloat32 && shape.allow_tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32
+                                                              : CUBLAS_COMPUTE_32F;
+    FT_RETURN_IF_CUBLAS_ERROR(api->cublasLtMatmulDescCreate(&op, compute, CUDA_R_32F));
+    const cublasOperation_t transpose = CUBLAS_OP_T;
+    FT_RETURN_IF_CUBLAS_ERROR(api->cublasLtMatmulDescSetAttribute(
+        op, CUBLASLT_MATMUL_DESC_TRANSA, &transpose, sizeof(transpose)));
+    const cublasLtEpilogue_t epilogues[] = {CUBLASLT_EPILOGUE_DEFAULT, CUBLASLT_EPILOGUE_BIAS,
+                                            CUBLASLT_EPILOGUE_GELU_BIAS,
+                                            CUBLASLT_EPILOGUE_RELU_BIAS};
+    const cublasLtEpilogue_t epilogue = epilogues[static_cast<int>(shape.epilogue)];
+    FT_RETURN_IF_CUBLAS_ERROR(api->cublasLtMatmulDescSetAttribute(
+        op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof(epilogue)));
+    if (shape.epilogue != GemmEpilogue::kNone) {
+      FT_RETURN_IF_CUBLAS_ERROR(api->cublasLtMatmulDescSetAttribute(
+          op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof(bias)));
+    }
+    FT_RETURN_IF_CUBLAS_ERROR(
+        api->cublasLtMatrixLayoutCreate(&w, type, shape.k, shape.n, shape.k));
+    FT_RETURN_IF_CUBLAS_ERROR(
+        api->cublasLtMatrixLayoutCreate(&x, type, shape.k, shape.rows, shape.k));
+    FT_RETURN_IF_CUBLAS_ERROR(
+        api->cublasLtMatrixLayoutCreate(&y, type, shape.n, shape.rows, shape.n));
+    return OkStatus();
+  }
+
+  cublasLtMatmulDesc_t op = nullptr;
+  cublasLtMatrixLayout_t w = nullptr, x = nullptr, y = nullptr;
+
+ private:
+  const CublasLt* api_ = nullptr;
+};
+
+// Up to `count` algorithms for `shape`, the heuristic's favourite first.
+Status Heuristics(const CublasLt* api, cublasLtHandle_t handle, const GemmShape& shape, int count,
+                  std::vector<cublasLtMatmulHeuristicResult_t>* results) {
+  Descriptors d;
+  // Only the bias pointer's alignment matters here.
+  FT_RETURN_IF_ERROR(d.Init(api, shape, reinterpret_cast<const void*>(uintptr_t{256})));
+  cublasLtMatmulPreference_t preference;
+  FT_RETURN_IF_CUBLAS_ERROR(api->cublasLtMatmulPreferenceCreate(&preference));
+  const uint64_t bytes = kGemmWorkspaceBytes;
+  cublasStatus_t status = api->cublasLtMatmulPreferenceSetAttribute(
+      preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof(bytes));
+  int found = 0;
+  results->resize(count);
+  if (status == CUBLAS_STATUS_SUCCESS) {
+    status = api->cublasLtMatmulAlgoGetHeuristic(handle, d.op, d.w, d.x, d.y, d.y, preference, count,
+                                                 results->data(), &found);
+  }
+  api->cublasLtMatmulPreferenceDestroy(preference);
+  FT_RETURN_IF_ERROR(CublasStatus(status, "cublasLtMatmulAlgoGetHeuristic"));
+  results->resize(found);
+  if (found == 0) {
+    return Unimplemented("cuBLASLt has no algorithm for ", shape.rows, "x", shape.k, "x", shape.n,
+                         " in ", Name(shape.dtype));
+  }
+  return OkStatus();
+}
+
+cublasStatus_t Multiply(const CublasLt* api, cublasLtHandle_t handle, const Descriptors& d,
+                        const GemmArgs& args, const void* w, const GemmAlgorithm& algorithm,
+                        cudaStream_t stream) {
+  cublasLtMatmulAlgo_t algo;
+  std::memcpy(&algo, algorithm.data(), sizeof(algo));
+  const float one = 1.f, beta = args.shape.residual ? 1.f : 0.f;
+  const void* c = args.shape.residual ? args.residual : args.output;
+  return api->cublasLtMatmul(handle, d.op, &one, w, d.w, args.x, d.x, &beta, c, d.y, args.output,
+                             d.y, &algo, args.workspace, kGemmWorkspaceBytes, stream);
+}
+
+GemmAlgorithm ToAlgorithm(const cublasLtMatmulAlgo_t& algo) {
+  GemmAlgorithm result;
+  std::memcpy(result.data(), &algo, sizeof(algo));
+  return result;
+}
+
+// Rows are rounded up before the heuristic is asked, so that ragged batches meet few shapes.
+int64_t RoundRows(int64_t rows) {
+  return AlignUp(rows, rows <= 512 ? 32 : rows <= 4096 ? 128 : 512);
+}
+
+}  // namespace
+
+Gemm::Key Gemm::MakeKey(const GemmShape& s) {
+  return {static_cast<int>(s.dtype), s.allow_tf32, s.rows, s.n, s.k, static_cast<int>(s.epilogue),
+          s.residual};
+}
+
+void Gemm::LoadConfig() {
+  const std::string path = GemmConfigPath();
+  std::string environment;
+  std::vector<TunedGemm> rows;
+  int num_foreign = 0;
+  Status status = GemmEnvironment(&environment);
+  if (status.ok()) status = ReadGemmConfig(path, environment, &rows, &num_foreign);
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (const TunedGemm& row : rows) tuned_[MakeKey(row.shape)] = row.algorithm;
+  }
+  static std::once_flag reported;
+  if (!status.ok() && status.code() == StatusCode::kInvalidArgument) {
+    std::call_once(reported, [&] {
+      fprintf(stderr, "[WARNING] %s is ignored: %s\n", path.c_str(), status.message().c_str());
+    });
+  } else if (num_foreign > 0) {
+    std::call_once(reported, [&] {
+      fprintf(stderr, "[WARNING] %d rows of %s are for another GPU, driver or cuBLASLt than %s\n",
+              num_foreign, path.c_str(), environment.c_str());
+    });
+  }
+}
+
+bool Gemm::IsTuned(const GemmShape& shape) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return tuned_.count(MakeKey(shape)) > 0;
+}
+
+Status Gemm::Run(const GemmArgs& args, cudaStream_t stream) {
+  if (args.shape.rows == 0) return OkStatus();
+  const CublasLt* api;
+  cublasLtHandle_t handle;
+  FT_RETURN_IF_ERROR(GetCublasLtHandle(&api, &handle));
+  GemmShape rounded = args.shape;
+  rounded.rows = RoundRows(rounded.rows);
+  const Key key = MakeKey(rounded);
+  GemmAlgorithm algorithm;
+  bool known = false;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    auto found = tuned_.find(MakeKey(args.shape));
+    if (found == tuned_.end()) found = tuned_.find(key);
+    if (found != tuned_.end()) {
+      algorithm = found->second;
+      known = true;
+    } else if ((found = heuristic_.find(key)) != heuristic_.end()) {
+      algorithm = found->second;
+      known = true;
+    }
+  }
+  std::vector<cublasLtMatmulHeuristicResult_t> results;
+  if (!known) {
+    FT_RETURN_IF_ERROR(Heuristics(api, handle, rounded, 1, &results));
+    algorithm = ToAlgorithm(results[0].algo);
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (heuristic_.size() >= kMaxHeuristicEntries) heuristic_.clear();
+    heuristic_[key] = algorithm;
+  }
+  Descriptors d;
+  FT_RETURN_IF_ERROR(d.Init(api, args.shape, args.bias));
+  cublasStatus_t status = Multiply(api, handle, d, args, args.w, algorithm, stream);
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) {
+    // The algorithm for the rounded rows does not take these rows.
+    FT_RETURN_IF_ERROR(Heuristics(api, handle, args.shape, 1, &results));
+    status = Multiply(api, handle, d, args, args.w, ToAlgorithm(results[0].algo), stream);
+  }
+  return CublasStatus(status, "cublasLtMatmul");
+}
+
+Status Gemm::Tune(const GemmArgs& args, const std::vector<const void*>& weights, cudaStream_t stream,
+                  TunedGemm* result) {
+  const CublasLt* api;
+  cublasLtHandle_t handle;
+  FT_RETURN_IF_ERROR(GetCublasLtHandle(&api, &handle));
+  std::vector<cublasLtMatmulHeuristicResult_t> candidates;
+  FT_RETURN_IF_ERROR(Heuristics(api, handle, args.shape, kMaxCandidates, &candidates));
+  Descriptors d;
+  FT_RETURN_IF_ERROR(d.Init(api, args.shape, args.bias));
+  cudaEvent_t begin, end;
+  FT_RETURN_IF_CUDA_ERROR(cudaEventCreate(&begin));
+  FT_RETURN_IF_CUDA_ERROR(cudaEventCreate(&end));
+  result->shape = args.shape;
+  result->milliseconds = -1.f;
+  // The runs of one candidate are one CUDA graph: launched one by one, small products would be timed
+  // by the speed of the host. Two rounds; the better of both counts, against a disturbance.
+  const int num_runs = 3 * static_cast<int>(std::max<size_t>(weights.size(), 4));
+  std::vector<float> best(candidates.size(), -1.f);
+  cudaStream_t own = nullptr;
+  Status status = CudaStatus(cudaStreamCreateWithFlags(&own, cudaStreamNonBlocking),
+                             "cudaStreamCreateWithFlags", __FILE__, __LINE__);
+  if (status.ok()) {
+    // The operands may still be on their way on the caller's stream.
+    status = CudaStatus(cudaStreamSynchronize(stream), "cudaStreamSynchronize", __FILE__, __LINE__);
+  }
+  for (size_t i = 0; i < candidates.size() && status.ok(); ++i) {
+    const GemmAlgorithm algorithm = ToAlgorithm(candidates[i].algo);
+    if (Multiply(api, handle, d, args, weights[0], algorithm, own) != CUBLAS_STATUS_SUCCESS) {
+      continue;
+    }
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t exec = nullptr;
+    const auto time = [&]() -> Status {
+      FT_RETURN_IF_CUDA_ERROR(cudaStreamBeginCapture(own, cudaStreamCaptureModeThreadLocal));
+      for (int run = 0; run < num_runs; ++run) {
+        Multiply(api, handle, d, args, weights[run % weights.size()], algorithm, own);
+      }
+      FT_RETURN_IF_CUDA_ERROR(cudaStreamEndCapture(own, &graph));
+      FT_RETURN_IF_CUDA_ERROR(cudaGraphInstantiate(&exec, graph, 0));
+      for (int round = 0; round < 2; ++round) {
+        float milliseconds = 0.f;
+        FT_RETURN_IF_CUDA_ERROR(cudaEventRecord(begin, own));
+        FT_RETURN_IF_CUDA_ERROR(cudaGraphLaunch(exec, own));
+        FT_RETURN_IF_CUDA_ERROR(cudaEventRecord(end, own));
+        FT_RETURN_IF_CUDA_ERROR(cudaEventSynchronize(end));
+        FT_RETURN_IF_CUDA_ERROR(cudaEventElapsedTime(&milliseconds, begin, end));
+        milliseconds /= num_runs;
+        if (best[i] < 0.f || milliseconds < best[i]) best[i] = milliseconds;
+      }
+      return OkStatus();
+    };
+    status = time();
+    if (exec != nullptr) cudaGraphExecDestroy(exec);
+    if (graph != nullptr) cudaGraphDestroy(graph);
+  }
+  if (own != nullptr) cudaStreamDestroy(own);
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+  FT_RETURN_IF_ERROR(status);
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    if (best[i] >= 0.f && (result->milliseconds < 0.f || best[i] < result->milliseconds)) {
+      result->milliseconds = best[i];
+      result->algorithm = ToAlgorithm(candidates[i].algo);
+    }
+  }
+  if (result->milliseconds < 0.f) return Internal("no cuBLASLt algorithm ran in the GEMM test");
+  std::lock_guard<std::mutex> lock(mutex_);
+  tuned_[MakeKey(args.shape)] = result->algorithm;
+  return OkStatus();
+}
+
+}  // namespace cuda
+}  // namespace ft

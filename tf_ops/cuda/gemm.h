@@ -1,0 +1,100 @@
+// Matrix products through cuBLASLt, with their epilogues, and the choice of its algorithms.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <map>
+#include <mutex>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "tf_ops/core/types.h"
+
+namespace ft {
+namespace cuda {
+
+// Given to cuBLASLt for its temporary data; NVIDIA's advice for Hopper.
+inline constexpr int64_t kGemmWorkspaceBytes = int64_t{32} << 20;
+
+enum class GemmEpilogue { kNone = 0, kBias = 1, kBiasGelu = 2, kBiasRelu = 3 };
+
+// What an algorithm is chosen for.
+struct GemmShape {
+  DataType dtype = DataType::kFloat32;
+  bool allow_tf32 = false;  // float32 only
+  int64_t rows = 0, n = 0, k = 0;
+  GemmEpilogue epilogue = GemmEpilogue::kNone;
+  bool residual = false;
+};
+
+// output[rows,n] = epilogue(x[rows,k] w[n,k]^T + residual[rows,n]); bias [n]. float32 accumulation.
+struct GemmArgs {
+  GemmShape shape;
+  const void* x = nullptr;
+  const void* w = nullptr;
+  const void* bias = nullptr;
+  const void* residual = nullptr;
+  void* output = nullptr;
+  void* workspace = nullptr;  // kGemmWorkspaceBytes
+};
+
+// A cuBLASLt algorithm: its serialised form, valid for the library version it came from.
+using GemmAlgorithm = std::array<uint64_t, 8>;
+
+// One row of gemm_config.in.
+struct TunedGemm {
+  int64_t batch_size = 0, seq_len = 0, num_heads = 0, head_size = 0;  // for the reader only
+  GemmShape shape;
+  GemmAlgorithm algorithm = {};
+  float milliseconds = 0.f;
+};
+
+// The GPU, driver and cuBLASLt version that a tuned algorithm belongs to, without spaces.
+Status GemmEnvironment(std::string* key);
+
+// "$FT_GEMM_CONFIG_DIR/gemm_config.in", or gemm_config.in in the working directory.
+std::string GemmConfigPath();
+
+// Reads the rows of `path` that belong to `environment`. Rows of other environments are skipped and
+// counted in `num_foreign`. A missing file is no error and gives no rows; a damaged one is
+// InvalidArgument with the line.
+Status ReadGemmConfig(const std::string& path, const std::string& environment,
+                      std::vector<TunedGemm>* rows, int* num_foreign);
+
+// Puts `rows` in the file in place of rows for the same shapes, under a lock that several
+// processes respect, by writing a new file and renaming it. Other environments' rows stay. A damaged
+// file is replaced.
+Status UpdateGemmConfig(const std::string& path, const std::string& environment,
+                        const std::vector<TunedGemm>& rows);
+
+// Runs products and remembers the algorithm of each shape, for the device that was current at first
+// use. Any number of threads.
+class Gemm {
+ public:
+  // Takes the rows of the configuration file that fit this device; reports once to stderr what does
+  // not.
+  void LoadConfig();
+
+  Status Run(const GemmArgs& args, cudaStream_t stream);
+
+  bool IsTuned(const GemmShape& shape);
+
+  // Times the algorithms that the heuristic offers, on the given operands, and keeps the fastest.
+  // `weights` are several copies of w: the timed runs go round them, so that w comes from device
+  // memory as it does in a model of many layers. Synchronises the stream.
+  Status Tune(const GemmArgs& args, const std::vector<const void*>& weights, cudaStream_t stream,
+              TunedGemm* result);
+
+ private:
+  using Key = std::tuple<int, bool, int64_t, int64_t, int64_t, int, bool>;
+  static Key MakeKey(const GemmShape& shape);
+
+  std::mutex mutex_;
+  std::map<Key, GemmAlgorithm> tuned_;      // exact rows
+  std::map<Key, GemmAlgorithm> heuristic_;  // rows rounded up; bounded
+};
+
+}  // namespace cuda
+}  // namespace ft

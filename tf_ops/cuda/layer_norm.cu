@@ -1,0 +1,178 @@
+// Bias + residual + layer norm in one pass.
+#include "tf_ops/cuda/device_utils.cuh"
+#include "tf_ops/cuda/kernels.h"
+
+namespace ft {
+namespace cuda {
+namespace {
+
+// One row is owned by kThreads threads of a block; kRows rows per block. A thread keeps its
+// kPacks packs of 16 bytes of the row in registers, so that the row is read once and the variance is
+// that of the differences from the mean. Requires H % Pack::kSize == 0 and
+// H <= kThreads * kPacks * Pack::kSize.
+template <typename T, int kThreads, int kRows, int kPacks>
+__global__ void __launch_bounds__(kThreads* kRows)
+    LayerNormKernel(const T* __restrict__ input, const float* __restrict__ partials,
+                    int num_partials, const T* __restrict__ bias, const T* __restrict__ residual,
+                    const T* __restrict__ gamma, const T* __restrict__ beta, float epsilon,
+                    T* __restrict__ output, int64_t rows, int hidden) {
+  static_assert(kThreads == 32 || kRows == 1, "a block's reduction is over all its threads");
+  constexpr int kSize = Pack<T>::kSize;
+  __shared__ float scratch[2][kThreads / 32];
+  const int thread = threadIdx.x % kThreads;
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kRows + threadIdx.x / kThreads;
+
+  AllowNextKernel();
+  // The bias is a weight: it may be read before the previous kernel has ended.
+  float x[kPacks][kSize];
+#pragma unroll
+  for (int i = 0; i < kPacks; ++i) {
+    const int column = (thread + i * kThreads) * kSize;
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) x[i][e] = 0.f;
+    if (bias != nullptr && column < hidden) {
+      const Pack<T> b = *reinterpret_cast<const Pack<T>*>(bias + column);
+#pragma unroll
+      for (int e = 0; e < kSize; ++e) x[i][e] = ToFloat(b.v[e]);
+    }
+  }
+  WaitForPreviousKernel();
+  if (row >= rows) return;  // whole warps (kThreads == 32) or, with kRows == 1, nobody
+
+  float sum = 0.f;
+#pragma unroll
+  for (int i = 0; i < kPacks; ++i) {
+    const int column = (thread + i * kThreads) * kSize;
+    if (column >= hidden) continue;
+    if (input != nullptr) {
+      const Pack<T> p = *reinterpret_cast<const Pack<T>*>(input + row * hidden + column);
+#pragma unroll
+      for (int e = 0; e < kSize; ++e) x[i][e] += ToFloat(p.v[e]);
+    }
+    for (int part = 0; part < num_partials; ++part) {
+      const float4* p =
+          reinterpret_cast<const float4*>(partials + (part * rows + row) * hidden + column);
+#pragma unroll
+      for (int e = 0; e < kSize; e += 4) {
+        const float4 f = p[e / 4];
+        x[i][e] += f.x;
+        x[i][e + 1] += f.y;
+        x[i][e + 2] += f.z;
+        x[i][e + 3] += f.w;
+      }
+    }
+    if (residual != nullptr) {
+      const Pack<T> p = *reinterpret_cast<const Pack<T>*>(residual + row * hidden + column);
+#pragma unroll
+      for (int e = 0; e < kSize; ++e) x[i][e] += ToFloat(p.v[e]);
+    }
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) sum += x[i][e];
+  }
+  const float mean = BlockSum<kThreads>(sum, scratch[0]) / hidden;
+  float squares = 0.f;
+#pragma unroll
+  for (int i = 0; i < kPacks; ++i) {
+    if ((thread + i * kThreads) * kSize >= hidden) continue;
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) squares += (x[i][e] - mean) * (x[i][e] - mean);
+  }
+  const float scale = rsqrtf(BlockSum<kThreads>(squares, scratch[1]) / hidden + epsilon);
+#pragma unroll
+  for (int i = 0; i < kPacks; ++i) {
+    const int column = (thread + i * kThreads) * kSize;
+    if (column >= hidden) continue;
+    const Pack<T> g = *reinterpret_cast<const Pack<T>*>(gamma + column);
+    const Pack<T> b = *reinterpret_cast<const Pack<T>*>(beta + column);
+    Pack<T> y;
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) {
+      y.v[e] = FromFloat<T>((x[i][e] - mean) * scale * ToFloat(g.v[e]) + ToFloat(b.v[e]));
+    }
+    *reinterpret_cast<Pack<T>*>(output + row * hidden + column) = y;
+  }
+}
+
+// Any H: one block of 256 threads per row; the row is read three times.
+template <typename T>
+__global__ void __launch_bounds__(256)
+    LayerNormAnySizeKernel(const T* __restrict__ input, const float* __restrict__ partials,
+                           int num_partials, const T* __restrict__ bias,
+                           const T* __restrict__ residual, const T* __restrict__ gamma,
+                           const T* __restrict__ beta, float epsilon, T* __restrict__ output,
+                           int64_t rows, int hidden) {
+  __shared__ float scratch[2][8];
+  AllowNextKernel();
+  WaitForPreviousKernel();
+  const int64_t row = blockIdx.x;
+  const auto value = [&](int column) {
+    const int64_t at = row * hidden + column;
+    float x = input != nullptr ? ToFloat(input[at]) : 0.f;
+    for (int part = 0; part < num_partials; ++part) x += partials[part * rows * hidden + at];
+    if (bias != nullptr) x += ToFloat(bias[column]);
+    if (residual != nullptr) x += ToFloat(residual[at]);
+    return x;
+  };
+  float sum = 0.f;
+  for (int c = threadIdx.x; c < hidden; c += 256) sum += value(c);
+  const float mean = BlockSum<256>(sum, scratch[0]) / hidden;
+  float squares = 0.f;
+  for (int c = threadIdx.x; c < hidden; c += 256) {
+    const float difference = value(c) - mean;
+    squares += difference * difference;
+  }
+  const float scale = rsqrtf(BlockSum<256>(squares, scratch[1]) / hidden + epsilon);
+  for (int c = threadIdx.x; c < hidden; c += 256) {
+    output[row * hidden + c] =
+        FromFloat<T>((value(c) - mean) * scale * ToFloat(gamma[c]) + ToFloat(beta[c]));
+  }
+}
+
+template <typename T, int kThreads, int kRows, int kPacks>
+Status LaunchRegisters(const LayerNormArgs& args, const LaunchContext& context) {
+  const int64_t blocks = (args.rows + kRows - 1) / kRows;
+  return Launch(LayerNormKernel<T, kThreads, kRows, kPacks>, dim3(blocks), kThreads * kRows, 0,
+                context.stream, context.overlap, static_cast<const T*>(args.input), args.partials,
+                args.num_partials, static_cast<const T*>(args.bias),
+                static_cast<const T*>(args.residual), static_cast<const T*>(args.gamma),
+                static_cast<const T*>(args.beta), args.epsilon, static_cast<T*>(args.output),
+                args.rows, args.hidden_size);
+}
+
+template <typename T>
+Status LaunchTyped(const LayerNormArgs& args, const LaunchContext& context) {
+  constexpr int kSize = Pack<T>::kSize;
+  const int64_t packs = args.hidden_size / kSize;
+  if (args.hidden_size % kSize != 0 || packs > 1024) {
+    return Launch(LayerNormAnySizeKernel<T>, dim3(args.rows), 256, 0, context.stream,
+                  context.overlap, static_cast<const T*>(args.input), args.partials,
+                  args.num_partials, static_cast<const T*>(args.bias),
+                  static_cast<const T*>(args.residual), static_cast<const T*>(args.gamma),
+                  static_cast<const T*>(args.beta), args.epsilon, static_cast<T*>(args.output),
+                  args.rows, args.hidden_size);
+  }
+  // Few rows: a whole block per row, one pack a thread, for the latency. Many: a warp per row.
+  const bool few = args.rows <= 8 * context.num_multiprocessors;
+  if (!few && packs <= 32) return LaunchRegisters<T, 32, 4, 1>(args, context);
+  if (!few && packs <= 64) return LaunchRegisters<T, 32, 4, 2>(args, context);
+  if (!few && packs <= 96) return LaunchRegisters<T, 32, 4, 3>(args, context);
+  if (!few && packs <= 128) return LaunchRegisters<T, 32, 4, 4>(args, context);
+  if (!few && packs <= 192) return LaunchRegisters<T, 32, 4, 6>(args, context);
+  if (!few && packs <= 256) return LaunchRegisters<T, 32, 4, 8>(args, context);
+  if (packs <= 64) return LaunchRegisters<T, 64, 1, 1>(args, context);
+  if (packs <= 96) return LaunchRegisters<T, 96, 1, 1>(args, context);
+  if (packs <= 128) return LaunchRegisters<T, 128, 1, 1>(args, context);
+  if (packs <= 256) return LaunchRegisters<T, 256, 1, 1>(args, context);
+  return LaunchRegisters<T, 256, 1, 4>(args, context);
+}
+
+}  // namespace
+
+Status LaunchLayerNorm(const LayerNormArgs& args, const LaunchContext& context) {
+  if (args.rows == 0) return OkStatus();
+  return DispatchType(args.dtype,
+                      [&](auto type) { return LaunchTyped<decltype(type)>(args, context); });
+}
+
+}  // namespace cuda
+}  // namespace ft

@@ -1,0 +1,155 @@
+// Removal of padding, and its inverse.
+#include <algorithm>
+
+#include "tf_ops/cuda/device_utils.cuh"
+#include "tf_ops/cuda/kernels.h"
+
+namespace ft {
+namespace cuda {
+namespace {
+
+// One block; each thread sums a run of lengths, then the runs' sums are scanned in shared memory.
+__global__ void __launch_bounds__(256)
+    SequenceOffsetsKernel(const int32_t* lengths, int batch_size, int32_t* offsets) {
+  __shared__ int32_t sums[256];
+  AllowNextKernel();
+  WaitForPreviousKernel();
+  const int thread = threadIdx.x;
+  const int per_thread = (batch_size + 255) / 256;
+  const int begin = min(thread * per_thread, batch_size);
+  const int end = min(begin + per_thread, batch_size);
+  int32_t sum = 0;
+  for (int i = begin; i < end; ++i) sum += lengths[i];
+  sums[thread] = sum;
+  __syncthreads();
+  for (int distance = 1; distance < 256; distance *= 2) {
+    const int32_t other = thread >= distance ? sums[thread - distance] : 0;
+    __syncthreads();
+    sums[thread] += other;
+    __syncthreads();
+  }
+  int32_t at = sums[thread] - sum;
+  if (thread == 0) offsets[0] = 0;
+  for (int i = begin; i < end; ++i) offsets[i + 1] = at += lengths[i];
+}
+
+// One warp per padded row copies words of W. kRebuild: packed -> padded, with zero rows where there
+// is no token; else padded -> packed.
+template <typename W, bool kRebuild>
+__global__ void __launch_bounds__(128)
+    PaddingKernel(const W* __restrict__ input, const int32_t* __restrict__ offsets,
+                  int64_t padded_rows, int max_seq_len, int words, W* __restrict__ output) {
+  AllowNextKernel();
+  WaitForPreviousKernel();
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * 4 + threadIdx.x / 32;
+  if (row >= padded_rows) return;
+  const int64_t sequence = row / max_seq_len;
+  const int token = static_cast<int>(row % max_seq_len);
+  const int32_t first = offsets[sequence];
+  const bool valid = token < offsets[sequence + 1] - first;
+  const int64_t packed_row = static_cast<int64_t>(first) + token;
+  if (kRebuild) {
+    for (int i = threadIdx.x % 32; i < words; i += 32) {
+      output[row * words + i] = valid ? input[packed_row * words + i] : W{};
+    }
+  } else if (valid) {
+    for (int i = threadIdx.x % 32; i < words; i += 32) {
+      output[packed_row * words + i] = input[row * words + i];
+    }
+  }
+}
+
+__global__ void __launch_bounds__(256)
+    SequenceIdOffsetsKernel(const int32_t* __restrict__ offsets, int64_t padded_rows,
+                            int max_seq_len, int32_t* __restrict__ id_offsets) {
+  AllowNextKernel();
+  WaitForPreviousKernel();
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
+  if (row >= padded_rows) return;
+  const int64_t sequence = row / max_seq_len;
+  const int token = static_cast<int>(row % max_seq_len);
+  const int32_t first = offsets[sequence];
+  if (token < offsets[sequence + 1] - first) {
+    id_offsets[first + token] = static_cast<int32_t>(row - token - first);
+  }
+}
+
+template <typename W>
+__global__ void __launch_bounds__(128)
+    ScatterRowsKernel(const W* __restrict__ packed, const int32_t* __restrict__ id_offsets,
+                      int64_t num_tokens, int64_t padded_rows, int words, W* __restrict__ padded) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * 4 + threadIdx.x / 32;
+  if (row >= num_tokens) return;
+  const int64_t target = row + id_offsets[row];
+  if (target < 0 || target >= padded_rows) return;
+  for (int i = threadIdx.x % 32; i < words; i += 32) {
+    padded[target * words + i] = packed[row * words + i];
+  }
+}
+
+// Calls `function` with a word type that divides row_bytes (rows are then aligned to it).
+template <typename Function>
+Status DispatchWord(int64_t row_bytes, const Function& function) {
+  if (row_bytes % 16 == 0) return function(uint4());
+  if (row_bytes % 4 == 0) return function(uint32_t());
+  return function(uint16_t());
+}
+
+template <bool kRebuild>
+Status LaunchPadding(const void* input, const int32_t* offsets, int64_t batch_size,
+                     int64_t max_seq_len, int64_t row_bytes, void* output,
+                     const LaunchContext& context) {
+  const int64_t rows = batch_size * max_seq_len;
+  if (rows == 0) return OkStatus();
+  return DispatchWord(row_bytes, [&](auto word) {
+    using W = decltype(word);
+    return Launch(PaddingKernel<W, kRebuild>, dim3((rows + 3) / 4), 128, 0, context.stream,
+                  context.overlap, static_cast<const W*>(input), offsets, rows, max_seq_len,
+                  row_bytes / sizeof(W), static_cast<W*>(output));
+  });
+}
+
+}  // namespace
+
+Status LaunchSequenceOffsets(const int32_t* lengths, int64_t batch_size, int32_t* offsets,
+                             const LaunchContext& context) {
+  return Launch(SequenceOffsetsKernel, dim3(1), 256, 0, context.stream, context.overlap, lengths,
+                batch_size, offsets);
+}
+
+Status LaunchRemovePadding(const void* padded, const int32_t* offsets, int64_t batch_size,
+                           int64_t max_seq_len, int64_t row_bytes, void* packed,
+                           const LaunchContext& context) {
+  return LaunchPadding<false>(padded, offsets, batch_size, max_seq_len, row_bytes, packed, context);
+}
+
+Status LaunchRebuildPadding(const void* packed, const int32_t* offsets, int64_t batch_size,
+                            int64_t max_seq_len, int64_t row_bytes, void* padded,
+                            const LaunchContext& context) {
+  return LaunchPadding<true>(packed, offsets, batch_size, max_seq_len, row_bytes, padded, context);
+}
+
+Status LaunchSequenceIdOffsets(const int32_t* offsets, int64_t batch_size, int64_t max_seq_len,
+                               int32_t* id_offsets, const LaunchContext& context) {
+  const int64_t rows = batch_size * max_seq_len;
+  if (rows == 0) return OkStatus();
+  return Launch(SequenceIdOffsetsKernel, dim3((rows + 255) / 256), 256, 0, context.stream,
+                context.overlap, offsets, rows, max_seq_len, id_offsets);
+}
+
+Status LaunchScatterRows(const void* packed, const int32_t* id_offsets, int64_t num_tokens,
+                         int64_t padded_rows, int64_t row_bytes, void* padded,
+                         const LaunchContext& context) {
+  if (padded_rows == 0) return OkStatus();
+  FT_RETURN_IF_CUDA_ERROR(cudaMemsetAsync(padded, 0, padded_rows * row_bytes, context.stream));
+  if (num_tokens == 0) return OkStatus();
+  return DispatchWord(row_bytes, [&](auto word) {
+    using W = decltype(word);
+    return Launch(ScatterRowsKernel<W>, dim3((num_tokens + 3) / 4), 128, 0, context.stream, false,
+                  static_cast<const W*>(packed), id_offsets, num_tokens, padded_rows,
+                  row_bytes / sizeof(W), static_cast<W*>(padded));
+  });
+}
+
+}  // namespace cuda
+}  // namespace ft

@@ -1,0 +1,47 @@
+// encoder_gemm <batch> <seq> <heads> <size> <is_use_fp16> <int8_mode>
+// Times cuBLASLt's algorithms for the products of a BERT layer and writes gemm_config.in.
+#include <cuda_runtime_api.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "tf_ops/cuda/encoder.h"
+#include "tf_ops/cuda/gemm.h"
+
+int main(int argc, char** argv) {
+  if (argc != 7) {
+    printf("[ERROR] encoder_gemm batch_size seq_len head_num size_per_head is_use_fp16 int8_mode\n"
+           "e.g., ./encoder_gemm 1 32 12 64 1 0\n");
+    return 1;
+  }
+  const long batch_size = atol(argv[1]), seq_len = atol(argv[2]);
+  if (atoi(argv[6]) != 0) {
+    printf("[ERROR] int8_mode is %s, expected 0: INT8 is not in this version\n", argv[6]);
+    return 1;
+  }
+  ft::EncoderConfig config;
+  config.num_heads = atol(argv[3]);
+  config.head_size = atol(argv[4]);
+  config.inner_size = 4 * config.hidden_size();
+  config.dtype = atoi(argv[5]) ? ft::DataType::kFloat16 : ft::DataType::kFloat32;
+  cudaDeviceProp properties;
+  const cudaError_t error = cudaGetDeviceProperties(&properties, 0);
+  if (error != cudaSuccess) {
+    printf("[ERROR] no CUDA device: %s\n", cudaGetErrorString(error));
+    return 1;
+  }
+  if (batch_size < 1 || seq_len < 1) {
+    printf("[ERROR] batch_size and seq_len are %s and %s, expected at least 1\n", argv[1], argv[2]);
+    return 1;
+  }
+  printf("Device %s\n***Encoder Gemm Testing Begin***\n", properties.name);
+  std::vector<std::string> report;
+  const ft::Status status =
+      ft::cuda::TuneEncoderGemms(config, batch_size, seq_len, false, nullptr, &report);
+  for (const std::string& line : report) printf("%s\n", line.c_str());
+  if (!status.ok()) {
+    printf("[ERROR] %s\n", status.message().c_str());
+    return 1;
+  }
+  printf("%s is written\n***Encoder Gemm Testing End***\n", ft::cuda::GemmConfigPath().c_str());
+  return 0;
+}

@@ -1,0 +1,174 @@
+// encoder_sample <batch> <layers> <seq> <heads> <size> <is_use_fp16> <is_remove_padding> <int8_mode>
+//                [<allow_gemm_test>]
+// Times the encoder on random data without TensorFlow. All sequences have length S, or S/2 with
+// padding removed. Environment: FT_SAMPLE_MASKED=1 keeps S rows but masks the keys from S/2 on;
+// FT_SAMPLE_TF32=1 allows TF32; FT_SAMPLE_SMALL_ROWS sets the limit of the kernel for few rows;
+// FT_SAMPLE_PROFILE=1 runs once, without graphs, for a profiler.
+#include <cuda_runtime_api.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <algorithm>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "tf_ops/cuda/encoder.h"
+#include "tf_ops/cuda/kernels.h"
+
+namespace {
+
+constexpr int kIterations = 50;
+
+bool Flag(const char* name) {
+  const char* value = getenv(name);
+  return value != nullptr && atoi(value) != 0;
+}
+
+void Check(cudaError_t error) {
+  if (error == cudaSuccess) return;
+  printf("[ERROR] %s\n", cudaGetErrorString(error));
+  exit(1);
+}
+
+void Check(const ft::Status& status) {
+  if (status.ok()) return;
+  printf("[ERROR] %s\n", status.message().c_str());
+  exit(1);
+}
+
+// Device memory filled with normal numbers times `scale` plus `mean`; kept until the end.
+void* Random(int64_t elems, ft::DataType dtype, float scale, float mean = 0.f) {
+  static std::mt19937 generator(1);
+  std::normal_distribution<float> normal(mean, scale);
+  std::vector<float> values(elems);
+  for (float& v : values) v = normal(generator);
+  std::vector<uint16_t> halves(dtype == ft::DataType::kFloat32 ? 0 : elems);
+  for (size_t i = 0; i < halves.size(); ++i) {
+    const _Float16 h = static_cast<_Float16>(values[i]);
+    memcpy(&halves[i], &h, sizeof(h));
+  }
+  void* memory;
+  Check(cudaMalloc(&memory, elems * SizeOf(dtype)));
+  Check(cudaMemcpy(memory, halves.empty() ? static_cast<const void*>(values.data()) : halves.data(),
+                   elems * SizeOf(dtype), cudaMemcpyHostToDevice));
+  return memory;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 9 && argc != 10) {
+    printf("[ERROR] encoder_sample batch_size num_layers seq_len head_num size_per_head is_use_fp16 "
+           "is_remove_padding int8_mode [allow_gemm_test]\n"
+           "e.g., ./encoder_sample 1 12 32 12 64 1 0 0 0\n");
+    return 1;
+  }
+  if (atoi(argv[8]) != 0) {
+    printf("[ERROR] int8_mode is %s, expected 0: INT8 is not in this version\n", argv[8]);
+    return 1;
+  }
+  ft::EncoderConfig config;
+  ft::EncoderBatch batch;
+  batch.batch_size = atol(argv[1]);
+  config.num_layers = atol(argv[2]);
+  batch.max_seq_len = atol(argv[3]);
+  config.num_heads = atol(argv[4]);
+  config.head_size = atol(argv[5]);
+  config.dtype = atoi(argv[6]) ? ft::DataType::kFloat16 : ft::DataType::kFloat32;
+  batch.packed = atoi(argv[7]) != 0;
+  config.inner_size = 4 * config.hidden_size();
+  cudaDeviceProp properties;
+  Check(cudaGetDeviceProperties(&properties, 0));
+  printf("Device %s\n", properties.name);
+  constexpr double kGiB = 1 << 30;
+  size_t free_bytes, total_bytes;
+  Check(cudaMemGetInfo(&free_bytes, &total_bytes));
+  printf("before allocate free %.2f GB total %.2f GB\n", free_bytes / kGiB, total_bytes / kGiB);
+
+  ft::cuda::CudaEncoderOptions options;
+  options.allow_gemm_test = argc == 10 && atoi(argv[9]) != 0;
+  options.allow_tf32 = Flag("FT_SAMPLE_TF32");
+  options.use_graphs = !Flag("FT_SAMPLE_PROFILE");
+  if (const char* rows = getenv("FT_SAMPLE_SMALL_ROWS")) options.small_gemm_rows = atol(rows);
+  std::unique_ptr<ft::Encoder> encoder;
+  Check(ft::cuda::CreateCudaEncoder(config, options, &encoder));
+
+  const int64_t h = config.hidden_size(), inner = config.inner_size;
+  const int64_t length = batch.packed ? std::max<int64_t>(1, batch.max_seq_len / 2) : batch.max_seq_len;
+  batch.num_tokens = batch.batch_size * length;
+  std::vector<ft::LayerWeights> layers(config.num_layers);
+  std::vector<void*> memory;
+  for (auto& layer : layers) {
+    for (int f = 0; f < ft::kWeightsPerLayer; ++f) {
+      ft::TensorView& view = layer.*ft::WeightFields()[f].view;
+      view.dtype = config.dtype;
+      view.shape = {h};
+      if (f < 8 && f % 2 == 0) view.shape = {h, h};
+      if (f == 10) view.shape = {h, inner};
+      if (f == 11) view.shape = {inner};
+      if (f == 12) view.shape = {inner, h};
+      const int64_t elems = view.shape.size() == 2 ? view.shape[0] * view.shape[1] : view.shape[0];
+      const bool gamma = f == 9 || f == 15;
+      // One set of random numbers serves all layers; each layer has its own packed copy.
+      if (&layer == &layers[0]) {
+        view.data = Random(elems, config.dtype, view.shape.size() == 2 ? 0.02f : 0.1f, gamma ? 1.f : 0.f);
+      } else {
+        view.data = (layers[0].*ft::WeightFields()[f].view).data;
+      }
+    }
+  }
+  batch.input = Random(batch.num_tokens * h, config.dtype, 1.f);
+  void* output;
+  Check(cudaMalloc(&output, batch.num_tokens * h * SizeOf(config.dtype)));
+  batch.outputs = {output};
+  std::vector<int32_t> numbers;
+  for (int64_t b = 0; b <= batch.batch_size; ++b) {
+    numbers.push_back(static_cast<int32_t>(batch.packed ? b * length : batch.max_seq_len / 2));
+  }
+  void* numbers_memory;
+  Check(cudaMalloc(&numbers_memory, numbers.size() * 4));
+  Check(cudaMemcpy(numbers_memory, numbers.data(), numbers.size() * 4, cudaMemcpyHostToDevice));
+  if (batch.packed) {
+    batch.seq_offsets = static_cast<int32_t*>(numbers_memory);
+  } else if (Flag("FT_SAMPLE_MASKED")) {
+    batch.key_lengths = static_cast<int32_t*>(numbers_memory);
+  }
+  cudaStream_t stream;
+  Check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  ft::ExecutionContext execution;
+  execution.stream = stream;
+  void *packed, *workspace;
+  Check(cudaMalloc(&packed, encoder->PackedWeightBytes()));
+  Check(encoder->PackWeights(layers, packed, execution));
+  Check(cudaMalloc(&workspace, encoder->WorkspaceBytes(batch, execution)));
+  size_t free_after;
+  Check(cudaMemGetInfo(&free_after, &total_bytes));
+  printf("After allocate free %.2f GB used %.2f GB total %.2f GB\n", free_after / kGiB,
+         (total_bytes - free_after) / kGiB, total_bytes / kGiB);
+  if (Flag("FT_SAMPLE_PROFILE")) {
+    Check(encoder->Run(batch, packed, workspace, execution));
+    Check(cudaStreamSynchronize(stream));
+    return 0;
+  }
+  // Median over several runs of 50 forwards, which the stream holds back to back.
+  cudaEvent_t begin, end;
+  Check(cudaEventCreate(&begin));
+  Check(cudaEventCreate(&end));
+  std::vector<float> times;
+  for (int run = 0; run < 8; ++run) {
+    Check(cudaEventRecord(begin, stream));
+    for (int i = 0; i < kIterations; ++i) Check(encoder->Run(batch, packed, workspace, execution));
+    Check(cudaEventRecord(end, stream));
+    Check(cudaStreamSynchronize(stream));
+    float milliseconds;
+    Check(cudaEventElapsedTime(&milliseconds, begin, end));
+    if (run > 0) times.push_back(milliseconds / kIterations);
+  }
+  std::sort(times.begin(), times.end());
+  printf("[INFO] batch_size %ld seq_len %ld layer %ld FT-CPP-time %.4f ms ( %d iterations)\n",
+         static_cast<long>(batch.batch_size), static_cast<long>(batch.max_seq_len),
+         static_cast<long>(config.num_layers), times[times.size() / 2], kIterations);
+  return 0;
+}
