@@ -1,8 +1,8 @@
 """Times the BertEncoder op and its peers, in turn, in one run, on this machine's CPU.
 
 For every model and shape all contestants (engine x dtype x fill) are compiled, their outputs are
-checked against TensorFlow's float32 graph, and only then timed: A B C ... A B C ..., so that drift of
-the machine hits all of them alike. Writes JSON (all samples), a Markdown table and a plot.
+checked against TensorFlow's float32 graph, and only then timed: A B C ... A B C ..., so that drift
+of the machine hits all of them alike. Writes JSON (all samples), a Markdown table and a plot.
 
   python -m benchmarks.cpu_encoder --models=bert-base --shapes=1x32,8x128 --dtypes=float32
 """

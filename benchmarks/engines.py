@@ -136,13 +136,6 @@ class Op(_TensorFlowSession):
     package = "fastertransformer_tf"
     remove_padding = False
 
-    def __init__(self, model: EncoderModel, weights: Weights, dtype: str, threads: int) -> None:
-        super().__init__(model, weights, dtype, threads)
-        try:
-            encoder_graphs.load_ops()
-        except encoder_graphs.LibraryMissing as error:
-            raise EngineUnavailable(str(error)) from error
-
     def _build(self, hidden: tf.Tensor, batch: int | None) -> tuple[tf.Tensor, tf.Tensor]:
         lengths = tf.placeholder(tf.int32, [batch], "lengths")
         output = encoder_graphs.op_encoder(

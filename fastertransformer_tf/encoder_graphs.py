@@ -1,46 +1,25 @@
 """The BERT encoder as a TensorFlow 1 graph: TensorFlow's own layers, or this package's ops.
 
-For programs that compare the two: both take the same NumPy weights, keyed by the checkpoint's names,
-and hold them as constants. Shape letters: B batch, S padded length, H hidden size, L layers.
+For programs that compare the two: both take the same NumPy weights, keyed by the checkpoint's
+names, and hold them as constants. B batch, S padded length, H hidden size, L layers.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from fastertransformer_tf import bert_compat, modeling, ops
+
 # Weight name inside a layer (google-research BERT's checkpoint names) -> the ops' input name.
-OP_INPUTS = {
-    "attention/self/query/kernel": "attr_q_kernel",
-    "attention/self/query/bias": "attr_q_bias",
-    "attention/self/key/kernel": "attr_k_kernel",
-    "attention/self/key/bias": "attr_k_bias",
-    "attention/self/value/kernel": "attr_v_kernel",
-    "attention/self/value/bias": "attr_v_bias",
-    "attention/output/dense/kernel": "attr_output_kernel",
-    "attention/output/dense/bias": "attr_output_bias",
-    "attention/output/LayerNorm/beta": "attr_output_layernorm_beta",
-    "attention/output/LayerNorm/gamma": "attr_output_layernorm_gamma",
-    "intermediate/dense/kernel": "inter_kernel",
-    "intermediate/dense/bias": "inter_bias",
-    "output/dense/kernel": "output_kernel",
-    "output/dense/bias": "output_bias",
-    "output/LayerNorm/beta": "output_layernorm_beta",
-    "output/LayerNorm/gamma": "output_layernorm_gamma",
-}
+OP_INPUTS = {variable: argument for argument, variable in modeling.LAYER_VARIABLES.items()}
 
 Weights = list[dict[str, np.ndarray]]
-
-
-class LibraryMissing(ImportError):
-    """The shared library of the ops was not built."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,48 +98,6 @@ def load_weights(checkpoint: str, sizes: EncoderSizes, scope: str = "bert/encode
     return layers
 
 
-def load_ops() -> Any:  # noqa: ANN401 (a module that TensorFlow generates)
-    """Returns the module of raw ops.
-
-    Raises:
-      LibraryMissing: the library was not built.
-    """
-    built = pathlib.Path(__file__).parent / "lib" / "_fastertransformer_tf.so"
-    path = pathlib.Path(os.environ.get("FT_TF_OPS_LIBRARY") or built)
-    if not path.exists():
-        raise LibraryMissing(f"{path} does not exist: build it with scripts/build.sh")
-    return tf.load_op_library(str(path))
-
-
-class _TensorFlowIn:
-    """The tensorflow module with `float32` standing for another type.
-
-    bert-tensorflow's graph follows the type of its input everywhere but in the mask term, which it
-    casts to `tf.float32` by name.
-    """
-
-    def __init__(self, module: Any, dtype: tf.DType) -> None:  # noqa: ANN401
-        self._module = module
-        self.float32 = dtype
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
-        return getattr(self._module, name)
-
-
-@contextlib.contextmanager
-def _modeling_in(dtype: tf.DType) -> Iterator[Any]:
-    """Gives bert-tensorflow's modeling module, building in `dtype` inside the block."""
-    from fastertransformer_tf import bert_compat
-
-    modeling = bert_compat.modeling()
-    original = modeling.tf
-    modeling.tf = _TensorFlowIn(original, dtype)
-    try:
-        yield modeling
-    finally:
-        modeling.tf = original
-
-
 def frozen_scope(weights: Weights, dtype: tf.DType) -> Any:  # noqa: ANN401
     """A variable scope in which tf.get_variable gives constants of `weights` by name."""
 
@@ -170,6 +107,11 @@ def frozen_scope(weights: Weights, dtype: tf.DType) -> Any:  # noqa: ANN401
         return tf.constant(weights[int(layer)][weight], dtype, name="frozen")
 
     return tf.variable_scope("", custom_getter=frozen)
+
+
+def _constants(layer: dict[str, np.ndarray], dtype: tf.DType) -> dict[str, tf.Tensor]:
+    """One layer's weights as the ops name them."""
+    return {argument: tf.constant(layer[name], dtype) for name, argument in OP_INPUTS.items()}
 
 
 def tensorflow_encoder(
@@ -186,12 +128,14 @@ def tensorflow_encoder(
     Returns:
       Hidden states [B,S,H]; rows past a length are whatever TensorFlow computes for them.
     """
-    with _modeling_in(hidden.dtype) as modeling, frozen_scope(weights, hidden.dtype):
-        seq = modeling.get_shape_list(hidden)[1]
+    bert = bert_compat.modeling()
+    options = modeling.EncoderOptions(floatx=hidden.dtype.name, use_tensorflow=True)
+    with modeling.encoder_options(options), frozen_scope(weights, hidden.dtype):
+        seq = bert.get_shape_list(hidden)[1]
         mask = tf.sequence_mask(lengths, seq, tf.int32)
-        return modeling.transformer_model(
+        return bert.transformer_model(
             hidden,
-            modeling.create_attention_mask_from_input_mask(hidden, mask),
+            bert.create_attention_mask_from_input_mask(hidden, mask),
             hidden_size=sizes.hidden,
             num_hidden_layers=sizes.layers,
             num_attention_heads=sizes.heads,
@@ -215,22 +159,17 @@ def op_encoder(
 
     Rows past a length are 0 with remove_padding.
     """
-    inputs = {
-        argument: [tf.constant(layer[name], hidden.dtype) for layer in weights]
-        for name, argument in OP_INPUTS.items()
-    }
-    (output,) = load_ops().bert_encoder(
-        hidden_states=hidden,
-        sequence_length=lengths,
-        attention_mask=tf.zeros([0], hidden.dtype),
-        num_outputs=1,
+    (output,) = ops.bert_encoder(
+        hidden,
+        lengths,
+        None,
+        [_constants(layer, hidden.dtype) for layer in weights],
         head_num=sizes.heads,
         size_per_head=sizes.size,
         remove_padding=remove_padding,
         int8_mode=int8_mode,
         allow_gemm_test=allow_gemm_test,
         is_weight_const=True,
-        **inputs,
     )
     return output
 
@@ -245,8 +184,7 @@ def op_layers(
     int8_mode: int = 0,
     allow_gemm_test: bool = False,
 ) -> tf.Tensor:
-    """The same by one BertTransformer op for each layer, padding removed and rebuilt around them."""
-    ops = load_ops()
+    """The same by one BertTransformer op a layer, padding removed and rebuilt around them."""
     batch, seq = tf.unstack(tf.shape(hidden)[:2])
     keys = tf.cast(tf.sequence_mask(lengths, seq), hidden.dtype)
     mask = tf.broadcast_to(keys[:, None, None, :], tf.stack([batch, 1, seq, seq]))
@@ -276,7 +214,7 @@ def op_layers(
             layer_num=sizes.layers,
             allow_gemm_test=allow_gemm_test,
             is_weight_const=True,
-            **{arg: tf.constant(layer[name], hidden.dtype) for name, arg in OP_INPUTS.items()},
+            **_constants(layer, hidden.dtype),
         )
     if remove_padding:
         states = ops.rebuild_padding(

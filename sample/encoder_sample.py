@@ -191,11 +191,12 @@ def main(argv: list[str]) -> None:
     for name in ("FT", "EFF"):
         if name not in outputs:
             continue
+        label = "EFF-FT" if name == "EFF" else name
         difference = np.abs(outputs["TF"] - outputs[name])
         tolerance = TOLERANCE[_DTYPE.value]
         agree = bool(np.allclose(outputs["TF"], outputs[name], atol=tolerance, rtol=1e-5))
         right &= agree
-        print(f"[INFO] Encoder TF v.s. {name} with tensor input Cross check {agree}")
+        print(f"[INFO] Encoder TF v.s. {label} with tensor input Cross check {agree}")
         print(f"[INFO] Max diff {difference.max(initial=0):.3g}")
         print(f"[INFO] min diff {difference.min(initial=np.inf):.3g}")
     if not right:

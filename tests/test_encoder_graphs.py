@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-pytest.importorskip("fastertransformer_tf.bert_compat", reason="the BERT graph is not there yet")
-from fastertransformer_tf import encoder_graphs  # noqa: E402
+from fastertransformer_tf import encoder_graphs
 
 SIZES = encoder_graphs.EncoderSizes(layers=2, heads=4, size=8, inner=48)
 
@@ -89,12 +88,6 @@ def test_load_weights_names_every_fault(tmp_path: pathlib.Path) -> None:
     save(tensors)
     with pytest.raises(ValueError, match="layer_0/output/dense/bias is missing.*shape \\[2, 3\\]"):
         encoder_graphs.load_weights(prefix, SIZES)
-
-
-def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FT_TF_OPS_LIBRARY", "/nowhere/ops.so")
-    with pytest.raises(encoder_graphs.LibraryMissing, match="/nowhere/ops.so.*build.sh"):
-        encoder_graphs.load_ops()
 
 
 @pytest.mark.parametrize("gelu_op", [True, False])

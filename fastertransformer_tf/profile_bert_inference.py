@@ -1,0 +1,107 @@
+"""Times BERT with TensorFlow's own encoder against the op over the dev set of a GLUE task.
+
+The logits of every batch are compared first; where they disagree nothing is reported. Takes the
+flags of run_classifier_wrap and those of profile_transformer_inference.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+from fastertransformer_tf import bert_compat, checkpoint, profile_util, run_classifier_wrap, runner
+from fastertransformer_tf import cli as cli_lib
+
+_OWNER = "fastertransformer_tf.profile_bert_inference"
+_TASK = "fastertransformer_tf.run_classifier_wrap"
+
+
+def define_flags(flag_values: flags.FlagValues) -> None:
+    """Defines the program's flags."""
+    run_classifier_wrap.define_flags(flag_values)
+    profile_util.define_flags(flag_values, _OWNER)
+
+
+def run(values: flags.FlagValues) -> list[np.ndarray]:
+    """Runs the program with parsed flags.
+
+    Returns:
+      Seconds of TensorFlow's batches and of the op's.
+
+    Raises:
+      ValueError: A flag is missing or wrong, or the logits disagree.
+      FileNotFoundError: A file is not there.
+    """
+    runner.require_flags(values, ("output_dir", "profiling_output_file"))
+    if values.use_tensorflow_transformer:
+        raise ValueError(
+            "--use_tensorflow_transformer: this program always runs both, leave it out"
+        )
+    values.do_eval = True  # what prepare expects of a job over the dev set
+    with bert_compat.bound_flags(values):
+        job = run_classifier_wrap.prepare(values)
+        path = checkpoint.choose_checkpoint(values.init_checkpoint, values.output_dir)
+        features = run_classifier_wrap.make_features(
+            job.processor.get_dev_examples(values.data_dir),
+            job.labels,
+            values.max_seq_length,
+            job.tokenizer,
+        )
+        batch_size = values.eval_batch_size
+        whole = len(features["label_ids"]) // batch_size
+        if not whole:
+            raise ValueError(
+                f"{len(features['label_ids'])} examples are less than a batch of {batch_size}"
+            )
+        starts = [i * batch_size for i in range(min(whole, values.num_iter))]
+        original = dataclasses.replace(job.options, use_tensorflow=True, remove_padding=False)
+        sides = []
+        for options, name in ((original, "bert_origin"), (job.options, "bert_fastinfer")):
+            model = run_classifier_wrap.Classifier(job.config, len(job.labels), path, options)
+            model.session.close()
+            feeds = [
+                {model.inputs[key]: features[key][i : i + batch_size] for key in model.inputs}
+                for i in starts
+            ]
+            logits = model.outputs["logits"]
+            session = profile_util.session(model.graph, values)
+            sides.append(profile_util.Side(session, logits, logits, feeds, name))
+    expected, actual = (
+        np.concatenate([side.session.run(side.output, feeds) for feeds in side.feeds])
+        for side in sides
+    )
+    error = profile_util.check_agreement(expected, actual, values.floatx)
+    seconds = profile_util.time_in_turn(sides, values.num_iter)
+    if values.tf_profile:
+        profile_util.write_traces(sides, values.output_dir, values.num_iter)
+    columns = {
+        "batch_size": batch_size,
+        "seq_length": values.max_seq_length,
+        "hidden_layers": job.config.num_hidden_layers,
+        "attention_heads": job.config.num_attention_heads,
+        "attention_head_size": job.config.hidden_size // job.config.num_attention_heads,
+    }
+    profile_util.report(values, columns, seconds, error)
+    for side in sides:
+        side.session.close()
+    return seconds
+
+
+def main(argv: list[str]) -> None:
+    """Runs the program with the process's flags."""
+    cli_lib.no_positional(argv)
+    tf.get_logger().setLevel("ERROR")  # google's code logs five examples
+    run(flags.FLAGS)
+
+
+def cli() -> None:
+    """The console entry point."""
+    define_flags(flags.FLAGS)
+    cli_lib.run_program(main, __doc__, [_OWNER, _TASK])
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,137 @@
+"""Times TensorFlow's own BERT encoder against the op on random input, and writes a table and a plot.
+
+The two outputs are compared first; where they disagree nothing is reported. With --remove_padding
+half of each sequence is padding, which the op leaves out. --tf_profile writes chrome traces.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+from absl import flags
+
+from fastertransformer_tf import cli as cli_lib
+from fastertransformer_tf import encoder_graphs, profile_util, runner
+
+_OWNER = "fastertransformer_tf.profile_transformer_inference"
+_SIZES = {
+    "predict_batch_size": (8, "Sequences in a batch."),
+    "max_seq_length": (128, "Padded length."),
+    "num_hidden_layers": (12, "Layers."),
+    "num_attention_heads": (12, "Attention heads."),
+    "attention_head_size": (64, "Size of a head."),
+}
+
+
+def define_flags(flag_values: flags.FlagValues) -> None:
+    """Defines the program's flags."""
+    runner.define_encoder_flags(flag_values, _OWNER)
+    profile_util.define_flags(flag_values, _OWNER)
+    for name, text in (
+        ("output_dir", "The folder where table, plot and traces are written."),
+        ("init_checkpoint", "Checkpoint whose encoder is run; random weights without it."),
+    ):
+        profile_util.define_string(flag_values, _OWNER, name, None, text)
+    for name, (default, text) in _SIZES.items():
+        profile_util.define_integer(flag_values, _OWNER, name, default, text)
+
+
+def make_side(
+    values: flags.FlagValues,
+    use_tensorflow: bool,
+    sizes: encoder_graphs.EncoderSizes,
+    weights: encoder_graphs.Weights,
+    feeds: tuple[np.ndarray, np.ndarray],
+) -> profile_util.Side:
+    """Builds one side: hidden states float32 [B,S,H] and lengths int32 [B] in, [B,S,H] out."""
+    with tf.Graph().as_default() as graph:
+        hidden = tf.placeholder(tf.float32, feeds[0].shape, "hidden")
+        lengths = tf.placeholder(tf.int32, feeds[1].shape, "lengths")
+        states = tf.cast(hidden, tf.as_dtype(values.floatx))
+        if use_tensorflow:
+            states = encoder_graphs.tensorflow_encoder(states, lengths, sizes, weights)
+        else:
+            states = encoder_graphs.op_encoder(
+                states,
+                lengths,
+                sizes,
+                weights,
+                remove_padding=values.remove_padding,
+                int8_mode=values.int8_mode,
+                allow_gemm_test=values.allow_gemm_test,
+            )
+        output = tf.cast(states, tf.float32)
+        return profile_util.Side(
+            profile_util.session(graph, values),
+            output,
+            tf.reduce_mean(output),
+            [{hidden: feeds[0], lengths: feeds[1]}],
+            "bert_origin" if use_tensorflow else "bert_fastinfer",
+        )
+
+
+def run(values: flags.FlagValues) -> list[np.ndarray]:
+    """Runs the program with parsed flags.
+
+    Returns:
+      Seconds of TensorFlow's runs and of the op's.
+
+    Raises:
+      ValueError: A flag is missing or wrong, or the outputs disagree.
+    """
+    runner.require_flags(values, ("output_dir", "profiling_output_file"))
+    if values.use_tensorflow_transformer:
+        raise ValueError(
+            "--use_tensorflow_transformer: this program always runs both, leave it out"
+        )
+    runner.encoder_options(values)  # checks floatx, int8_mode
+    runner.make_output_dir(values.output_dir)
+    heads, size = values.num_attention_heads, values.attention_head_size
+    sizes = encoder_graphs.EncoderSizes(values.num_hidden_layers, heads, size, 4 * heads * size)
+    weights = (
+        encoder_graphs.load_weights(values.init_checkpoint, sizes)
+        if values.init_checkpoint
+        else encoder_graphs.random_weights(sizes)
+    )
+    batch, seq = values.predict_batch_size, values.max_seq_length
+    length = max(1, seq // 2) if values.remove_padding else seq
+    rng = np.random.default_rng(1)
+    feeds = (
+        rng.standard_normal((batch, seq, sizes.hidden), dtype=np.float32),
+        np.full(batch, length, np.int32),
+    )
+    sides = [make_side(values, original, sizes, weights, feeds) for original in (True, False)]
+    expected, actual = (s.session.run(s.output, s.feeds[0])[:, :length] for s in sides)
+    error = profile_util.check_agreement(expected, actual, values.floatx)
+    seconds = profile_util.time_in_turn(sides, values.num_iter)
+    if values.tf_profile:
+        profile_util.write_traces(sides, values.output_dir, values.num_iter)
+    columns: dict[str, Any] = {
+        "batch_size": batch,
+        "seq_length": seq,
+        "hidden_layers": sizes.layers,
+        "attention_heads": heads,
+        "attention_head_size": size,
+    }
+    profile_util.report(values, columns, seconds, error)
+    for side in sides:
+        side.session.close()
+    return seconds
+
+
+def main(argv: list[str]) -> None:
+    """Runs the program with the process's flags."""
+    cli_lib.no_positional(argv)
+    run(flags.FLAGS)
+
+
+def cli() -> None:
+    """The console entry point."""
+    define_flags(flags.FLAGS)
+    cli_lib.run_program(main, __doc__, [_OWNER])
+
+
+if __name__ == "__main__":
+    cli()

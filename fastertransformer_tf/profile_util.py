@@ -1,0 +1,222 @@
+"""What profile_transformer_inference and profile_bert_inference share: comparing, timing, files."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import flags
+from tensorflow.python.client import timeline  # the only way to a chrome trace of a session's run
+from tqdm import tqdm
+
+from fastertransformer_tf import checkpoint_io
+
+_tf1 = tf.compat.v1
+
+# Largest ||op - TensorFlow|| / ||TensorFlow||. float16 and bfloat16 round both sides.
+TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 6e-2}
+
+
+@dataclasses.dataclass
+class Side:
+    """One of the two programs compared.
+
+    Attributes:
+      session: Holds its graph.
+      output: What is compared.
+      timed: What is fetched while timing: small, so that copying it does not count.
+      feeds: Placeholder to value, for each batch.
+      trace_name: First part of the names of its trace files.
+    """
+
+    session: _tf1.Session
+    output: tf.Tensor
+    timed: tf.Tensor
+    feeds: Sequence[Mapping[tf.Tensor, np.ndarray]]
+    trace_name: str
+
+
+def define_flags(flag_values: flags.FlagValues, owner: str) -> None:
+    """Defines the flags that both programs have beyond those of the encoder.
+
+    Args:
+      flag_values: Where to define them.
+      owner: Name of the program's module, under which --help finds them.
+    """
+    define_string(
+        flag_values, owner, "profiling_output_file", None, "The table's file, in --output_dir."
+    )
+    define_bool(flag_values, owner, "xla", "Compile with XLA, both sides.")
+    define_bool(
+        flag_values, owner, "tf_profile",
+        "Write chrome traces to --output_dir/prof: open them with Perfetto or chrome://tracing.",
+    )  # fmt: skip
+    define_integer(flag_values, owner, "num_iter", 20, "Timed batches of each side.")
+
+
+def define_string(
+    flag_values: flags.FlagValues, owner: str, name: str, default: str | None, text: str
+) -> None:
+    """Defines a string flag of module `owner`."""
+    parser, serializer = flags.ArgumentParser(), flags.ArgumentSerializer()
+    flags.DEFINE_flag(
+        flags.Flag(parser, serializer, name, default, text), flag_values, module_name=owner
+    )
+
+
+def define_integer(
+    flag_values: flags.FlagValues, owner: str, name: str, default: int, text: str
+) -> None:
+    """Defines an integer flag of module `owner`, at least 1."""
+    parser, serializer = flags.IntegerParser(lower_bound=1), flags.ArgumentSerializer()
+    flags.DEFINE_flag(
+        flags.Flag(parser, serializer, name, default, text), flag_values, module_name=owner
+    )
+
+
+def define_bool(flag_values: flags.FlagValues, owner: str, name: str, text: str) -> None:
+    """Defines a boolean flag of module `owner`, false unless given."""
+    flags.DEFINE_flag(flags.BooleanFlag(name, False, text), flag_values, module_name=owner)
+
+
+def check_agreement(expected: np.ndarray, actual: np.ndarray, floatx: str) -> float:
+    """Returns the relative error of `actual`.
+
+    Raises:
+      ValueError: It is above TOLERANCE, or not a number.
+    """
+    norm = np.linalg.norm(expected.astype(np.float64))
+    error = float(np.linalg.norm(actual.astype(np.float64) - expected) / norm)
+    if not error <= TOLERANCE[floatx]:
+        raise ValueError(
+            f"the op's output differs from TensorFlow's: relative error {error:.3g}, largest "
+            f"difference {np.abs(actual - expected).max():.3g}, expected a relative error of at "
+            f"most {TOLERANCE[floatx]} in {floatx}: no time is reported"
+        )
+    return error
+
+
+def time_in_turn(sides: Sequence[Side], num_iter: int) -> list[np.ndarray]:
+    """Times the sides in turn, so that drift of the machine hits them alike.
+
+    Args:
+      sides: What to time; each runs once before.
+      num_iter: Timed runs of each, over its batches in order.
+
+    Returns:
+      Seconds of each run, [num_iter], for each side.
+    """
+    calls = []
+    for side in sides:
+        keys = list(side.feeds[0])
+        call = side.session.make_callable(side.timed, keys)
+        batches = [[feeds[key] for key in keys] for feeds in side.feeds]
+        call(*batches[0])
+        calls.append((call, batches))
+    seconds = np.zeros((len(sides), num_iter))
+    for turn in tqdm(range(num_iter), "timing", leave=False):
+        for index, (call, batches) in enumerate(calls):
+            batch = batches[turn % len(batches)]
+            start = time.perf_counter()
+            call(*batch)
+            seconds[index, turn] = time.perf_counter() - start
+    return list(seconds)
+
+
+def write_traces(sides: Sequence[Side], output_dir: str, num_iter: int) -> list[pathlib.Path]:
+    """Writes a chrome trace of each run to output_dir/prof/<trace_name>_<n>.json."""
+    paths = []
+    folder = pathlib.Path(output_dir) / "prof"
+    folder.mkdir(parents=True, exist_ok=True)
+    for side in sides:
+        for turn in tqdm(range(num_iter), f"{side.trace_name}: tracing", leave=False):
+            metadata = _tf1.RunMetadata()
+            side.session.run(
+                side.timed,
+                side.feeds[turn % len(side.feeds)],
+                options=_tf1.RunOptions(trace_level=_tf1.RunOptions.FULL_TRACE),
+                run_metadata=metadata,
+            )
+            trace = timeline.Timeline(metadata.step_stats).generate_chrome_trace_format()
+            paths.append(folder / f"{side.trace_name}_{turn}.json")
+            checkpoint_io.write_text(paths[-1], trace)
+    return paths
+
+
+def device_names() -> list[str]:
+    """Describes the GPUs, or the CPU where there is none."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+        return [d.get("device_name", gpu.name) for d, gpu in zip(details, gpus, strict=True)]
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        model = platform.processor()
+    return [f"{model}, {len(os.sched_getaffinity(0))} CPUs"]
+
+
+def report(
+    values: flags.FlagValues,
+    sizes: Mapping[str, int],
+    seconds: Sequence[np.ndarray],
+    error: float,
+) -> None:
+    """Prints the two times and writes the table (tab separated) and a plot beside it.
+
+    Args:
+      values: The program's flags.
+      sizes: Column name to value: batch_size, seq_length, hidden_layers, ...
+      seconds: Of TensorFlow's runs and of the op's.
+      error: The op's relative error.
+    """
+    original, fast = (float(times.mean()) for times in seconds)
+    print(f"outputs agree: relative error {error:.2e}")
+    print(f"average time (seconds) elapsed original tensorflow: {original:.6g}")
+    print(f"average time (seconds) elapsed fast transformer: {fast:.6g}")
+    columns = [*sizes, "Tensorflow", "FasterTransformer"]
+    row = [*sizes.values(), f"{original:.6g}", f"{fast:.6g}"]
+    lines = [
+        *device_names(),
+        f"{values.floatx}\tXLA: {values.xla}\tremove_padding: {values.remove_padding}",
+        "\t".join(columns),
+        "\t".join(map(str, row)),
+    ]
+    path = pathlib.Path(values.output_dir) / values.profiling_output_file
+    checkpoint_io.write_text(path, "\n".join(lines) + "\n")
+    plot = path.with_suffix(".png")
+    _plot(plot, seconds, f"{values.floatx}, {device_names()[0]}")
+    print(f"written: {path}, {plot}")
+
+
+def _plot(path: pathlib.Path, seconds: Sequence[np.ndarray], title: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(5, 4), layout="constrained")
+    names = ["TensorFlow", "fast transformer"]
+    medians = [1e3 * float(np.median(times)) for times in seconds]
+    bars = axis.bar(names, medians, color=["tab:gray", "tab:green"])
+    axis.bar_label(bars, fmt="%.2f")
+    axis.set_ylabel("ms per batch, median")
+    axis.set_title(title, fontsize=9)
+    with checkpoint_io.atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    pyplot.close(figure)
+
+
+def session(graph: tf.Graph, values: Any) -> _tf1.Session:
+    """A session of `graph` as the flags say."""
+    from fastertransformer_tf import encoder_graphs
+
+    return _tf1.Session(graph=graph, config=encoder_graphs.session_config(values.xla))
