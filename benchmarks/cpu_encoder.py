@@ -135,6 +135,7 @@ class Bench:
     """All engines of one model."""
 
     def __init__(self, model: EncoderModel) -> None:
+        """Loads every engine that --engines and --dtypes ask for."""
         self.model = model
         self.missing: dict[str, str] = {}
         self._engines: dict[tuple[str, str], engines_lib.Engine] = {}

@@ -30,22 +30,23 @@ def _require(*packages: str) -> None:
 
 
 class Engine:
-    """One way to compute the encoder.
-
-    Args:
-      model: sizes.
-      weights: one dict for each layer.
-      dtype: "float32" or "bfloat16": what GEMMs compute in.
-      threads: CPU threads.
-
-    Raises:
-      EngineUnavailable: the package is missing or does not offer `dtype` on this CPU.
-    """
+    """One way to compute the encoder."""
 
     name = ""
     package = ""
 
     def __init__(self, model: EncoderModel, weights: Weights, dtype: str, threads: int) -> None:
+        """Loads what does not depend on the shape.
+
+        Args:
+          model: sizes.
+          weights: one dict for each layer.
+          dtype: "float32" or "bfloat16": what GEMMs compute in.
+          threads: CPU threads.
+
+        Raises:
+          EngineUnavailable: the package is missing or does not offer `dtype` on this CPU.
+        """
         self.model = model
         self.weights = weights
         self.dtype = dtype

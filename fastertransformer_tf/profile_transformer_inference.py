@@ -1,4 +1,4 @@
-"""Times TensorFlow's own BERT encoder against the op on random input, and writes a table and a plot.
+"""Times TensorFlow's own BERT encoder against the op on random input; writes a table and a plot.
 
 The two outputs are compared first; where they disagree nothing is reported. With --remove_padding
 half of each sequence is padding, which the op leaves out. --tf_profile writes chrome traces.

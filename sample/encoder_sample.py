@@ -105,6 +105,7 @@ class Session:
     """One encoder in a session: once, and in a while loop."""
 
     def __init__(self, encoder: Encoder, hidden: np.ndarray, lengths: np.ndarray) -> None:
+        """Builds both graphs for hidden states [B,S,H] and lengths [B]."""
         xla = bool(tf.test.is_gpu_available()) if _XLA.value is None else _XLA.value
         config = encoder_graphs.session_config(xla, _INTRA.value)
         dtype = DTYPES[_DTYPE.value]

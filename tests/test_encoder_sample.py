@@ -1,8 +1,9 @@
-"""sample/encoder_sample.py, the op replaced by TensorFlow's encoder: what is tested is the sample."""
+"""sample/encoder_sample.py itself: the op is replaced by TensorFlow's encoder here."""
 
 import importlib.util
 import pathlib
 import re
+import sys
 
 import pytest
 from absl import flags
@@ -16,6 +17,7 @@ _PATH = pathlib.Path(__file__).resolve().parent.parent / "sample" / "encoder_sam
 def sample():
     spec = importlib.util.spec_from_file_location("encoder_sample", _PATH)
     module = importlib.util.module_from_spec(spec)
+    sys.modules["encoder_sample"] = module  # absl finds the module that defines a flag there
     spec.loader.exec_module(module)
     return module
 
