@@ -1,0 +1,84 @@
+#include "tf_ops/cpu/kernels.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+namespace ft::cpu {
+
+namespace generic {
+extern const Kernels kFloatKernels;
+void ConvertImpl(const void* x, DataType x_dtype, void* y, DataType y_dtype, int64_t count);
+}  // namespace generic
+#ifdef __x86_64__
+namespace avx2 {
+extern const Kernels kFloatKernels;
+void ConvertImpl(const void* x, DataType x_dtype, void* y, DataType y_dtype, int64_t count);
+}  // namespace avx2
+namespace avx512 {
+extern const Kernels kFloatKernels;
+void ConvertImpl(const void* x, DataType x_dtype, void* y, DataType y_dtype, int64_t count);
+}  // namespace avx512
+namespace avx512bf16 {
+extern const Kernels kBfloat16Kernels;
+}  // namespace avx512bf16
+#endif
+
+namespace {
+
+enum Isa { kGeneric, kAvx2, kAvx512, kAvx512Bf16 };
+
+Isa DetectIsa() {
+  Isa isa = kGeneric;
+#ifdef __x86_64__
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) isa = kAvx2;
+  if (isa == kAvx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    isa = kAvx512;
+    if (__builtin_cpu_supports("avx512bf16")) isa = kAvx512Bf16;
+  }
+#endif
+  if (const char* cap = std::getenv("FT_CPU_ISA")) {
+    const std::string names[] = {"generic", "avx2", "avx512", "avx512bf16"};
+    for (int i = 0; i < 4; ++i) {
+      if (names[i] == cap && i < isa) isa = static_cast<Isa>(i);
+    }
+  }
+  return isa;
+}
+
+Isa CurrentIsa() {
+  static const Isa isa = DetectIsa();
+  return isa;
+}
+
+}  // namespace
+
+const Kernels& GetKernels(DataType dtype, bool even_sizes) {
+  (void)even_sizes;
+#ifdef __x86_64__
+  const Isa isa = CurrentIsa();
+  if (dtype == DataType::kBFloat16 && even_sizes && isa == kAvx512Bf16) {
+    return avx512bf16::kBfloat16Kernels;
+  }
+  if (isa >= kAvx512) return avx512::kFloatKernels;
+  if (isa == kAvx2) return avx2::kFloatKernels;
+#endif
+  (void)dtype;
+  return generic::kFloatKernels;
+}
+
+void Convert(const void* x, DataType x_dtype, void* y, DataType y_dtype, int64_t count) {
+  if (x_dtype == y_dtype) {
+    std::memcpy(y, x, count * SizeOf(x_dtype));
+    return;
+  }
+#ifdef __x86_64__
+  if (CurrentIsa() >= kAvx512) return avx512::ConvertImpl(x, x_dtype, y, y_dtype, count);
+  if (CurrentIsa() == kAvx2) return avx2::ConvertImpl(x, x_dtype, y, y_dtype, count);
+#endif
+  generic::ConvertImpl(x, x_dtype, y, y_dtype, count);
+}
+
+}  // namespace ft::cpu

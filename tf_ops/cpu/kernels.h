@@ -1,0 +1,101 @@
+// The inner loops of the CPU backend. kernels_impl.h implements them once; it is compiled for each
+// instruction set, and GetKernels() picks the best one that this processor has.
+//
+// "Panel" layout of a matrix B[K,N] that is a product's right side: N is cut into panels of
+// panel_width columns (the last one padded with zeros), a panel is [K][panel_width], or for bfloat16
+// [K/2][panel_width][2] with K rounded up to even, which is what the dot product of pairs wants.
+#pragma once
+
+#include <cstdint>
+
+#include "tf_ops/core/types.h"
+
+namespace ft::cpu {
+
+// Rounds to nearest even; the same on every processor.
+using Bfloat16 = uint16_t;
+using Half = uint16_t;
+
+// y[i] = x[i] between two of float32, float16, bfloat16.
+using ConvertFn = void (*)(const void* x, void* y, int64_t count);
+
+// One part of a product's right side: columns [begin, begin + cols) of a row-major matrix.
+struct PanelSource {
+  const void* data;
+  int64_t ld;
+};
+
+struct GemmArgs {
+  const void* a;        // [rows, k], row stride lda elements
+  int64_t lda;
+  const void* panels;   // first panel to use
+  int64_t panel_bytes;  // from one panel to the next
+  int64_t rows, k, cols;
+  float* c;             // float32 result [rows, cols], row stride ldc; or scratch when out is set
+  int64_t ldc;
+  bool accumulate;      // c += instead of c =
+  // If set, out = activation(c + bias), in the compute type; c is not written.
+  void* out = nullptr;
+  int64_t ld_out = 0;
+  const float* bias = nullptr;
+  bool apply_activation = false;
+  Activation activation = Activation::kGeluTanh;
+};
+
+struct AttentionArgs {
+  const void* q;  // first query row of this head; k and v: first key row
+  const void* k;
+  const void* v;
+  int64_t ld;  // row stride of q, k and v, in elements
+  int64_t num_queries, num_keys, head_size;
+  float scale;
+  const void* mask;  // [num_queries, mask_ld] of mask_dtype, or null
+  int64_t mask_ld;
+  DataType mask_dtype;
+  void* out;  // [num_queries, head_size], row stride ld_out
+  int64_t ld_out;
+  void* scratch;  // AttentionScratchBytes
+};
+
+struct LayerNormArgs {
+  const float* x;  // [rows, n], row stride n
+  const float* bias;
+  const void* residual;  // compute type, row stride n
+  const float* gamma;
+  const float* beta;
+  float epsilon;
+  void* out;  // compute type, row stride n; may be residual
+  int64_t rows, n;
+};
+
+// All functions of one instruction set and one compute type (float32 or bfloat16).
+struct Kernels {
+  const char* isa;
+  DataType compute_dtype;
+  int64_t panel_width;
+  int64_t row_multiple;  // rows of a full tile: row blocks that are a multiple lose nothing
+  void (*gemm)(const GemmArgs&);
+  void (*attention)(const AttentionArgs&);
+  int64_t (*attention_scratch_bytes)(int64_t num_keys, int64_t head_size);
+  void (*add_bias_residual_layer_norm)(const LayerNormArgs&);
+  // One panel from rows [0,k) and columns [col, col + cols) of the `num_sources` matrices of
+  // `source_cols` columns each that lie side by side; elements of `dtype`.
+  void (*pack_panel)(const PanelSource* sources, int64_t source_cols, DataType dtype, int64_t k,
+                     int64_t col, int64_t cols, void* panel);
+};
+
+// Bytes of one panel.
+inline int64_t PanelBytes(const Kernels& kernels, int64_t k) {
+  const bool pairs = kernels.compute_dtype == DataType::kBFloat16;
+  return AlignUp(k, pairs ? 2 : 1) * kernels.panel_width * SizeOf(kernels.compute_dtype);
+}
+
+// The best kernels of this processor for activations of `dtype`. `even_sizes`: all sizes that
+// products sum over are even, which bfloat16's pairs need.
+// $FT_CPU_ISA (generic, avx2, avx512, avx512bf16) caps the instruction set; for tests.
+const Kernels& GetKernels(DataType dtype, bool even_sizes);
+
+// Converts on any processor.
+void Convert(const void* x, DataType x_dtype, void* y, DataType y_dtype, int64_t count);
+
+}  // namespace ft::cpu
