@@ -55,6 +55,8 @@ TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2}
 # A contestant quicker than _QUICK_SECONDS first waits at each turn, until the threads of the one
 # before have stopped spinning, and then runs untimed for a while, to settle caches and clocks.
 _QUICK_SECONDS = 0.2
+# A shape is marked where other work kept more CPUs busy.
+_DISTURBED_CPUS = 0.15
 _SETTLE_SECONDS = 0.02
 
 
@@ -197,13 +199,17 @@ class Bench:
             engine.close()
 
 
-def measure(contestants: list[Contestant], seconds: float, label: str) -> None:
-    """Times all contestants in turn for about `seconds`."""
+def measure(contestants: list[Contestant], seconds: float, label: str) -> float:
+    """Times all contestants in turn for about `seconds`.
+
+    Returns:
+      CPUs that something else on the machine kept busy meanwhile, on average: 0 on a quiet one.
+    """
     estimate = {}
     for contestant in contestants:
         contestant.run()
         estimate[id(contestant)] = contestant.time()
-    start = time.perf_counter()
+    start, others = time.perf_counter(), report.other_cpu_seconds()
     rounds = 0
     with tqdm(total=_MAX_ROUNDS.value, desc=label, unit="round", leave=False) as progress:
         gc.collect()
@@ -216,6 +222,8 @@ def measure(contestants: list[Contestant], seconds: float, label: str) -> None:
             rounds += 1
             progress.update()
         gc.enable()
+    others = report.other_cpu_seconds() - others
+    return max(0.0, others / (time.perf_counter() - start))
 
 
 def gemm_floor(model: EncoderModel, batch: int, seq: int, dtype: str) -> dict[str, Any] | None:
@@ -282,7 +290,8 @@ def to_markdown(data: dict[str, Any]) -> str:
         ", ".join(f"{name} {version}" for name, version in data["versions"].items()),
         ". Milliseconds per forward pass, median (p10-p90), all contestants of a shape timed in "
         "turn in one process. half: every sequence holds S/2 tokens and S/2 padding. (wrong): its "
-        "output disagreed with TensorFlow's float32 graph and its time is not compared.\n\n",
+        "output disagreed with TensorFlow's float32 graph and its time is not compared. "
+        "(disturbed): other work kept CPUs busy meanwhile.\n\n",
     ]
     for name, reason in data["missing"].items():
         parts.append(f"* left out: {name}: {reason}\n")
@@ -291,7 +300,11 @@ def to_markdown(data: dict[str, Any]) -> str:
             (s for s in data["shapes"] if s["model"] == model),
             key=lambda s: (s["batch"] * s["seq"], s["batch"]),
         )
-        labels = [f"{s['batch']}x{s['seq']}" for s in shapes]
+        labels = [
+            f"{s['batch']}x{s['seq']}"
+            + (" (disturbed)" if s["other_busy_cpus"] > _DISTURBED_CPUS else "")
+            for s in shapes
+        ]
         keys = dict.fromkeys(
             (r["dtype"], r["fill"], r["engine"].replace(" plain", "").replace(" fused", ""))
             for s in shapes
@@ -344,10 +357,11 @@ def plot(data: dict[str, Any], path: Any) -> None:  # noqa: ANN401
         )
         bars: dict[str, list[float]] = {}
         for index, shape in enumerate(shapes):
-            peers = _peers(shape, "float32", "full")
+            peers = _peers(shape, "float32", data["fills"][0])
             scale = min((r["median_ms"] for r in peers or shape["results"]), default=1.0)
             for r in shape["results"]:
-                if not r["right"] or (r["fill"] == "half" and r["engine"] != "op remove_padding"):
+                packed = r["engine"] == "op remove_padding"
+                if not r["right"] or (r["fill"] != data["fills"][0] and not packed):
                     continue
                 engine = r["engine"].replace(" plain", "").replace(" fused", "")
                 label = f"{engine} {r['dtype']}" + (", half" if r["fill"] == "half" else "")
@@ -402,6 +416,7 @@ def main(argv: list[str]) -> None:
         "threads": _THREADS.value,
         "versions": {e.package: e.version() for e in engines_lib.ENGINES.values()},
         "dtypes": _DTYPES.value,
+        "fills": _FILLS.value,
         "tolerance": TOLERANCE,
         "missing": {},
         "shapes": [],
@@ -415,12 +430,17 @@ def main(argv: list[str]) -> None:
         for batch, seq in shapes:
             contestants = bench.contestants(batch, seq)
             share = (deadline - time.perf_counter()) / todo
-            measure(contestants, share, f"{name} {batch}x{seq}")
+            others = measure(contestants, share, f"{name} {batch}x{seq}")
+            if others > _DISTURBED_CPUS:
+                logging.warning(
+                    "%s %dx%d: %.2f CPUs were busy with other work", name, batch, seq, others
+                )
             todo -= 1
             shape = {
                 "model": name,
                 "batch": batch,
                 "seq": seq,
+                "other_busy_cpus": round(others, 3),
                 "gflop_full": round(bench.model.gflop(np.full(batch, seq)), 2),
                 "gemm_floor": {
                     dtype: floor

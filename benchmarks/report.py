@@ -38,6 +38,15 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
+def other_cpu_seconds() -> float:
+    """CPU seconds that the machine has spent on anything but this process (proc(5), stat)."""
+    fields = pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    user, nice, system, _, _, irq, softirq, steal = map(int, fields)
+    busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    own = os.times()
+    return busy - own.user - own.system
+
+
 def git_commit() -> str:
     """The commit of this checkout, with "+changes" where tracked files differ from it."""
 
