@@ -1,4 +1,4 @@
-"""Times the CUDA encoder against PyTorch on one GPU, in one run: BERT-base FP16, GPU time per forward.
+"""Times the CUDA encoder against PyTorch on one GPU, in one run: BERT-base, time per forward.
 
 Needs a GPU, PyTorch, and the folder of ``encoder_sample`` and ``encoder_gemm``
 (``scripts/build_cuda_standalone.sh``). TensorFlow is not needed.
@@ -77,7 +77,7 @@ def torch_times(batch: int, seq_len: int, lock_path: str, use_graph: bool) -> di
             mask = torch.zeros(batch, 1, s, s, device="cuda", dtype=torch.float16)
             mask[..., s // 2 :] = -10000.0
 
-        def forward(x=x, mask=mask) -> torch.Tensor:
+        def forward(x: torch.Tensor = x, mask: torch.Tensor | None = mask) -> torch.Tensor:
             for w in all_weights:
                 x = compiled(x, mask, w)
             return x
@@ -242,8 +242,8 @@ def main() -> None:
     lines = [
         f"# GPU encoder, {result['gpu']}, {result['date']}",
         "",
-        f"{result['model']}. Driver {driver}, PyTorch {result['torch']} (compiled, one CUDA graph). Medians of 7",
-        "runs of 50 forwards. masked: keys from S/2 on are masked; packed: S/2 tokens a sequence. FT: this",
+        f"{result['model']}. Driver {driver}, PyTorch {result['torch']} (compiled, one CUDA graph).",
+        "Medians of 7 runs of 50 forwards. masked: keys from S/2 on are masked; packed: S/2 tokens a sequence. FT: this",
         "project's encoder_sample, GEMMs as tuned by encoder_gemm, or cuBLASLt's heuristic (h).",
         "",
         "| B | S | torch masked | FT masked (h) | FT masked | torch full | FT full (h) | FT full | torch packed "
