@@ -146,7 +146,7 @@ def convert_checkpoint(
 
 
 def main() -> None:
-    """Entry point of `ft-ckpt-type-convert`, also `python -m fastertransformer_tf....`."""
+    """Entry point of the console script, also `python -m fastertransformer_tf....`."""
     init_checkpoint = flags.DEFINE_string(
         "init_checkpoint", None, "Prefix of the checkpoint to read.", required=True
     )

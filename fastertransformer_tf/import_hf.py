@@ -449,7 +449,7 @@ def _do_lower_case(folder: Path) -> bool:
 
 
 def main() -> None:
-    """Entry point of `ft-import-hf` and `python -m fastertransformer_tf.import_hf`."""
+    """Entry point of the console script and `python -m fastertransformer_tf.import_hf`."""
     hf_model = flags.DEFINE_string(
         "hf_model",
         None,

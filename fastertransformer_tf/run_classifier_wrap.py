@@ -1,7 +1,8 @@
 """google-research BERT's run_classifier with a fast encoder: CoLA, MNLI, MRPC and XNLI.
 
 Takes the flags of google's run_classifier.py and --floatx, --remove_padding, --int8_mode and
---allow_gemm_test. --do_eval writes eval_results.txt, --do_predict test_results.tsv in --output_dir.
+--allow_gemm_test. --do_train fine-tunes with TensorFlow's own transformer and saves checkpoints,
+--do_eval writes eval_results.txt and --do_predict test_results.tsv, all in --output_dir.
 """
 
 from __future__ import annotations
@@ -16,17 +17,26 @@ import tensorflow as tf
 from absl import flags
 from sklearn import metrics
 
-from fastertransformer_tf import bert_compat, checkpoint, checkpoint_io, modeling, runner
+from fastertransformer_tf import (
+    bert_compat,
+    checkpoint,
+    checkpoint_io,
+    modeling,
+    runner,
+    training,
+)
 from fastertransformer_tf import cli as cli_lib
 
 _tf1 = tf.compat.v1
 _OWNER = "fastertransformer_tf.run_classifier_wrap"
 _REQUIRED = ("data_dir", "task_name", "vocab_file", "bert_config_file", "output_dir")
 _HELP = {
-    "init_checkpoint": "Checkpoint to run; without it the latest one in --output_dir.",
+    "init_checkpoint": "Checkpoint to start from (--do_train) or to run; without it the latest one "
+    "in --output_dir.",
     "task_name": "The task: cola, mnli, mrpc or xnli.",
     "output_dir": "The folder where results are written.",
-    "do_train": "Not in this version.",
+    "do_train": "Fine-tune with TensorFlow's own transformer; checkpoints go to --output_dir, and "
+    "the same command goes on after a kill.",
     "use_tpu": "Must be false: kept so that google's command lines are understood.",
 }
 
@@ -176,7 +186,7 @@ def evaluate(task: str, label_ids: np.ndarray, run: runner.BatchRun) -> dict[str
 
 @dataclasses.dataclass
 class Job:
-    """What evaluation and prediction (and, later, training) share: the checked command line.
+    """What training, evaluation and prediction share: the checked command line.
 
     Attributes:
       values: The parsed flags.
@@ -206,12 +216,15 @@ def prepare(values: flags.FlagValues) -> Job:
     """
     runner.require_flags(values, _REQUIRED)
     options = runner.encoder_options(values)
-    if values.do_train:
-        raise ValueError("--do_train is not in this version: --do_eval and --do_predict are")
+    if values.do_train and values.floatx != "float32":
+        raise ValueError(
+            f"--do_train trains in float32, but --floatx={values.floatx}: train first, then "
+            "evaluate in another type"
+        )
     if values.use_tpu:
         raise ValueError("--use_tpu=true: there is no TPU support, expected false")
-    if not values.do_eval and not values.do_predict:
-        raise ValueError("nothing to do: give --do_eval or --do_predict")
+    if not (values.do_train or values.do_eval or values.do_predict):
+        raise ValueError("nothing to do: give --do_train, --do_eval or --do_predict")
     for name in ("eval_batch_size", "predict_batch_size"):
         if values[name].value < 1:
             raise ValueError(f"--{name}={values[name].value}, expected at least 1")
@@ -244,7 +257,7 @@ def prepare(values: flags.FlagValues) -> Job:
 
 
 def _examples(job: Job, which: str) -> list[Any]:
-    """Reads the "dev" or "test" examples.
+    """Reads the "train", "dev" or "test" examples.
 
     Raises:
       ValueError: A file of the task is missing or empty.
@@ -310,6 +323,29 @@ def run_predict(job: Job, model: Classifier) -> np.ndarray:
     return probabilities
 
 
+def run_train(job: Job) -> str:
+    """Fine-tunes on the train set; returns the last checkpoint."""
+    values = job.values
+    features = make_features(
+        _examples(job, "train"), job.labels, values.max_seq_length, job.tokenizer
+    )
+    return training.train(
+        training.classifier_loss(job.config, len(job.labels)),
+        features,
+        training.TrainingOptions.from_epochs(
+            len(features["label_ids"]),
+            values.num_train_epochs,
+            values.warmup_proportion,
+            values.train_batch_size,
+            learning_rate=values.learning_rate,
+            save_checkpoints_steps=values.save_checkpoints_steps,
+        ),
+        values.output_dir,
+        init_checkpoint=values.init_checkpoint,
+        settings={"task": job.task, "max_seq_length": values.max_seq_length},
+    )
+
+
 def run(values: flags.FlagValues) -> dict[str, Any]:
     """Runs the program with parsed flags.
 
@@ -322,8 +358,13 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
     """
     with bert_compat.bound_flags(values):
         job = prepare(values)
-        path = checkpoint.choose_checkpoint(values.init_checkpoint, values.output_dir)
         result: dict[str, Any] = {}
+        if values.do_train:
+            path = run_train(job)
+            if not (values.do_eval or values.do_predict):
+                return result
+        else:
+            path = checkpoint.choose_checkpoint(values.init_checkpoint, values.output_dir)
         with Classifier(job.config, len(job.labels), path, job.options) as model:
             if values.do_eval:
                 result = run_eval(job, model)

@@ -118,7 +118,7 @@ def _read_json(path: str | Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Entry point of `ft-squad-evaluate`, also `python -m fastertransformer_tf....`."""
+    """Entry point of the console script, also `python -m fastertransformer_tf....`."""
 
     def run(argv: Sequence[str]) -> None:
         if len(argv) != 3:

@@ -1,0 +1,215 @@
+"""google-research BERT's run_squad with a fast encoder: SQuAD v1.1 and v2.0.
+
+Takes the flags of google's run_squad.py and --floatx, --remove_padding, --int8_mode and
+--allow_gemm_test. --do_train fine-tunes with TensorFlow's own transformer and saves checkpoints in
+--output_dir; --do_predict writes predictions.json and nbest_predictions.json there, for
+--version_2_with_negative also null_odds.json.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+from fastertransformer_tf import bert_compat, checkpoint, modeling, runner, squad, training
+from fastertransformer_tf import cli as cli_lib
+
+_tf1 = tf.compat.v1
+_OWNER = "fastertransformer_tf.run_squad_wrap"
+_REQUIRED = ("vocab_file", "bert_config_file", "output_dir")
+_HELP = {
+    "init_checkpoint": "Checkpoint to start from (--do_train) or to run (--do_predict alone); "
+    "without it the latest one in --output_dir.",
+    "use_tpu": "Must be false: kept so that google's command lines are understood.",
+}
+
+
+def define_flags(flag_values: flags.FlagValues) -> None:
+    """Defines the program's flags."""
+    runner.define_encoder_flags(flag_values, _OWNER)
+    bert_compat.define_google_flags("run_squad", flag_values, _OWNER, _HELP)
+
+
+def create_model(
+    config: Any, input_ids: tf.Tensor, input_mask: tf.Tensor, segment_ids: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Builds BertModel and the SQuAD head in `floatx`, for inference; logits in float32.
+
+    Source: google-research/bert run_squad.py, create_model; the same variables
+    `cls/squad/output_weights` and `cls/squad/output_bias`.
+
+    Args:
+      config: A BertConfig.
+      input_ids: int32 [B,S].
+      input_mask: int32 [B,S], 1 for real tokens.
+      segment_ids: int32 [B,S].
+
+    Returns:
+      start_logits and end_logits, float32 [B,S].
+    """
+    model = bert_compat.modeling().BertModel(
+        config=config,
+        is_training=False,
+        input_ids=input_ids,
+        input_mask=input_mask,
+        token_type_ids=segment_ids,
+        use_one_hot_embeddings=False,
+    )
+    hidden = model.get_sequence_output()
+    weights = _tf1.get_variable("cls/squad/output_weights", [2, hidden.shape[-1]], hidden.dtype)
+    bias = _tf1.get_variable("cls/squad/output_bias", [2], hidden.dtype)
+    logits = tf.cast(tf.einsum("bsh,ch->cbs", hidden, weights), tf.float32)
+    logits += tf.cast(bias, tf.float32)[:, tf.newaxis, tf.newaxis]
+    return logits[0], logits[1]
+
+
+def predict_logits(
+    config: Any,
+    checkpoint_path: str,
+    arrays: dict[str, np.ndarray],
+    options: modeling.EncoderOptions,
+    batch_size: int,
+) -> runner.BatchRun:
+    """Runs the model over all windows.
+
+    Args:
+      config: A BertConfig.
+      checkpoint_path: Prefix of a checkpoint in any float type; cast to `options.floatx`.
+      arrays: input_ids, input_mask, segment_ids int32 [E,S].
+      options: How the encoder is built.
+      batch_size: Windows a batch.
+
+    Returns:
+      Its outputs are start_logits and end_logits, float32 [E,S]; those of padding mean nothing.
+
+    Raises:
+      FileNotFoundError: There is no such checkpoint.
+      ValueError: It does not fit the model.
+    """
+    names = ("input_ids", "input_mask", "segment_ids")
+    with tf.Graph().as_default() as graph:
+        inputs = {name: _tf1.placeholder(tf.int32, [None, None], name) for name in names}
+        with (
+            modeling.encoder_options(options),
+            checkpoint.restored_constants(checkpoint_path, options.floatx),
+        ):
+            start_logits, end_logits = create_model(config, *inputs.values())
+        with _tf1.Session(graph=graph) as session:
+            return runner.run_batches(
+                session,
+                {"start_logits": start_logits, "end_logits": end_logits},
+                {inputs[name]: arrays[name] for name in names},
+                batch_size,
+                "predict",
+            )
+
+
+def squad_options(values: flags.FlagValues) -> squad.SquadOptions:
+    """Makes the options of parsed flags.
+
+    Raises:
+      ValueError: A value is out of range.
+    """
+    names = squad.SquadOptions.__dataclass_fields__
+    return squad.SquadOptions(**{name: values[name].value for name in names})
+
+
+def run(values: flags.FlagValues) -> dict[str, str]:
+    """Runs the program with parsed flags.
+
+    Returns:
+      Question id to answer; empty without --do_predict.
+
+    Raises:
+      ValueError: A flag is missing, wrong, or does not go with another.
+      FileNotFoundError: A file is not there.
+    """
+    with bert_compat.bound_flags(values):
+        runner.require_flags(values, _REQUIRED)
+        encoder = runner.encoder_options(values)
+        if values.use_tpu:
+            raise ValueError("--use_tpu=true: there is no TPU support, expected false")
+        if not values.do_train and not values.do_predict:
+            raise ValueError("nothing to do: give --do_train or --do_predict")
+        for job, file in (("do_train", "train_file"), ("do_predict", "predict_file")):
+            if values[job].value:
+                runner.require_flags(values, [file])
+                runner.require_file(values[file].value, file)
+        if values.do_train and values.floatx != "float32":
+            raise ValueError(
+                f"--do_train trains in float32, but --floatx={values.floatx}: train first, then "
+                "predict in another type"
+            )
+        runner.require_file(values.vocab_file, "vocab_file")
+        options = squad_options(values)
+        config = runner.load_config(values.bert_config_file, values.max_seq_length)
+        tokenization = bert_compat.tokenization()
+        tokenization.validate_case_matches_checkpoint(values.do_lower_case, values.init_checkpoint)
+        tokenizer = tokenization.FullTokenizer(values.vocab_file, values.do_lower_case)
+        runner.make_output_dir(values.output_dir)
+        path = None
+        if values.do_train:
+            path = _train(values, config, tokenizer, options)
+        if not values.do_predict:
+            return {}
+        path = path or checkpoint.choose_checkpoint(values.init_checkpoint, values.output_dir)
+        data = squad.load(values.predict_file, tokenizer, options, is_training=False)
+        result = predict_logits(config, path, dict(data.arrays), encoder, values.predict_batch_size)
+        answers = squad.write_predictions(
+            data,
+            result.outputs["start_logits"],
+            result.outputs["end_logits"],
+            options,
+            values.output_dir,
+        )
+    rows = {"encoder": runner.encoder_name(encoder), "questions": len(answers)}
+    rows |= runner.timing_rows(result, values.predict_batch_size)
+    runner.print_table("SQuAD prediction", rows, runner.TIMING_CAPTION)
+    return answers
+
+
+def _train(
+    values: flags.FlagValues, config: Any, tokenizer: Any, options: squad.SquadOptions
+) -> str:
+    """Fine-tunes on --train_file; returns the last checkpoint."""
+    data = squad.load(values.train_file, tokenizer, options, is_training=True)
+    return training.train(
+        training.squad_loss(config),
+        data.arrays,
+        training.TrainingOptions.from_epochs(
+            len(data.examples),
+            values.num_train_epochs,
+            values.warmup_proportion,
+            values.train_batch_size,
+            learning_rate=values.learning_rate,
+            save_checkpoints_steps=values.save_checkpoints_steps,
+        ),
+        values.output_dir,
+        init_checkpoint=values.init_checkpoint,
+        settings={
+            "task": "squad",
+            "max_seq_length": values.max_seq_length,
+            "doc_stride": values.doc_stride,
+            "version_2_with_negative": values.version_2_with_negative,
+        },
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Runs the program with the process's flags."""
+    cli_lib.no_positional(argv)
+    runner.quiet_logs(flags.FLAGS)
+    run(flags.FLAGS)
+
+
+def cli() -> None:
+    """The console entry point."""
+    define_flags(flags.FLAGS)
+    cli_lib.run_program(main, __doc__, [_OWNER])
+
+
+if __name__ == "__main__":
+    cli()
