@@ -352,3 +352,33 @@ def minilm(tmp_path_factory):
     except FileNotFoundError as error:
         pytest.skip(str(error))
     return folder, import_hf.import_hf(folder, tmp_path_factory.mktemp("minilm"))
+
+
+def test_minilm_gives_the_hidden_states_of_numpy(minilm):
+    from fastertransformer_tf import bert_compat, checkpoint, modeling
+
+    folder, imported = minilm
+    weights = safetensors_numpy.load_file(folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    tokenizer = bert_compat.tokenization().FullTokenizer(imported.vocab_file, True)
+    tokens = [tokenizer.tokenize(s) for s in SENTENCES]
+    pairs = [(["[CLS]", *a, "[SEP]"], [*b, "[SEP]"]) for a in tokens for b in tokens]
+    assert len(pairs) == 100
+    bert_config = bert_compat.modeling().BertConfig.from_json_file(imported.config_file)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        holders = [tf.compat.v1.placeholder(tf.int32, [1, None]) for _ in range(3)]
+        options = modeling.EncoderOptions(use_tensorflow=True)
+        with (
+            modeling.encoder_options(options),
+            checkpoint.restored_constants(imported.checkpoint, "float32"),
+        ):
+            model = bert_compat.modeling().BertModel(
+                bert_config, False, holders[0], holders[1], holders[2]
+            )
+        output = model.get_sequence_output()
+        for first, second in pairs:
+            ids = tokenizer.convert_tokens_to_ids(first + second)
+            segments = [0] * len(first) + [1] * len(second)
+            feed = dict(zip(holders, ([ids], [[1] * len(ids)], [segments]), strict=True))
+            expected = _numpy_bert(weights, config, np.array(ids), np.array(segments))
+            np.testing.assert_allclose(session.run(output, feed)[0], expected, rtol=0, atol=1e-5)
