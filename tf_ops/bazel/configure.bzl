@@ -1,0 +1,169 @@
+"""Repository rules: what the build takes from the machine, the TensorFlow wheel and a CUDA toolkit."""
+
+def _python(ctx):
+    """Returns the path of the interpreter whose TensorFlow is built against."""
+    python = ctx.os.environ.get("FT_PYTHON")
+    if python:
+        return python
+    found = ctx.which("python3")
+    if not found:
+        fail("no python3 on PATH; set FT_PYTHON to a Python that has tensorflow")
+    return str(found)
+
+# Prints TensorFlow's folder and version without importing it, which takes seconds.
+_FIND_TENSORFLOW = """
+import importlib.metadata, importlib.util
+spec = importlib.util.find_spec("tensorflow")
+print(spec.submodule_search_locations[0])
+for name in ("tensorflow", "tensorflow-cpu", "tensorflow_cpu"):
+    try:
+        print(importlib.metadata.version(name))
+        break
+    except importlib.metadata.PackageNotFoundError:
+        pass
+"""
+
+# The folders of the wheel's headers that an OpKernel needs, of 18,000 files: the sandbox links
+# every one of them. `includes` makes them system headers, whose warnings are not ours.
+_TENSORFLOW_BUILD = """
+package(default_visibility = ["//visibility:public"])
+
+cc_library(
+    name = "headers",
+    hdrs = glob([
+        "include/Eigen/**",
+        "include/absl/**",
+        "include/google/**",
+        "include/ml_dtypes/**",
+        "include/tensorflow/core/**",
+        "include/tsl/**",
+        "include/unsupported/**",
+        "include/xla/*.h",
+        "include/xla/stream_executor/**",
+        "include/xla/tsl/**",
+    ]),
+    defines = ["_GLIBCXX_USE_CXX11_ABI=1", "EIGEN_MAX_ALIGN_BYTES=64"],
+    includes = ["include"],
+)
+
+cc_library(
+    name = "framework",
+    srcs = ["libtensorflow_framework.so.2"],
+)
+
+# cuBLAS's headers alone: the wheel's other CUDA headers are of another version than the toolkit's.
+cc_library(
+    name = "cublas_headers",
+    hdrs = glob(["cublas/*.h"]),
+    includes = ["cublas"],
+)
+"""
+
+def _tensorflow_impl(ctx):
+    python = _python(ctx)
+    result = ctx.execute([python, "-c", _FIND_TENSORFLOW])
+    lines = result.stdout.strip().split("\n")
+    if result.return_code != 0 or len(lines) != 2:
+        fail("%s has no tensorflow (set FT_PYTHON to a Python that has): %s" % (python, result.stderr))
+    root, version = lines
+    if not version.startswith("2.21."):
+        fail("tensorflow of %s is %s, expected 2.21.*" % (python, version))
+    ctx.symlink(root + "/include", "include")
+    ctx.symlink(root + "/libtensorflow_framework.so.2", "libtensorflow_framework.so.2")
+    for header in ["cublas.h", "cublas_v2.h", "cublas_api.h", "cublasLt.h"]:
+        path = root + "/include/third_party/gpus/cuda/include/" + header
+        if ctx.path(path).exists:
+            ctx.symlink(path, "cublas/" + header)
+    ctx.file("BUILD", _TENSORFLOW_BUILD)
+
+tensorflow_configure = repository_rule(
+    implementation = _tensorflow_impl,
+    configure = True,
+    doc = "Headers and libtensorflow_framework of the TensorFlow of $FT_PYTHON (else python3).",
+    environ = ["FT_PYTHON"],
+    local = True,
+)
+
+_CUDA_BUILD = """
+package(default_visibility = ["//visibility:public"])
+
+cc_library(
+    name = "headers",
+    hdrs = glob(["cuda/include/**"], allow_empty = True),
+    includes = ["cuda/include"],
+)
+
+cc_library(
+    name = "cudart_static",
+    srcs = {libraries},
+    linkopts = {linkopts},
+)
+"""
+
+_CUDA_DEFS = """
+CUDA_AVAILABLE = {available}
+CUDA_HOME = {home}
+
+def if_cuda(value, otherwise = []):
+    return value if CUDA_AVAILABLE else otherwise
+"""
+
+def _find_cuda(ctx):
+    """Returns (folder, static runtime inside it) of the first usable toolkit, or None."""
+    candidates = []
+    if ctx.os.environ.get("CUDA_HOME"):
+        candidates.append(ctx.os.environ["CUDA_HOME"])
+    result = ctx.execute([_python(ctx), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"])
+    if result.return_code == 0:
+        candidates.append(result.stdout.strip() + "/nvidia/cu13")
+    candidates.append("/usr/local/cuda")
+    for home in candidates:
+        if not (ctx.path(home + "/bin/nvcc").exists and
+                ctx.path(home + "/include/cuda_runtime.h").exists):
+            continue
+        for folder in ["lib64", "lib", "targets/x86_64-linux/lib"]:
+            if ctx.path("%s/%s/libcudart_static.a" % (home, folder)).exists:
+                # nvcc looks for cicc and ptxas beside its real path.
+                return str(ctx.path(home).realpath), folder
+    if ctx.os.environ.get("CUDA_HOME"):
+        fail("CUDA_HOME is %s: no bin/nvcc, include/cuda_runtime.h and libcudart_static.a there" %
+             ctx.os.environ["CUDA_HOME"])
+    return None
+
+def _cuda_impl(ctx):
+    switch = ctx.os.environ.get("FT_CUDA", "")
+    if switch not in ["", "0", "1"]:
+        fail("FT_CUDA is %s, expected 0 (CPU only), 1 (CUDA or fail) or nothing" % switch)
+    found = None if switch == "0" else _find_cuda(ctx)
+    if switch == "1" and not found:
+        fail("FT_CUDA is 1, but there is no CUDA toolkit: set CUDA_HOME")
+    if not found:
+        # buildifier: disable=print
+        print("fastertransformer_tf: building CPU kernels only (%s)" %
+              ("FT_CUDA=0" if switch == "0" else "no CUDA toolkit found"))
+        ctx.file("BUILD", _CUDA_BUILD.format(libraries = "[]", linkopts = "[]"))
+        ctx.file("defs.bzl", _CUDA_DEFS.format(available = "False", home = "None"))
+        return
+    home, folder = found
+
+    # buildifier: disable=print
+    print("fastertransformer_tf: building CPU and CUDA kernels with %s" % home)
+    ctx.symlink(home + "/include", "cuda/include")
+    libraries = []
+    for name in ["libcudart_static.a", "libculibos.a"]:
+        if ctx.path("%s/%s/%s" % (home, folder, name)).exists:
+            ctx.symlink("%s/%s/%s" % (home, folder, name), "cuda/lib/" + name)
+            libraries.append("cuda/lib/" + name)
+    ctx.file("BUILD", _CUDA_BUILD.format(
+        libraries = repr(libraries),
+        linkopts = repr(["-ldl", "-lrt", "-lpthread"]),
+    ))
+    ctx.file("defs.bzl", _CUDA_DEFS.format(available = "True", home = repr(home)))
+
+cuda_configure = repository_rule(
+    implementation = _cuda_impl,
+    configure = True,
+    doc = "A CUDA toolkit: $CUDA_HOME, the pip wheels' nvidia/cu13, /usr/local/cuda; or none.",
+    environ = ["FT_PYTHON", "FT_CUDA", "CUDA_HOME"],
+    local = True,
+)
