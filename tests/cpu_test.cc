@@ -1,0 +1,295 @@
+// The CPU backend against a float64 encoder, without TensorFlow.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "tf_ops/core/encoder.h"
+#include "tf_ops/cpu/encoder.h"
+#include "tf_ops/cpu/kernels.h"
+#include "tf_ops/cpu/thread_pool.h"
+
+namespace ft {
+namespace {
+
+using Vector = std::vector<double>;
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
+// Values of a tensor in `dtype`, and the same values (after rounding) in float64.
+struct Data {
+  std::vector<char> bytes;
+  Vector values;
+};
+
+Data Round(const Vector& values, DataType dtype) {
+  std::vector<float> floats(values.begin(), values.end());
+  Data data;
+  data.bytes.resize(floats.size() * SizeOf(dtype));
+  cpu::Convert(floats.data(), DataType::kFloat32, data.bytes.data(), dtype, floats.size());
+  cpu::Convert(data.bytes.data(), dtype, floats.data(), DataType::kFloat32, floats.size());
+  data.values.assign(floats.begin(), floats.end());
+  return data;
+}
+
+struct Case {
+  int64_t heads, size, inner, layers;
+  std::vector<int64_t> lengths;
+  int64_t seq_len;
+  DataType dtype = DataType::kFloat32;
+  bool packed = false;
+  int mask = 0;  // 0 none, 1 prefix (the lengths), 2 random, 3 everything masked
+  Activation activation = Activation::kGeluTanh;
+  int threads = 2;
+};
+
+Vector MatMul(const Vector& x, const Vector& w, const Vector& b, int64_t rows, int64_t k,
+              int64_t n) {
+  Vector y(rows * n);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < n; ++j) y[i * n + j] = b[j];
+    for (int64_t s = 0; s < k; ++s) {
+      for (int64_t j = 0; j < n; ++j) y[i * n + j] += x[i * k + s] * w[s * n + j];
+    }
+  }
+  return y;
+}
+
+void LayerNorm(Vector* x, const Vector& residual, const Vector& gamma, const Vector& beta,
+               int64_t n) {
+  for (size_t row = 0; row < x->size(); row += n) {
+    double mean = 0, variance = 0;
+    for (int64_t i = 0; i < n; ++i) mean += (*x)[row + i] += residual[row + i];
+    mean /= n;
+    for (int64_t i = 0; i < n; ++i) variance += std::pow((*x)[row + i] - mean, 2);
+    for (int64_t i = 0; i < n; ++i) {
+      (*x)[row + i] =
+          ((*x)[row + i] - mean) / std::sqrt(variance / n + 1e-12) * gamma[i] + beta[i];
+    }
+  }
+}
+
+double Activate(double x, Activation activation) {
+  if (activation == Activation::kRelu) return std::max(x, 0.0);
+  if (activation == Activation::kGeluErf) return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
+  return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+}
+
+// Runs `c` on the backend and in float64; returns the largest difference on real tokens.
+double MaxDifference(const Case& c) {
+  const int64_t hidden = c.heads * c.size, seq_len = c.seq_len;
+  const int64_t batch_size = c.lengths.size();
+  std::mt19937 generator(std::random_device{}());
+  std::normal_distribution<double> normal;
+  const auto random = [&](int64_t count, double scale, double shift) {
+    Vector v(count);
+    for (double& x : v) x = normal(generator) * scale + shift;
+    return Round(v, c.dtype);
+  };
+  EncoderConfig config;
+  config.dtype = c.dtype;
+  config.num_heads = c.heads;
+  config.head_size = c.size;
+  config.inner_size = c.inner;
+  config.num_layers = c.layers;
+  config.activation = c.activation;
+  std::unique_ptr<Encoder> encoder;
+  EXPECT_TRUE(cpu::CreateCpuEncoder(config, &encoder).ok());
+
+  std::vector<std::vector<Data>> weights(c.layers);
+  std::vector<LayerWeights> views(c.layers);
+  for (int64_t l = 0; l < c.layers; ++l) {
+    for (int f = 0; f < kWeightsPerLayer; ++f) {
+      const std::string name = WeightFields()[f].op_input;
+      std::vector<int64_t> shape = {hidden};
+      if (name == "inter_kernel") shape = {hidden, c.inner};
+      if (name == "inter_bias") shape = {c.inner};
+      if (name == "output_kernel") shape = {c.inner, hidden};
+      if (name.find("attr_") == 0 && name.find("kernel") != std::string::npos) {
+        shape = {hidden, hidden};
+      }
+      const bool gamma = name.find("gamma") != std::string::npos;
+      int64_t count = 1;
+      for (int64_t d : shape) count *= d;
+      weights[l].push_back(
+          random(count, shape.size() == 2 ? 1.0 / std::sqrt(shape[0]) : 0.1, gamma ? 1.0 : 0.0));
+      views[l].*WeightFields()[f].view = {nullptr, c.dtype, shape};
+    }
+    for (int f = 0; f < kWeightsPerLayer; ++f) {
+      (views[l].*WeightFields()[f].view).data = weights[l][f].bytes.data();
+    }
+  }
+
+  // Tokens; what no query may attend to is NaN.
+  std::vector<int32_t> offsets = {0}, lengths;
+  for (int64_t length : c.lengths) {
+    offsets.push_back(offsets.back() + length);
+    lengths.push_back(length);
+  }
+  const int64_t tokens = c.packed ? offsets.back() : batch_size * seq_len;
+  const auto row_of = [&](int64_t b) { return c.packed ? offsets[b] : b * seq_len; };
+  Vector x = random(tokens * hidden, 1.0, 0.0).values;
+  const bool by_length = c.mask == 0;
+  if (!c.packed && by_length) {
+    for (int64_t b = 0; b < batch_size; ++b) {
+      for (int64_t i = c.lengths[b] * hidden; i < seq_len * hidden; ++i) {
+        x[b * seq_len * hidden + i] = kNaN;
+      }
+    }
+  }
+  Data input = Round(x, c.dtype);
+  Vector mask_values(c.mask ? batch_size * seq_len * seq_len : 0);
+  for (int64_t i = 0; i < static_cast<int64_t>(mask_values.size()); ++i) {
+    const int64_t b = i / (seq_len * seq_len), key = i % seq_len;
+    if (c.mask == 1) mask_values[i] = key < c.lengths[b];
+    if (c.mask == 2) mask_values[i] = generator() % 2;
+  }
+  const Data mask = Round(mask_values, c.dtype);
+
+  Data output = Round(Vector(tokens * hidden, kNaN), c.dtype);
+  EncoderBatch batch;
+  batch.batch_size = batch_size;
+  batch.max_seq_len = seq_len;
+  batch.num_tokens = tokens;
+  batch.packed = c.packed;
+  if (c.packed) batch.seq_offsets = offsets.data();
+  if (!c.packed && by_length) batch.key_lengths = lengths.data();
+  if (c.mask) batch.attention_mask = mask.bytes.data();
+  batch.input = input.bytes.data();
+  batch.outputs = {output.bytes.data()};
+  cpu::StdThreadPool pool(c.threads);
+  ExecutionContext context;
+  context.pool = &pool;
+  const auto aligned = [](int64_t bytes) {
+    return std::unique_ptr<void, decltype(&std::free)>(
+        std::aligned_alloc(kAlignment, AlignUp(bytes + 1, kAlignment)), &std::free);
+  };
+  const auto packed = aligned(encoder->PackedWeightBytes());
+  const int64_t workspace_bytes = encoder->WorkspaceBytes(batch, context);
+  const auto workspace = aligned(workspace_bytes);
+  std::memset(workspace.get(), 0xff, workspace_bytes);  // NaN in every type
+  Status status = encoder->PackWeights(views, packed.get(), context);
+  EXPECT_TRUE(status.ok()) << status.message();
+  status = encoder->Run(batch, packed.get(), workspace.get(), context);
+  EXPECT_TRUE(status.ok()) << status.message();
+
+  x = input.values;
+  for (int64_t l = 0; l < c.layers; ++l) {
+    const auto weight = [&](int f) -> const Vector& { return weights[l][f].values; };
+    const Vector q = MatMul(x, weight(0), weight(1), tokens, hidden, hidden);
+    const Vector k = MatMul(x, weight(2), weight(3), tokens, hidden, hidden);
+    const Vector v = MatMul(x, weight(4), weight(5), tokens, hidden, hidden);
+    Vector attended(tokens * hidden, 0.0);
+    for (int64_t b = 0; b < batch_size; ++b) {
+      const int64_t queries = c.packed ? c.lengths[b] : seq_len;
+      const int64_t keys = c.packed || by_length ? c.lengths[b] : seq_len;
+      for (int64_t h = 0; h < c.heads; ++h) {
+        for (int64_t i = 0; i < queries; ++i) {
+          const int64_t at = (row_of(b) + i) * hidden + h * c.size;
+          Vector p(keys);
+          double top = -1e300, sum = 0;
+          for (int64_t j = 0; j < keys; ++j) {
+            for (int64_t d = 0; d < c.size; ++d) {
+              p[j] += q[at + d] * k[(row_of(b) + j) * hidden + h * c.size + d];
+            }
+            p[j] /= std::sqrt(c.size);
+            if (c.mask) p[j] += (1 - mask.values[(b * seq_len + i) * seq_len + j]) * -10000;
+            top = std::max(top, p[j]);
+          }
+          for (double& e : p) sum += e = std::exp(e - top);
+          for (int64_t j = 0; j < keys; ++j) {
+            for (int64_t d = 0; d < c.size; ++d) {
+              attended[at + d] += p[j] / sum * v[(row_of(b) + j) * hidden + h * c.size + d];
+            }
+          }
+        }
+      }
+    }
+    Vector y = MatMul(attended, weight(6), weight(7), tokens, hidden, hidden);
+    LayerNorm(&y, x, weight(9), weight(8), hidden);
+    Vector inner = MatMul(y, weight(10), weight(11), tokens, hidden, c.inner);
+    for (double& e : inner) e = Activate(e, c.activation);
+    x = MatMul(inner, weight(12), weight(13), tokens, c.inner, hidden);
+    LayerNorm(&x, y, weight(15), weight(14), hidden);
+  }
+  std::vector<float> got(tokens * hidden);
+  cpu::Convert(output.bytes.data(), c.dtype, got.data(), DataType::kFloat32, got.size());
+  double worst = 0;
+  for (int64_t b = 0; b < batch_size; ++b) {
+    const int64_t rows = c.mask > 1 ? (c.packed ? c.lengths[b] : seq_len) : c.lengths[b];
+    for (int64_t i = row_of(b) * hidden; i < (row_of(b) + rows) * hidden; ++i) {
+      const double difference = std::abs(got[i] - x[i]);
+      if (!(difference <= worst)) worst = difference;  // NaN stays
+    }
+  }
+  return worst;
+}
+
+double Tolerance(const Case& c) {
+  if (c.dtype == DataType::kBFloat16) return 0.15;
+  if (c.dtype == DataType::kFloat16) return 6e-3;
+  return c.mask == 3 ? 2e-3 : 3e-5;  // score - 10000 leaves float32 three decimals
+}
+
+class EncoderTest : public testing::TestWithParam<Case> {};
+
+TEST_P(EncoderTest, MatchesFloat64) {
+  const Case& c = GetParam();
+  const double worst = MaxDifference(c);
+  EXPECT_LE(worst, Tolerance(c));
+  EXPECT_FALSE(std::isnan(worst));
+}
+
+std::vector<Case> Cases() {
+  std::vector<Case> cases;
+  const DataType dtypes[] = {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16};
+  for (DataType dtype : dtypes) {
+    for (bool packed : {false, true}) {
+      for (int mask : {0, 1, 2, 3}) {
+        cases.push_back({3, 40, 200, 2, {5, 0, 17, 1}, 17, dtype, packed, mask});
+      }
+      for (Activation activation : {Activation::kGeluErf, Activation::kRelu}) {
+        cases.push_back({2, 64, 256, 1, {7, 3}, 7, dtype, packed, 0, activation});
+      }
+      cases.push_back({12, 32, 1536, 1, {97, 33, 61}, 97, dtype, packed, 0});
+      cases.push_back({8, 96, 800, 1, {1}, 1, dtype, packed, 0});
+      cases.push_back({4, 32, 512, 1, {384, 100}, 384, dtype, packed, 2});
+    }
+  }
+  cases.push_back({12, 64, 3072, 1, {128, 64}, 128});
+  cases.push_back({16, 64, 4096, 1, {40}, 40});
+  cases.push_back({2, 64, 128, 1, {1024}, 1024});
+  cases.push_back({1, 7, 13, 2, {5, 9}, 9, DataType::kBFloat16, true});  // odd: float32 inside
+  cases.push_back({1, 7, 13, 2, {5, 9}, 9, DataType::kFloat32, true});
+  cases.push_back({2, 16, 64, 3, {30}, 30, DataType::kFloat32, false, 0, Activation::kGeluTanh, 7});
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, EncoderTest, testing::ValuesIn(Cases()));
+
+TEST(EncoderTest, AnswersBadBatches) {
+  EncoderConfig config;
+  config.num_heads = 2;
+  config.head_size = 8;
+  config.inner_size = 32;
+  std::unique_ptr<Encoder> encoder;
+  ASSERT_TRUE(cpu::CreateCpuEncoder(config, &encoder).ok());
+  cpu::StdThreadPool pool(1);
+  ExecutionContext context;
+  context.pool = &pool;
+  EncoderBatch batch;
+  batch.batch_size = 2;
+  batch.max_seq_len = 4;
+  batch.num_tokens = 7;
+  batch.outputs = {nullptr};
+  const Status status = encoder->Run(batch, nullptr, nullptr, context);
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(status.message().find("num_tokens is 7, expected 8"), std::string::npos);
+  config.head_size = 0;
+  EXPECT_EQ(cpu::CreateCpuEncoder(config, &encoder).code(), StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace ft
