@@ -6,12 +6,9 @@ The docstrings repeat the text of the ops' own documentation (`tf_ops/op/bert_op
 
 from __future__ import annotations
 
-import ctypes
-import importlib.metadata
 import os
 import pathlib
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -21,8 +18,6 @@ import tensorflow as tf
 
 LIBRARY_NAME = "_fastertransformer_tf.so"
 LIBRARY_VARIABLE = "FT_TF_OPS_LIBRARY"
-_ONEDNN_NAME = "libdnnl.so.3"
-_ONEDNN_PACKAGE = "onednn-cpu-gomp"
 _PACKAGE_LIB = pathlib.Path(__file__).resolve().parent / "lib"
 
 # What the .so is built against. A different minor version changes C++ classes that an op uses: it
@@ -94,18 +89,6 @@ def _library_path() -> pathlib.Path:
     return path.resolve()
 
 
-def _onednn_paths(library: pathlib.Path) -> list[pathlib.Path]:
-    """Lists where libdnnl may lie: beside the .so, in the package, where pip put the wheel."""
-    folders = [library.parent, _PACKAGE_LIB, pathlib.Path(sys.prefix) / "lib"]
-    paths = [folder / _ONEDNN_NAME for folder in folders]
-    try:  # pip install --user, Debian's dist-packages, ...: ask the wheel itself.
-        files = importlib.metadata.files(_ONEDNN_PACKAGE) or []
-        paths += [pathlib.Path(str(f.locate())).resolve() for f in files if f.name == _ONEDNN_NAME]
-    except importlib.metadata.PackageNotFoundError:
-        pass
-    return list(dict.fromkeys(paths))
-
-
 def _load() -> ModuleType:
     """Checks, then loads the .so.
 
@@ -113,26 +96,15 @@ def _load() -> ModuleType:
       The module of generated op functions.
 
     Raises:
-      ImportError: Wrong TensorFlow, no .so, or a library it needs is missing.
+      ImportError: Wrong TensorFlow, or a missing or damaged .so.
     """
     check_tensorflow(tf.__version__, tf.sysconfig.CXX11_ABI_FLAG)
     path = _library_path()
-    # The dynamic linker takes a library that is already loaded under the name it looks for, so
-    # loading oneDNN by path makes the .so independent of its own rpath.
-    candidates = _onednn_paths(path)
-    for candidate in candidates:
-        if candidate.is_file():
-            ctypes.CDLL(str(candidate))
-            break
     try:
         return tf.load_op_library(str(path))
     except (tf.errors.OpError, OSError) as error:
-        hint = ""
-        if _ONEDNN_NAME in str(error):
-            tried = ", ".join(str(c) for c in candidates)
-            hint = f"; {_ONEDNN_NAME} tried at {tried}: pip install {_ONEDNN_PACKAGE}==2023.2.0"
         message = getattr(error, "message", str(error))
-        raise ImportError(f"fastertransformer_tf: cannot load {path}: {message}{hint}") from error
+        raise ImportError(f"fastertransformer_tf: cannot load {path}: {message}") from error
 
 
 _library = _load()

@@ -1,0 +1,58 @@
+#!/bin/bash
+# Installs what building, running and testing need: packages of apt, and a Python environment.
+# Usage: setup.sh [EXTRA ...]   extras of pyproject.toml, for example: setup.sh test benchmark
+# Environment: FT_PYTHON  an interpreter of your own environment instead of .venv/bin/python
+# What is there already is left alone, so a second run needs no network.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+say() { echo "[setup] $*"; }
+
+missing=()
+command -v bazel >/dev/null || missing+=(bazel-bootstrap)
+command -v g++ >/dev/null || missing+=(g++)
+command -v readelf >/dev/null || missing+=(binutils)
+[ -e /usr/include/gtest/gtest.h ] || missing+=(libgtest-dev)
+if [ -z "${FT_PYTHON:-}" ]; then
+  python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+fi
+if [ ${#missing[@]} -gt 0 ]; then
+  if [ "$(id -u)" = 0 ]; then
+    sudo=()
+  elif command -v sudo >/dev/null; then
+    sudo=(sudo)
+  else
+    say "missing: ${missing[*]}; as root: apt-get install ${missing[*]}" >&2
+    exit 1
+  fi
+  say "apt-get install ${missing[*]}"
+  "${sudo[@]}" apt-get update -qq
+  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >/dev/null
+else
+  say "apt packages: all there"
+fi
+
+if [ -z "${FT_PYTHON:-}" ]; then
+  if [ ! -x .venv/bin/python ] || ! .venv/bin/python -c 'import pip' 2>/dev/null; then
+    say "python3 -m venv .venv ($(python3 --version))"
+    python3 -m venv --clear .venv
+  fi
+  FT_PYTHON=$PWD/.venv/bin/python
+fi
+"$FT_PYTHON" - <<'PY'
+import sys
+
+if not (3, 10) <= sys.version_info[:2] <= (3, 13):
+    sys.exit(f"[setup] {sys.executable} is Python {sys.version.split()[0]}, expected 3.10 to 3.13")
+PY
+
+# The stamp holds what was installed last: another pyproject.toml or extra installs again.
+extras=$(printf '%s\n' "$@" | sort -u | paste -sd, -)
+stamp=$("$FT_PYTHON" -c 'import sys; print(sys.prefix)')/.fastertransformer_tf
+want="$PWD [$extras] $(sha256sum pyproject.toml | cut -c1-64)"
+if grep -qxF "$want" "$stamp" 2>/dev/null; then
+  say "Python packages: all there"
+else
+  say "pip install -e .${extras:+[$extras]} (TensorFlow: about 2 GB on disk)"
+  "$FT_PYTHON" -m pip install -q --disable-pip-version-check -e ".${extras:+[$extras]}"
+  echo "$want" >>"$stamp"
+fi

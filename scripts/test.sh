@@ -1,0 +1,14 @@
+#!/bin/bash
+# Sets everything up, builds, and runs all tests: C++ by Bazel, Python by pytest.
+# Usage: test.sh [pytest arguments]
+# Environment: FT_PYTHON, FT_CUDA as in build.sh; FT_TEST_DATA (tests/conftest.py)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scripts/setup.sh test
+export FT_PYTHON=${FT_PYTHON:-$PWD/.venv/bin/python}
+scripts/build.sh
+echo "[test] C++"
+bazel test --jobs="$(nproc)" //:cc_tests
+echo "[test] Python"
+# -rs prints why a test was skipped.
+"$FT_PYTHON" -m pytest -q -rs "$@"
