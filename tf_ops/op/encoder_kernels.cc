@@ -1,0 +1,427 @@
+// BertTransformer and BertEncoder on the CPU. Every input is checked before memory is taken.
+#include <limits>
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tf_ops/core/weights.h"
+#include "tf_ops/cpu/encoder.h"
+#include "tf_ops/op/op_utils.h"
+#include "tf_ops/op/padding.h"
+
+namespace ft::op {
+namespace {
+
+using ::tensorflow::OpInputList;
+using ::tensorflow::OpKernel;
+using ::tensorflow::OpKernelConstruction;
+using ::tensorflow::OpKernelContext;
+using ::tensorflow::Tensor;
+
+// Weights of one call: the tensors and, over them, what core understands.
+struct Weights {
+  std::vector<Tensor> tensors;  // layer by layer, in the order of WeightFields(); shared buffers
+  std::vector<LayerWeights> layers;
+};
+
+// Packed weights. Keeps the tensors that they were made from, so that an address that is a key of
+// the cache cannot be given to other weights.
+struct PackedWeights {
+  std::vector<Tensor> sources;
+  Tensor memory;
+  void* data = nullptr;
+};
+
+// The part of both ops that is not about their inputs: encoders, packed weights, running.
+class EncoderKernel : public OpKernel {
+ public:
+  explicit EncoderKernel(OpKernelConstruction* ctx) : OpKernel(ctx) {
+    int64_t int8_mode;
+    std::string activation;
+    tensorflow::DataType type;
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("T", &type));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("head_num", &config_.num_heads));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("size_per_head", &config_.head_size));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("layernorm_epsilon", &config_.layernorm_epsilon));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("activation", &activation));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("remove_padding", &remove_padding_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("is_weight_const", &is_weight_const_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("int8_mode", &int8_mode));
+    OP_REQUIRES(ctx, int8_mode == 0,
+                absl::UnimplementedError(
+                    StrCat("int8_mode is ", int8_mode, ", not in this version: expected 0")));
+    OP_REQUIRES_OK(ctx, ToAbsl(ToDataType(type, &config_.dtype)));
+    // Keeps H * H well inside int64.
+    constexpr int64_t kMaxSize = 1 << 20;
+    OP_REQUIRES(ctx, config_.num_heads <= kMaxSize && config_.head_size <= kMaxSize,
+                absl::InvalidArgumentError(StrCat("head_num and size_per_head are ",
+                                                  config_.num_heads, " and ", config_.head_size,
+                                                  ", expected at most ", kMaxSize, " each")));
+    OP_REQUIRES(
+        ctx, config_.layernorm_epsilon >= 0.0f,
+        absl::InvalidArgumentError(StrCat("layernorm_epsilon is ", config_.layernorm_epsilon,
+                                          ", expected a number >= 0")));
+    config_.activation = activation == "gelu_erf" ? Activation::kGeluErf
+                         : activation == "relu"   ? Activation::kRelu
+                                                  : Activation::kGeluTanh;
+  }
+
+  void Compute(OpKernelContext* ctx) final {
+    RunGuarded(ctx, [&] { return ComputeStatus(ctx); });
+  }
+
+ protected:
+  virtual Status ComputeStatus(OpKernelContext* ctx) = 0;
+
+  // Checks all weights and returns the encoder for their inner size.
+  Status GetEncoder(const Weights& weights, std::shared_ptr<Encoder>* encoder) {
+    const TensorView& inter_kernel = weights.layers[0].intermediate_kernel;
+    EncoderConfig config = config_;
+    config.num_layers = static_cast<int64_t>(weights.layers.size());
+    if (inter_kernel.shape.size() != 2 || inter_kernel.shape[1] < 1) {
+      return InvalidArgument("inter_kernel has shape ", ShapeString(inter_kernel.shape),
+                             ", expected [", config.hidden_size(), ",I] with I at least 1");
+    }
+    config.inner_size = inter_kernel.shape[1];
+    FT_RETURN_IF_ERROR(ValidateWeights(config, weights.layers));
+    std::lock_guard<std::mutex> lock(mutex_);
+    auto found = encoders_.find(config.inner_size);
+    if (found == encoders_.end()) {
+      std::unique_ptr<Encoder> created;
+      FT_RETURN_IF_ERROR(cpu::CreateCpuEncoder(config, &created));
+      if (encoders_.size() >= kMaxCached) encoders_.clear();
+      found = encoders_.emplace(config.inner_size, std::move(created)).first;
+    }
+    *encoder = found->second;
+    return OkStatus();
+  }
+
+  // Packs the weights, or finds them packed, and computes `batch`.
+  Status RunEncoder(OpKernelContext* ctx, const Encoder& encoder, const Weights& weights,
+                    const EncoderBatch& batch, ThreadPool* pool) {
+    ExecutionContext context;
+    context.pool = pool;
+    std::shared_ptr<PackedWeights> packed;
+    FT_RETURN_IF_ERROR(GetPacked(ctx, encoder, weights, context, &packed));
+    Tensor memory;
+    void* workspace;
+    FT_RETURN_IF_ERROR(
+        AllocateBytes(ctx, encoder.WorkspaceBytes(batch, context), &memory, &workspace));
+    return encoder.Run(batch, packed->data, workspace, context);
+  }
+
+  int64_t row_bytes() const { return config_.hidden_size() * SizeOf(config_.dtype); }
+
+  EncoderConfig config_;  // inner_size and num_layers come from the weights
+  bool remove_padding_ = false;
+
+ private:
+  static constexpr size_t kMaxCached = 64;
+
+  Status GetPacked(OpKernelContext* ctx, const Encoder& encoder, const Weights& weights,
+                   const ExecutionContext& context, std::shared_ptr<PackedWeights>* packed) {
+    if (!is_weight_const_) return Pack(ctx, encoder, weights, context, packed);
+    std::vector<const void*> key;
+    for (const Tensor& tensor : weights.tensors) key.push_back(tensor.data());
+    // Held while packing: a second thread with the same weights waits instead of packing again.
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (auto entry = cache_.begin(); entry != cache_.end(); ++entry) {
+      if (entry->first != key) continue;
+      cache_.splice(cache_.begin(), cache_, entry);
+      *packed = entry->second;
+      return OkStatus();
+    }
+    FT_RETURN_IF_ERROR(Pack(ctx, encoder, weights, context, packed));
+    (*packed)->sources = weights.tensors;
+    cache_.emplace_front(std::move(key), *packed);
+    if (cache_.size() > kMaxCached) cache_.pop_back();
+    return OkStatus();
+  }
+
+  static Status Pack(OpKernelContext* ctx, const Encoder& encoder, const Weights& weights,
+                     const ExecutionContext& context, std::shared_ptr<PackedWeights>* packed) {
+    auto made = std::make_shared<PackedWeights>();
+    FT_RETURN_IF_ERROR(AllocateBytes(ctx, encoder.PackedWeightBytes(), &made->memory, &made->data));
+    FT_RETURN_IF_ERROR(encoder.PackWeights(weights.layers, made->data, context));
+    *packed = std::move(made);
+    return OkStatus();
+  }
+
+  bool is_weight_const_ = false;
+  std::mutex mutex_;  // of the two below
+  std::map<int64_t, std::shared_ptr<Encoder>> encoders_;
+  // The most recently used first. Keys are the addresses of the weights.
+  std::list<std::pair<std::vector<const void*>, std::shared_ptr<PackedWeights>>> cache_;
+};
+
+// B * S as int32, which offsets are.
+Status CheckTokens(const char* name, const Tensor& tensor, int64_t batch, int64_t seq_len) {
+  if (batch > 0 && seq_len > std::numeric_limits<int32_t>::max() / batch) {
+    return InvalidArgument(name, " has shape ", ShapeOf(tensor), ", expected B * S below 2^31");
+  }
+  return OkStatus();
+}
+
+class BertTransformerCpu : public EncoderKernel {
+ public:
+  explicit BertTransformerCpu(OpKernelConstruction* ctx) : EncoderKernel(ctx) {
+    int64_t layer_idx, layer_num;
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("layer_idx", &layer_idx));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("layer_num", &layer_num));
+    OP_REQUIRES(
+        ctx, layer_idx >= 0 && layer_idx < layer_num,
+        absl::InvalidArgumentError(
+            StrCat("layer_idx is ", layer_idx, ", expected 0 to layer_num - 1 = ", layer_num - 1)));
+  }
+
+ protected:
+  Status ComputeStatus(OpKernelContext* ctx) override {
+    const Tensor& from = ctx->input(0);
+    const Tensor& to = ctx->input(1);
+    const Tensor& mask = ctx->input(kMask);
+    const int64_t hidden = config_.hidden_size();
+    if ((from.dims() != 2 && from.dims() != 3) || from.dim_size(from.dims() - 1) != hidden) {
+      return InvalidArgument("from_tensor has shape ", ShapeOf(from), ", expected [B,S,", hidden,
+                             "], [B*S,", hidden, "] or, without padding, [T,", hidden,
+                             "]; the last is head_num * size_per_head");
+    }
+    if (to.shape() != from.shape()) {
+      return InvalidArgument("to_tensor has shape ", ShapeOf(to), ", expected from_tensor's, ",
+                             ShapeOf(from));
+    }
+    int64_t batch_size, seq_len;
+    FT_RETURN_IF_ERROR(MaskSizes("attr_mask", mask, &batch_size, &seq_len));
+    FT_RETURN_IF_ERROR(CheckTokens("attr_mask", mask, batch_size, seq_len));
+    EncoderBatch batch;
+    batch.batch_size = batch_size;
+    batch.max_seq_len = seq_len;
+    batch.packed = remove_padding_;
+    FT_RETURN_IF_ERROR(remove_padding_ ? CheckPacked(ctx, &batch) : CheckPadded(ctx, &batch));
+    batch.attention_mask = mask.data();
+
+    Weights weights;
+    weights.layers.resize(1);
+    for (int i = 0, input = 2; i < kWeightsPerLayer; ++i, ++input) {
+      if (input == kMask) ++input;
+      weights.tensors.push_back(ctx->input(input));
+      weights.layers[0].*WeightFields()[i].view = ViewOf(weights.tensors.back());
+    }
+    std::shared_ptr<Encoder> encoder;
+    FT_RETURN_IF_ERROR(GetEncoder(weights, &encoder));
+
+    Tensor* output;
+    FT_RETURN_IF_ERROR(FromAbsl(ctx->allocate_output(0, from.shape(), &output)));
+    if (batch.num_tokens == 0) return OkStatus();
+    batch.input = from.data();
+    batch.outputs = {output->data()};
+    TfThreadPool pool(ctx);
+    return RunEncoder(ctx, *encoder, weights, batch, &pool);
+  }
+
+ private:
+  static constexpr int kMask = 8, kIdOffset = 19, kSeqlenOffset = 21;
+
+  // from_tensor's rows are those of the padded layout; the mask alone decides about attention.
+  Status CheckPadded(OpKernelContext* ctx, EncoderBatch* batch) const {
+    const Tensor& from = ctx->input(0);
+    const Tensor& offset = ctx->input(kSeqlenOffset);
+    const int64_t b_size = batch->batch_size, s = batch->max_seq_len;
+    batch->num_tokens = b_size * s;
+    const bool good = from.dims() == 3 ? from.dim_size(0) == b_size && from.dim_size(1) == s
+                                       : from.dim_size(0) == batch->num_tokens;
+    if (!good) {
+      return InvalidArgument("from_tensor has shape ", ShapeOf(from), ", expected [", b_size, ",",
+                             s, ",H] or [", batch->num_tokens, ",H], by attr_mask's shape ",
+                             ShapeOf(ctx->input(kMask)));
+    }
+    if (offset.dims() != 1 || offset.dim_size(0) != 2 * b_size + 1) {
+      return InvalidArgument("trt_seqlen_offset has shape ", ShapeOf(offset), ", expected [",
+                             2 * b_size + 1, "] = 2B+1");
+    }
+    const auto values = offset.flat<int32_t>();
+    for (int64_t i = 0; i <= 2 * b_size; ++i) {
+      const int64_t low = i / 2 * s, high = i % 2 ? low + s : low;
+      if (values(i) < low || values(i) > high) {
+        return InvalidArgument("trt_seqlen_offset[", i, "] is ", values(i), ", expected ", low,
+                               high == low ? std::string() : StrCat(" to ", high),
+                               " (0, s1, S, S+s2, 2S, ... with S = ", s, ")");
+      }
+    }
+    return OkStatus();
+  }
+
+  Status CheckPacked(OpKernelContext* ctx, EncoderBatch* batch) const {
+    const Tensor& from = ctx->input(0);
+    const Tensor& id_offset = ctx->input(kIdOffset);
+    const Tensor& offset = ctx->input(kSeqlenOffset);
+    const int64_t b_size = batch->batch_size, s = batch->max_seq_len;
+    if (id_offset.dims() != 1 || id_offset.dim_size(0) > b_size * s) {
+      return InvalidArgument("sequence_id_offset has shape ", ShapeOf(id_offset),
+                             ", expected [T] with T at most B * S = ", b_size * s);
+    }
+    const int64_t tokens = batch->num_tokens = id_offset.dim_size(0);
+    if (from.dims() != 2 || from.dim_size(0) != tokens) {
+      return InvalidArgument("from_tensor has shape ", ShapeOf(from), ", expected [", tokens,
+                             ",H] by the length of sequence_id_offset, as remove_padding is true");
+    }
+    if (offset.dims() != 1 || offset.dim_size(0) != b_size + 1) {
+      return InvalidArgument("trt_seqlen_offset has shape ", ShapeOf(offset), ", expected [",
+                             b_size + 1, "] = B+1");
+    }
+    const auto ends = offset.flat<int32_t>();
+    const auto ids = id_offset.flat<int32_t>();
+    if (ends(0) != 0) {
+      return InvalidArgument("trt_seqlen_offset[0] is ", ends(0), ", expected 0");
+    }
+    if (ends(b_size) != tokens) {
+      return InvalidArgument("trt_seqlen_offset[", b_size, "] is ", ends(b_size), ", expected ",
+                             tokens, ", the length of sequence_id_offset");
+    }
+    // All ends first: below they index sequence_id_offset.
+    for (int64_t b = 0; b < b_size; ++b) {
+      const int64_t low = ends(b), high = low + s;
+      if (ends(b + 1) < low || ends(b + 1) > high) {
+        return InvalidArgument("trt_seqlen_offset[", b + 1, "] is ", ends(b + 1), ", expected ",
+                               low, " to ", high, ": the one before and at most S = ", s, " more");
+      }
+    }
+    for (int64_t b = 0; b < b_size; ++b) {
+      for (int64_t i = ends(b); i < ends(b + 1); ++i) {
+        if (ids(i) != b * s - ends(b)) {
+          return InvalidArgument("sequence_id_offset[", i, "] is ", ids(i), ", expected ",
+                                 b * s - ends(b), " by trt_seqlen_offset (sequence ", b, ")");
+        }
+      }
+    }
+    batch->seq_offsets = ends.data();
+    return OkStatus();
+  }
+};
+
+class BertEncoderCpu : public EncoderKernel {
+ public:
+  explicit BertEncoderCpu(OpKernelConstruction* ctx) : EncoderKernel(ctx) {
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("num_layers", &num_layers_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("num_outputs", &num_outputs_));
+    OP_REQUIRES(ctx, num_outputs_ == 1 || num_outputs_ == num_layers_,
+                absl::InvalidArgumentError(StrCat("num_outputs is ", num_outputs_,
+                                                  ", expected 1 or num_layers = ", num_layers_)));
+  }
+
+ protected:
+  Status ComputeStatus(OpKernelContext* ctx) override {
+    const Tensor& hidden = ctx->input(0);
+    const Tensor& lengths = ctx->input(1);
+    const Tensor& mask = ctx->input(2);
+    if (hidden.dims() != 3 || hidden.dim_size(2) != config_.hidden_size()) {
+      return InvalidArgument("hidden_states has shape ", ShapeOf(hidden), ", expected [B,S,",
+                             config_.hidden_size(), "]; the last is head_num * size_per_head");
+    }
+    const int64_t batch_size = hidden.dim_size(0), seq_len = hidden.dim_size(1);
+    FT_RETURN_IF_ERROR(CheckTokens("hidden_states", hidden, batch_size, seq_len));
+    const bool has_mask = !(mask.dims() == 1 && mask.dim_size(0) == 0);
+    if (has_mask) {
+      int64_t mask_batch, mask_len;
+      FT_RETURN_IF_ERROR(MaskSizes("attention_mask", mask, &mask_batch, &mask_len));
+      if (mask_batch != batch_size || mask_len != seq_len) {
+        return InvalidArgument("attention_mask has shape ", ShapeOf(mask), ", expected [",
+                               batch_size, ",1,", seq_len, ",", seq_len, "] or [", batch_size, ",",
+                               seq_len, ",", seq_len, "] by hidden_states, or [0] for none");
+      }
+    }
+    const bool has_lengths = !(lengths.dims() == 1 && lengths.dim_size(0) == 0);
+    if (!has_lengths && remove_padding_ && batch_size > 0) {
+      return InvalidArgument("sequence_length has shape [0], expected [", batch_size,
+                             "], as remove_padding is true");
+    }
+    int64_t real_tokens = batch_size * seq_len;
+    if (has_lengths) {
+      FT_RETURN_IF_ERROR(CheckLengths(lengths, batch_size, seq_len, &real_tokens));
+    }
+    Weights weights;
+    FT_RETURN_IF_ERROR(ReadWeights(ctx, &weights));
+    std::shared_ptr<Encoder> encoder;
+    FT_RETURN_IF_ERROR(GetEncoder(weights, &encoder));
+
+    std::vector<void*> outputs;
+    for (int i = 0; i < num_outputs_; ++i) {
+      Tensor* output;
+      FT_RETURN_IF_ERROR(FromAbsl(ctx->allocate_output(i, hidden.shape(), &output)));
+      outputs.push_back(output->data());
+    }
+    EncoderBatch batch;
+    batch.batch_size = batch_size;
+    batch.max_seq_len = seq_len;
+    batch.num_tokens = batch_size * seq_len;
+    if (batch.num_tokens == 0) return OkStatus();
+    batch.attention_mask = has_mask ? mask.data() : nullptr;
+    TfThreadPool pool(ctx);
+    if (!remove_padding_ || real_tokens == batch.num_tokens) {
+      batch.input = hidden.data();
+      batch.outputs = outputs;
+      // Full sequences need no lengths.
+      if (real_tokens != batch.num_tokens) batch.key_lengths = lengths.flat<int32_t>().data();
+      return RunEncoder(ctx, *encoder, weights, batch, &pool);
+    }
+
+    std::vector<int32_t> offsets(batch_size + 1, 0);
+    for (int64_t b = 0; b < batch_size; ++b) {
+      offsets[b + 1] = offsets[b] + lengths.flat<int32_t>()(b);
+    }
+    batch.packed = true;
+    batch.num_tokens = real_tokens;
+    batch.seq_offsets = offsets.data();
+    const int64_t packed_bytes = AlignUp(real_tokens * row_bytes(), kAlignment);
+    Tensor memory;
+    void* rows;
+    FT_RETURN_IF_ERROR(AllocateBytes(ctx, packed_bytes * (1 + num_outputs_), &memory, &rows));
+    PackRows(hidden.data(), offsets.data(), batch_size, seq_len, row_bytes(), rows, &pool);
+    batch.input = rows;
+    for (int i = 0; i < num_outputs_; ++i) {
+      batch.outputs.push_back(static_cast<char*>(rows) + (i + 1) * packed_bytes);
+    }
+    if (real_tokens > 0) {
+      FT_RETURN_IF_ERROR(RunEncoder(ctx, *encoder, weights, batch, &pool));
+    }
+    for (int i = 0; i < num_outputs_; ++i) {
+      UnpackRows(batch.outputs[i], offsets.data(), batch_size, seq_len, row_bytes(), outputs[i],
+                 &pool);
+    }
+    return OkStatus();
+  }
+
+ private:
+  Status ReadWeights(OpKernelContext* ctx, Weights* weights) const {
+    weights->layers.resize(num_layers_);
+    weights->tensors.resize(num_layers_ * kWeightsPerLayer);
+    for (int i = 0; i < kWeightsPerLayer; ++i) {
+      OpInputList list;
+      FT_RETURN_IF_ERROR(FromAbsl(ctx->input_list(WeightFields()[i].op_input, &list)));
+      for (int layer = 0; layer < num_layers_; ++layer) {
+        Tensor& tensor = weights->tensors[layer * kWeightsPerLayer + i];
+        tensor = list[layer];
+        weights->layers[layer].*WeightFields()[i].view = ViewOf(tensor);
+      }
+    }
+    return OkStatus();
+  }
+
+  int num_layers_ = 0, num_outputs_ = 0;
+};
+
+#define FT_REGISTER(T)                                                                 \
+  REGISTER_KERNEL_BUILDER(                                                             \
+      Name("BertTransformer").Device(::tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), \
+      BertTransformerCpu);                                                             \
+  REGISTER_KERNEL_BUILDER(                                                             \
+      Name("BertEncoder").Device(::tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), BertEncoderCpu)
+FT_REGISTER(float);
+FT_REGISTER(Eigen::half);
+FT_REGISTER(Eigen::bfloat16);
+#undef FT_REGISTER
+
+}  // namespace
+}  // namespace ft::op
