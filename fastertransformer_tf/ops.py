@@ -120,6 +120,8 @@ def _no_gradient(op: tf.Operation, *unused_grads: tf.Tensor) -> None:
     )
 
 
+# AutoGraph would add its own variables to locals().
+@tf.autograph.experimental.do_not_convert
 def bert_transformer(
     from_tensor: tf.Tensor,
     to_tensor: tf.Tensor,
@@ -211,6 +213,8 @@ def bert_transformer(
     return _library.bert_transformer(**locals())
 
 
+# AutoGraph would add its own variables to locals().
+@tf.autograph.experimental.do_not_convert
 def bert_encoder(
     hidden_states: tf.Tensor,
     sequence_length: tf.Tensor | None,
@@ -313,6 +317,8 @@ def bert_encoder(
     )
 
 
+# AutoGraph would add its own variables to locals().
+@tf.autograph.experimental.do_not_convert
 def build_mask_remove_padding(
     from_tensor: tf.Tensor, sequence_length: tf.Tensor, *, name: str | None = None
 ) -> Any:
@@ -331,9 +337,11 @@ def build_mask_remove_padding(
     Raises:
       tf.errors.InvalidArgumentError: An input has a wrong shape or value.
     """
-    return _library.build_mask_remove_padding(**locals())
+    return _library.build_mask_remove_padding(from_tensor, sequence_length, name=name)
 
 
+# AutoGraph would add its own variables to locals().
+@tf.autograph.experimental.do_not_convert
 def rebuild_padding(
     from_tensor: tf.Tensor,
     sequence_id_offset: tf.Tensor,
