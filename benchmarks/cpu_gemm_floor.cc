@@ -117,7 +117,7 @@ int main(int argc, char** argv) {
   const int64_t per_layer = encoder->PackedWeightBytes() / config.num_layers;
   for (const auto& product : products) {
     const int64_t panel_bytes = ft::cpu::PanelBytes(kernels, product.k);
-    const bool by_rows = tokens >= threads * 48;
+    const bool by_rows = tokens >= threads * 96;
     const int64_t row_block = by_rows ? std::min<int64_t>(144, (tokens + threads - 1) / threads)
                                       : tokens;
     const int64_t col_block =

@@ -22,7 +22,7 @@ constexpr int64_t kInnerChunk = 768;
 constexpr int64_t kBlockRows = 144;
 // With fewer rows for each thread the threads share the columns of the weights instead, so that
 // every weight is read from memory once.
-constexpr int64_t kMinRowsPerThread = 48;
+constexpr int64_t kMinRowsPerThread = 96;
 
 // Runs phases one after the other on all threads of a pool with a single ParallelFor. Whoever is
 // there takes the next task; nobody waits for a thread that has not come, so it cannot deadlock
