@@ -37,8 +37,8 @@ double MedianMs(const std::function<void()>& work) {
   return times[times.size() / 2];
 }
 
-// Random values of `dtype`, as bytes aligned for everything.
-std::vector<char, std::allocator<char>> Random(int64_t count, ft::DataType dtype) {
+// Random values of `dtype`, as bytes.
+std::vector<char> Random(int64_t count, ft::DataType dtype) {
   std::mt19937 generator(1);
   std::uniform_real_distribution<float> uniform(-0.05f, 0.05f);
   std::vector<float> values(count);

@@ -463,7 +463,6 @@ Status CpuEncoder::Run(const EncoderBatch& batch, const void* packed, void* work
   const int64_t heads = batch.batch_size * config_.num_heads;
   const int64_t splits = heads >= 2 * threads ? 1 : (2 * threads + heads - 1) / heads;
   for (int64_t l = 0; l < config_.num_layers; ++l) {
-    const PackedLayer& layer = layers[l];
     const auto attention = [&, splits](int64_t task, int worker) {
       AttentionTask(batch, w, task, splits, w.workers[worker].attention);
     };
@@ -532,7 +531,6 @@ Status CpuEncoder::Run(const EncoderBatch& batch, const void* packed, void* work
                 At(output_of(l), row * hidden, bytes), rows);
       emit(l, row, rows);
     });
-    (void)layer;
   }
   phases.Run(context.pool);
   return OkStatus();

@@ -16,10 +16,7 @@ namespace ft::cpu {
 using Bfloat16 = uint16_t;
 using Half = uint16_t;
 
-// y[i] = x[i] between two of float32, float16, bfloat16.
-using ConvertFn = void (*)(const void* x, void* y, int64_t count);
-
-// One part of a product's right side: columns [begin, begin + cols) of a row-major matrix.
+// A row-major matrix with row stride ld, in elements.
 struct PanelSource {
   const void* data;
   int64_t ld;
@@ -95,7 +92,7 @@ inline int64_t PanelBytes(const Kernels& kernels, int64_t k) {
 // $FT_CPU_ISA (generic, avx2, avx512, avx512bf16) caps the instruction set; for tests.
 const Kernels& GetKernels(DataType dtype, bool even_sizes);
 
-// Converts on any processor.
+// y[i] = x[i] between any two of float32, float16 and bfloat16.
 void Convert(const void* x, DataType x_dtype, void* y, DataType y_dtype, int64_t count);
 
 }  // namespace ft::cpu

@@ -43,7 +43,6 @@ inline Vec Load(const float* p) {
 }
 inline void Store(float* p, Vec v) { std::memcpy(p, &v, sizeof(v)); }
 inline Vec Set(float x) { return x - Vec{}; }
-inline IntVec Bits(Vec v) { return (IntVec)v; }
 
 inline float FromBfloat16(Bfloat16 x) {
   const uint32_t bits = static_cast<uint32_t>(x) << 16;
@@ -350,14 +349,15 @@ int64_t AttentionScratchBytes(int64_t num_keys, int64_t head_size) {
   return PlanAttention(num_keys, head_size).total;
 }
 
-float MaskValue(const void* mask, DataType dtype, int64_t i) {
+// Element i of a tensor of any floating-point type.
+float ElementAt(const void* x, DataType dtype, int64_t i) {
   switch (dtype) {
     case DataType::kFloat16:
-      return FromHalf(static_cast<const Half*>(mask)[i]);
+      return FromHalf(static_cast<const Half*>(x)[i]);
     case DataType::kBFloat16:
-      return FromBfloat16(static_cast<const Bfloat16*>(mask)[i]);
+      return FromBfloat16(static_cast<const Bfloat16*>(x)[i]);
     default:
-      return static_cast<const float*>(mask)[i];
+      return static_cast<const float*>(x)[i];
   }
 }
 
@@ -368,7 +368,7 @@ float Softmax(float* scores, T* probabilities, int64_t count, int64_t padded, fl
   if (mask != nullptr) {
     for (int64_t j = 0; j < count; ++j) {
       scores[j] = scores[j] * scale +
-                  (1.0f - MaskValue(mask, mask_dtype, mask_at + j)) * -10000.0f;
+                  (1.0f - ElementAt(mask, mask_dtype, mask_at + j)) * -10000.0f;
     }
     scale = 1.0f;
   }
@@ -463,8 +463,6 @@ void Attention(const AttentionArgs& g) {
 }
 
 // --- packing and conversion -------------------------------------------------------------------
-
-float ElementAt(const void* x, DataType dtype, int64_t i) { return MaskValue(x, dtype, i); }
 
 void PackPanel(const PanelSource* sources, int64_t source_cols, DataType dtype, int64_t k,
                int64_t col, int64_t cols, void* panel) {
