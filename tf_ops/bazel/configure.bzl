@@ -103,6 +103,7 @@ cc_library(
 _CUDA_DEFS = """
 CUDA_AVAILABLE = {available}
 CUDA_HOME = {home}
+CUDA_ARCHS = {archs}
 
 def if_cuda(value, otherwise = []):
     return value if CUDA_AVAILABLE else otherwise
@@ -142,7 +143,7 @@ def _cuda_impl(ctx):
         print("fastertransformer_tf: building CPU kernels only (%s)" %
               ("FT_CUDA=0" if switch == "0" else "no CUDA toolkit found"))
         ctx.file("BUILD", _CUDA_BUILD.format(libraries = "[]", linkopts = "[]"))
-        ctx.file("defs.bzl", _CUDA_DEFS.format(available = "False", home = "None"))
+        ctx.file("defs.bzl", _CUDA_DEFS.format(available = "False", home = "None", archs = "[]"))
         return
     home, folder = found
 
@@ -158,12 +159,16 @@ def _cuda_impl(ctx):
         libraries = repr(libraries),
         linkopts = repr(["-ldl", "-lrt", "-lpthread"]),
     ))
-    ctx.file("defs.bzl", _CUDA_DEFS.format(available = "True", home = repr(home)))
+    archs = ctx.os.environ.get("FT_CUDA_ARCHS", "75 80 86 89 90").split(" ")
+    for arch in archs:
+        if not arch.isdigit():
+            fail("FT_CUDA_ARCHS has %s, expected compute capabilities such as: 80 90" % repr(arch))
+    ctx.file("defs.bzl", _CUDA_DEFS.format(available = "True", home = repr(home), archs = repr(archs)))
 
 cuda_configure = repository_rule(
     implementation = _cuda_impl,
     configure = True,
     doc = "A CUDA toolkit: $CUDA_HOME, the pip wheels' nvidia/cu13, /usr/local/cuda; or none.",
-    environ = ["FT_PYTHON", "FT_CUDA", "CUDA_HOME"],
+    environ = ["FT_PYTHON", "FT_CUDA", "FT_CUDA_ARCHS", "CUDA_HOME"],
     local = True,
 )

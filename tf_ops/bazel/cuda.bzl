@@ -1,7 +1,7 @@
 """cuda_library: .cu files through nvcc, usable as a dependency of cc rules."""
 
 load("@bazel_tools//tools/cpp:toolchain_utils.bzl", "find_cpp_toolchain")
-load("@local_cuda//:defs.bzl", "CUDA_HOME")
+load("@local_cuda//:defs.bzl", "CUDA_ARCHS", "CUDA_HOME")
 
 def _cuda_library_impl(ctx):
     toolchain = find_cpp_toolchain(ctx)
@@ -14,8 +14,9 @@ def _cuda_library_impl(ctx):
     deps = cc_common.merge_cc_infos(cc_infos = [dep[CcInfo] for dep in ctx.attr.deps])
     context = deps.compilation_context
 
-    codes = ["-gencode=arch=compute_%s,code=sm_%s" % (arch, arch) for arch in ctx.attr.archs]
-    codes.append("-gencode=arch=compute_{0},code=compute_{0}".format(ctx.attr.ptx))
+    # Machine code of each architecture, and PTX of the last for later ones.
+    codes = ["-gencode=arch=compute_%s,code=sm_%s" % (arch, arch) for arch in CUDA_ARCHS]
+    codes.append("-gencode=arch=compute_{0},code=compute_{0}".format(CUDA_ARCHS[-1]))
     objects = []
     for source in ctx.files.srcs:
         output = ctx.actions.declare_file("%s_objs/%s.o" % (ctx.label.name, source.basename))
@@ -70,8 +71,6 @@ cuda_library = rule(
         "srcs": attr.label_list(allow_files = [".cu"]),
         "hdrs": attr.label_list(allow_files = [".h", ".cuh"]),
         "deps": attr.label_list(providers = [CcInfo]),
-        "archs": attr.string_list(default = ["75", "80", "86", "89", "90"]),
-        "ptx": attr.string(default = "90"),
         "_cc_toolchain": attr.label(default = "@bazel_tools//tools/cpp:current_cc_toolchain"),
     },
     fragments = ["cpp"],

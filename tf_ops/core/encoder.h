@@ -26,10 +26,11 @@ class ThreadPool {
   virtual void ParallelFor(int64_t num_tasks, const std::function<void(int64_t)>& work) = 0;
 };
 
-// Where a call runs. The CPU backend uses pool, the CUDA backend stream (a cudaStream_t).
+// Where and how a call runs. The CPU backend uses pool, the CUDA backend the others.
 struct ExecutionContext {
   ThreadPool* pool = nullptr;
-  void* stream = nullptr;
+  void* stream = nullptr;   // cudaStream_t
+  bool allow_tf32 = false;  // float32 products may use TensorFloat-32
 };
 
 // One batch. Two layouts of the rows of `input` and `outputs`:

@@ -13,13 +13,8 @@
 
 namespace ft {
 namespace cuda {
-namespace {
 
-// Below this many tokens weights dominate and LaunchSmallGemm wins over cuBLASLt: H100, BERT-base,
-// see benchmarks/gpu_profile.md.
-constexpr int64_t kSmallGemmRows = 32;
-
-Status GetLaunchContext(void* stream, LaunchContext* context) {
+Status GetLaunchContext(const ExecutionContext& execution, LaunchContext* context) {
   int device;
   FT_RETURN_IF_CUDA_ERROR(cudaGetDevice(&device));
   static std::mutex mutex;
@@ -32,16 +27,23 @@ Status GetLaunchContext(void* stream, LaunchContext* context) {
         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
     FT_RETURN_IF_CUDA_ERROR(
         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
-    FT_RETURN_IF_CUDA_ERROR(cudaDeviceGetAttribute(&entry.num_multiprocessors,
-                                                   cudaDevAttrMultiProcessorCount, device));
+    FT_RETURN_IF_CUDA_ERROR(
+        cudaDeviceGetAttribute(&entry.num_multiprocessors, cudaDevAttrMultiProcessorCount, device));
     FT_RETURN_IF_CUDA_ERROR(cudaDeviceGetAttribute(
         &entry.max_shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
     entry.compute_capability = major * 10 + minor;
   }
   *context = entry;
-  context->stream = static_cast<cudaStream_t>(stream);
+  context->stream = static_cast<cudaStream_t>(execution.stream);
+  context->allow_tf32 = execution.allow_tf32;
   return OkStatus();
 }
+
+namespace {
+
+// Below this many tokens weights dominate and LaunchSmallGemm wins over cuBLASLt: H100, BERT-base,
+// see benchmarks/gpu_profile.md.
+constexpr int64_t kSmallGemmRows = 32;
 
 // Byte offsets of one layer's packed weights. Kernels are [out, in].
 struct WeightLayout {
@@ -137,7 +139,7 @@ class CudaEncoder : public Encoder {
                      const ExecutionContext& execution) const override {
     FT_RETURN_IF_ERROR(ValidateWeights(config_, layers));
     LaunchContext context;
-    FT_RETURN_IF_ERROR(GetLaunchContext(execution.stream, &context));
+    FT_RETURN_IF_ERROR(GetLaunchContext(execution, &context));
     const int64_t size = SizeOf(config_.dtype);
     const int h = static_cast<int>(config_.hidden_size()), i = static_cast<int>(config_.inner_size);
     for (size_t index = 0; index < layers.size(); ++index) {
@@ -181,10 +183,11 @@ class CudaEncoder : public Encoder {
     return OkStatus();
   }
 
-  int64_t WorkspaceBytes(const EncoderBatch& batch, const ExecutionContext& execution) const override {
+  int64_t WorkspaceBytes(const EncoderBatch& batch,
+                         const ExecutionContext& execution) const override {
     LaunchContext context;
     // Without a device Run says what is wrong; any size will do here.
-    if (!GetLaunchContext(execution.stream, &context).ok()) return kAlignment;
+    if (!GetLaunchContext(execution, &context).ok()) return kAlignment;
     return WorkspaceLayout(config_, batch.num_tokens, MaxSplits(batch.num_tokens, context))
         .total_bytes;
   }
@@ -197,7 +200,7 @@ class CudaEncoder : public Encoder {
       return Unimplemented("num_tokens is ", batch.num_tokens, "; at most ", INT32_MAX / 2);
     }
     LaunchContext context;
-    FT_RETURN_IF_ERROR(GetLaunchContext(execution.stream, &context));
+    FT_RETURN_IF_ERROR(GetLaunchContext(execution, &context));
     std::call_once(config_loaded_, [this] { gemm_.LoadConfig(); });
     if (options_.allow_gemm_test) {
       FT_RETURN_IF_ERROR(TestGemms(batch, packed, workspace, context));
@@ -241,7 +244,7 @@ class CudaEncoder : public Encoder {
     const AttentionChoice attention = SelectAttention(
         config_.dtype, config_.head_size, batch.max_seq_len, batch.batch_size, config_.num_heads,
         context.compute_capability, context.num_multiprocessors, context.max_shared_bytes);
-    const std::vector<GemmShape> shapes = LayerGemms(config_, options_.allow_tf32, tokens);
+    const std::vector<GemmShape> shapes = LayerGemms(config_, context.allow_tf32, tokens);
 
     // y = epilogue(x w^T + bias [+ residual]).
     const auto gemm = [&](int which, const void* x, const void* w, const void* bias,
@@ -285,8 +288,8 @@ class CudaEncoder : public Encoder {
         FT_RETURN_IF_ERROR(small_gemm(3 * h, h, x, w + weights_.qkv_kernel, w + weights_.qkv_bias,
                                       work + layout.qkv, nullptr, 1, false));
       } else {
-        FT_RETURN_IF_ERROR(gemm(0, x, w + weights_.qkv_kernel, w + weights_.qkv_bias, nullptr,
-                                work + layout.qkv));
+        FT_RETURN_IF_ERROR(
+            gemm(0, x, w + weights_.qkv_kernel, w + weights_.qkv_bias, nullptr, work + layout.qkv));
       }
       // From the second kernel on, what came before this call has ended.
       context.overlap = context.compute_capability >= 90;
@@ -304,7 +307,8 @@ class CudaEncoder : public Encoder {
       heads.mask = batch.attention_mask;
       FT_RETURN_IF_ERROR(LaunchAttention(heads, attention, context));
 
-      // Both layer norms: of the split sums with bias and residual, or of the product that has them.
+      // Both layer norms: of the split sums with bias and residual, or of the product that has
+      // them.
       LayerNormArgs norm;
       norm.dtype = config_.dtype;
       norm.rows = tokens;
@@ -353,7 +357,8 @@ class CudaEncoder : public Encoder {
     return OkStatus();
   }
 
-  // ---- GEMM test ---------------------------------------------------------------------------------
+  // ---- GEMM test
+  // ---------------------------------------------------------------------------------
 
   // Times the algorithms of this batch's products on the call's own buffers, whose content Enqueue
   // overwrites afterwards.
@@ -362,7 +367,7 @@ class CudaEncoder : public Encoder {
     const int64_t tokens = batch.num_tokens;
     if (UseSmallGemm(tokens, context)) return OkStatus();
     std::lock_guard<std::mutex> lock(test_mutex_);
-    const std::vector<GemmShape> shapes = LayerGemms(config_, options_.allow_tf32, tokens);
+    const std::vector<GemmShape> shapes = LayerGemms(config_, context.allow_tf32, tokens);
     const WorkspaceLayout layout(config_, tokens, 0);
     char* const work = static_cast<char*>(workspace);
     const int64_t kernels[] = {weights_.qkv_kernel, weights_.attention_kernel,
@@ -383,7 +388,9 @@ class CudaEncoder : public Encoder {
       args.w = static_cast<const char*>(packed) + kernels[which];
       args.bias = static_cast<const char*>(packed) + biases[which];
       args.residual = batch.input;
-      args.output = which == 0 ? work + layout.qkv : which == 2 ? work + layout.inner : work + layout.sum;
+      args.output = which == 0   ? work + layout.qkv
+                    : which == 2 ? work + layout.inner
+                                 : work + layout.sum;
       args.workspace = work + layout.gemm;
       std::vector<const void*> weights;
       for (int64_t l = 0; l < config_.num_layers; ++l) {
@@ -408,15 +415,15 @@ class CudaEncoder : public Encoder {
                   const LaunchContext& context) const {
     const int64_t size = SizeOf(config_.dtype);
     for (int64_t at = 0; at < target_elems; at += source_elems) {
-      FT_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(
-          static_cast<char*>(target) + at * size, source,
-          std::min(source_elems, target_elems - at) * size, cudaMemcpyDeviceToDevice,
-          context.stream));
+      FT_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(static_cast<char*>(target) + at * size, source,
+                                              std::min(source_elems, target_elems - at) * size,
+                                              cudaMemcpyDeviceToDevice, context.stream));
     }
     return OkStatus();
   }
 
-  // ---- CUDA graphs ---------------------------------------------------------------------------------
+  // ---- CUDA graphs
+  // ---------------------------------------------------------------------------------
 
   // Everything that a captured graph depends on.
   using GraphKey = std::vector<uint64_t>;
@@ -432,11 +439,18 @@ class CudaEncoder : public Encoder {
     int device;
     FT_RETURN_IF_CUDA_ERROR(cudaGetDevice(&device));
     const auto address = [](const void* pointer) { return reinterpret_cast<uint64_t>(pointer); };
-    GraphKey key = {static_cast<uint64_t>(device), static_cast<uint64_t>(batch.batch_size),
+    GraphKey key = {static_cast<uint64_t>(device),
+                    static_cast<uint64_t>(batch.batch_size),
                     static_cast<uint64_t>(batch.max_seq_len),
-                    static_cast<uint64_t>(batch.num_tokens), batch.packed, address(batch.seq_offsets),
-                    address(batch.key_lengths), address(batch.attention_mask), address(batch.input),
-                    address(packed), address(workspace)};
+                    static_cast<uint64_t>(batch.num_tokens),
+                    batch.packed,
+                    context.allow_tf32,
+                    address(batch.seq_offsets),
+                    address(batch.key_lengths),
+                    address(batch.attention_mask),
+                    address(batch.input),
+                    address(packed),
+                    address(workspace)};
     for (const void* output : batch.outputs) key.push_back(address(output));
 
     std::unique_lock<std::mutex> lock(graph_mutex_);
@@ -521,7 +535,8 @@ Status TuneEncoderGemms(const EncoderConfig& config, int64_t batch_size, int64_t
   }
   const int64_t copies = std::max<int64_t>(1, kCacheBytes / (w_elems * size) + 1);
   const int64_t bias_elems = AlignUp(std::max(config.inner_size, 3 * config.hidden_size()), 128);
-  const int64_t elems[] = {AlignUp(x_elems, 128), AlignUp(y_elems, 128), w_elems * copies, bias_elems};
+  const int64_t elems[] = {AlignUp(x_elems, 128), AlignUp(y_elems, 128), w_elems * copies,
+                           bias_elems};
   int64_t bytes = kGemmWorkspaceBytes;
   for (int64_t e : elems) bytes += e * size;
   size_t free_bytes, total_bytes;

@@ -9,8 +9,6 @@ namespace ft {
 namespace cuda {
 
 struct CudaEncoderOptions {
-  // float32 products may use TensorFloat-32, as TensorFlow's own option allows it.
-  bool allow_tf32 = false;
   // Time cuBLASLt's algorithms at the first call of each new shape and keep the result in
   // gemm_config.in.
   bool allow_gemm_test = false;

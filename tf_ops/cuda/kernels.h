@@ -4,8 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include "tf_ops/core/types.h"
-#include "tf_ops/core/status.h"
+#include "tf_ops/core/encoder.h"
 
 namespace ft {
 namespace cuda {
@@ -16,12 +15,17 @@ struct LaunchContext {
   int compute_capability = 0;  // 90 for 9.0
   int num_multiprocessors = 0;
   int max_shared_bytes = 0;  // of one block, opted in
+  bool allow_tf32 = false;   // in float32 products
   // The next launch may overlap the stream's previous kernel (sm_90). False for the first kernel of
   // a call: what runs before it may be writing the weights, which kernels read ahead.
   bool overlap = false;
 };
 
-// ---- Attention -----------------------------------------------------------------------------------
+// The context of the current device for `execution`.
+Status GetLaunchContext(const ExecutionContext& execution, LaunchContext* context);
+
+// ---- Attention
+// -----------------------------------------------------------------------------------
 
 enum class AttentionKind {
   kTensorCore,  // fused, mma.sync, 16-bit types
@@ -44,8 +48,8 @@ AttentionChoice SelectAttention(DataType dtype, int64_t head_size, int64_t max_s
 struct AttentionArgs {
   DataType dtype = DataType::kFloat32;
   int64_t batch_size = 0, max_seq_len = 0, num_heads = 0, head_size = 0;
-  const void* qkv = nullptr;  // [T,3H]: query, key, value of a row side by side
-  void* output = nullptr;     // [T,H]
+  const void* qkv = nullptr;             // [T,3H]: query, key, value of a row side by side
+  void* output = nullptr;                // [T,H]
   const int32_t* seq_offsets = nullptr;  // int32 [B+1]: packed rows; null: padded, T = B*S
   const int32_t* key_lengths = nullptr;  // int32 [B] or null (all S keys); padded rows only
   const void* mask = nullptr;            // [B,S,S] or null
@@ -55,7 +59,8 @@ struct AttentionArgs {
 Status LaunchAttention(const AttentionArgs& args, const AttentionChoice& choice,
                        const LaunchContext& context);
 
-// ---- Bias, residual, layer norm --------------------------------------------------------------------
+// ---- Bias, residual, layer norm
+// --------------------------------------------------------------------
 
 struct LayerNormArgs {
   DataType dtype = DataType::kFloat32;
@@ -72,10 +77,12 @@ struct LayerNormArgs {
   void* output = nullptr;  // [T,H]
 };
 
-// output = LayerNorm(input + bias + residual) over H in one pass; float32 statistics about the mean.
+// output = LayerNorm(input + bias + residual) over H in one pass; float32 statistics about the
+// mean.
 Status LaunchLayerNorm(const LayerNormArgs& args, const LaunchContext& context);
 
-// ---- Elementwise ---------------------------------------------------------------------------------
+// ---- Elementwise
+// ---------------------------------------------------------------------------------
 
 // x = activation(x), num_elems of dtype, in place.
 Status LaunchActivation(DataType dtype, Activation activation, void* x, int64_t num_elems,
@@ -94,7 +101,8 @@ struct TransposeArgs {
 // Transposes several matrices of elements of `elem_bytes` 2 or 4 bytes (no alignment needed).
 Status LaunchTranspose(const TransposeArgs& args, int elem_bytes, const LaunchContext& context);
 
-// ---- GEMM with few rows --------------------------------------------------------------------------
+// ---- GEMM with few rows
+// --------------------------------------------------------------------------
 
 struct SmallGemmArgs {
   DataType dtype = DataType::kFloat16;  // 16-bit types
@@ -118,11 +126,13 @@ int SmallGemmSplits(int64_t rows, int64_t n, int64_t k, const LaunchContext& con
 // x w^T for few rows: the weights are fetched while the previous kernel still runs.
 Status LaunchSmallGemm(const SmallGemmArgs& args, const LaunchContext& context);
 
-// ---- Padding -------------------------------------------------------------------------------------
+// ---- Padding
+// -------------------------------------------------------------------------------------
 
-// offsets int32 [B+1] = 0, l0, l0+l1, ... of lengths int32 [B].
-Status LaunchSequenceOffsets(const int32_t* lengths, int64_t batch_size, int32_t* offsets,
-                             const LaunchContext& context);
+// Stores `count` integers of the host in device memory. They travel as kernel parameters, so that
+// `values` may be freed at once and the host never waits.
+Status LaunchStoreIntegers(const int32_t* values, int64_t count, int32_t* output,
+                           const LaunchContext& context);
 
 // packed[offsets[b]+i] = padded[b*S+i] for i < the length of b. Rows of row_bytes bytes.
 Status LaunchRemovePadding(const void* padded, const int32_t* offsets, int64_t batch_size,
@@ -133,10 +143,6 @@ Status LaunchRemovePadding(const void* padded, const int32_t* offsets, int64_t b
 Status LaunchRebuildPadding(const void* packed, const int32_t* offsets, int64_t batch_size,
                             int64_t max_seq_len, int64_t row_bytes, void* padded,
                             const LaunchContext& context);
-
-// id_offsets int32 [T]: packed row r is padded row r + id_offsets[r].
-Status LaunchSequenceIdOffsets(const int32_t* offsets, int64_t batch_size, int64_t max_seq_len,
-                               int32_t* id_offsets, const LaunchContext& context);
 
 // padded[r + id_offsets[r]] = packed[r], zeros elsewhere. Entries that point outside are skipped.
 Status LaunchScatterRows(const void* packed, const int32_t* id_offsets, int64_t num_tokens,

@@ -8,29 +8,15 @@ namespace ft {
 namespace cuda {
 namespace {
 
-// One block; each thread sums a run of lengths, then the runs' sums are scanned in shared memory.
+// As many integers as fit into the 4 KiB of kernel parameters.
+struct IntegerBlock {
+  static constexpr int kSize = 1000;
+  int32_t v[kSize];
+};
+
 __global__ void __launch_bounds__(256)
-    SequenceOffsetsKernel(const int32_t* lengths, int batch_size, int32_t* offsets) {
-  __shared__ int32_t sums[256];
-  AllowNextKernel();
-  WaitForPreviousKernel();
-  const int thread = threadIdx.x;
-  const int per_thread = (batch_size + 255) / 256;
-  const int begin = min(thread * per_thread, batch_size);
-  const int end = min(begin + per_thread, batch_size);
-  int32_t sum = 0;
-  for (int i = begin; i < end; ++i) sum += lengths[i];
-  sums[thread] = sum;
-  __syncthreads();
-  for (int distance = 1; distance < 256; distance *= 2) {
-    const int32_t other = thread >= distance ? sums[thread - distance] : 0;
-    __syncthreads();
-    sums[thread] += other;
-    __syncthreads();
-  }
-  int32_t at = sums[thread] - sum;
-  if (thread == 0) offsets[0] = 0;
-  for (int i = begin; i < end; ++i) offsets[i + 1] = at += lengths[i];
+    StoreIntegersKernel(const __grid_constant__ IntegerBlock block, int count, int32_t* output) {
+  for (int i = threadIdx.x; i < count; i += 256) output[i] = block.v[i];
 }
 
 // One warp per padded row copies words of W. kRebuild: packed -> padded, with zero rows where there
@@ -56,21 +42,6 @@ __global__ void __launch_bounds__(128)
     for (int i = threadIdx.x % 32; i < words; i += 32) {
       output[packed_row * words + i] = input[row * words + i];
     }
-  }
-}
-
-__global__ void __launch_bounds__(256)
-    SequenceIdOffsetsKernel(const int32_t* __restrict__ offsets, int64_t padded_rows,
-                            int max_seq_len, int32_t* __restrict__ id_offsets) {
-  AllowNextKernel();
-  WaitForPreviousKernel();
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
-  if (row >= padded_rows) return;
-  const int64_t sequence = row / max_seq_len;
-  const int token = static_cast<int>(row % max_seq_len);
-  const int32_t first = offsets[sequence];
-  if (token < offsets[sequence + 1] - first) {
-    id_offsets[first + token] = static_cast<int32_t>(row - token - first);
   }
 }
 
@@ -111,10 +82,16 @@ Status LaunchPadding(const void* input, const int32_t* offsets, int64_t batch_si
 
 }  // namespace
 
-Status LaunchSequenceOffsets(const int32_t* lengths, int64_t batch_size, int32_t* offsets,
-                             const LaunchContext& context) {
-  return Launch(SequenceOffsetsKernel, dim3(1), 256, 0, context.stream, context.overlap, lengths,
-                batch_size, offsets);
+Status LaunchStoreIntegers(const int32_t* values, int64_t count, int32_t* output,
+                           const LaunchContext& context) {
+  for (int64_t at = 0; at < count; at += IntegerBlock::kSize) {
+    IntegerBlock block;
+    const int size = static_cast<int>(std::min<int64_t>(IntegerBlock::kSize, count - at));
+    std::copy_n(values + at, size, block.v);
+    FT_RETURN_IF_ERROR(Launch(StoreIntegersKernel, dim3(1), 256, 0, context.stream, false, block,
+                              size, output + at));
+  }
+  return OkStatus();
 }
 
 Status LaunchRemovePadding(const void* padded, const int32_t* offsets, int64_t batch_size,
@@ -127,14 +104,6 @@ Status LaunchRebuildPadding(const void* packed, const int32_t* offsets, int64_t 
                             int64_t max_seq_len, int64_t row_bytes, void* padded,
                             const LaunchContext& context) {
   return LaunchPadding<true>(packed, offsets, batch_size, max_seq_len, row_bytes, padded, context);
-}
-
-Status LaunchSequenceIdOffsets(const int32_t* offsets, int64_t batch_size, int64_t max_seq_len,
-                               int32_t* id_offsets, const LaunchContext& context) {
-  const int64_t rows = batch_size * max_seq_len;
-  if (rows == 0) return OkStatus();
-  return Launch(SequenceIdOffsetsKernel, dim3((rows + 255) / 256), 256, 0, context.stream,
-                context.overlap, offsets, rows, max_seq_len, id_offsets);
 }
 
 Status LaunchScatterRows(const void* packed, const int32_t* id_offsets, int64_t num_tokens,

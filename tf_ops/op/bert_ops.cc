@@ -26,9 +26,9 @@ absl::Status CheckMaskRank(InferenceContext* c, ShapeHandle mask, bool optional)
   if (!c->RankKnown(mask)) return absl::OkStatus();
   const int32_t rank = c->Rank(mask);
   if (rank == 3 || rank == 4 || (optional && rank == 1)) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      StrCat("attention mask has shape ", c->DebugString(mask), ", expected [B,1,S,S] or [B,S,S]",
-             optional ? " or [0] for none" : ""));
+  return absl::InvalidArgumentError(StrCat("attention mask has shape ", c->DebugString(mask),
+                                           ", expected [B,1,S,S] or [B,S,S]",
+                                           optional ? " or [0] for none" : ""));
 }
 
 absl::Status BertTransformerShape(InferenceContext* c) {

@@ -1,5 +1,4 @@
-// BertTransformer and BertEncoder on the CPU. Every input is checked before memory is taken.
-#include <limits>
+// BertTransformer and BertEncoder, on every device. Every input is checked before memory is taken.
 #include <list>
 #include <map>
 #include <memory>
@@ -8,9 +7,8 @@
 
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tf_ops/core/weights.h"
-#include "tf_ops/cpu/encoder.h"
+#include "tf_ops/op/device.h"
 #include "tf_ops/op/op_utils.h"
-#include "tf_ops/op/padding.h"
 
 namespace ft::op {
 namespace {
@@ -49,6 +47,7 @@ class EncoderKernel : public OpKernel {
     OP_REQUIRES_OK(ctx, ctx->GetAttr("activation", &activation));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("remove_padding", &remove_padding_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("is_weight_const", &is_weight_const_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("allow_gemm_test", &allow_gemm_test_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("int8_mode", &int8_mode));
     OP_REQUIRES(ctx, int8_mode == 0,
                 absl::UnimplementedError(
@@ -70,14 +69,19 @@ class EncoderKernel : public OpKernel {
   }
 
   void Compute(OpKernelContext* ctx) final {
-    RunGuarded(ctx, [&] { return ComputeStatus(ctx); });
+    RunGuarded(ctx, [&]() -> Status {
+      std::unique_ptr<Device> device;
+      FT_RETURN_IF_ERROR(MakeDevice(ctx, &device));
+      return ComputeOn(*device, ctx);
+    });
   }
 
  protected:
-  virtual Status ComputeStatus(OpKernelContext* ctx) = 0;
+  virtual Status ComputeOn(const Device& device, OpKernelContext* ctx) = 0;
 
   // Checks all weights and returns the encoder for their inner size.
-  Status GetEncoder(const Weights& weights, std::shared_ptr<Encoder>* encoder) {
+  Status GetEncoder(const Device& device, const Weights& weights,
+                    std::shared_ptr<Encoder>* encoder) {
     const TensorView& inter_kernel = weights.layers[0].intermediate_kernel;
     EncoderConfig config = config_;
     config.num_layers = static_cast<int64_t>(weights.layers.size());
@@ -91,7 +95,7 @@ class EncoderKernel : public OpKernel {
     auto found = encoders_.find(config.inner_size);
     if (found == encoders_.end()) {
       std::unique_ptr<Encoder> created;
-      FT_RETURN_IF_ERROR(cpu::CreateCpuEncoder(config, &created));
+      FT_RETURN_IF_ERROR(device.CreateEncoder(config, allow_gemm_test_, &created));
       if (encoders_.size() >= kMaxCached) encoders_.clear();
       found = encoders_.emplace(config.inner_size, std::move(created)).first;
     }
@@ -100,17 +104,16 @@ class EncoderKernel : public OpKernel {
   }
 
   // Packs the weights, or finds them packed, and computes `batch`.
-  Status RunEncoder(OpKernelContext* ctx, const Encoder& encoder, const Weights& weights,
-                    const EncoderBatch& batch, ThreadPool* pool) {
-    ExecutionContext context;
-    context.pool = pool;
+  Status RunEncoder(const Device& device, OpKernelContext* ctx, const Encoder& encoder,
+                    const Weights& weights, const EncoderBatch& batch) {
     std::shared_ptr<PackedWeights> packed;
-    FT_RETURN_IF_ERROR(GetPacked(ctx, encoder, weights, context, &packed));
+    FT_RETURN_IF_ERROR(GetPacked(ctx, encoder, weights, device.execution(), &packed));
     Tensor memory;
     void* workspace;
     FT_RETURN_IF_ERROR(
-        AllocateBytes(ctx, encoder.WorkspaceBytes(batch, context), &memory, &workspace));
-    return encoder.Run(batch, packed->data, workspace, context);
+        AllocateBytes(ctx, encoder.WorkspaceBytes(batch, device.execution()), &memory, &workspace));
+    device.LogPlan(encoder.config(), batch);
+    return encoder.Run(batch, packed->data, workspace, device.execution());
   }
 
   int64_t row_bytes() const { return config_.hidden_size() * SizeOf(config_.dtype); }
@@ -150,24 +153,16 @@ class EncoderKernel : public OpKernel {
     return OkStatus();
   }
 
-  bool is_weight_const_ = false;
+  bool is_weight_const_ = false, allow_gemm_test_ = false;
   std::mutex mutex_;  // of the two below
   std::map<int64_t, std::shared_ptr<Encoder>> encoders_;
   // The most recently used first. Keys are the addresses of the weights.
   std::list<std::pair<std::vector<const void*>, std::shared_ptr<PackedWeights>>> cache_;
 };
 
-// B * S as int32, which offsets are.
-Status CheckTokens(const char* name, const Tensor& tensor, int64_t batch, int64_t seq_len) {
-  if (batch > 0 && seq_len > std::numeric_limits<int32_t>::max() / batch) {
-    return InvalidArgument(name, " has shape ", ShapeOf(tensor), ", expected B * S below 2^31");
-  }
-  return OkStatus();
-}
-
-class BertTransformerCpu : public EncoderKernel {
+class BertTransformerKernel : public EncoderKernel {
  public:
-  explicit BertTransformerCpu(OpKernelConstruction* ctx) : EncoderKernel(ctx) {
+  explicit BertTransformerKernel(OpKernelConstruction* ctx) : EncoderKernel(ctx) {
     int64_t layer_idx, layer_num;
     OP_REQUIRES_OK(ctx, ctx->GetAttr("layer_idx", &layer_idx));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("layer_num", &layer_num));
@@ -178,7 +173,7 @@ class BertTransformerCpu : public EncoderKernel {
   }
 
  protected:
-  Status ComputeStatus(OpKernelContext* ctx) override {
+  Status ComputeOn(const Device& device, OpKernelContext* ctx) override {
     const Tensor& from = ctx->input(0);
     const Tensor& to = ctx->input(1);
     const Tensor& mask = ctx->input(kMask);
@@ -210,15 +205,19 @@ class BertTransformerCpu : public EncoderKernel {
       weights.layers[0].*WeightFields()[i].view = ViewOf(weights.tensors.back());
     }
     std::shared_ptr<Encoder> encoder;
-    FT_RETURN_IF_ERROR(GetEncoder(weights, &encoder));
+    FT_RETURN_IF_ERROR(GetEncoder(device, weights, &encoder));
 
     Tensor* output;
     FT_RETURN_IF_ERROR(FromAbsl(ctx->allocate_output(0, from.shape(), &output)));
     if (batch.num_tokens == 0) return OkStatus();
     batch.input = from.data();
     batch.outputs = {output->data()};
-    TfThreadPool pool(ctx);
-    return RunEncoder(ctx, *encoder, weights, batch, &pool);
+    Tensor offsets;
+    if (remove_padding_) {
+      FT_RETURN_IF_ERROR(device.ToDevice(ctx->input(kSeqlenOffset).flat<int32_t>().data(),
+                                         batch_size + 1, &offsets, &batch.seq_offsets));
+    }
+    return RunEncoder(device, ctx, *encoder, weights, batch);
   }
 
  private:
@@ -296,14 +295,13 @@ class BertTransformerCpu : public EncoderKernel {
         }
       }
     }
-    batch->seq_offsets = ends.data();
     return OkStatus();
   }
 };
 
-class BertEncoderCpu : public EncoderKernel {
+class BertEncoderKernel : public EncoderKernel {
  public:
-  explicit BertEncoderCpu(OpKernelConstruction* ctx) : EncoderKernel(ctx) {
+  explicit BertEncoderKernel(OpKernelConstruction* ctx) : EncoderKernel(ctx) {
     OP_REQUIRES_OK(ctx, ctx->GetAttr("num_layers", &num_layers_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("num_outputs", &num_outputs_));
     OP_REQUIRES(ctx, num_outputs_ == 1 || num_outputs_ == num_layers_,
@@ -312,7 +310,7 @@ class BertEncoderCpu : public EncoderKernel {
   }
 
  protected:
-  Status ComputeStatus(OpKernelContext* ctx) override {
+  Status ComputeOn(const Device& device, OpKernelContext* ctx) override {
     const Tensor& hidden = ctx->input(0);
     const Tensor& lengths = ctx->input(1);
     const Tensor& mask = ctx->input(2);
@@ -344,7 +342,7 @@ class BertEncoderCpu : public EncoderKernel {
     Weights weights;
     FT_RETURN_IF_ERROR(ReadWeights(ctx, &weights));
     std::shared_ptr<Encoder> encoder;
-    FT_RETURN_IF_ERROR(GetEncoder(weights, &encoder));
+    FT_RETURN_IF_ERROR(GetEncoder(device, weights, &encoder));
 
     std::vector<void*> outputs;
     for (int i = 0; i < num_outputs_; ++i) {
@@ -358,13 +356,16 @@ class BertEncoderCpu : public EncoderKernel {
     batch.num_tokens = batch_size * seq_len;
     if (batch.num_tokens == 0) return OkStatus();
     batch.attention_mask = has_mask ? mask.data() : nullptr;
-    TfThreadPool pool(ctx);
+    Tensor integers;
     if (!remove_padding_ || real_tokens == batch.num_tokens) {
       batch.input = hidden.data();
       batch.outputs = outputs;
       // Full sequences need no lengths.
-      if (real_tokens != batch.num_tokens) batch.key_lengths = lengths.flat<int32_t>().data();
-      return RunEncoder(ctx, *encoder, weights, batch, &pool);
+      if (real_tokens != batch.num_tokens) {
+        FT_RETURN_IF_ERROR(device.ToDevice(lengths.flat<int32_t>().data(), batch_size, &integers,
+                                           &batch.key_lengths));
+      }
+      return RunEncoder(device, ctx, *encoder, weights, batch);
     }
 
     std::vector<int32_t> offsets(batch_size + 1, 0);
@@ -373,22 +374,24 @@ class BertEncoderCpu : public EncoderKernel {
     }
     batch.packed = true;
     batch.num_tokens = real_tokens;
-    batch.seq_offsets = offsets.data();
+    FT_RETURN_IF_ERROR(
+        device.ToDevice(offsets.data(), batch_size + 1, &integers, &batch.seq_offsets));
     const int64_t packed_bytes = AlignUp(real_tokens * row_bytes(), kAlignment);
     Tensor memory;
     void* rows;
     FT_RETURN_IF_ERROR(AllocateBytes(ctx, packed_bytes * (1 + num_outputs_), &memory, &rows));
-    PackRows(hidden.data(), offsets.data(), batch_size, seq_len, row_bytes(), rows, &pool);
+    FT_RETURN_IF_ERROR(
+        device.PackRows(hidden.data(), batch.seq_offsets, batch_size, seq_len, row_bytes(), rows));
     batch.input = rows;
     for (int i = 0; i < num_outputs_; ++i) {
       batch.outputs.push_back(static_cast<char*>(rows) + (i + 1) * packed_bytes);
     }
     if (real_tokens > 0) {
-      FT_RETURN_IF_ERROR(RunEncoder(ctx, *encoder, weights, batch, &pool));
+      FT_RETURN_IF_ERROR(RunEncoder(device, ctx, *encoder, weights, batch));
     }
     for (int i = 0; i < num_outputs_; ++i) {
-      UnpackRows(batch.outputs[i], offsets.data(), batch_size, seq_len, row_bytes(), outputs[i],
-                 &pool);
+      FT_RETURN_IF_ERROR(device.UnpackRows(batch.outputs[i], batch.seq_offsets, batch_size, seq_len,
+                                           row_bytes(), outputs[i]));
     }
     return OkStatus();
   }
@@ -412,16 +415,38 @@ class BertEncoderCpu : public EncoderKernel {
   int num_layers_ = 0, num_outputs_ = 0;
 };
 
-#define FT_REGISTER(T)                                                                 \
+#define FT_REGISTER_CPU(T)                                                             \
   REGISTER_KERNEL_BUILDER(                                                             \
       Name("BertTransformer").Device(::tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), \
-      BertTransformerCpu);                                                             \
+      BertTransformerKernel);                                                          \
   REGISTER_KERNEL_BUILDER(                                                             \
-      Name("BertEncoder").Device(::tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), BertEncoderCpu)
-FT_REGISTER(float);
-FT_REGISTER(Eigen::half);
-FT_REGISTER(Eigen::bfloat16);
-#undef FT_REGISTER
+      Name("BertEncoder").Device(::tensorflow::DEVICE_CPU).TypeConstraint<T>("T"),     \
+      BertEncoderKernel)
+// Integers stay on the host: they are checked there, and tell the number of tokens without waiting
+// for the GPU.
+#define FT_REGISTER_GPU(T)                                      \
+  REGISTER_KERNEL_BUILDER(Name("BertTransformer")               \
+                              .Device(::tensorflow::DEVICE_GPU) \
+                              .HostMemory("sequence_id_offset") \
+                              .HostMemory("amax_list")          \
+                              .HostMemory("trt_seqlen_offset")  \
+                              .TypeConstraint<T>("T"),          \
+                          BertTransformerKernel);               \
+  REGISTER_KERNEL_BUILDER(Name("BertEncoder")                   \
+                              .Device(::tensorflow::DEVICE_GPU) \
+                              .HostMemory("sequence_length")    \
+                              .TypeConstraint<T>("T"),          \
+                          BertEncoderKernel)
+FT_REGISTER_CPU(float);
+FT_REGISTER_CPU(Eigen::half);
+FT_REGISTER_CPU(Eigen::bfloat16);
+#ifdef FT_WITH_CUDA
+FT_REGISTER_GPU(float);
+FT_REGISTER_GPU(Eigen::half);
+FT_REGISTER_GPU(Eigen::bfloat16);
+#endif
+#undef FT_REGISTER_CPU
+#undef FT_REGISTER_GPU
 
 }  // namespace
 }  // namespace ft::op

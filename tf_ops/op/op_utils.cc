@@ -1,10 +1,6 @@
 #include "tf_ops/op/op_utils.h"
 
-#include <algorithm>
-#include <atomic>
 #include <limits>
-
-#include "tensorflow/core/lib/core/threadpool.h"
 
 namespace ft::op {
 
@@ -93,6 +89,14 @@ Status MaskSizes(const char* name, const Tensor& mask, int64_t* batch_size, int6
   return OkStatus();
 }
 
+Status CheckTokens(const char* name, const Tensor& tensor, int64_t batch_size,
+                   int64_t max_seq_len) {
+  if (batch_size > 0 && max_seq_len > std::numeric_limits<int32_t>::max() / batch_size) {
+    return InvalidArgument(name, " has shape ", ShapeOf(tensor), ", expected B * S below 2^31");
+  }
+  return OkStatus();
+}
+
 Status CheckLengths(const Tensor& lengths, int64_t batch_size, int64_t max_seq_len,
                     int64_t* num_tokens) {
   if (lengths.dims() != 1 || lengths.dim_size(0) != batch_size) {
@@ -119,28 +123,6 @@ Status AllocateBytes(OpKernelContext* ctx, int64_t bytes, Tensor* tensor, void**
   const auto address = reinterpret_cast<uintptr_t>(tensor->data());
   *data = reinterpret_cast<void*>((address + kAlignment - 1) / kAlignment * kAlignment);
   return OkStatus();
-}
-
-TfThreadPool::TfThreadPool(OpKernelContext* ctx) {
-  const auto* threads = ctx->device()->tensorflow_cpu_worker_threads();
-  workers_ = threads->workers;
-  num_threads_ = std::max(1, threads->num_threads);
-}
-
-void TfThreadPool::ParallelFor(int64_t num_tasks, const std::function<void(int64_t)>& work) {
-  const int64_t runners = std::min<int64_t>(num_threads_, num_tasks);
-  if (runners <= 1) {
-    for (int64_t i = 0; i < num_tasks; ++i) work(i);
-    return;
-  }
-  std::atomic<int64_t> next{0};
-  // One block per runner; a runner that starts late finds the tasks taken and returns at once.
-  workers_->ParallelFor(runners, tensorflow::thread::ThreadPool::SchedulingParams::Fixed(1),
-                        [&](int64_t begin, int64_t end) {
-                          for (int64_t runner = begin; runner < end; ++runner) {
-                            for (int64_t i; (i = next.fetch_add(1)) < num_tasks;) work(i);
-                          }
-                        });
 }
 
 }  // namespace ft::op

@@ -11,6 +11,7 @@ namespace ft::op {
 
 // Codes map one to one.
 absl::Status ToAbsl(const Status& status);
+Status FromAbsl(const absl::Status& status);
 
 // float, half, bfloat16, int32, int8; InvalidArgument for others.
 Status ToDataType(tensorflow::DataType type, DataType* dtype);
@@ -24,6 +25,10 @@ std::string ShapeOf(const tensorflow::Tensor& tensor);
 Status MaskSizes(const char* name, const tensorflow::Tensor& mask, int64_t* batch_size,
                  int64_t* max_seq_len);
 
+// Checks that row numbers of B sequences of S rows are int32, as offsets are.
+Status CheckTokens(const char* name, const tensorflow::Tensor& tensor, int64_t batch_size,
+                   int64_t max_seq_len);
+
 // Checks sequence_length, int32 [B] on the host, each in [0,S], and adds them up.
 Status CheckLengths(const tensorflow::Tensor& lengths, int64_t batch_size, int64_t max_seq_len,
                     int64_t* num_tokens);
@@ -31,18 +36,6 @@ Status CheckLengths(const tensorflow::Tensor& lengths, int64_t batch_size, int64
 // Temporary memory of a call, aligned to kAlignment. Lives as long as `*tensor`.
 Status AllocateBytes(tensorflow::OpKernelContext* ctx, int64_t bytes, tensorflow::Tensor* tensor,
                      void** data);
-
-// TensorFlow's intra-op threads as core's ThreadPool.
-class TfThreadPool : public ThreadPool {
- public:
-  explicit TfThreadPool(tensorflow::OpKernelContext* ctx);
-  int num_threads() const override { return num_threads_; }
-  void ParallelFor(int64_t num_tasks, const std::function<void(int64_t)>& work) override;
-
- private:
-  tensorflow::thread::ThreadPool* workers_;
-  int num_threads_;
-};
 
 // Runs `compute` and hands its status to `ctx`. No exception crosses into TensorFlow.
 template <typename Function>
@@ -57,8 +50,5 @@ void RunGuarded(tensorflow::OpKernelContext* ctx, const Function& compute) {
   }
   if (!status.ok()) ctx->SetStatus(ToAbsl(status));
 }
-
-// From absl's status, inside a function that returns core's.
-Status FromAbsl(const absl::Status& status);
 
 }  // namespace ft::op

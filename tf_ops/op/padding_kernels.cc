@@ -1,11 +1,10 @@
-// BuildMaskRemovePadding and RebuildPadding on the CPU.
-#include <cstring>
-#include <limits>
+// BuildMaskRemovePadding and RebuildPadding, on every device.
+#include <memory>
 #include <vector>
 
 #include "tensorflow/core/framework/op_kernel.h"
+#include "tf_ops/op/device.h"
 #include "tf_ops/op/op_utils.h"
-#include "tf_ops/op/padding.h"
 
 namespace ft::op {
 namespace {
@@ -16,7 +15,7 @@ using ::tensorflow::OpKernelContext;
 using ::tensorflow::Tensor;
 using ::tensorflow::TensorShape;
 
-class BuildMaskRemovePaddingCpu : public OpKernel {
+class BuildMaskRemovePaddingKernel : public OpKernel {
  public:
   using OpKernel::OpKernel;
 
@@ -34,10 +33,7 @@ class BuildMaskRemovePaddingCpu : public OpKernel {
     const int64_t batch = from.dim_size(0), seq_len = from.dim_size(1), hidden = from.dim_size(2);
     int64_t tokens;
     FT_RETURN_IF_ERROR(CheckLengths(lengths, batch, seq_len, &tokens));
-    if (batch > 0 && seq_len > std::numeric_limits<int32_t>::max() / batch) {
-      return InvalidArgument("from_tensor has shape ", ShapeOf(from),
-                             ", expected B * S below 2^31, as sequence_id_offset is int32");
-    }
+    FT_RETURN_IF_ERROR(CheckTokens("from_tensor", from, batch, seq_len));
     Tensor *output, *id_offset;
     FT_RETURN_IF_ERROR(FromAbsl(ctx->allocate_output(0, TensorShape({tokens, hidden}), &output)));
     FT_RETURN_IF_ERROR(FromAbsl(ctx->allocate_output(1, TensorShape({tokens}), &id_offset)));
@@ -49,16 +45,20 @@ class BuildMaskRemovePaddingCpu : public OpKernel {
         ids(row) = static_cast<int32_t>(b * seq_len - offsets[b]);
       }
     }
-    TfThreadPool pool(ctx);
-    PackRows(from.data(), offsets.data(), batch, seq_len,
-             hidden * tensorflow::DataTypeSize(from.dtype()), output->data(), &pool);
-    return OkStatus();
+    if (tokens * hidden == 0) return OkStatus();
+    std::unique_ptr<Device> device;
+    FT_RETURN_IF_ERROR(MakeDevice(ctx, &device));
+    Tensor memory;
+    const int32_t* device_offsets;
+    FT_RETURN_IF_ERROR(device->ToDevice(offsets.data(), batch + 1, &memory, &device_offsets));
+    return device->PackRows(from.data(), device_offsets, batch, seq_len,
+                            hidden * tensorflow::DataTypeSize(from.dtype()), output->data());
   }
 };
 
-class RebuildPaddingCpu : public OpKernel {
+class RebuildPaddingKernel : public OpKernel {
  public:
-  explicit RebuildPaddingCpu(OpKernelConstruction* ctx) : OpKernel(ctx) {
+  explicit RebuildPaddingKernel(OpKernelConstruction* ctx) : OpKernel(ctx) {
     bool is_col32;
     int64_t int8_mode;
     OP_REQUIRES_OK(ctx, ctx->GetAttr("isCOL32", &is_col32));
@@ -104,34 +104,45 @@ class RebuildPaddingCpu : public OpKernel {
         FromAbsl(ctx->allocate_output(0, TensorShape({batch, seq_len, hidden}), &output)));
     const int64_t row_bytes = hidden * tensorflow::DataTypeSize(from.dtype());
     if (rows * row_bytes == 0) return OkStatus();
-    std::memset(output->data(), 0, rows * row_bytes);
-    if (tokens == 0) return OkStatus();
-    const char* source = static_cast<const char*>(from.data());
-    char* target = static_cast<char*>(output->data());
-    // Blocks of rows: a task for each row would cost more than its copy.
-    constexpr int64_t kBlock = 64;
-    TfThreadPool pool(ctx);
-    pool.ParallelFor((tokens + kBlock - 1) / kBlock, [&](int64_t block) {
-      const int64_t end = std::min(tokens, (block + 1) * kBlock);
-      for (int64_t i = block * kBlock; i < end; ++i) {
-        std::memcpy(target + (i + offsets(i)) * row_bytes, source + i * row_bytes, row_bytes);
-      }
-    });
-    return OkStatus();
+    std::unique_ptr<Device> device;
+    FT_RETURN_IF_ERROR(MakeDevice(ctx, &device));
+    Tensor memory;
+    const int32_t* device_offsets;
+    FT_RETURN_IF_ERROR(device->ToDevice(offsets.data(), tokens, &memory, &device_offsets));
+    return device->ScatterRows(from.data(), device_offsets, tokens, rows, row_bytes,
+                               output->data());
   }
 };
 
-#define FT_REGISTER(T)                                                                        \
+#define FT_REGISTER_CPU(T)                                                                    \
   REGISTER_KERNEL_BUILDER(                                                                    \
       Name("BuildMaskRemovePadding").Device(::tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), \
-      BuildMaskRemovePaddingCpu);                                                             \
+      BuildMaskRemovePaddingKernel);                                                          \
   REGISTER_KERNEL_BUILDER(                                                                    \
       Name("RebuildPadding").Device(::tensorflow::DEVICE_CPU).TypeConstraint<T>("T"),         \
-      RebuildPaddingCpu)
-FT_REGISTER(float);
-FT_REGISTER(Eigen::half);
-FT_REGISTER(Eigen::bfloat16);
-#undef FT_REGISTER
+      RebuildPaddingKernel)
+#define FT_REGISTER_GPU(T)                                      \
+  REGISTER_KERNEL_BUILDER(Name("BuildMaskRemovePadding")        \
+                              .Device(::tensorflow::DEVICE_GPU) \
+                              .HostMemory("sequence_length")    \
+                              .HostMemory("sequence_id_offset") \
+                              .TypeConstraint<T>("T"),          \
+                          BuildMaskRemovePaddingKernel);        \
+  REGISTER_KERNEL_BUILDER(Name("RebuildPadding")                \
+                              .Device(::tensorflow::DEVICE_GPU) \
+                              .HostMemory("sequence_id_offset") \
+                              .TypeConstraint<T>("T"),          \
+                          RebuildPaddingKernel)
+FT_REGISTER_CPU(float);
+FT_REGISTER_CPU(Eigen::half);
+FT_REGISTER_CPU(Eigen::bfloat16);
+#ifdef FT_WITH_CUDA
+FT_REGISTER_GPU(float);
+FT_REGISTER_GPU(Eigen::half);
+FT_REGISTER_GPU(Eigen::bfloat16);
+#endif
+#undef FT_REGISTER_CPU
+#undef FT_REGISTER_GPU
 
 }  // namespace
 }  // namespace ft::op

@@ -89,7 +89,6 @@ int main(int argc, char** argv) {
 
   ft::cuda::CudaEncoderOptions options;
   options.allow_gemm_test = argc == 10 && atoi(argv[9]) != 0;
-  options.allow_tf32 = Flag("FT_SAMPLE_TF32");
   options.use_graphs = !Flag("FT_SAMPLE_PROFILE");
   if (const char* rows = getenv("FT_SAMPLE_SMALL_ROWS")) options.small_gemm_rows = atol(rows);
   std::unique_ptr<ft::Encoder> encoder;
@@ -139,6 +138,7 @@ int main(int argc, char** argv) {
   Check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   ft::ExecutionContext execution;
   execution.stream = stream;
+  execution.allow_tf32 = Flag("FT_SAMPLE_TF32");
   void *packed, *workspace;
   Check(cudaMalloc(&packed, encoder->PackedWeightBytes()));
   Check(encoder->PackWeights(layers, packed, execution));
