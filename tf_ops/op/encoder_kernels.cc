@@ -13,24 +13,18 @@
 namespace ft::op {
 namespace {
 
-using ::tensorflow::OpInputList;
 using ::tensorflow::OpKernel;
 using ::tensorflow::OpKernelConstruction;
 using ::tensorflow::OpKernelContext;
 using ::tensorflow::Tensor;
 
-// Weights of one call: the tensors and, over them, what core understands.
-struct Weights {
-  std::vector<Tensor> tensors;  // layer by layer, in the order of WeightFields(); shared buffers
-  std::vector<LayerWeights> layers;
-};
-
-// Packed weights. Keeps the tensors that they were made from, so that an address that is a key of
-// the cache cannot be given to other weights.
-struct PackedWeights {
-  std::vector<Tensor> sources;
+// Weights that an encoder can run with. Keeps the tensors that they were made from, so that an
+// address that is looked for in the cache cannot have been given to other weights.
+struct PreparedWeights {
+  std::shared_ptr<Encoder> encoder;
+  std::vector<Tensor> sources;  // layer by layer, in the order of WeightFields(); shared buffers
   Tensor memory;
-  void* data = nullptr;
+  void* packed = nullptr;
 };
 
 // The part of both ops that is not about their inputs: encoders, packed weights, running.
@@ -79,19 +73,86 @@ class EncoderKernel : public OpKernel {
  protected:
   virtual Status ComputeOn(const Device& device, OpKernelContext* ctx) = 0;
 
+  // The op's input that is field `field` of WeightFields() of layer `layer`.
+  virtual int WeightInput(int layer, int field) const = 0;
+
+  // Checks and packs the op's weights. Constant ones are checked and packed at their first call.
+  Status PrepareWeights(const Device& device, OpKernelContext* ctx,
+                        std::shared_ptr<const PreparedWeights>* prepared) {
+    if (!is_weight_const_) return Prepare(device, ctx, prepared);
+    // Held while packing: a second thread with the same weights waits instead of packing again.
+    std::lock_guard<std::mutex> lock(cache_mutex_);
+    for (auto entry = cache_.begin(); entry != cache_.end(); ++entry) {
+      if (!IsMadeFrom(**entry, ctx)) continue;
+      cache_.splice(cache_.begin(), cache_, entry);
+      *prepared = *entry;
+      return OkStatus();
+    }
+    FT_RETURN_IF_ERROR(Prepare(device, ctx, prepared));
+    cache_.push_front(*prepared);
+    if (cache_.size() > kMaxCached) cache_.pop_back();
+    return OkStatus();
+  }
+
+  Status RunEncoder(const Device& device, OpKernelContext* ctx, const PreparedWeights& weights,
+                    const EncoderBatch& batch) const {
+    Tensor memory;
+    void* workspace;
+    FT_RETURN_IF_ERROR(AllocateBytes(
+        ctx, weights.encoder->WorkspaceBytes(batch, device.execution()), &memory, &workspace));
+    device.LogPlan(weights.encoder->config(), batch);
+    return weights.encoder->Run(batch, weights.packed, workspace, device.execution());
+  }
+
+  int64_t row_bytes() const { return config_.hidden_size() * SizeOf(config_.dtype); }
+
+  EncoderConfig config_;  // inner_size comes from the weights
+  bool remove_padding_ = false;
+
+ private:
+  static constexpr size_t kMaxCached = 64;
+
+  bool IsMadeFrom(const PreparedWeights& prepared, OpKernelContext* ctx) const {
+    const Tensor* source = prepared.sources.data();
+    for (int layer = 0; layer < config_.num_layers; ++layer) {
+      for (int field = 0; field < kWeightsPerLayer; ++field, ++source) {
+        const Tensor& input = ctx->input(WeightInput(layer, field));
+        if (input.data() != source->data() || input.shape() != source->shape()) return false;
+      }
+    }
+    return true;
+  }
+
+  Status Prepare(const Device& device, OpKernelContext* ctx,
+                 std::shared_ptr<const PreparedWeights>* prepared) {
+    auto made = std::make_shared<PreparedWeights>();
+    std::vector<LayerWeights> layers(config_.num_layers);
+    for (int layer = 0; layer < config_.num_layers; ++layer) {
+      for (int field = 0; field < kWeightsPerLayer; ++field) {
+        made->sources.push_back(ctx->input(WeightInput(layer, field)));
+        layers[layer].*WeightFields()[field].view = ViewOf(made->sources.back());
+      }
+    }
+    FT_RETURN_IF_ERROR(GetEncoder(device, layers, &made->encoder));
+    FT_RETURN_IF_ERROR(
+        AllocateBytes(ctx, made->encoder->PackedWeightBytes(), &made->memory, &made->packed));
+    FT_RETURN_IF_ERROR(made->encoder->PackWeights(layers, made->packed, device.execution()));
+    *prepared = std::move(made);
+    return OkStatus();
+  }
+
   // Checks all weights and returns the encoder for their inner size.
-  Status GetEncoder(const Device& device, const Weights& weights,
+  Status GetEncoder(const Device& device, const std::vector<LayerWeights>& layers,
                     std::shared_ptr<Encoder>* encoder) {
-    const TensorView& inter_kernel = weights.layers[0].intermediate_kernel;
+    const TensorView& inter_kernel = layers[0].intermediate_kernel;
     EncoderConfig config = config_;
-    config.num_layers = static_cast<int64_t>(weights.layers.size());
     if (inter_kernel.shape.size() != 2 || inter_kernel.shape[1] < 1) {
       return InvalidArgument("inter_kernel has shape ", ShapeString(inter_kernel.shape),
                              ", expected [", config.hidden_size(), ",I] with I at least 1");
     }
     config.inner_size = inter_kernel.shape[1];
-    FT_RETURN_IF_ERROR(ValidateWeights(config, weights.layers));
-    std::lock_guard<std::mutex> lock(mutex_);
+    FT_RETURN_IF_ERROR(ValidateWeights(config, layers));
+    std::lock_guard<std::mutex> lock(encoders_mutex_);
     auto found = encoders_.find(config.inner_size);
     if (found == encoders_.end()) {
       std::unique_ptr<Encoder> created;
@@ -103,64 +164,14 @@ class EncoderKernel : public OpKernel {
     return OkStatus();
   }
 
-  // Packs the weights, or finds them packed, and computes `batch`.
-  Status RunEncoder(const Device& device, OpKernelContext* ctx, const Encoder& encoder,
-                    const Weights& weights, const EncoderBatch& batch) {
-    std::shared_ptr<PackedWeights> packed;
-    FT_RETURN_IF_ERROR(GetPacked(ctx, encoder, weights, device.execution(), &packed));
-    Tensor memory;
-    void* workspace;
-    FT_RETURN_IF_ERROR(
-        AllocateBytes(ctx, encoder.WorkspaceBytes(batch, device.execution()), &memory, &workspace));
-    device.LogPlan(encoder.config(), batch);
-    return encoder.Run(batch, packed->data, workspace, device.execution());
-  }
-
-  int64_t row_bytes() const { return config_.hidden_size() * SizeOf(config_.dtype); }
-
-  EncoderConfig config_;  // inner_size and num_layers come from the weights
-  bool remove_padding_ = false;
-
- private:
-  static constexpr size_t kMaxCached = 64;
-
-  Status GetPacked(OpKernelContext* ctx, const Encoder& encoder, const Weights& weights,
-                   const ExecutionContext& context, std::shared_ptr<PackedWeights>* packed) {
-    if (!is_weight_const_) return Pack(ctx, encoder, weights, context, packed);
-    std::vector<const void*> key;
-    for (const Tensor& tensor : weights.tensors) key.push_back(tensor.data());
-    // Held while packing: a second thread with the same weights waits instead of packing again.
-    std::lock_guard<std::mutex> lock(mutex_);
-    for (auto entry = cache_.begin(); entry != cache_.end(); ++entry) {
-      if (entry->first != key) continue;
-      cache_.splice(cache_.begin(), cache_, entry);
-      *packed = entry->second;
-      return OkStatus();
-    }
-    FT_RETURN_IF_ERROR(Pack(ctx, encoder, weights, context, packed));
-    (*packed)->sources = weights.tensors;
-    cache_.emplace_front(std::move(key), *packed);
-    if (cache_.size() > kMaxCached) cache_.pop_back();
-    return OkStatus();
-  }
-
-  static Status Pack(OpKernelContext* ctx, const Encoder& encoder, const Weights& weights,
-                     const ExecutionContext& context, std::shared_ptr<PackedWeights>* packed) {
-    auto made = std::make_shared<PackedWeights>();
-    FT_RETURN_IF_ERROR(AllocateBytes(ctx, encoder.PackedWeightBytes(), &made->memory, &made->data));
-    FT_RETURN_IF_ERROR(encoder.PackWeights(weights.layers, made->data, context));
-    *packed = std::move(made);
-    return OkStatus();
-  }
-
   bool is_weight_const_ = false, allow_gemm_test_ = false;
-  std::mutex mutex_;  // of the two below
-  std::map<int64_t, std::shared_ptr<Encoder>> encoders_;
-  // The most recently used first. Keys are the addresses of the weights.
-  std::list<std::pair<std::vector<const void*>, std::shared_ptr<PackedWeights>>> cache_;
+  std::mutex encoders_mutex_;
+  std::map<int64_t, std::shared_ptr<Encoder>> encoders_;  // by inner size
+  std::mutex cache_mutex_;
+  std::list<std::shared_ptr<const PreparedWeights>> cache_;  // the most recently used first
 };
 
-class BertTransformerKernel : public EncoderKernel {
+class BertTransformerKernel final : public EncoderKernel {
  public:
   explicit BertTransformerKernel(OpKernelConstruction* ctx) : EncoderKernel(ctx) {
     int64_t layer_idx, layer_num;
@@ -197,15 +208,8 @@ class BertTransformerKernel : public EncoderKernel {
     FT_RETURN_IF_ERROR(remove_padding_ ? CheckPacked(ctx, &batch) : CheckPadded(ctx, &batch));
     batch.attention_mask = mask.data();
 
-    Weights weights;
-    weights.layers.resize(1);
-    for (int i = 0, input = 2; i < kWeightsPerLayer; ++i, ++input) {
-      if (input == kMask) ++input;
-      weights.tensors.push_back(ctx->input(input));
-      weights.layers[0].*WeightFields()[i].view = ViewOf(weights.tensors.back());
-    }
-    std::shared_ptr<Encoder> encoder;
-    FT_RETURN_IF_ERROR(GetEncoder(device, weights, &encoder));
+    std::shared_ptr<const PreparedWeights> weights;
+    FT_RETURN_IF_ERROR(PrepareWeights(device, ctx, &weights));
 
     Tensor* output;
     FT_RETURN_IF_ERROR(FromAbsl(ctx->allocate_output(0, from.shape(), &output)));
@@ -217,11 +221,16 @@ class BertTransformerKernel : public EncoderKernel {
       FT_RETURN_IF_ERROR(device.ToDevice(ctx->input(kSeqlenOffset).flat<int32_t>().data(),
                                          batch_size + 1, &offsets, &batch.seq_offsets));
     }
-    return RunEncoder(device, ctx, *encoder, weights, batch);
+    return RunEncoder(device, ctx, *weights, batch);
   }
 
  private:
-  static constexpr int kMask = 8, kIdOffset = 19, kSeqlenOffset = 21;
+  // Inputs; the weights are 2 to 18 without the mask.
+  static constexpr int kWeights = 2, kMask = 8, kIdOffset = 19, kSeqlenOffset = 21;
+
+  int WeightInput(int, int field) const override {
+    return kWeights + field + (kWeights + field >= kMask ? 1 : 0);
+  }
 
   // from_tensor's rows are those of the padded layout; the mask alone decides about attention.
   Status CheckPadded(OpKernelContext* ctx, EncoderBatch* batch) const {
@@ -299,14 +308,15 @@ class BertTransformerKernel : public EncoderKernel {
   }
 };
 
-class BertEncoderKernel : public EncoderKernel {
+class BertEncoderKernel final : public EncoderKernel {
  public:
   explicit BertEncoderKernel(OpKernelConstruction* ctx) : EncoderKernel(ctx) {
-    OP_REQUIRES_OK(ctx, ctx->GetAttr("num_layers", &num_layers_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("num_layers", &config_.num_layers));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("num_outputs", &num_outputs_));
-    OP_REQUIRES(ctx, num_outputs_ == 1 || num_outputs_ == num_layers_,
-                absl::InvalidArgumentError(StrCat("num_outputs is ", num_outputs_,
-                                                  ", expected 1 or num_layers = ", num_layers_)));
+    OP_REQUIRES(
+        ctx, num_outputs_ == 1 || num_outputs_ == config_.num_layers,
+        absl::InvalidArgumentError(StrCat("num_outputs is ", num_outputs_,
+                                          ", expected 1 or num_layers = ", config_.num_layers)));
   }
 
  protected:
@@ -339,10 +349,8 @@ class BertEncoderKernel : public EncoderKernel {
     if (has_lengths) {
       FT_RETURN_IF_ERROR(CheckLengths(lengths, batch_size, seq_len, &real_tokens));
     }
-    Weights weights;
-    FT_RETURN_IF_ERROR(ReadWeights(ctx, &weights));
-    std::shared_ptr<Encoder> encoder;
-    FT_RETURN_IF_ERROR(GetEncoder(device, weights, &encoder));
+    std::shared_ptr<const PreparedWeights> weights;
+    FT_RETURN_IF_ERROR(PrepareWeights(device, ctx, &weights));
 
     std::vector<void*> outputs;
     for (int i = 0; i < num_outputs_; ++i) {
@@ -365,7 +373,7 @@ class BertEncoderKernel : public EncoderKernel {
         FT_RETURN_IF_ERROR(device.ToDevice(lengths.flat<int32_t>().data(), batch_size, &integers,
                                            &batch.key_lengths));
       }
-      return RunEncoder(device, ctx, *encoder, weights, batch);
+      return RunEncoder(device, ctx, *weights, batch);
     }
 
     std::vector<int32_t> offsets(batch_size + 1, 0);
@@ -387,7 +395,7 @@ class BertEncoderKernel : public EncoderKernel {
       batch.outputs.push_back(static_cast<char*>(rows) + (i + 1) * packed_bytes);
     }
     if (real_tokens > 0) {
-      FT_RETURN_IF_ERROR(RunEncoder(device, ctx, *encoder, weights, batch));
+      FT_RETURN_IF_ERROR(RunEncoder(device, ctx, *weights, batch));
     }
     for (int i = 0; i < num_outputs_; ++i) {
       FT_RETURN_IF_ERROR(device.UnpackRows(batch.outputs[i], batch.seq_offsets, batch_size, seq_len,
@@ -397,22 +405,14 @@ class BertEncoderKernel : public EncoderKernel {
   }
 
  private:
-  Status ReadWeights(OpKernelContext* ctx, Weights* weights) const {
-    weights->layers.resize(num_layers_);
-    weights->tensors.resize(num_layers_ * kWeightsPerLayer);
-    for (int i = 0; i < kWeightsPerLayer; ++i) {
-      OpInputList list;
-      FT_RETURN_IF_ERROR(FromAbsl(ctx->input_list(WeightFields()[i].op_input, &list)));
-      for (int layer = 0; layer < num_layers_; ++layer) {
-        Tensor& tensor = weights->tensors[layer * kWeightsPerLayer + i];
-        tensor = list[layer];
-        weights->layers[layer].*WeightFields()[i].view = ViewOf(tensor);
-      }
-    }
-    return OkStatus();
+  // Inputs; the weights come field by field, each for all layers.
+  static constexpr int kWeights = 3;
+
+  int WeightInput(int layer, int field) const override {
+    return kWeights + field * static_cast<int>(config_.num_layers) + layer;
   }
 
-  int num_layers_ = 0, num_outputs_ = 0;
+  int num_outputs_ = 0;
 };
 
 #define FT_REGISTER_CPU(T)                                                             \
