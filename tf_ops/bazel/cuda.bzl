@@ -15,7 +15,8 @@ def _cuda_library_impl(ctx):
     context = deps.compilation_context
 
     codes = ["-gencode=arch=compute_%s,code=sm_%s" % (arch, arch) for arch in ctx.attr.archs]
-    codes.append("-gencode=arch=compute_{0},code=compute_{0}".format(ctx.attr.ptx))
+    if ctx.attr.ptx:
+        codes.append("-gencode=arch=compute_{0},code=compute_{0}".format(ctx.attr.ptx))
     objects = []
     for source in ctx.files.srcs:
         output = ctx.actions.declare_file("%s_objs/%s.o" % (ctx.label.name, source.basename))
@@ -71,6 +72,7 @@ cuda_library = rule(
         "hdrs": attr.label_list(allow_files = [".h", ".cuh"]),
         "deps": attr.label_list(providers = [CcInfo]),
         "archs": attr.string_list(default = ["75", "80", "86", "89", "90"]),
+        # Empty: no PTX, for code of one architecture ("90a").
         "ptx": attr.string(default = "90"),
         "_cc_toolchain": attr.label(default = "@bazel_tools//tools/cpp:current_cc_toolchain"),
     },

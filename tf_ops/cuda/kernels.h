@@ -4,8 +4,10 @@
 
 #include <cuda_runtime_api.h>
 
-#include "tf_ops/core/types.h"
+#include <vector>
+
 #include "tf_ops/core/status.h"
+#include "tf_ops/core/types.h"
 
 namespace ft {
 namespace cuda {
@@ -24,6 +26,7 @@ struct LaunchContext {
 // ---- Attention -----------------------------------------------------------------------------------
 
 enum class AttentionKind {
+  kWarpgroup,   // fused, wgmma, 16-bit types without mask, compute capability 9.0 alone
   kTensorCore,  // fused, mma.sync, 16-bit types
   kTiled,       // fused, float32 arithmetic, any type, head size up to 128
   kSimple,      // any head size
@@ -33,13 +36,20 @@ struct AttentionChoice {
   AttentionKind kind = AttentionKind::kSimple;
   int head_size_tile = 0;  // head size the kernel is built for
   int rows_per_block = 0;  // query rows
+  int keys_per_tile = 64;
+  int variant = 0;  // kWarpgroup: which instance
   const char* reason = "";
 };
 
 // Pure: chooses the kernel for sizes and device.
 AttentionChoice SelectAttention(DataType dtype, int64_t head_size, int64_t max_seq_len,
-                                int64_t batch_size, int64_t num_heads, int compute_capability,
-                                int num_multiprocessors, int max_shared_bytes);
+                                int64_t batch_size, int64_t num_heads, bool has_mask,
+                                int compute_capability, int num_multiprocessors,
+                                int max_shared_bytes);
+
+// The kernels that kWarpgroup has for a head size; empty if it has none. For tests and
+// measurements.
+std::vector<AttentionChoice> WarpgroupAttentionChoices(int64_t head_size);
 
 struct AttentionArgs {
   DataType dtype = DataType::kFloat32;
@@ -47,6 +57,7 @@ struct AttentionArgs {
   const void* qkv = nullptr;  // [T,3H]: query, key, value of a row side by side
   void* output = nullptr;     // [T,H]
   const int32_t* seq_offsets = nullptr;  // int32 [B+1]: packed rows; null: padded, T = B*S
+  int64_t num_tokens = -1;               // T, needed with seq_offsets
   const int32_t* key_lengths = nullptr;  // int32 [B] or null (all S keys); padded rows only
   const void* mask = nullptr;            // [B,S,S] or null
 };
