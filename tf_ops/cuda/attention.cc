@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "tf_ops/cuda/attention_internal.h"
@@ -8,6 +9,7 @@ namespace {
 
 // Up to this length the mma.sync kernel needs a single tile of keys.
 constexpr int64_t kMmaMaxSeqLen = 64;
+constexpr int64_t kMaxGridYZ = 65535;
 constexpr int kWarpgroupMinShared = 227 * 1024;  // compute capability 9.0 has it
 
 }  // namespace
@@ -20,8 +22,8 @@ std::vector<AttentionChoice> WarpgroupAttentionChoices(int64_t head_size) {
   if (head_size <= 32) {
     instances = {{128, 64}, {64, 64}, {64, 128}};
   } else if (head_size <= 64) {
-    instances = {{128, 64}, {128, 64}, {192, 64}, {192, 128},
-                 {64, 64},  {64, 128}, {128, 128}, {64, 64}};
+    instances = {{128, 64}, {128, 64},  {192, 64}, {192, 128}, {64, 64},
+                 {64, 128}, {128, 128}, {64, 64},  {128, 64},  {192, 64}};
   } else if (head_size <= 128) {
     instances = {{192, 64}, {64, 64}};
   }
@@ -29,7 +31,10 @@ std::vector<AttentionChoice> WarpgroupAttentionChoices(int64_t head_size) {
   for (size_t i = 0; i < instances.size(); ++i) {
     AttentionChoice choice;
     choice.kind = AttentionKind::kWarpgroup;
-    choice.head_size_tile = head_size <= 32 ? 32 : head_size <= 64 ? 64 : head_size <= 96 ? 96 : 128;
+    choice.head_size_tile = head_size <= 32   ? 32
+                            : head_size <= 64 ? 64
+                            : head_size <= 96 ? 96
+                                              : 128;
     choice.rows_per_block = instances[i].rows;
     choice.keys_per_tile = instances[i].keys;
     choice.variant = static_cast<int>(i);
@@ -68,6 +73,8 @@ AttentionChoice SelectAttention(DataType dtype, int64_t head_size, int64_t max_s
       choice.reason = "one tile of keys: mma.sync starts earlier";
     } else if (kWarpgroupMinShared > max_shared_bytes) {
       choice.reason = "too little shared memory for wgmma";
+    } else if (std::max(batch_size, num_heads) > kMaxGridYZ) {
+      choice.reason = "too many sequences or heads for the wgmma kernel's grid";
     } else {
       return warpgroup[0];
     }
@@ -88,7 +95,8 @@ Status LaunchAttention(const AttentionArgs& args, const AttentionChoice& choice,
   const int64_t blocks = args.batch_size * args.num_heads * args.max_seq_len;
   if (blocks > INT32_MAX) {
     return Unimplemented("attention over batch ", args.batch_size, " x heads ", args.num_heads,
-                         " x length ", args.max_seq_len, "; the product may be at most ", INT32_MAX);
+                         " x length ", args.max_seq_len, "; the product may be at most ",
+                         INT32_MAX);
   }
   AttentionParams params;
   params.qkv = args.qkv;
@@ -112,8 +120,8 @@ Status LaunchAttention(const AttentionArgs& args, const AttentionChoice& choice,
         return Internal("wgmma attention needs num_tokens with seq_offsets");
       }
       // The device checks bounds with it: no row past the buffer's end is read.
-      const int64_t tokens = args.seq_offsets != nullptr ? args.num_tokens
-                                                         : args.batch_size * args.max_seq_len;
+      const int64_t tokens =
+          args.seq_offsets != nullptr ? args.num_tokens : args.batch_size * args.max_seq_len;
       if (tokens == 0) return OkStatus();
       switch (choice.head_size_tile) {
         case 32:

@@ -2,8 +2,8 @@
 // Included by attention_wgmma_<head size>.cu, which instantiate it; compiled for sm_90a alone.
 //
 // Source: "FlashAttention-3" (Shah et al., 2024), section 3: the softmax of one tile under the
-// products of another. Sums are kept relative to a reference that may be a little less than the maximum,
-// which is as exact and seldom has to move (an idea of FlashAttention-4).
+// products of another. Sums are kept relative to a reference that may be a little less than the
+// maximum, which is as exact and seldom has to move (an idea of FlashAttention-4).
 #pragma once
 
 #include <mutex>
@@ -15,16 +15,16 @@ namespace ft {
 namespace cuda {
 
 // Sizes of one instance. kGroups warpgroups own 64 query rows each; keys and values come in kStages
-// tiles of kKeys; kBlocks blocks share a multiprocessor (a bound on registers). kQueryRegisters: the
-// first product takes the queries from registers, which leaves shared memory to keys and values: with
-// 64 keys a tile it would else ask for as many bytes as there are.
+// tiles of kKeys; kBlocks blocks share a multiprocessor (a bound on registers). kQueryRegisters:
+// the first product takes the queries from registers, which leaves shared memory to keys and
+// values: with 64 keys a tile it would else ask for as many bytes as there are.
 template <typename Type, int kHeadSize, int kWarpgroups, int kTileKeys, int kTiles, int kMinBlocks,
-          bool kRegisters>
+          bool kRegisters, bool kClusters = false>
 struct WgmmaConfig {
   using T = Type;
   static constexpr int kD = kHeadSize, kGroups = kWarpgroups, kKeys = kTileKeys, kStages = kTiles,
                        kBlocks = kMinBlocks;
-  static constexpr bool kQueryRegisters = kRegisters;
+  static constexpr bool kQueryRegisters = kRegisters, kMulticast = kClusters;
   // The widest swizzle that divides a head: rows of 128 or 64 bytes, side by side as panels.
   static constexpr int kRowBytes = kD % 64 == 0 ? 128 : 64;
   static constexpr int kPanelCols = kRowBytes / 2, kPanels = kD / kPanelCols;
@@ -36,14 +36,14 @@ struct WgmmaConfig {
   static constexpr int kSharedBytes = kBarrierOffset + (1 + 3 * kStages) * 8;
 };
 
-// A block computes kRows query rows of one head. One thread lets the copy engine fetch the queries and
-// as many tiles of keys and values as there is room for, and refills a tile that all have read; for
-// BERT's lengths all fit. Tensor copies rather than cp.async: the softmax needs the issue slots. There
-// is no warp for the copies alone: it would take registers that the others need. Tensor copies bring
-// rows past a sequence's end too, which may be NaN: scores of such keys are replaced, and such values
-// are overwritten by zeros before their product.
-// In a warpgroup the softmax of tile t runs under the product of weights and values of tile t - 1; the
-// products of the multiprocessor's other warpgroups fill the rest.
+// A block computes kRows query rows of one head. One thread lets the copy engine fetch the queries
+// and as many tiles of keys and values as there is room for, and refills a tile that all have read;
+// for BERT's lengths all fit. Tensor copies rather than cp.async: the softmax needs the issue
+// slots. There is no warp for the copies alone: it would take registers that the others need.
+// Tensor copies bring rows past a sequence's end too, which may be NaN: scores of such keys are
+// replaced, and such values are overwritten by zeros before their product. In a warpgroup the
+// softmax of tile t runs under the product of weights and values of tile t - 1; the products of the
+// multiprocessor's other warpgroups fill the rest.
 template <typename C>
 __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
     AttentionWgmmaKernel(const AttentionParams p, const __grid_constant__ CUtensorMap qkv_map) {
@@ -62,34 +62,53 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   const auto value_tile = [&](int i) { return key_tile(i) + C::kTileBytes; };
 
   const int lane = threadIdx.x % 32;
-  const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);  // tell the compiler it is uniform
+  const int warp =
+      __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);  // tell the compiler it is uniform
   const int group = warp / 4, warp_row = warp % 4 * 16;
-  const int head = blockIdx.x / p.row_tiles % p.num_heads;
-  const int block_row = blockIdx.x % p.row_tiles * C::kRows, first_row = block_row + group * 64;
+  const int head = blockIdx.y;
+  const int block_row = blockIdx.x * C::kRows, first_row = block_row + group * 64;
   AllowNextKernel();
   if (threadIdx.x == 0) PrefetchTensorMap(&qkv_map);
   WaitForPreviousKernel();
-  const SequenceRange range = GetSequenceRange(p, blockIdx.x / p.row_tiles / p.num_heads);
+  const SequenceRange range = GetSequenceRange(p, blockIdx.z);
   if (block_row >= range.rows) return;
   const int num_tiles = (range.keys + kKeys - 1) / kKeys;
 
+  // Blocks of a cluster are those of one head: each fetches some tiles for all of them, as long as
+  // no tile is refilled, which would need barriers across blocks.
+  const int num_blocks = min(static_cast<int>(gridDim.x), (range.rows + C::kRows - 1) / C::kRows);
+  const bool shared_copies =
+      C::kMulticast && num_tiles <= kStages && num_blocks > 1 && ClusterSize() > 1;
+
   const auto copy = [&](uint32_t target, int panel_bytes, int head_index, int row, int rows,
-                        uint32_t barrier) {
+                        uint32_t barrier, bool to_all) {
 #pragma unroll
     for (int panel = 0; panel < C::kPanels; ++panel) {
 #pragma unroll
       for (int r = 0; r < rows; r += C::kBoxRows) {
-        CopyBox(target + panel * panel_bytes + r * kRowBytes, &qkv_map, panel * C::kPanelCols,
-                head_index, static_cast<int>(range.first) + row + r, barrier);
+        const uint32_t to = target + panel * panel_bytes + r * kRowBytes;
+        const int first = static_cast<int>(range.first) + row + r;
+        if (C::kMulticast && to_all) {
+          CopyBoxToBlocks(to, &qkv_map, panel * C::kPanelCols, head_index, first, barrier,
+                          (1 << num_blocks) - 1);
+        } else {
+          CopyBox(to, &qkv_map, panel * C::kPanelCols, head_index, first, barrier);
+        }
       }
     }
   };
-  const auto copy_tile = [&](int t) {
-    const int s = t % kStages;
+  const auto copy_keys = [&](int t, int s, bool to_all) {
+    copy(key_tile(s), kKeys * kRowBytes, p.num_heads + head, t * kKeys, kKeys, full_k(s), to_all);
+  };
+  const auto copy_values = [&](int t, int s, bool to_all) {
+    copy(value_tile(s), kKeys * kRowBytes, 2 * p.num_heads + head, t * kKeys, kKeys, full_v(s),
+         to_all);
+  };
+  const auto copy_tile = [&](int t, int s) {
     ArriveExpectBytes(full_k(s), C::kTileBytes);
-    copy(key_tile(s), kKeys * kRowBytes, p.num_heads + head, t * kKeys, kKeys, full_k(s));
+    copy_keys(t, s, false);
     ArriveExpectBytes(full_v(s), C::kTileBytes);
-    copy(value_tile(s), kKeys * kRowBytes, 2 * p.num_heads + head, t * kKeys, kKeys, full_v(s));
+    copy_values(t, s, false);
   };
   if (threadIdx.x == 0) {
     if (base % 1024 != 0) __trap();  // the swizzle counts on it
@@ -103,11 +122,28 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
     FenceBarrierInit();
     ArriveExpectBytes(full_q, groups * C::kQueryBytes);
     for (int g = 0; g < groups; ++g) {
-      copy(base + g * C::kQueryBytes, 64 * kRowBytes, head, block_row + g * 64, 64, full_q);
+      copy(base + g * C::kQueryBytes, 64 * kRowBytes, head, block_row + g * 64, 64, full_q, false);
     }
-    for (int t = 0; t < min(num_tiles, kStages); ++t) copy_tile(t);
+    for (int t = 0; t < min(num_tiles, kStages); ++t) {
+      if (shared_copies) {
+        ArriveExpectBytes(full_k(t), C::kTileBytes);
+        ArriveExpectBytes(full_v(t), C::kTileBytes);
+      } else {
+        copy_tile(t, t);
+      }
+    }
   }
   __syncthreads();
+  if (shared_copies) {
+    SyncCluster();  // all barriers are initialised
+    if (threadIdx.x == 0) {
+      for (int t = blockIdx.x; t < num_tiles; t += num_blocks) {
+        copy_keys(t, t, true);
+        copy_values(t, t, true);
+      }
+    }
+    __syncwarp();
+  }
   if (first_row >= range.rows) return;  // this warpgroup has no rows
 
   // Where the warpgroup's queries lie, later its output: 16-byte chunk of a row.
@@ -136,10 +172,9 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
     }
   }
 
-  // Starts scores = queries keys^T of a tile.
-  const auto start_scores = [&](int t) {
-    const int s = t % kStages;
-    WaitBarrier(full_k(s), t / kStages % 2);
+  // Starts scores = queries keys^T of the tile in slot s of the ring.
+  const auto start_scores = [&](int s, int parity) {
+    WaitBarrier(full_k(s), parity);
     __syncwarp();
     if constexpr (C::kQueryRegisters) PinRegisters(query);
     FenceProducts();
@@ -158,9 +193,9 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
     }
     CommitProducts();
   };
-  // Starts out += weights values of a tile.
-  const auto start_output = [&](int t) {
-    const uint32_t values = value_tile(t % kStages);
+  // Starts out += weights values of the tile in slot s, whose values have come.
+  const auto start_output = [&](int s) {
+    const uint32_t values = value_tile(s);
     PinRegisters(out);
     PinRegisters(weight);
     FenceProducts();
@@ -172,8 +207,8 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
     }
     CommitProducts();
   };
-  // Scores become weights 2^(score - reference), added to `sum`. True if a row of this warp got a new
-  // reference; `correction` then holds what older sums and outputs are to be multiplied by.
+  // Scores become weights 2^(score - reference), added to `sum`. True if a row of this warp got a
+  // new reference; `correction` then holds what older sums and outputs are to be multiplied by.
   float correction[2];
   const auto softmax = [&](int keys_left) {
     if (keys_left < kKeys) {
@@ -198,8 +233,8 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
     }
 #pragma unroll
     for (int h = 0; h < 2; ++h) largest[h] = WarpMax<4>(largest[h]);
-    const bool moved = __any_sync(0xffffffffu, largest[0] > reference[0] + slack ||
-                                                   largest[1] > reference[1] + slack);
+    const bool moved = __any_sync(
+        0xffffffffu, largest[0] > reference[0] + slack || largest[1] > reference[1] + slack);
     if (moved) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
@@ -236,29 +271,40 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
     }
   };
 
+  int slot = 0, parity = 0;  // of the newest tile
   if (num_tiles > 0) {
-    start_scores(0);
+    start_scores(0, 0);
     WaitProducts<0>();
     PinRegisters(score);
     softmax(range.keys);
     pack();
     for (int t = 1; t < num_tiles; ++t) {
-      start_scores(t);
-      WaitBarrier(full_v((t - 1) % kStages), (t - 1) / kStages % 2);
+      const int previous = slot, previous_parity = parity;
+      if (++slot == kStages) {
+        slot = 0;
+        parity ^= 1;
+      }
+      start_scores(slot, parity);
+      WaitBarrier(full_v(previous), previous_parity);
       __syncwarp();
-      start_output(t - 1);
+      start_output(previous);
       WaitProducts<1>();
       PinRegisters(score);
       const bool moved = softmax(range.keys - t * kKeys);
+      PinRegisters(score);
+      KeepBefore(sum[0] + sum[1]);
       WaitProducts<0>();
       PinRegisters(out);
       PinRegisters(weight);
       if (num_tiles > kStages) {
-        if (lane == 0) Arrive(empty_tile((t - 1) % kStages));
-        // Refilled one tile late: by then the other warps too have probably read it.
-        if (threadIdx.x == 0 && t >= 2 && t - 2 + kStages < num_tiles) {
-          WaitBarrier(empty_tile((t - 2) % kStages), (t - 2) / kStages % 2);
-          copy_tile(t - 2 + kStages);
+        if (lane == 0) Arrive(empty_tile(previous));
+        // With enough tiles they are refilled one late: by then the other warps too have probably read
+        // them, and this one need not wait.
+        constexpr int kLate = kStages >= 4 ? 1 : 0;
+        const int old = t - 1 - kLate;
+        if (threadIdx.x == 0 && old >= 0 && old + kStages < num_tiles) {
+          WaitBarrier(empty_tile(old % kStages), old / kStages % 2);
+          copy_tile(old + kStages, old % kStages);
         }
         __syncwarp();
       }
@@ -268,21 +314,22 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
       }
       pack();
     }
-    const int last = num_tiles - 1, valid = range.keys - last * kKeys;
-    WaitBarrier(full_v(last % kStages), last / kStages % 2);
+    const int valid = range.keys - (num_tiles - 1) * kKeys;
+    WaitBarrier(full_v(slot), parity);
     __syncwarp();
     if (valid < kKeys) {
       // Every warpgroup writes all the zeros, so that none waits for another.
-      unsigned char* const values = shared + (value_tile(last % kStages) - base);
-      const int chunks = (kKeys - valid) * (kRowBytes / 16);
-      for (int i = threadIdx.x % 128; i < chunks * C::kPanels; i += 128) {
-        *reinterpret_cast<uint4*>(values + (i / chunks * kKeys + valid) * kRowBytes +
-                                  i % chunks * 16) = uint4{0, 0, 0, 0};
+      unsigned char* const values = shared + (value_tile(slot) - base) + valid * kRowBytes;
+#pragma unroll
+      for (int panel = 0; panel < C::kPanels; ++panel) {
+        for (int i = threadIdx.x % 128 * 16; i < (kKeys - valid) * kRowBytes; i += 128 * 16) {
+          *reinterpret_cast<uint4*>(values + panel * kKeys * kRowBytes + i) = uint4{0, 0, 0, 0};
+        }
       }
       FenceAsyncProxy();
       SyncWarpgroup(1 + group);
     }
-    start_output(last);
+    start_output(slot);
     WaitProducts<0>();
     PinRegisters(out);
     PinRegisters(weight);
@@ -294,7 +341,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const float total = WarpSum<4>(sum[h]);
-    const float inverse = total > 0.f ? 1.f / total : 0.f;  // 0: no keys
+    const float inverse = total > 0.f ? __fdividef(1.f, total) : 0.f;  // 0: no keys
 #pragma unroll
     for (int c = 0; c < kD / 8; ++c) {
       *reinterpret_cast<uint32_t*>(staging + chunk_offset(warp_row + lane / 4 + h * 8, c) +
@@ -304,8 +351,8 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   }
   __syncwarp();
   const int64_t hidden = static_cast<int64_t>(p.num_heads) * p.head_size;
-  T* const output = static_cast<T*>(p.output) + (range.first + first_row) * hidden +
-                    head * p.head_size;
+  T* const output =
+      static_cast<T*>(p.output) + (range.first + first_row) * hidden + head * p.head_size;
 #pragma unroll
   for (int i = 0; i < kD / 16; ++i) {
     const int r = warp_row + (i * 32 + lane) / (kD / 8), c = (i * 32 + lane) % (kD / 8);
@@ -317,8 +364,8 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
 #endif
 }
 
-// The map of qkv as [T][3N][D], in boxes of 64 rows of one head's panel: columns past D are zeros, so
-// that head sizes below kD work.
+// The map of qkv as [T][3N][D], in boxes of 64 rows of one head's panel: columns past D are zeros,
+// so that head sizes below kD work.
 inline Status MakeQkvMap(DataType dtype, const AttentionParams& p, int64_t num_tokens,
                          int panel_cols, int box_rows, CUtensorMap* map) {
   // From the driver by name: the library is not linked against it.
@@ -330,11 +377,11 @@ inline Status MakeQkvMap(DataType dtype, const AttentionParams& p, int64_t num_t
       void* function = nullptr;
       cudaDriverEntryPointQueryResult found;
 #if CUDART_VERSION >= 12050
-      FT_RETURN_IF_CUDA_ERROR(cudaGetDriverEntryPointByVersion(
-          "cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found));
+      FT_RETURN_IF_CUDA_ERROR(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function,
+                                                               12000, cudaEnableDefault, &found));
 #else
-      FT_RETURN_IF_CUDA_ERROR(cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function,
-                                                      cudaEnableDefault, &found));
+      FT_RETURN_IF_CUDA_ERROR(
+          cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &found));
 #endif
       if (found != cudaDriverEntryPointSuccess || function == nullptr) {
         return FailedPrecondition("the CUDA driver has no cuTensorMapEncodeTiled (needs 12.0)");
@@ -350,12 +397,13 @@ inline Status MakeQkvMap(DataType dtype, const AttentionParams& p, int64_t num_t
   const cuuint32_t box[3] = {static_cast<cuuint32_t>(panel_cols), 1,
                              static_cast<cuuint32_t>(box_rows)};
   const cuuint32_t steps[3] = {1, 1, 1};
-  const CUresult result = encode(
-      map, dtype == DataType::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                       : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-      3, const_cast<void*>(p.qkv), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      panel_cols == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result =
+      encode(map,
+             dtype == DataType::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                         : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+             3, const_cast<void*>(p.qkv), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+             panel_cols == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
     return Internal("cuTensorMapEncodeTiled failed with ", static_cast<int>(result), " for ",
                     num_tokens, " rows of 3 x ", p.num_heads, " x ", p.head_size);
@@ -366,14 +414,16 @@ inline Status MakeQkvMap(DataType dtype, const AttentionParams& p, int64_t num_t
 template <typename C>
 Status LaunchWgmma(DataType dtype, AttentionParams params, int64_t num_tokens,
                    const LaunchContext& context) {
-  params.row_tiles = (params.max_seq_len + C::kRows - 1) / C::kRows;
   CUtensorMap map;
-  FT_RETURN_IF_ERROR(
-      MakeQkvMap(dtype, params, num_tokens, C::kPanelCols, C::kBoxRows, &map));
-  const int64_t blocks =
-      static_cast<int64_t>(params.row_tiles) * params.num_heads * params.batch_size;
-  return Launch(AttentionWgmmaKernel<C>, dim3(blocks), C::kThreads, C::kSharedBytes, context.stream,
-                context.overlap, params, map);
+  FT_RETURN_IF_ERROR(MakeQkvMap(dtype, params, num_tokens, C::kPanelCols, C::kBoxRows, &map));
+  const dim3 grid((params.max_seq_len + C::kRows - 1) / C::kRows, params.num_heads,
+                  params.batch_size);
+  // A cluster is all the rows of a head, if there are few: keys and values then are fetched once.
+  const int cluster = C::kMulticast && grid.x <= 8 && params.max_seq_len <= C::kStages * C::kKeys
+                          ? static_cast<int>(grid.x)
+                          : 1;
+  return LaunchClusters(cluster, AttentionWgmmaKernel<C>, grid, C::kThreads, C::kSharedBytes,
+                        context.stream, context.overlap, params, map);
 }
 
 inline Status NoSuchWgmma(const AttentionChoice& choice) {

@@ -23,7 +23,7 @@ Status LaunchType(DataType dtype, const AttentionChoice& choice, const Attention
 }  // namespace
 
 Status LaunchWgmma128(DataType dtype, const AttentionChoice& choice, const AttentionParams& params,
-                     int64_t num_tokens, const LaunchContext& context) {
+                      int64_t num_tokens, const LaunchContext& context) {
   return dtype == DataType::kFloat16
              ? LaunchType<half>(dtype, choice, params, num_tokens, context)
              : LaunchType<__nv_bfloat16>(dtype, choice, params, num_tokens, context);

@@ -27,6 +27,10 @@ Status LaunchType(DataType dtype, const AttentionChoice& choice, const Attention
       return launch(WgmmaConfig<T, 64, 2, 128, 3, 1, true>());
     case 7:
       return launch(WgmmaConfig<T, 64, 1, 64, 2, 4, false>());
+    case 8:
+      return launch(WgmmaConfig<T, 64, 2, 64, 6, 2, true, true>());
+    case 9:
+      return launch(WgmmaConfig<T, 64, 3, 64, 6, 1, true, true>());
     default:
       return NoSuchWgmma(choice);
   }

@@ -240,7 +240,8 @@ class CudaEncoder : public Encoder {
     char* const work = static_cast<char*>(workspace);
     const AttentionChoice attention = SelectAttention(
         config_.dtype, config_.head_size, batch.max_seq_len, batch.batch_size, config_.num_heads,
-        batch.attention_mask != nullptr, context.compute_capability, context.num_multiprocessors, context.max_shared_bytes);
+        batch.attention_mask != nullptr, context.compute_capability, context.num_multiprocessors,
+        context.max_shared_bytes);
     const std::vector<GemmShape> shapes = LayerGemms(config_, options_.allow_tf32, tokens);
 
     // y = epilogue(x w^T + bias [+ residual]).
