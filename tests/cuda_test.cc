@@ -602,8 +602,7 @@ void ProbeWgmma(DataType dtype, int64_t d, const AttentionChoice& choice,
   }
 }
 
-void TestWgmmaCase(DataType dtype, int64_t d, const AttentionChoice& choice, const WgmmaCase& c,
-                   const LaunchContext& context) {
+void TestWgmmaCase(DataType dtype, int64_t d, const WgmmaCase& c, const LaunchContext& context) {
   const Sequences s = MakeSequences(c.seq_len, c.lengths, c.packed);
   const int64_t h = c.heads * d;
   Doubles qkv = Random(s.num_tokens * 3 * h, c.spread);
@@ -622,7 +621,6 @@ void TestWgmmaCase(DataType dtype, int64_t d, const AttentionChoice& choice, con
   }
   Device input(&poisoned, dtype), offset_memory(offsets), length_memory(c.lengths);
   const int64_t guard = 64 * h;  // behind the last row
-  Device output((s.num_tokens * h + guard) * SizeOf(dtype));
   AttentionArgs args;
   args.dtype = dtype;
   args.batch_size = s.batch_size;
@@ -630,36 +628,39 @@ void TestWgmmaCase(DataType dtype, int64_t d, const AttentionChoice& choice, con
   args.num_heads = c.heads;
   args.head_size = d;
   args.qkv = input.data();
-  args.output = output.data();
   if (c.packed) {
     args.seq_offsets = static_cast<int32_t*>(offset_memory.data());
     args.num_tokens = s.num_tokens;
   } else if (c.has_lengths) {
     args.key_lengths = static_cast<int32_t*>(length_memory.data());
   }
-  const std::string name = StrCat(Describe(dtype, d, choice), " ", c.name);
-  MustBeOk(LaunchAttention(args, choice, context), name);
-  MustBeOk(cudaDeviceSynchronize(), name.c_str());
-  Doubles got = output.Read(s.num_tokens * h + guard, dtype), wanted = expected;
-  bool untouched = true;
-  for (int64_t i = s.num_tokens * h; i < s.num_tokens * h + guard; ++i) {
-    untouched = untouched && std::isnan(got[i]);
-  }
-  got.resize(s.num_tokens * h);
-  // Queries of padding rows are NaN and their output is nobody's; without keys it is 0 all the
-  // same.
-  for (int64_t b = 0; b < s.batch_size; ++b) {
-    if (s.keys[b] == 0) continue;
-    for (int64_t i = s.keys[b]; i < s.rows[b]; ++i) {
-      std::fill_n(&got[(s.first[b] + i) * h], h, 0.0);
-      std::fill_n(&wanted[(s.first[b] + i) * h], h, 0.0);
+  for (const AttentionChoice& choice : WarpgroupAttentionChoices(d)) {
+    const std::string name = StrCat(Describe(dtype, d, choice), " ", c.name);
+    Device output((s.num_tokens * h + guard) * SizeOf(dtype));
+    args.output = output.data();
+    MustBeOk(LaunchAttention(args, choice, context), name);
+    MustBeOk(cudaDeviceSynchronize(), name.c_str());
+    Doubles got = output.Read(s.num_tokens * h + guard, dtype), wanted = expected;
+    bool untouched = true;
+    for (int64_t i = s.num_tokens * h; i < s.num_tokens * h + guard; ++i) {
+      untouched = untouched && std::isnan(got[i]);
     }
+    got.resize(s.num_tokens * h);
+    // Queries of padding rows are NaN and their output is nobody's; without keys it is 0 all the
+    // same.
+    for (int64_t b = 0; b < s.batch_size; ++b) {
+      if (s.keys[b] == 0) continue;
+      for (int64_t i = s.keys[b]; i < s.rows[b]; ++i) {
+        std::fill_n(&got[(s.first[b] + i) * h], h, 0.0);
+        std::fill_n(&wanted[(s.first[b] + i) * h], h, 0.0);
+      }
+    }
+    const double error = RelativeError(got, wanted);
+    const double bound = dtype == DataType::kFloat16 ? 1e-3 : 8e-3;
+    Check(error <= bound && untouched, StrCat(name, " error ", error, " <= ", bound,
+                                              untouched ? "" : " WRITES BEHIND THE LAST ROW"));
+    if (!(error <= bound)) PrintDifferences(got, wanted, c.heads, d, bound);
   }
-  const double error = RelativeError(got, wanted);
-  const double bound = dtype == DataType::kFloat16 ? 1e-3 : 8e-3;
-  Check(error <= bound && untouched, StrCat(name, " error ", error, " <= ", bound,
-                                            untouched ? "" : " WRITES BEHIND THE LAST ROW"));
-  if (!(error <= bound)) PrintDifferences(got, wanted, c.heads, d, bound);
 }
 
 void TestWgmmaAttention() {
@@ -691,8 +692,8 @@ void TestWgmmaAttention() {
     for (DataType dtype : {DataType::kFloat16, DataType::kBFloat16}) {
       for (const AttentionChoice& choice : WarpgroupAttentionChoices(d)) {
         ProbeWgmma(dtype, d, choice, context);
-        for (const WgmmaCase& c : cases) TestWgmmaCase(dtype, d, choice, c, context);
       }
+      for (const WgmmaCase& c : cases) TestWgmmaCase(dtype, d, c, context);
     }
   }
 }
