@@ -19,11 +19,14 @@ includes="-I. -I$cuda/include ${CUBLAS_INCLUDE:+-I$CUBLAS_INCLUDE}"
 codes="" last=""
 for a in $archs; do codes+=" -gencode=arch=compute_$a,code=sm_$a"; last=$a; done
 codes+=" -gencode=arch=compute_$last,code=compute_$last"
+# wgmma exists on sm_90a alone.
+wgmma_codes=" -gencode=arch=compute_90a,code=sm_90a"
 mkdir -p "$out/obj"
-export out includes codes cuda
+export out includes codes wgmma_codes cuda
 compile() {
   local object=$out/obj/$(echo "$1" | tr / _).o
   case $1 in
+    *_wgmma_*.cu) "$cuda/bin/nvcc" -std=c++17 -O3 -I. $wgmma_codes -Xcompiler -fPIC,-fvisibility=hidden -c "$1" -o "$object" ;;
     *.cu) "$cuda/bin/nvcc" -std=c++17 -O3 -I. $codes -Xcompiler -fPIC,-fvisibility=hidden -c "$1" -o "$object" ;;
     *) g++ -std=c++17 -O3 -Wall -fPIC -fvisibility=hidden -fopenmp $includes -c "$1" -o "$object" ;;
   esac

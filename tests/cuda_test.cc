@@ -1,6 +1,7 @@
-// Tests of the CUDA backend without TensorFlow: kernels and whole layers against float64 on the CPU.
-// Runs wherever there is a GPU: `cuda_test [name part]`. Prints one line per case; exit code 1 if any
-// failed, 77 without a GPU.
+// Tests of the CUDA backend without TensorFlow: kernels and whole layers against float64 on the
+// CPU. Runs wherever there is a GPU: `cuda_test [name part]`. Prints one line per case; exit code 1
+// if any failed, 77 without a GPU. `cuda_test bench_attention` measures the attention kernels
+// instead.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
@@ -50,7 +51,7 @@ void MustBeOk(cudaError_t error, const char* what) {
 
 std::mt19937_64 generator;
 
-// ---- Data ----------------------------------------------------------------------------------------
+// ---- Data ---------------------------------------------------------------------------------------
 
 // Device memory that holds `values` in `dtype`; `values` become what is held.
 class Device {
@@ -137,7 +138,7 @@ double Bound(DataType dtype) {
   return dtype == DataType::kFloat32 ? 2e-6 : dtype == DataType::kFloat16 ? 1.5e-3 : 1.2e-2;
 }
 
-// ---- float64 reference ---------------------------------------------------------------------------
+// ---- float64 reference --------------------------------------------------------------------------
 
 // y[t,n] = x[t,k] w[k,n] + b[n].
 Doubles Dense(const Doubles& x, const Doubles& w, const Doubles& b, int64_t k, int64_t n) {
@@ -259,7 +260,7 @@ Doubles ReferenceLayer(const Doubles& x, const Layer& layer, const EncoderConfig
   return out;
 }
 
-// ---- Whole layers --------------------------------------------------------------------------------
+// ---- Whole layers -------------------------------------------------------------------------------
 
 struct LayerCase {
   DataType dtype;
@@ -454,7 +455,7 @@ void TestLayers() {
   }
 }
 
-// ---- Kernels -------------------------------------------------------------------------------------
+// ---- Kernels ------------------------------------------------------------------------------------
 
 // Every attention kernel that can do a size, also where the selector prefers another.
 void TestAttentionKernels() {
@@ -471,8 +472,9 @@ void TestAttentionKernels() {
       std::vector<int32_t> offsets = {0};
       for (int32_t length : lengths) offsets.push_back(offsets.back() + length);
       Device offsets_memory(offsets);
-      AttentionChoice best = SelectAttention(dtype, d, s_max, 5, heads, context.compute_capability,
-                                             context.num_multiprocessors, context.max_shared_bytes);
+      AttentionChoice best =
+          SelectAttention(dtype, d, s_max, 5, heads, /*has_mask=*/true, context.compute_capability,
+                          context.num_multiprocessors, context.max_shared_bytes);
       std::vector<AttentionChoice> choices;
       AttentionChoice choice = best;
       choice.kind = AttentionKind::kTiled;
@@ -508,6 +510,296 @@ void TestAttentionKernels() {
         Check(error <= bound, StrCat(name, " error ", error, " <= ", bound));
       }
     }
+  }
+}
+
+// ---- The wgmma attention kernels ----------------------------------------------------------------
+
+struct WgmmaCase {
+  const char* name;
+  int64_t heads, seq_len;
+  std::vector<int32_t> lengths;
+  bool packed, has_lengths;
+  double spread;  // of queries, keys and values; the larger, the further the maximum moves
+};
+
+std::string Describe(DataType dtype, int64_t d, const AttentionChoice& choice) {
+  return StrCat("wgmma ", Name(dtype), " D=", d, " variant ", choice.variant, " (",
+                choice.rows_per_block, " rows, ", choice.keys_per_tile, " keys)");
+}
+
+// Says where a result is wrong: heads, rows modulo 64 and columns tell which layout is to blame.
+void PrintDifferences(const Doubles& got, const Doubles& expected, int64_t heads, int64_t d,
+                      double bound) {
+  const int64_t h = heads * d, rows = expected.size() / h;
+  int64_t wrong = 0, nans = 0;
+  std::vector<int64_t> by_row(64), by_column(d), by_head(heads);
+  for (int64_t i = 0; i < rows * h; ++i) {
+    if (std::abs(got[i] - expected[i]) <= bound * 10) continue;
+    if (wrong < 6) {
+      printf("       row %lld head %lld column %lld: %g, expected %g\n",
+             static_cast<long long>(i / h), static_cast<long long>(i % h / d),
+             static_cast<long long>(i % d), got[i], expected[i]);
+    }
+    ++wrong;
+    nans += std::isnan(got[i]);
+    ++by_row[i / h % 64];
+    ++by_column[i % d];
+    ++by_head[i % h / d];
+  }
+  printf("       %lld of %lld wrong, %lld NaN\n", static_cast<long long>(wrong),
+         static_cast<long long>(rows * h), static_cast<long long>(nans));
+  const auto print = [](const char* what, const std::vector<int64_t>& counts) {
+    printf("       by %s:", what);
+    for (int64_t count : counts) printf(" %lld", static_cast<long long>(count));
+    printf("\n");
+  };
+  print("row % 64", by_row);
+  print("column", by_column);
+  print("head", by_head);
+}
+
+// One product at a time, where a wrong layout shows at once. With equal scores the output is the
+// mean of the values; with values that are unit vectors it is the weights.
+void ProbeWgmma(DataType dtype, int64_t d, const AttentionChoice& choice,
+                const LaunchContext& context) {
+  const int64_t s_max = 64;
+  const Sequences s = MakeSequences(s_max, {64}, false);
+  for (bool unit_values : {false, true}) {
+    Doubles qkv = Random(s_max * 3 * d, 1.0);
+    for (int64_t row = 0; row < s_max; ++row) {
+      for (int64_t c = 0; c < d; ++c) {
+        if (!unit_values) qkv[row * 3 * d + c] = 0;
+        if (unit_values) qkv[row * 3 * d + 2 * d + c] = row % d == c;
+      }
+    }
+    Device input(&qkv, dtype), output(s_max * d * SizeOf(dtype));
+    AttentionArgs args;
+    args.dtype = dtype;
+    args.batch_size = args.num_heads = 1;
+    args.max_seq_len = s_max;
+    args.head_size = d;
+    args.qkv = input.data();
+    args.output = output.data();
+    const std::string name = StrCat(Describe(dtype, d, choice), " probe of ",
+                                    unit_values ? "queries x keys" : "weights x values");
+    MustBeOk(LaunchAttention(args, choice, context), name);
+    MustBeOk(cudaDeviceSynchronize(), name.c_str());
+    const Doubles expected = Attention(qkv, s, 1, d, {}), got = output.Read(s_max * d, dtype);
+    const double error = RelativeError(got, expected);
+    const double bound = dtype == DataType::kFloat16 ? 1e-3 : 8e-3;
+    Check(error <= bound, StrCat(name, " error ", error, " <= ", bound));
+    if (!(error <= bound)) PrintDifferences(got, expected, 1, d, bound);
+  }
+}
+
+void TestWgmmaCase(DataType dtype, int64_t d, const WgmmaCase& c, const LaunchContext& context) {
+  const Sequences s = MakeSequences(c.seq_len, c.lengths, c.packed);
+  const int64_t h = c.heads * d;
+  Doubles qkv = Random(s.num_tokens * 3 * h, c.spread);
+  {
+    Device rounding(&qkv, dtype);
+  }
+  const Doubles expected = Attention(qkv, s, c.heads, d, {});
+  // NaN in padding rows, and by Device's poison in all memory that nothing writes.
+  Doubles poisoned = qkv;
+  std::vector<int32_t> offsets = {0};
+  for (int64_t b = 0; b < s.batch_size; ++b) {
+    for (int64_t i = s.keys[b]; i < s.rows[b]; ++i) {
+      std::fill_n(&poisoned[(s.first[b] + i) * 3 * h], 3 * h, NAN);
+    }
+    offsets.push_back(static_cast<int32_t>(offsets.back() + s.keys[b]));
+  }
+  Device input(&poisoned, dtype), offset_memory(offsets), length_memory(c.lengths);
+  const int64_t guard = 64 * h;  // behind the last row
+  AttentionArgs args;
+  args.dtype = dtype;
+  args.batch_size = s.batch_size;
+  args.max_seq_len = c.seq_len;
+  args.num_heads = c.heads;
+  args.head_size = d;
+  args.qkv = input.data();
+  if (c.packed) {
+    args.seq_offsets = static_cast<int32_t*>(offset_memory.data());
+    args.num_tokens = s.num_tokens;
+  } else if (c.has_lengths) {
+    args.key_lengths = static_cast<int32_t*>(length_memory.data());
+  }
+  for (const AttentionChoice& choice : WarpgroupAttentionChoices(d)) {
+    const std::string name = StrCat(Describe(dtype, d, choice), " ", c.name);
+    Device output((s.num_tokens * h + guard) * SizeOf(dtype));
+    args.output = output.data();
+    MustBeOk(LaunchAttention(args, choice, context), name);
+    MustBeOk(cudaDeviceSynchronize(), name.c_str());
+    Doubles got = output.Read(s.num_tokens * h + guard, dtype), wanted = expected;
+    bool untouched = true;
+    for (int64_t i = s.num_tokens * h; i < s.num_tokens * h + guard; ++i) {
+      untouched = untouched && std::isnan(got[i]);
+    }
+    got.resize(s.num_tokens * h);
+    // Queries of padding rows are NaN and their output is nobody's; without keys it is 0 all the
+    // same.
+    for (int64_t b = 0; b < s.batch_size; ++b) {
+      if (s.keys[b] == 0) continue;
+      for (int64_t i = s.keys[b]; i < s.rows[b]; ++i) {
+        std::fill_n(&got[(s.first[b] + i) * h], h, 0.0);
+        std::fill_n(&wanted[(s.first[b] + i) * h], h, 0.0);
+      }
+    }
+    const double error = RelativeError(got, wanted);
+    const double bound = dtype == DataType::kFloat16 ? 1e-3 : 8e-3;
+    Check(error <= bound && untouched, StrCat(name, " error ", error, " <= ", bound,
+                                              untouched ? "" : " WRITES BEHIND THE LAST ROW"));
+    if (!(error <= bound)) PrintDifferences(got, wanted, c.heads, d, bound);
+  }
+}
+
+void TestWgmmaAttention() {
+  LaunchContext context;
+  MustBeOk(GetLaunchContext({}, &context), "context");
+  if (context.compute_capability != 90) {
+    printf("skipped: wgmma needs compute capability 9.0\n");
+    return;
+  }
+  const AttentionChoice masked =
+      SelectAttention(DataType::kFloat16, 64, 384, 32, 12, true, 90, 132, context.max_shared_bytes);
+  const AttentionChoice plain = SelectAttention(DataType::kFloat16, 64, 384, 32, 12, false, 90, 132,
+                                                context.max_shared_bytes);
+  const AttentionChoice newer = SelectAttention(DataType::kFloat16, 64, 384, 32, 12, false, 100,
+                                                148, context.max_shared_bytes);
+  Check(masked.kind == AttentionKind::kTensorCore && plain.kind == AttentionKind::kWarpgroup &&
+            newer.kind == AttentionKind::kTensorCore,
+        StrCat("selector: ", plain.reason, "; ", masked.reason, "; ", newer.reason));
+  const WgmmaCase cases[] = {
+      {"one tile", 2, 64, {64}, false, false, 1.0},
+      {"full 384", 2, 384, {384, 384}, false, false, 1.0},
+      {"packed", 3, 150, {150, 0, 64, 65, 1}, true, true, 1.5},
+      {"packed, sharp", 2, 384, {384, 128, 129, 255, 17, 320}, true, true, 4.0},
+      {"padded, NaN", 3, 384, {384, 0, 1, 383, 129}, false, true, 1.5},
+      {"packed 1024", 2, 1024, {1024, 333, 0, 700, 961}, true, true, 1.5},
+      {"padded 1000", 1, 1000, {1000, 511}, false, true, 1.0},
+  };
+  for (int64_t d : {64, 32, 96, 128, 40, 8, 72}) {
+    for (DataType dtype : {DataType::kFloat16, DataType::kBFloat16}) {
+      for (const AttentionChoice& choice : WarpgroupAttentionChoices(d)) {
+        ProbeWgmma(dtype, d, choice, context);
+      }
+      for (const WgmmaCase& c : cases) TestWgmmaCase(dtype, d, c, context);
+    }
+  }
+}
+
+// ---- Measurements -------------------------------------------------------------------------------
+
+// Microseconds a launch: median of 7 runs of graphs of 20 launches, without overlap of launches.
+double TimeAttention(const AttentionArgs& args, const AttentionChoice& choice,
+                     LaunchContext context) {
+  constexpr int kLaunches = 20, kReplays = 5;
+  cudaStream_t stream;
+  MustBeOk(cudaStreamCreate(&stream), "stream");
+  context.stream = stream;
+  MustBeOk(LaunchAttention(args, choice, context), "attention");
+  MustBeOk(cudaStreamSynchronize(stream), "attention");
+  cudaGraph_t graph;
+  cudaGraphExec_t exec;
+  MustBeOk(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
+  for (int i = 0; i < kLaunches; ++i) MustBeOk(LaunchAttention(args, choice, context), "attention");
+  MustBeOk(cudaStreamEndCapture(stream, &graph), "capture");
+  MustBeOk(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
+  cudaEvent_t start, stop;
+  MustBeOk(cudaEventCreate(&start), "event");
+  MustBeOk(cudaEventCreate(&stop), "event");
+  std::vector<double> times;
+  for (int run = 0; run < 8; ++run) {  // the first warms up
+    MustBeOk(cudaEventRecord(start, stream), "record");
+    for (int i = 0; i < kReplays; ++i) MustBeOk(cudaGraphLaunch(exec, stream), "replay");
+    MustBeOk(cudaEventRecord(stop, stream), "record");
+    MustBeOk(cudaEventSynchronize(stop), "replay");
+    float milliseconds;
+    MustBeOk(cudaEventElapsedTime(&milliseconds, start, stop), "elapsed");
+    if (run > 0) times.push_back(milliseconds * 1e3 / (kLaunches * kReplays));
+  }
+  std::sort(times.begin(), times.end());
+  cudaEventDestroy(start);
+  cudaEventDestroy(stop);
+  cudaGraphExecDestroy(exec);
+  cudaGraphDestroy(graph);
+  cudaStreamDestroy(stream);
+  return times[times.size() / 2];
+}
+
+// Every kernel for 16-bit types at BERT's and MiniLM's sizes; also whether they agree.
+void BenchAttention() {
+  LaunchContext context;
+  MustBeOk(GetLaunchContext({}, &context), "context");
+  struct Size {
+    int64_t batch_size, seq_len, heads, d;
+    bool half;  // packed sequences of S/2 tokens
+  };
+  std::vector<Size> sizes;
+  for (int64_t b : {1, 8, 32}) {
+    for (int64_t s : {32, 64, 128, 256, 384, 512}) sizes.push_back({b, s, 12, 64, false});
+  }
+  sizes.push_back({32, 384, 12, 64, true});
+  sizes.push_back({32, 128, 12, 64, true});
+  for (int64_t s : {32, 128, 384}) sizes.push_back({32, s, 12, 32, false});
+  sizes.push_back({8, 384, 8, 128, false});
+  sizes.push_back({8, 384, 8, 96, false});
+  printf("microseconds a launch (TFLOP/s); float16; * the selector's choice\n");
+  for (const Size& size : sizes) {
+    const int64_t h = size.heads * size.d, length = size.half ? size.seq_len / 2 : size.seq_len;
+    const int64_t tokens = size.batch_size * length;
+    // A block of random numbers, repeated at a period that no size shares.
+    Doubles block = Random(100003, 1.0);
+    Doubles values(tokens * 3 * h);
+    for (size_t i = 0; i < values.size(); ++i) values[i] = block[i % block.size()];
+    Device qkv(&values, DataType::kFloat16);
+    std::vector<int32_t> offsets;
+    for (int64_t b = 0; b <= size.batch_size; ++b)
+      offsets.push_back(static_cast<int32_t>(b * length));
+    Device offset_memory(offsets), output(tokens * h * 2);
+    AttentionArgs args;
+    args.dtype = DataType::kFloat16;
+    args.batch_size = size.batch_size;
+    args.max_seq_len = size.seq_len;
+    args.num_heads = size.heads;
+    args.head_size = size.d;
+    args.qkv = qkv.data();
+    args.output = output.data();
+    if (size.half) args.seq_offsets = static_cast<int32_t*>(offset_memory.data());
+    args.num_tokens = tokens;
+    const AttentionChoice best = SelectAttention(
+        args.dtype, size.d, size.seq_len, size.batch_size, size.heads, false,
+        context.compute_capability, context.num_multiprocessors, context.max_shared_bytes);
+    std::vector<AttentionChoice> choices;
+    AttentionChoice mma = best;
+    mma.kind = AttentionKind::kTensorCore;
+    for (int rows : {64, 128}) {
+      mma.rows_per_block = rows;
+      choices.push_back(mma);
+    }
+    if (context.compute_capability == 90) {
+      for (const AttentionChoice& c : WarpgroupAttentionChoices(size.d)) choices.push_back(c);
+    }
+    printf("%lldx%lld %lldx%lld%s:\n", static_cast<long long>(size.batch_size),
+           static_cast<long long>(size.seq_len), static_cast<long long>(size.heads),
+           static_cast<long long>(size.d), size.half ? " packed, half" : "");
+    Doubles reference;
+    for (const AttentionChoice& c : choices) {
+      const double us = TimeAttention(args, c, context);
+      const Doubles got = output.Read(tokens * h, args.dtype);
+      if (reference.empty()) reference = got;
+      const double error = RelativeError(got, reference);
+      const bool is_wgmma = c.kind == AttentionKind::kWarpgroup;
+      const bool chosen = c.kind == best.kind && c.rows_per_block == best.rows_per_block &&
+                          c.variant == best.variant;
+      const double flops = 4.0 * size.batch_size * size.heads * length * length * size.d;
+      printf("  %s%d %3d rows %3d keys: %8.2f us (%5.1f)%s%s\n", is_wgmma ? "wgmma " : "mma   ",
+             c.variant, c.rows_per_block, is_wgmma ? c.keys_per_tile : 64, us, flops / us * 1e-6,
+             chosen ? " *" : "", error <= 2e-3 ? "" : " WRONG");
+      if (!(error <= 2e-3)) Check(false, StrCat("agreement, error ", error));
+    }
+    fflush(stdout);
   }
 }
 
@@ -619,7 +911,7 @@ void TestPadding() {
   }
 }
 
-// ---- Errors, configuration file, limits ----------------------------------------------------------
+// ---- Errors, configuration file, limits ---------------------------------------------------------
 
 void TestInterface() {
   EncoderConfig config;
@@ -706,12 +998,20 @@ int main(int argc, char** argv) {
   const uint64_t seed = seed_text != nullptr ? strtoull(seed_text, nullptr, 10) : std::random_device()();
   printf("FT_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
   generator.seed(seed);
+  if (argc == 2 && std::string(argv[1]) == "bench_attention") {
+    BenchAttention();
+    return failures == 0 ? 0 : 1;
+  }
   const struct {
     const char* name;
     void (*test)();
-  } tests[] = {{"padding", TestPadding},       {"layer_norm", TestLayerNorms},
-               {"attention", TestAttentionKernels}, {"interface", TestInterface},
-               {"gemm_config", TestGemmConfig}, {"layers", TestLayers}};
+  } tests[] = {{"padding", TestPadding},
+               {"layer_norm", TestLayerNorms},
+               {"attention", TestAttentionKernels},
+               {"wgmma", TestWgmmaAttention},
+               {"interface", TestInterface},
+               {"gemm_config", TestGemmConfig},
+               {"layers", TestLayers}};
   for (const auto& test : tests) {
     if (argc < 2 || std::string(test.name).find(argv[1]) != std::string::npos) test.test();
   }

@@ -14,9 +14,12 @@ def _cuda_library_impl(ctx):
     deps = cc_common.merge_cc_infos(cc_infos = [dep[CcInfo] for dep in ctx.attr.deps])
     context = deps.compilation_context
 
-    # Machine code of each architecture, and PTX of the last for later ones.
-    codes = ["-gencode=arch=compute_%s,code=sm_%s" % (arch, arch) for arch in CUDA_ARCHS]
-    codes.append("-gencode=arch=compute_{0},code=compute_{0}".format(CUDA_ARCHS[-1]))
+    if ctx.attr.archs:
+        codes = ["-gencode=arch=compute_%s,code=sm_%s" % (arch, arch) for arch in ctx.attr.archs]
+    else:
+        # Machine code of each architecture, and PTX of the last for later ones.
+        codes = ["-gencode=arch=compute_%s,code=sm_%s" % (arch, arch) for arch in CUDA_ARCHS]
+        codes.append("-gencode=arch=compute_{0},code=compute_{0}".format(CUDA_ARCHS[-1]))
     objects = []
     for source in ctx.files.srcs:
         output = ctx.actions.declare_file("%s_objs/%s.o" % (ctx.label.name, source.basename))
@@ -71,6 +74,7 @@ cuda_library = rule(
         "srcs": attr.label_list(allow_files = [".cu"]),
         "hdrs": attr.label_list(allow_files = [".h", ".cuh"]),
         "deps": attr.label_list(providers = [CcInfo]),
+        "archs": attr.string_list(doc = "Only these, without PTX; default: $FT_CUDA_ARCHS."),
         "_cc_toolchain": attr.label(default = "@bazel_tools//tools/cpp:current_cc_toolchain"),
     },
     fragments = ["cpp"],

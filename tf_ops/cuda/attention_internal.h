@@ -45,6 +45,14 @@ Status LaunchMma32(DataType, int rows_per_block, const AttentionParams&, const L
 Status LaunchMma64(DataType, int rows_per_block, const AttentionParams&, const LaunchContext&);
 Status LaunchMma96(DataType, int rows_per_block, const AttentionParams&, const LaunchContext&);
 Status LaunchMma128(DataType, int rows_per_block, const AttentionParams&, const LaunchContext&);
+Status LaunchWgmma32(DataType, const AttentionChoice&, const AttentionParams&, int64_t num_tokens,
+                     const LaunchContext&);
+Status LaunchWgmma64(DataType, const AttentionChoice&, const AttentionParams&, int64_t num_tokens,
+                     const LaunchContext&);
+Status LaunchWgmma96(DataType, const AttentionChoice&, const AttentionParams&, int64_t num_tokens,
+                     const LaunchContext&);
+Status LaunchWgmma128(DataType, const AttentionChoice&, const AttentionParams&, int64_t num_tokens,
+                      const LaunchContext&);
 Status LaunchTiledAttention(DataType, int head_size_tile, const AttentionParams&,
                             const LaunchContext&);
 Status LaunchSimpleAttention(DataType, const AttentionParams&, const LaunchContext&);

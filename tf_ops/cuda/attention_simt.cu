@@ -150,6 +150,168 @@ __global__ void __launch_bounds__(128) AttentionTiledKernel(const AttentionParam
   }
 }
 
+// float32 with a head size that is a multiple of 4: as above, but rows come by cp.async, the next tile's
+// keys under softmax and second product, its values under the first product, so that nothing waits for
+// memory. Nothing is transposed: a thread has rows ty, ty + 8, ... and keys tx, tx + 16, ..., and takes 4
+// columns of them at a time; loads from shared memory are 16 bytes and meet no bank conflict, as rows
+// are 4 floats longer than a multiple of 32.
+template <int kD, int kR>
+__global__ void __launch_bounds__(128) AttentionFloatKernel(const AttentionParams p) {
+  constexpr int kRows = 8 * kR, kPitch = kD + 4, kPitchP = kRows + 4, kCols = kD / 16;
+  constexpr float kLog2e = 1.4426950408889634f;
+  extern __shared__ __align__(16) float shared_floats[];
+  float* shared_q = shared_floats;                // [kRows][kPitch]
+  float* shared_k = shared_q + kRows * kPitch;    // [kKeys][kPitch]
+  float* shared_v = shared_k + kKeys * kPitch;    // [kKeys][kPitch]
+  float* shared_p = shared_v + kKeys * kPitch;    // [kKeys][kPitchP], rows as threads have them
+
+  const int thread = threadIdx.x, tx = thread % 16, ty = thread / 16;
+  const int tile = blockIdx.x % p.row_tiles;
+  const int head = blockIdx.x / p.row_tiles % p.num_heads;
+  const int sequence = blockIdx.x / p.row_tiles / p.num_heads;
+  const int first_row = tile * kRows;
+
+  AllowNextKernel();
+  WaitForPreviousKernel();
+  const SequenceRange range = GetSequenceRange(p, sequence);
+  if (first_row >= range.rows) return;
+  const int64_t hidden = static_cast<int64_t>(p.num_heads) * p.head_size;
+  const float* q = static_cast<const float*>(p.qkv) + range.first * 3 * hidden + head * p.head_size;
+  // Rows and columns outside become zeros.
+  const auto load = [&](const float* source, int row0, int limit, int rows, float* target) {
+    constexpr int kChunks = kD / 4;
+    for (int i = thread; row0 < limit && i < rows * kChunks; i += 128) {
+      const int r = i / kChunks, c = i % kChunks * 4;
+      const bool valid = row0 + r < limit && c < p.head_size;
+      CopyAsync16(target + r * kPitch + c, valid ? source + (row0 + r) * 3 * hidden + c : source,
+                  valid);
+    }
+    CommitCopies();
+  };
+  load(q, first_row, range.rows, kRows, shared_q);
+  load(q + hidden, 0, range.keys, kKeys, shared_k);
+  load(q + 2 * hidden, 0, range.keys, kKeys, shared_v);
+
+  float out[kR][kCols] = {};
+  float row_max[kR], row_sum[kR];
+#pragma unroll
+  for (int r = 0; r < kR; ++r) {
+    row_max[r] = -INFINITY;
+    row_sum[r] = 0.f;
+  }
+  for (int key0 = 0; key0 < range.keys; key0 += kKeys) {
+    WaitCopies<1>();  // queries and keys; the values' group is younger
+    __syncthreads();
+    float score[kR][4] = {};
+#pragma unroll 2
+    for (int d = 0; d < kD; d += 4) {
+      float4 k[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        k[j] = *reinterpret_cast<const float4*>(shared_k + (tx + j * 16) * kPitch + d);
+      }
+#pragma unroll
+      for (int r = 0; r < kR; ++r) {
+        const float4 v = *reinterpret_cast<const float4*>(shared_q + (ty + r * 8) * kPitch + d);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          float& s = score[r][j];
+          s = fmaf(v.w, k[j].w, fmaf(v.z, k[j].z, fmaf(v.y, k[j].y, fmaf(v.x, k[j].x, s))));
+        }
+      }
+    }
+    __syncthreads();  // all have read the keys
+    load(q + hidden, key0 + kKeys, range.keys, kKeys, shared_k);
+
+#pragma unroll
+    for (int r = 0; r < kR; ++r) {
+      const int row = min(first_row + ty + r * 8, p.max_seq_len - 1);
+      float largest = row_max[r];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int key = key0 + tx + j * 16;
+        float& s = score[r][j];
+        // Times log2(e), so that 2^x serves below.
+        s *= p.scale * kLog2e;
+        if (key >= range.keys) {
+          s = -INFINITY;
+        } else if (p.mask != nullptr) {
+          s += (1.f - static_cast<const float*>(
+                          p.mask)[(static_cast<int64_t>(sequence) * p.max_seq_len + row) *
+                                      p.max_seq_len +
+                                  key]) *
+               (-10000.f * kLog2e);
+        }
+        largest = fmaxf(largest, s);
+      }
+      largest = WarpMax<16>(largest);
+      const float correction = FastExp2(row_max[r] - largest);
+      row_max[r] = largest;
+      float sum = 0.f;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) sum += score[r][j] = FastExp2(score[r][j] - largest);
+      row_sum[r] = row_sum[r] * correction + sum;
+#pragma unroll
+      for (int c = 0; c < kCols; ++c) out[r][c] *= correction;
+    }
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+#pragma unroll
+      for (int r = 0; r < kR; r += 4) {
+        *reinterpret_cast<float4*>(shared_p + (tx + j * 16) * kPitchP + ty * kR + r) =
+            float4{score[r][j], score[r + 1][j], score[r + 2][j], score[r + 3][j]};
+      }
+    }
+    WaitCopies<1>();  // the values; the next keys' group is younger
+    __syncthreads();
+#pragma unroll 4
+    for (int k = 0; k < kKeys; ++k) {
+      float value[kCols];
+      const float* from = shared_v + k * kPitch;
+      // Columns: 4 tx + 0..3 of every 64, then 2 tx + 0..1 of the last 32.
+#pragma unroll
+      for (int c = 0; c + 4 <= kCols; c += 4) {
+        const float4 v = *reinterpret_cast<const float4*>(from + c * 16 + tx * 4);
+        value[c] = v.x;
+        value[c + 1] = v.y;
+        value[c + 2] = v.z;
+        value[c + 3] = v.w;
+      }
+      if constexpr (kCols % 4 == 2) {
+        const float2 v = *reinterpret_cast<const float2*>(from + (kCols - 2) * 16 + tx * 2);
+        value[kCols - 2] = v.x;
+        value[kCols - 1] = v.y;
+      }
+#pragma unroll
+      for (int r = 0; r < kR; r += 4) {
+        const float4 v = *reinterpret_cast<const float4*>(shared_p + k * kPitchP + ty * kR + r);
+        const float row[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+#pragma unroll
+          for (int c = 0; c < kCols; ++c) out[r + i][c] = fmaf(row[i], value[c], out[r + i][c]);
+        }
+      }
+    }
+    __syncthreads();  // all have read values and weights
+    load(q + 2 * hidden, key0 + kKeys, range.keys, kKeys, shared_v);
+  }
+  float* output = static_cast<float*>(p.output) + range.first * hidden + head * p.head_size;
+#pragma unroll
+  for (int r = 0; r < kR; ++r) {
+    const float sum = WarpSum<16>(row_sum[r]);
+    const float inverse = sum > 0.f ? 1.f / sum : 0.f;  // 0: no keys
+    const int row = first_row + ty + r * 8;
+    if (row >= range.rows) continue;
+#pragma unroll
+    for (int c = 0; c < kCols; ++c) {
+      const bool wide = c < kCols / 4 * 4;
+      const int column = wide ? c / 4 * 64 + tx * 4 + c % 4 : (kCols - 2) * 16 + tx * 2 + c % 2;
+      if (column < p.head_size) output[row * hidden + column] = out[r][c] * inverse;
+    }
+  }
+}
+
 // One block per query row and head, 128 keys at a time; the query and the output sums of the head
 // lie in shared memory, so any head size that fits there will do.
 template <typename T>
@@ -228,10 +390,35 @@ Status LaunchTiled(AttentionParams params, const LaunchContext& context) {
                 context.overlap, params);
 }
 
+template <int kD, int kR>
+Status LaunchFloat(AttentionParams params, const LaunchContext& context) {
+  constexpr int kRows = 8 * kR;
+  params.row_tiles = (params.max_seq_len + kRows - 1) / kRows;
+  const int64_t blocks =
+      static_cast<int64_t>(params.row_tiles) * params.num_heads * params.batch_size;
+  const size_t shared_bytes = 4 * ((kRows + 2 * kKeys) * (kD + 4) + kKeys * (kRows + 4));
+  return Launch(AttentionFloatKernel<kD, kR>, dim3(blocks), 128, shared_bytes, context.stream,
+                context.overlap, params);
+}
+
 }  // namespace
 
 Status LaunchTiledAttention(DataType dtype, int head_size_tile, const AttentionParams& params,
                             const LaunchContext& context) {
+  // 16-byte copies need a multiple of 4; the largest block takes 92 KiB, which sm_75 has not.
+  if (dtype == DataType::kFloat32 && params.head_size % 4 == 0 &&
+      context.max_shared_bytes >= 96 * 1024) {
+    switch (head_size_tile) {
+      case 32:
+        return LaunchFloat<32, 8>(params, context);
+      case 64:
+        return LaunchFloat<64, 8>(params, context);
+      case 96:
+        return LaunchFloat<96, 4>(params, context);
+      default:
+        return LaunchFloat<128, 4>(params, context);
+    }
+  }
   return DispatchType(dtype, [&](auto type) {
     using T = decltype(type);
     switch (head_size_tile) {

@@ -13,7 +13,7 @@
 namespace ft {
 namespace cuda {
 
-// ---- Conversions ---------------------------------------------------------------------------------
+// ---- Conversions --------------------------------------------------------------------------------
 
 __device__ __forceinline__ float ToFloat(float x) { return x; }
 __device__ __forceinline__ float ToFloat(half x) { return __half2float(x); }
@@ -55,7 +55,7 @@ struct alignas(16) Pack {
   T v[kSize];
 };
 
-// ---- Activations ---------------------------------------------------------------------------------
+// ---- Activations --------------------------------------------------------------------------------
 
 template <Activation kActivation>
 __device__ __forceinline__ float Activate(float x) {
@@ -73,7 +73,7 @@ __device__ __forceinline__ float FastExp2(float x) {
   return y;
 }
 
-// ---- Reductions ----------------------------------------------------------------------------------
+// ---- Reductions ---------------------------------------------------------------------------------
 
 // Sum over kLanes neighbouring lanes (a power of two), given to all of them.
 template <int kLanes = 32>
@@ -107,7 +107,7 @@ __device__ __forceinline__ float BlockSum(float x, float* scratch) {
   return total;
 }
 
-// ---- Copies to shared memory ---------------------------------------------------------------------
+// ---- Copies to shared memory --------------------------------------------------------------------
 
 __device__ __forceinline__ uint32_t SharedAddress(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
@@ -139,7 +139,7 @@ __device__ __forceinline__ void WaitCopies() {
 #endif
 }
 
-// ---- Tensor cores (sm_80 and later; 16-bit types) --------------------------------------------------
+// ---- Tensor cores (sm_80 and later; 16-bit types) -----------------------------------------------
 
 __device__ __forceinline__ void LoadMatrices(uint32_t (&r)[4], uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
@@ -183,7 +183,7 @@ __device__ __forceinline__ void MultiplyAdd<__nv_bfloat16>(float (&d)[4], const 
 #endif
 }
 
-// ---- Programmatic dependent launch (sm_90 and later) -----------------------------------------------
+// ---- Programmatic dependent launch (sm_90 and later) --------------------------------------------
 
 // Every kernel calls WaitForPreviousKernel before it touches what an earlier kernel of the stream
 // wrote or still reads; only weights may be read before it.
@@ -201,10 +201,11 @@ __device__ __forceinline__ void AllowNextKernel() {
 }
 
 // Launches `kernel` and reads the launch error. With `overlap` (sm_90) its prologue may run while
-// the stream's previous kernel ends.
+// the stream's previous kernel ends. `cluster` (sm_90) neighbours along x run at the same time and reach
+// each other's shared memory.
 template <typename... Params, typename... Args>
-Status Launch(void (*kernel)(Params...), dim3 grid, int threads, size_t shared_bytes,
-              cudaStream_t stream, bool overlap, Args... args) {
+Status LaunchClusters(int cluster, void (*kernel)(Params...), dim3 grid, int threads,
+                      size_t shared_bytes, cudaStream_t stream, bool overlap, Args... args) {
   if (shared_bytes > 48 * 1024) {
     FT_RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                                  cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -215,14 +216,29 @@ Status Launch(void (*kernel)(Params...), dim3 grid, int threads, size_t shared_b
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = overlap ? 1 : 0;
+  cudaLaunchAttribute attributes[2] = {};
+  config.attrs = attributes;
+  if (overlap) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster > 1) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = cluster;
+    attribute.val.clusterDim.y = 1;
+    attribute.val.clusterDim.z = 1;
+  }
   FT_RETURN_IF_CUDA_ERROR(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
   FT_RETURN_IF_CUDA_ERROR(cudaGetLastError());
   return OkStatus();
+}
+
+template <typename... Params, typename... Args>
+Status Launch(void (*kernel)(Params...), dim3 grid, int threads, size_t shared_bytes,
+              cudaStream_t stream, bool overlap, Args... args) {
+  return LaunchClusters(1, kernel, grid, threads, shared_bytes, stream, overlap, args...);
 }
 
 // Calls `function` with a value of the C++ type of `dtype`.

@@ -243,7 +243,8 @@ class CudaEncoder : public Encoder {
     char* const work = static_cast<char*>(workspace);
     const AttentionChoice attention = SelectAttention(
         config_.dtype, config_.head_size, batch.max_seq_len, batch.batch_size, config_.num_heads,
-        context.compute_capability, context.num_multiprocessors, context.max_shared_bytes);
+        batch.attention_mask != nullptr, context.compute_capability, context.num_multiprocessors,
+        context.max_shared_bytes);
     const std::vector<GemmShape> shapes = LayerGemms(config_, context.allow_tf32, tokens);
 
     // y = epilogue(x w^T + bias [+ residual]).
@@ -303,6 +304,7 @@ class CudaEncoder : public Encoder {
       heads.qkv = work + layout.qkv;
       heads.output = work + layout.attention;
       heads.seq_offsets = batch.packed ? batch.seq_offsets : nullptr;
+      heads.num_tokens = tokens;
       heads.key_lengths = batch.packed ? nullptr : batch.key_lengths;
       heads.mask = batch.attention_mask;
       FT_RETURN_IF_ERROR(LaunchAttention(heads, attention, context));
@@ -357,8 +359,7 @@ class CudaEncoder : public Encoder {
     return OkStatus();
   }
 
-  // ---- GEMM test
-  // ---------------------------------------------------------------------------------
+  // ---- GEMM test --------------------------------------------------------------------------------
 
   // Times the algorithms of this batch's products on the call's own buffers, whose content Enqueue
   // overwrites afterwards.
@@ -422,8 +423,7 @@ class CudaEncoder : public Encoder {
     return OkStatus();
   }
 
-  // ---- CUDA graphs
-  // ---------------------------------------------------------------------------------
+  // ---- CUDA graphs ------------------------------------------------------------------------------
 
   // Everything that a captured graph depends on.
   using GraphKey = std::vector<uint64_t>;

@@ -4,6 +4,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <vector>
+
 #include "tf_ops/core/encoder.h"
 
 namespace ft {
@@ -24,10 +26,10 @@ struct LaunchContext {
 // The context of the current device for `execution`.
 Status GetLaunchContext(const ExecutionContext& execution, LaunchContext* context);
 
-// ---- Attention
-// -----------------------------------------------------------------------------------
+// ---- Attention ----------------------------------------------------------------------------------
 
 enum class AttentionKind {
+  kWarpgroup,   // fused, wgmma, 16-bit types without mask, compute capability 9.0 alone
   kTensorCore,  // fused, mma.sync, 16-bit types
   kTiled,       // fused, float32 arithmetic, any type, head size up to 128
   kSimple,      // any head size
@@ -37,13 +39,20 @@ struct AttentionChoice {
   AttentionKind kind = AttentionKind::kSimple;
   int head_size_tile = 0;  // head size the kernel is built for
   int rows_per_block = 0;  // query rows
+  int keys_per_tile = 64;
+  int variant = 0;  // kWarpgroup: which instance
   const char* reason = "";
 };
 
 // Pure: chooses the kernel for sizes and device.
 AttentionChoice SelectAttention(DataType dtype, int64_t head_size, int64_t max_seq_len,
-                                int64_t batch_size, int64_t num_heads, int compute_capability,
-                                int num_multiprocessors, int max_shared_bytes);
+                                int64_t batch_size, int64_t num_heads, bool has_mask,
+                                int compute_capability, int num_multiprocessors,
+                                int max_shared_bytes);
+
+// The kernels that kWarpgroup has for a head size; empty if it has none. For tests and
+// measurements.
+std::vector<AttentionChoice> WarpgroupAttentionChoices(int64_t head_size);
 
 struct AttentionArgs {
   DataType dtype = DataType::kFloat32;
@@ -51,6 +60,7 @@ struct AttentionArgs {
   const void* qkv = nullptr;             // [T,3H]: query, key, value of a row side by side
   void* output = nullptr;                // [T,H]
   const int32_t* seq_offsets = nullptr;  // int32 [B+1]: packed rows; null: padded, T = B*S
+  int64_t num_tokens = -1;               // T, needed with seq_offsets
   const int32_t* key_lengths = nullptr;  // int32 [B] or null (all S keys); padded rows only
   const void* mask = nullptr;            // [B,S,S] or null
 };
@@ -59,8 +69,7 @@ struct AttentionArgs {
 Status LaunchAttention(const AttentionArgs& args, const AttentionChoice& choice,
                        const LaunchContext& context);
 
-// ---- Bias, residual, layer norm
-// --------------------------------------------------------------------
+// ---- Bias, residual, layer norm -----------------------------------------------------------------
 
 struct LayerNormArgs {
   DataType dtype = DataType::kFloat32;
@@ -81,8 +90,7 @@ struct LayerNormArgs {
 // mean.
 Status LaunchLayerNorm(const LayerNormArgs& args, const LaunchContext& context);
 
-// ---- Elementwise
-// ---------------------------------------------------------------------------------
+// ---- Elementwise --------------------------------------------------------------------------------
 
 // x = activation(x), num_elems of dtype, in place.
 Status LaunchActivation(DataType dtype, Activation activation, void* x, int64_t num_elems,
@@ -101,8 +109,7 @@ struct TransposeArgs {
 // Transposes several matrices of elements of `elem_bytes` 2 or 4 bytes (no alignment needed).
 Status LaunchTranspose(const TransposeArgs& args, int elem_bytes, const LaunchContext& context);
 
-// ---- GEMM with few rows
-// --------------------------------------------------------------------------
+// ---- GEMM with few rows -------------------------------------------------------------------------
 
 struct SmallGemmArgs {
   DataType dtype = DataType::kFloat16;  // 16-bit types
@@ -126,8 +133,7 @@ int SmallGemmSplits(int64_t rows, int64_t n, int64_t k, const LaunchContext& con
 // x w^T for few rows: the weights are fetched while the previous kernel still runs.
 Status LaunchSmallGemm(const SmallGemmArgs& args, const LaunchContext& context);
 
-// ---- Padding
-// -------------------------------------------------------------------------------------
+// ---- Padding ------------------------------------------------------------------------------------
 
 // Stores `count` integers of the host in device memory. They travel as kernel parameters, so that
 // `values` may be freed at once and the host never waits.

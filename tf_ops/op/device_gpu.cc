@@ -51,7 +51,8 @@ class GpuDevice : public Device {
     if (!VLOG_IS_ON(1)) return;
     const cuda::AttentionChoice choice = cuda::SelectAttention(
         config.dtype, config.head_size, batch.max_seq_len, batch.batch_size, config.num_heads,
-        launch_.compute_capability, launch_.num_multiprocessors, launch_.max_shared_bytes);
+        batch.attention_mask != nullptr, launch_.compute_capability, launch_.num_multiprocessors,
+        launch_.max_shared_bytes);
     VLOG(1) << ctx_->op_kernel().name() << ": " << batch.num_tokens << " tokens of "
             << batch.batch_size << "x" << batch.max_seq_len << (batch.packed ? ", packed" : "")
             << ", " << Name(config.dtype) << (execution_.allow_tf32 ? " (TF32 allowed)" : "")

@@ -1,0 +1,235 @@
+// Device helpers of sm_90a: mbarriers, tensor copies, warpgroup products. Included by the kernels
+// that are compiled for sm_90a alone. Semantics: PTX ISA 8.x, "mbarrier", "cp.async.bulk.tensor",
+// "wgmma".
+#pragma once
+
+#include <cuda.h>
+
+#include "tf_ops/cuda/device_utils.cuh"
+
+namespace ft {
+namespace cuda {
+
+// ---- Barriers -----------------------------------------------------------------------------------
+
+__device__ __forceinline__ void InitBarrier(uint32_t barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(barrier), "r"(arrivals)
+               : "memory");
+}
+
+// Makes InitBarrier visible to the copy engine; a __syncthreads() must follow for the other
+// threads.
+__device__ __forceinline__ void FenceBarrierInit() {
+  asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
+}
+
+__device__ __forceinline__ void Arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(barrier) : "memory");
+}
+
+// Arrives, and lets the phase wait for `bytes` of tensor copies besides.
+__device__ __forceinline__ void ArriveExpectBytes(uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
+
+// Waits until the phase of this parity has completed.
+__device__ __forceinline__ void WaitBarrier(uint32_t barrier, int parity) {
+  uint32_t done;
+  do {
+    asm volatile(
+        "{\n.reg .pred p;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p;\n}\n"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+  } while (done == 0);
+}
+
+// Orders this thread's ordinary accesses to shared memory before later ones of tensor cores and
+// copy engine.
+__device__ __forceinline__ void FenceAsyncProxy() {
+  asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
+}
+
+// A barrier of 128 threads; id 1 to 15 (0 is __syncthreads).
+__device__ __forceinline__ void SyncWarpgroup(int id) {
+  asm volatile("bar.sync %0, 128;\n" ::"r"(id) : "memory");
+}
+
+// ---- Tensor copies ------------------------------------------------------------------------------
+
+__device__ __forceinline__ void PrefetchTensorMap(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];\n" ::"l"(map) : "memory");
+}
+
+// Copies the box at (c0, c1, c2) to shared memory and counts its bytes on the barrier. Elements
+// outside of the tensor become zeros, and count.
+__device__ __forceinline__ void CopyBox(uint32_t shared, const CUtensorMap* map, int c0, int c1,
+                                        int c2, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%2, %3, %4}], [%5];\n" ::"r"(shared),
+      "l"(map), "r"(c0), "r"(c1), "r"(c2), "r"(barrier)
+      : "memory");
+}
+
+// The same to the blocks of the cluster that `blocks` has bits for, at the same place of each one's
+// shared memory, with the bytes counted on each one's barrier.
+__device__ __forceinline__ void CopyBoxToBlocks(uint32_t shared, const CUtensorMap* map, int c0,
+                                                int c1, int c2, uint32_t barrier, int blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%2, %3, %4}], [%5], %6;\n" ::"r"(shared),
+      "l"(map), "r"(c0), "r"(c1), "r"(c2), "r"(barrier), "h"(static_cast<uint16_t>(blocks))
+      : "memory");
+}
+
+__device__ __forceinline__ int ClusterSize() {
+  int size;
+  asm("mov.u32 %0, %%cluster_nctaid.x;\n" : "=r"(size));
+  return size;
+}
+
+// A barrier of all threads of the cluster that have not ended.
+__device__ __forceinline__ void SyncCluster() {
+  asm volatile(
+      "barrier.cluster.arrive.release.aligned;\n"
+      "barrier.cluster.wait.acquire.aligned;\n" ::
+          : "memory");
+}
+
+// ---- Warpgroup products -------------------------------------------------------------------------
+
+// How a matrix lies in shared memory, for wgmma. Rows of kRowBytes (128 or 64), swizzled in 16-byte
+// chunks over that width as tensor copies do it; 8 rows are `8 * kRowBytes` apart.
+//  - A row is along K (K-major): kPanelBytes is not used.
+//  - A row is along N (transposed): every kRowBytes of N lie kPanelBytes further.
+// Source: PTX ISA, "wgmma matrix descriptor"; CuTe's canonical layouts name the same strides.
+template <int kRowBytes>
+__device__ __forceinline__ uint64_t MatrixDescriptor(uint32_t address, int panel_bytes) {
+  static_assert(kRowBytes == 128 || kRowBytes == 64, "swizzle width");
+  constexpr uint64_t kSwizzle = kRowBytes == 128 ? 1 : 2;
+  return (kSwizzle << 62) | (static_cast<uint64_t>(8 * kRowBytes >> 4) << 32) |
+         (static_cast<uint64_t>(panel_bytes >> 4) << 16) | ((address & 0x3ffff) >> 4);
+}
+
+// Where that swizzle puts the 16-byte chunk of a row.
+template <int kRowBytes>
+__device__ __forceinline__ int SwizzledChunk(int row, int chunk) {
+  return kRowBytes == 128 ? chunk ^ (row % 8) : chunk ^ (row / 2 % 4);
+}
+
+// Before the first product after other instructions wrote its registers.
+__device__ __forceinline__ void FenceProducts() {
+  asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory");
+}
+
+__device__ __forceinline__ void CommitProducts() {
+  asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory");
+}
+
+// Waits until at most kPending committed groups are under way.
+template <int kPending>
+__device__ __forceinline__ void WaitProducts() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(kPending) : "memory");
+}
+
+// Ties registers to this place: the compiler does not know that products run on after their
+// instruction, and would read results early or give operands to others.
+template <int kSize>
+__device__ __forceinline__ void PinRegisters(float (&r)[kSize]) {
+#pragma unroll
+  for (int i = 0; i < kSize; ++i) asm volatile("" : "+f"(r[i]));
+}
+template <int kSize>
+__device__ __forceinline__ void PinRegisters(uint32_t (&r)[kSize][4]) {
+#pragma unroll
+  for (int i = 0; i < kSize; ++i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) asm volatile("" : "+r"(r[i][j]));
+  }
+}
+
+// Keeps what `x`, which is never negative, is computed from before the following wait. ptxas would
+// move the wait up, since nothing says otherwise, and the work that was to run under a product
+// after it; it moves nothing over an instruction that has effects, such as this one that never
+// happens.
+__device__ __forceinline__ void KeepBefore(float x) {
+  asm volatile("{\n.reg .pred p;\nsetp.lt.f32 p, %0, 0f00000000;\n@p nanosleep.u32 1;\n}\n" ::"f"(x)
+               : "memory");
+}
+
+// d[64,kN] (+)= a[64,16] b[16,kN] of one warpgroup, float32 accumulators. Lane 4g+t of warp w holds
+// in d[4j..4j+3]: d(16w+g, 8j+2t), d(16w+g, 8j+2t+1), d(16w+g+8, 8j+2t), d(16w+g+8, 8j+2t+1).
+//   FromShared:    a and b K-major in shared memory.
+//   FromRegisters: a in registers, as for MultiplyAdd; b in shared memory, K-major or transposed.
+template <typename T, int kN>
+struct WarpgroupProduct;
+
+#define FT_OUT8(i)                                                                            \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
+      "+f"(d[i + 6]), "+f"(d[i + 7])
+#define FT_OUT16 FT_OUT8(0), FT_OUT8(8)
+#define FT_OUT32 FT_OUT16, FT_OUT8(16), FT_OUT8(24)
+#define FT_OUT48 FT_OUT32, FT_OUT8(32), FT_OUT8(40)
+#define FT_OUT64 FT_OUT48, FT_OUT8(48), FT_OUT8(56)
+#define FT_REGISTERS16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
+#define FT_REGISTERS32 \
+  FT_REGISTERS16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define FT_REGISTERS48 \
+  FT_REGISTERS32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
+#define FT_REGISTERS64 \
+  FT_REGISTERS48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+
+// kCount = kN / 2 accumulators; o0 to o6: the numbers of the operands that follow them.
+#define FT_DEFINE_PRODUCT(Type, kName, kN, kCount, o0, o1, o2, o3, o4, o5, o6)                    \
+  template <>                                                                                     \
+  struct WarpgroupProduct<Type, kN> {                                                             \
+    static __device__ __forceinline__ void FromShared(float (&d)[kCount], uint64_t a, uint64_t b, \
+                                                      int accumulate) {                           \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #o2                                       \
+                   ", 0;\n"                                                                       \
+                   "wgmma.mma_async.sync.aligned.m64n" #kN "k16.f32." kName "." kName             \
+                   " {" FT_REGISTERS##kCount "}, %" #o0 ", %" #o1 ", p, 1, 1, 0, 0;\n}\n"         \
+                   : FT_OUT##kCount                                                               \
+                   : "l"(a), "l"(b), "r"(accumulate)                                              \
+                   : "memory");                                                                   \
+    }                                                                                             \
+    template <int kTransposed>                                                                    \
+    static __device__ __forceinline__ void FromRegisters(float (&d)[kCount],                      \
+                                                         const uint32_t (&a)[4], uint64_t b,      \
+                                                         int accumulate) {                        \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #o5                                       \
+                   ", 0;\n"                                                                       \
+                   "wgmma.mma_async.sync.aligned.m64n" #kN "k16.f32." kName "." kName             \
+                   " {" FT_REGISTERS##kCount "}, {%" #o0 ",%" #o1 ",%" #o2 ",%" #o3 "}, %" #o4    \
+                                             ", p, 1, 1, %" #o6 ";\n}\n"                          \
+                   : FT_OUT##kCount                                                               \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate),         \
+                     "n"(kTransposed)                                                             \
+                   : "memory");                                                                   \
+    }                                                                                             \
+  }
+#define FT_DEFINE_PRODUCTS(Type, kName)                               \
+  FT_DEFINE_PRODUCT(Type, kName, 32, 16, 16, 17, 18, 19, 20, 21, 22); \
+  FT_DEFINE_PRODUCT(Type, kName, 64, 32, 32, 33, 34, 35, 36, 37, 38); \
+  FT_DEFINE_PRODUCT(Type, kName, 96, 48, 48, 49, 50, 51, 52, 53, 54); \
+  FT_DEFINE_PRODUCT(Type, kName, 128, 64, 64, 65, 66, 67, 68, 69, 70)
+FT_DEFINE_PRODUCTS(half, "f16");
+FT_DEFINE_PRODUCTS(__nv_bfloat16, "bf16");
+#undef FT_DEFINE_PRODUCTS
+#undef FT_DEFINE_PRODUCT
+#undef FT_REGISTERS64
+#undef FT_REGISTERS48
+#undef FT_REGISTERS32
+#undef FT_REGISTERS16
+#undef FT_OUT64
+#undef FT_OUT48
+#undef FT_OUT32
+#undef FT_OUT16
+#undef FT_OUT8
+
+}  // namespace cuda
+}  // namespace ft
