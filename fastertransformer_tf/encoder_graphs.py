@@ -1,7 +1,8 @@
-"""The BERT encoder as a TensorFlow 1 graph: TensorFlow's own layers, or this package's ops.
+"""The BERT encoder as a graph: TensorFlow's own layers, or this package's ops.
 
-For programs that compare the two: both take the same NumPy weights, keyed by the checkpoint's
-names, and hold them as constants. B batch, S padded length, H hidden size, L layers.
+For programs that compare the two: both take the same weights, keyed by the checkpoint's names:
+NumPy arrays, which the graph holds as constants, or tensors, used as they are. B batch, S padded
+length, H hidden size, L layers.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from fastertransformer_tf import bert_compat, modeling, ops
 # Weight name inside a layer (google-research BERT's checkpoint names) -> the ops' input name.
 OP_INPUTS = {variable: argument for argument, variable in modeling.LAYER_VARIABLES.items()}
 
-Weights = list[dict[str, np.ndarray]]
+Weights = list[dict[str, np.ndarray]] | list[dict[str, tf.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,32 +99,39 @@ def load_weights(checkpoint: str, sizes: EncoderSizes, scope: str = "bert/encode
     return layers
 
 
+def _as_tensor(weight: np.ndarray | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """A weight as the graph uses it."""
+    if isinstance(weight, tf.Tensor):
+        return weight
+    return tf.constant(weight, dtype, name="frozen")
+
+
 def frozen_scope(weights: Weights, dtype: tf.DType) -> Any:  # noqa: ANN401
-    """A variable scope in which tf.get_variable gives constants of `weights` by name."""
+    """A variable scope in which tf.get_variable gives `weights` by name, arrays as constants."""
 
     def frozen(getter: Callable, name: str, **_: object) -> tf.Tensor:
         del getter
         layer, weight = name.split("layer_", 1)[1].split("/", 1)
-        return tf.constant(weights[int(layer)][weight], dtype, name="frozen")
+        return _as_tensor(weights[int(layer)][weight], dtype)
 
     return tf.variable_scope("", custom_getter=frozen)
 
 
-def _constants(layer: dict[str, np.ndarray], dtype: tf.DType) -> dict[str, tf.Tensor]:
+def _op_weights(layer: dict[str, Any], dtype: tf.DType) -> dict[str, tf.Tensor]:
     """One layer's weights as the ops name them."""
-    return {argument: tf.constant(layer[name], dtype) for name, argument in OP_INPUTS.items()}
+    return {argument: _as_tensor(layer[name], dtype) for name, argument in OP_INPUTS.items()}
 
 
 def tensorflow_encoder(
     hidden: tf.Tensor, lengths: tf.Tensor, sizes: EncoderSizes, weights: Weights
 ) -> tf.Tensor:
-    """bert-tensorflow's own transformer_model with constant weights, in the type of `hidden`.
+    """bert-tensorflow's own transformer_model, in the type of `hidden`.
 
     Args:
       hidden: float, half or bfloat16 [B,S,H].
       lengths: int32 [B]: tokens of each sequence; keys past them are masked.
       sizes: of the encoder.
-      weights: as random_weights makes them.
+      weights: as random_weights makes them, or tensors in the type of `hidden`.
 
     Returns:
       Hidden states [B,S,H]; rows past a length are whatever TensorFlow computes for them.
@@ -163,7 +171,7 @@ def op_encoder(
         hidden,
         lengths,
         None,
-        [_constants(layer, hidden.dtype) for layer in weights],
+        [_op_weights(layer, hidden.dtype) for layer in weights],
         head_num=sizes.heads,
         size_per_head=sizes.size,
         remove_padding=remove_padding,
@@ -214,7 +222,7 @@ def op_layers(
             layer_num=sizes.layers,
             allow_gemm_test=allow_gemm_test,
             is_weight_const=True,
-            **_constants(layer, hidden.dtype),
+            **_op_weights(layer, hidden.dtype),
         )
     if remove_padding:
         states = ops.rebuild_padding(

@@ -14,6 +14,12 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 # Where the acceptance data lies in a development checkout; FT_TEST_DATA overrides it.
 SHARED_DATA = pathlib.Path(os.environ.get("FT_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 
+# Where GPU tests place the ops. "/CPU:0" rehearses them on a machine without a GPU.
+GPU_TEST_DEVICE = os.environ.get("FT_TEST_DEVICE", "/GPU:0")
+
+# Several processes test on one GPU: without it the first takes nearly all memory.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+
 # Tests run from a checkout, without the package being installed.
 for entry in (str(REPOSITORY), str(REPOSITORY / "tests")):
     if entry not in sys.path:
@@ -23,6 +29,8 @@ for entry in (str(REPOSITORY), str(REPOSITORY / "tests")):
 @functools.cache
 def _gpu_problem() -> str | None:
     """Says why GPU tests cannot run here, or None."""
+    if "GPU" not in GPU_TEST_DEVICE:
+        return None
     import tensorflow as tf
 
     if not tf.config.list_physical_devices("GPU"):
@@ -33,6 +41,11 @@ def _gpu_problem() -> str | None:
 def pytest_configure(config: pytest.Config) -> None:
     """Registers the markers, so that they exist also where pyproject.toml is not beside tests/."""
     config.addinivalue_line("markers", "gpu: needs a GPU that TensorFlow can use")
+    import tensorflow as tf
+
+    # TensorFlow allows TF32 unless told otherwise; the float32 bounds are those of IEEE float32.
+    # Before the test modules are imported, since some of them call an op then.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,0 +1,51 @@
+#!/bin/bash
+# Builds the package with CUDA and puts what a GPU machine needs, and nothing else, into one folder: the package
+# with its .so, the tests, the C++ programs, sample and benchmarks. No source of the library, no TensorFlow.
+# Usage: gpu_bundle.sh [OUT_DIR (.gpu/ft)]      On the GPU machine: OUT_DIR/scripts/gpu_test.sh
+# Environment: FT_PYTHON, CUDA_HOME as in build.sh; FT_CUDA_ARCHS as in build_cuda_standalone.sh;
+#              FT_BUNDLE_BUILD=0 takes what is built already
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=$(realpath -m "${1:-.gpu/ft}")
+if [ -z "${FT_PYTHON:-}" ]; then
+  if [ -x .venv/bin/python ]; then FT_PYTHON=$PWD/.venv/bin/python; else FT_PYTHON=$(command -v python3); fi
+fi
+export FT_PYTHON
+library=fastertransformer_tf/lib/_fastertransformer_tf.so
+programs="cuda_test encoder_sample encoder_gemm"
+if [ "${FT_BUNDLE_BUILD:-1}" != 0 ]; then
+  FT_CUDA=1 scripts/build.sh
+  # build_cuda_standalone.sh looks for TensorFlow's cuBLAS headers with python3.
+  PATH=$(dirname "$FT_PYTHON"):$PATH scripts/build_cuda_standalone.sh build/cuda
+fi
+for file in $library $(printf 'build/cuda/%s ' $programs); do
+  [ -e "$file" ] || { echo "gpu_bundle: $file is missing: leave FT_BUNDLE_BUILD out" >&2; exit 1; }
+done
+# The CPU build has the same name: its bundle would skip nothing and test nothing of a GPU.
+if ! readelf -SW $library | grep -q '\.nv_fatbin'; then
+  echo "gpu_bundle: $library has no GPU code: build it with FT_CUDA=1" >&2
+  exit 1
+fi
+work=$(mktemp -d "$(dirname "$(realpath -m "$out")")/.bundle.XXXXXX" 2>/dev/null) || {
+  mkdir -p "$(dirname "$out")"
+  work=$(mktemp -d "$(dirname "$out")/.bundle.XXXXXX")
+}
+trap 'rm -rf "$work"' EXIT
+mkdir -p "$work/bin" "$work/fastertransformer_tf/lib" "$work/tests" "$work/sample" "$work/benchmarks" "$work/scripts"
+cp fastertransformer_tf/*.py "$work/fastertransformer_tf/"
+cp $library "$work/fastertransformer_tf/lib/"
+for program in $programs; do cp "build/cuda/$program" "$work/bin/"; done
+cp tests/*.py "$work/tests/"
+cp sample/*.py "$work/sample/"
+cp benchmarks/*.py benchmarks/*.sh "$work/benchmarks/"
+cp scripts/gpu_test.sh scripts/gpu_unload.sh scripts/profile_encoder_performance.sh "$work/scripts/"
+cp pyproject.toml README.md LICENSE "$work/"
+commit=$(git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
+echo "commit $commit, built $(date -u +%FT%TZ), TensorFlow $("$FT_PYTHON" -c \
+  'import importlib.metadata as m; print(m.version("tensorflow"))')" > "$work/VERSION"
+chmod 755 "$work"
+rm -rf "$out"
+mv "$work" "$out"
+trap - EXIT
+cat "$out/VERSION"
+du -sm --apparent-size "$out" "$out/fastertransformer_tf/lib" "$out/bin"
