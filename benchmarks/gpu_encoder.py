@@ -1,267 +1,561 @@
-"""Times the CUDA encoder against PyTorch on one GPU, in one run: BERT-base, time per forward.
+"""Times the op on one GPU against PyTorch and TensorFlow, in one run: BERT-base, ms per forward.
 
-Needs a GPU, PyTorch, and the folder of ``encoder_sample`` and ``encoder_gemm``
-(``scripts/build_cuda_standalone.sh``). TensorFlow is not needed.
+    python3 -m benchmarks.gpu_encoder --tools=build/cuda --out=benchmarks/results/gpu_encoder
 
-PyTorch is compiled layer by layer (one compilation serves all twelve), uses its fused attention and
-is replayed as one CUDA graph. "masked": keys from S/2 on are masked. "packed": S/2 tokens in each
-sequence; PyTorch gets the dense batch of half the length, the ideal of padding removal.
-
-    python3 benchmarks/gpu_encoder.py --tools build/cuda --out benchmarks/gpu_encoder
+Parts: torch (PyTorch compiled, one CUDA graph), xla (TensorFlow under XLA), cpp (encoder_sample,
+GEMMs by heuristic and tuned) and op (the op inside TensorFlow, and TensorFlow without XLA).
+benchmarks/gpu_workers.py is what runs; here they are started together, so that they compile side
+by side, and then timed one at a time. Results are written after each part. --only and --shapes run
+a part of it and put the results into the same JSON, unless --fresh.
+--device=cpu rehearses the program without a GPU; its figures mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import pathlib
 import re
-import statistics
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+from typing import Any
 
-SHAPES = [(b, s) for b in (1, 8, 32) for s in (32, 128, 384)]
+import numpy as np
+
+from benchmarks import report
+
+SHAPES = [f"{b}x{s}" for b in (1, 8, 32) for s in (32, 128, 384)]
+PARTS = ("torch", "xla", "cpp", "op")
 VARIANTS = ("masked", "full", "packed")
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+# Largest ||output - truth|| / ||truth||; the truth is TensorFlow's own float32 encoder.
+TOLERANCE = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2, "bf16": 6e-2}
 
 
-def torch_times(batch: int, seq_len: int, lock_path: str, use_graph: bool) -> dict[str, float]:
-    """Milliseconds per forward of PyTorch for the three variants of one shape."""
-    import fcntl
+class Process:
+    """A worker: its lines as they come."""
 
-    import torch
-    import torch.nn.functional as F
-
-    heads, size, layers = 12, 64, 12
-    hidden = heads * size
-    torch.manual_seed(1)
-
-    def weights() -> list[torch.Tensor]:
-        shapes = [
-            (3 * hidden, hidden),
-            (3 * hidden,),
-            (hidden, hidden),
-            (hidden,),
-            (hidden,),
-            (hidden,),
-            (4 * hidden, hidden),
-            (4 * hidden,),
-            (hidden, 4 * hidden),
-            (hidden,),
-            (hidden,),
-            (hidden,),
-        ]
-        return [torch.randn(s, device="cuda", dtype=torch.float16) * 0.02 for s in shapes]
-
-    def layer(x: torch.Tensor, mask: torch.Tensor | None, w: list[torch.Tensor]) -> torch.Tensor:
-        b, s, _ = x.shape
-        qkv = F.linear(x, w[0], w[1]).view(b, s, 3, heads, size)
-        q, k, v = (t.transpose(1, 2) for t in qkv.unbind(2))
-        a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        a = F.linear(a.transpose(1, 2).reshape(b, s, hidden), w[2], w[3])
-        x = F.layer_norm(a + x, (hidden,), w[4], w[5], 1e-12)
-        y = F.linear(F.gelu(F.linear(x, w[6], w[7]), approximate="tanh"), w[8], w[9])
-        return F.layer_norm(y + x, (hidden,), w[10], w[11], 1e-12)
-
-    all_weights = [weights() for _ in range(layers)]
-    # Kept as long as the graphs: they run the kernels that it loaded.
-    compiled = torch.compile(layer, dynamic=False)
-    prepared = {}
-    for variant in VARIANTS:
-        s = max(1, seq_len // 2) if variant == "packed" else seq_len
-        x = torch.randn(batch, s, hidden, device="cuda", dtype=torch.float16)
-        mask = None
-        if variant == "masked":
-            mask = torch.zeros(batch, 1, s, s, device="cuda", dtype=torch.float16)
-            mask[..., s // 2 :] = -10000.0
-
-        def forward(x: torch.Tensor = x, mask: torch.Tensor | None = mask) -> torch.Tensor:
-            for w in all_weights:
-                x = compiled(x, mask, w)
-            return x
-
-        with torch.no_grad():
-            side = torch.cuda.Stream()
-            with torch.cuda.stream(side):
-                for _ in range(3):
-                    forward()
-            torch.cuda.synchronize()
-            if use_graph:
-                graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):
-                    forward()
-        prepared[variant] = graph.replay if use_graph else forward
-    times = {}
-    with open(lock_path, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for variant, run_once in prepared.items():
-            runs = []
-            for _ in range(8):
-                begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-                begin.record()
-                for _ in range(50):
-                    with torch.no_grad():
-                        run_once()
-                end.record()
-                end.synchronize()
-                runs.append(begin.elapsed_time(end) / 50)
-            times[variant] = statistics.median(runs[1:])
-    return times
-
-
-def our_times(
-    tools: pathlib.Path, batch: int, seq_len: int, fp16: bool, env: dict[str, str]
-) -> dict[str, float]:
-    """Milliseconds per forward of encoder_sample for the three variants."""
-    times = {}
-    for variant in VARIANTS:
-        command = [
-            tools / "encoder_sample",
-            batch,
-            12,
-            seq_len,
-            12,
-            64,
-            int(fp16),
-            int(variant == "packed"),
-            0,
-        ]
-        extra = {"FT_SAMPLE_MASKED": "1"} if variant == "masked" else {}
-        done = subprocess.run(
-            [str(c) for c in command],
-            capture_output=True,
+    def __init__(
+        self, name: str, command: list[str], env: dict[str, str], log: pathlib.Path
+    ) -> None:
+        """Starts it; its stderr goes to `log`."""
+        self.name, self.log = name, log
+        self.ready = threading.Event()
+        self.finished = threading.Event()
+        self.results: list[dict[str, Any]] = []
+        self.versions: dict[str, str] = {}
+        self.complete = False
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log.open("w"),
             text=True,
-            check=True,
-            env={**env, **extra},
+            env=env,
+            cwd=_ROOT,
         )
-        times[variant] = float(re.search(r"FT-CPP-time ([0-9.]+)", done.stdout).group(1))
-    return times
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in self._process.stdout:
+            kind, _, text = line.partition(" ")
+            if kind == "READY":
+                self.ready.set()
+            elif kind == "RESULT":
+                self.results.append(json.loads(text))
+            elif kind == "VERSIONS":
+                self.versions |= json.loads(text)
+            elif kind.strip() == "DONE":
+                self.complete = True
+        self._process.wait()
+        self.ready.set()
+        self.finished.set()
+
+    def turn(self, limit: float) -> None:
+        """Lets it time, until it ends or `limit` seconds are over."""
+        try:
+            self._process.stdin.write("GO\n")
+            self._process.stdin.flush()
+        except OSError:
+            pass  # It has ended; `problem` says how.
+        self.finished.wait(limit)
+        self.kill()
+
+    def kill(self) -> None:
+        """Ends it."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self.finished.wait(10)
+
+    def problem(self) -> str | None:
+        """Why results may be missing, or None."""
+        if self.complete:
+            return None
+        tail = self.log.read_text()[-600:].strip()
+        return f"{self.name} ended early, exit code {self._process.returncode}: {tail}"
+
+
+def gpu_state() -> dict[str, str]:
+    """What nvidia-smi says of the first GPU."""
+    fields = "name,driver_version,clocks.sm,clocks.mem,temperature.gpu,power.draw,memory.used"
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader", "-i", "0"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return {"name": "no GPU"}
+    return dict(zip(fields.split(","), map(str.strip, done.stdout.split(",")), strict=True))
+
+
+class Run:
+    """One run of the program."""
+
+    def __init__(self, args: argparse.Namespace, workdir: pathlib.Path) -> None:
+        """Starts the clock; reads the results of earlier runs."""
+        self.args, self.workdir = args, workdir
+        self.begin = time.time()
+        self.deadline = self.begin + args.budget
+        self.json_path = args.out.with_name(args.out.name + ".json")
+        old = {}
+        if self.json_path.exists() and not args.fresh:
+            old = json.loads(self.json_path.read_text())
+        self.data: dict[str, Any] = {
+            **report.header(),
+            "model": f"BERT-base encoder, {args.layers} layers, 12 heads x 64, inner 3072",
+            "versions": old.get("versions", {}),
+            "ms": old.get("ms", {}),
+            "relative_error": old.get("relative_error", {}),
+            "measured": old.get("measured", {}),
+            "problems": [],
+        }
+        version = _ROOT / "VERSION"
+        if version.exists():
+            self.data["commit"] = version.read_text().strip()
+        self.data["gpu"] = gpu_state()
+
+    def say(self, text: str) -> None:
+        """Prints the time and what happens."""
+        print(f"[{time.time() - self.begin:5.0f} s] {text}", flush=True)
+
+    def left(self) -> float:
+        """Seconds of the budget."""
+        return max(0.0, self.deadline - time.time())
+
+    def record(self, engine: str, shape: str, precision: str, variant: str, ms: float) -> None:
+        """Keeps one measurement."""
+        place = self.data["ms"].setdefault(engine, {}).setdefault(shape, {})
+        place.setdefault(precision, {})[variant] = round(ms, 5)
+        self.data["measured"][engine] = {"date": self.data["date"], "gpu": self.data["gpu"]}
+
+    def problem(self, text: str) -> None:
+        """Keeps and prints what went wrong."""
+        self.data["problems"].append(text)
+        self.say("PROBLEM: " + text.replace("\n", " ")[:300])
+
+    def save(self) -> None:
+        """Writes the JSON."""
+        self.data["seconds"] = round(time.time() - self.begin)
+        report.write_json(self.json_path, self.data)
+
+    # ---- Workers ---------------------------------------------------------------------------------
+
+    def start(
+        self, name: str, kind: str, shapes: list[str], extra: list[str], **env: str
+    ) -> Process:
+        """Starts a worker of `kind`."""
+        command = [
+            sys.executable, "-m", "benchmarks.gpu_workers", kind, f"--shapes={','.join(shapes)}",
+            f"--layers={self.args.layers}", f"--workdir={self.workdir}",
+            f"--device={self.args.device}", *extra,
+        ]  # fmt: skip
+        return Process(name, command, {**os.environ, **env}, self.workdir / f"{name}.log")
+
+    def collect(self, process: Process) -> None:
+        """Takes over a worker's results."""
+        for result in process.results:
+            where = [result[key] for key in ("engine", "shape", "precision", "variant")]
+            if "ms" in result:
+                self.record(*where, result["ms"])
+            else:
+                self.problem(f"{' '.join(where)}: {result['error']}")
+        self.data["versions"] |= process.versions
+        if reason := process.problem():
+            self.problem(reason)
+        self.save()
+
+    def run_workers(self) -> None:
+        """Prepares all workers side by side, then gives each its turn."""
+        args, shapes, only = self.args, self.args.shapes, self.args.only
+        compile_deadline = self.begin + args.compile_limit
+        torch_workers, others = [], []
+        if "torch" in only:
+            for shape in shapes:
+                # Few compile workers each: nine processes with the default take all memory.
+                one = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"}
+                torch_workers.append(self.start(f"torch_{shape}", "torch", [shape], [], **one))
+        if "xla" in only:
+            # XLA times algorithms while it compiles, so few at a time.
+            for precision in ("fp16", "fp32"):
+                for part, some in enumerate((shapes[0::2], shapes[1::2])):
+                    flags = [f"--precisions={precision}", f"--deadline={compile_deadline}"]
+                    if some:
+                        others.append(self.start(f"xla_{precision}_{part}", "xla", some, flags))
+        tuned = self.workdir / "tuned"
+        empty = self.workdir / "heuristic"
+        for folder in (tuned, empty):
+            folder.mkdir(exist_ok=True)
+        ops = []
+        if "op" in only:
+            tools = self.tools()
+            if tools:
+                ops.append(
+                    self.start(
+                        "op_tuned", "op", shapes,
+                        ["--engine=op_tuned", "--precisions=fp16", f"--deadline={self.deadline}"],
+                        FT_GEMM_CONFIG_DIR=str(tuned),
+                    )
+                )  # fmt: skip
+            ops.append(
+                self.start(
+                    "op", "op", shapes,
+                    ["--precisions=fp16,fp32,tf32,bf16", f"--deadline={self.deadline - 15}"],
+                    FT_GEMM_CONFIG_DIR=str(empty),
+                )
+            )  # fmt: skip
+        waiting = [*torch_workers, *others, *ops]
+        # Nothing is timed while another worker compiles.
+        for process in waiting:
+            if not process.ready.wait(max(1.0, compile_deadline + 30 - time.time())):
+                self.problem(f"{process.name} was not ready in time and is left out")
+                process.kill()
+        self.say(f"{len(waiting)} workers are ready")
+        if "cpp" in only or ops:
+            self.run_cpp(empty, tuned)
+        for process in [*torch_workers, *others, *ops]:
+            process.turn(self.left() if process in ops else min(self.left(), 90))
+            self.collect(process)
+            self.say(f"{process.name}: {len(process.results)} results")
+
+    # ---- encoder_sample --------------------------------------------------------------------------
+
+    def tools(self) -> pathlib.Path | None:
+        """The folder of the C++ programs where they can run."""
+        if self.args.device == "cpu" or not (self.args.tools / "encoder_sample").exists():
+            return None
+        return self.args.tools
+
+    def run_cpp(self, empty: pathlib.Path, tuned: pathlib.Path) -> None:
+        """Times encoder_sample without a gemm_config.in, tunes, and times it again."""
+        tools = self.tools()
+        if tools is None:
+            self.problem(f"cpp: no encoder_sample in {self.args.tools}, or no GPU")
+            return
+        self.time_cpp(tools, "cpp", empty)
+        for shape in self.args.shapes:
+            batch, seq_len = map(int, shape.split("x"))
+            for length in dict.fromkeys((seq_len, max(1, seq_len // 2))):
+                command = [tools / "encoder_gemm", batch, length, 12, 64, 1, 0]
+                self.call(f"encoder_gemm {batch} {length}", command, tuned)
+        self.say("GEMMs are tuned")
+        self.time_cpp(tools, "cpp_tuned", tuned)
+        if (tuned / "gemm_config.in").exists():
+            self.data["gemm_config"] = (tuned / "gemm_config.in").read_text()
+        self.save()
+
+    def time_cpp(self, tools: pathlib.Path, engine: str, config: pathlib.Path) -> None:
+        """Runs encoder_sample for all shapes and variants in FP16."""
+        for shape in self.args.shapes:
+            batch, seq_len = shape.split("x")
+            for variant in VARIANTS:
+                packed = int(variant == "packed")
+                sizes = [batch, self.args.layers, seq_len, 12, 64]
+                command = [tools / "encoder_sample", *sizes, 1, packed, 0]
+                masked = {"FT_SAMPLE_MASKED": "1"} if variant == "masked" else {}
+                text = self.call(f"{engine} {shape} {variant}", command, config, **masked)
+                if found := re.search(r"FT-CPP-time ([0-9.]+)", text):
+                    self.record(engine, shape, "fp16", variant, float(found.group(1)))
+        self.say(f"{engine} is timed")
+        self.save()
+
+    def call(self, name: str, command: list[Any], config: pathlib.Path, **env: str) -> str:
+        """Runs a C++ program; its output, empty where it failed."""
+        env = {**os.environ, "FT_GEMM_CONFIG_DIR": str(config), **env}
+        try:
+            done = subprocess.run(
+                [str(c) for c in command], capture_output=True, text=True, env=env, timeout=60
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            self.problem(f"{name}: {error}")
+            return ""
+        if done.returncode:
+            self.problem(f"{name}: exit code {done.returncode}: {done.stdout[-300:]}")
+            return ""
+        return done.stdout
+
+    # ---- Comparison ------------------------------------------------------------------------------
+
+    def compare(self) -> None:
+        """Compares the saved outputs with TensorFlow's own float32 encoder.
+
+        Times of an engine whose output is wrong are taken out.
+        """
+        for shape in self.args.shapes:
+            truth = self.output("op", "fp32", "tensorflow", shape)
+            whole = self.output("op", "fp32", "full", shape)
+            engines = {
+                "torch": ("fp16",), "xla": ("fp16", "fp32"), "op_tuned": ("fp16",),
+                "op": ("fp32", "tf32", "fp16", "bf16"),
+            }  # fmt: skip
+            for engine, precisions in engines.items():
+                for precision in precisions:
+                    for variant in (*VARIANTS, "masktensor", "tensorflow"):
+                        # TensorFlow's half of the keys is masked; with all keys, the op in float32,
+                        # whose masked and packed outputs are compared with TensorFlow's here.
+                        expected = whole if variant == "full" else truth
+                        output = self.output(engine, precision, variant, shape)
+                        if output is None or expected is None:
+                            continue
+                        error = float(np.linalg.norm(output - expected) / np.linalg.norm(expected))
+                        place = self.data["relative_error"].setdefault(engine, {})
+                        place = place.setdefault(shape, {}).setdefault(precision, {})
+                        place[variant] = float(f"{error:.3g}")
+                        if not error <= TOLERANCE[precision]:
+                            self.problem(
+                                f"{engine} {shape} {precision} {variant}: relative error "
+                                f"{error:.3g} > {TOLERANCE[precision]}, so its time is left out"
+                            )
+                            times = self.data["ms"].get(engine, {}).get(shape, {})
+                            times.get(precision, {}).pop(variant, None)
+
+    def output(self, engine: str, precision: str, variant: str, shape: str) -> np.ndarray | None:
+        """An engine's saved output in float64."""
+        path = self.workdir / f"{engine}_{precision}_{variant}_{shape}.npy"
+        return np.load(path).astype(np.float64) if path.exists() else None
+
+
+# ---- Report --------------------------------------------------------------------------------------
+
+
+def lookup(
+    data: dict[str, Any], engine: str, shape: str, precision: str, variant: str
+) -> float | None:
+    """A time, or None."""
+    return data["ms"].get(engine, {}).get(shape, {}).get(precision, {}).get(variant)
+
+
+def ratio(above: float | None, below: float | None) -> float | None:
+    """The ratio above / below, or None where one is missing."""
+    return above / below if above and below else None
+
+
+def show(value: float | None, digits: int = 3) -> str:
+    """A number for a table."""
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+# What issue 3 asks for: (numerator, denominator, sign, limit); engine, precision, variant each.
+_OP = "op_tuned"
+CRITERIA = {
+    "C++ masked / torch masked": (
+        ("cpp_tuned", "fp16", "masked"), ("torch", "fp16", "masked"), "<=", 1.0),
+    "op masked / torch masked": ((_OP, "fp16", "masked"), ("torch", "fp16", "masked"), "<=", 1.0),
+    "XLA / C++ masked": (("xla", "fp16", "masked"), ("cpp_tuned", "fp16", "masked"), ">=", 1.3),
+    "XLA / op masked": (("xla", "fp16", "masked"), (_OP, "fp16", "masked"), ">=", 1.3),
+    "C++ packed / torch packed": (
+        ("cpp_tuned", "fp16", "packed"), ("torch", "fp16", "packed"), "<=", 1.0),
+    "op packed / torch packed": ((_OP, "fp16", "packed"), ("torch", "fp16", "packed"), "<=", 1.0),
+    "op / C++ full": ((_OP, "fp16", "full"), ("cpp_tuned", "fp16", "full"), "<=", 1.05),
+    "op / C++ masked": ((_OP, "fp16", "masked"), ("cpp_tuned", "fp16", "masked"), "<=", 1.05),
+    "op / C++ packed": ((_OP, "fp16", "packed"), ("cpp_tuned", "fp16", "packed"), "<=", 1.05),
+    "op fp32 / XLA fp32": (("op", "fp32", "full"), ("xla", "fp32", "masked"), "<=", 1.0),
+}  # fmt: skip
+
+
+def criteria_rows(data: dict[str, Any], shapes: list[str]) -> list[list[str]]:
+    """One row for each criterion: its limit, the ratio at each shape, and the verdict."""
+    rows = []
+    for title, (above, below, sign, limit) in CRITERIA.items():
+        values = []
+        for shape in shapes:
+            over, under = (lookup(data, e, shape, p, v) for e, p, v in (above, below))
+            values.append(ratio(over, under))
+        known = [v for v in values if v is not None]
+        kept = [v <= limit if sign == "<=" else v >= limit for v in known]
+        missing = len(values) - len(known)
+        verdict = "yes" if known and all(kept) and not missing else f"{sum(kept)} of {len(values)}"
+        rows.append([title, f"{sign} {limit}", *(show(v, 2) for v in values), verdict])
+    return rows
+
+
+def markdown(data: dict[str, Any], shapes: list[str]) -> str:
+    """The report."""
+    gpu = data["gpu"]
+    measured = sorted({str(m["date"]) for m in data["measured"].values()})
+    versions = ", ".join(f"{key} {value}" for key, value in sorted(data["versions"].items()))
+    text = [
+        f"# GPU encoder: {gpu.get('name')}, {data['date'][:10]}",
+        "",
+        f"{data['model']}; milliseconds per forward. Measured {', '.join(measured)}; driver",
+        f"{gpu.get('driver_version')}; {data['commit']}; {versions}.",
+        "",
+        "masked: keys from S/2 on are masked. packed: S/2 tokens a sequence, padding removed.",
+        "mask tensor: the same mask as a [B,1,S,S] tensor. torch: PyTorch compiled, a CUDA graph;",
+        "its packed is the dense batch of half the length. XLA, TF: TensorFlow's own encoder with",
+        "and without XLA. C++: encoder_sample on already packed rows. op: BertEncoder inside",
+        "TensorFlow, removing and rebuilding the padding itself, in a while loop. (t): GEMMs tuned",
+        "by encoder_gemm; without it cuBLASLt's heuristic. torch and C++: median of 7 runs of 50",
+        "forwards, GPU events. XLA, TF and op: wall time of a turn, median of 5 loops of 120 ms.",
+        "",
+        "## FP16",
+        "",
+    ]
+
+    def table(columns: dict[str, tuple[str, str, str]]) -> str:
+        rows = [
+            [
+                s.replace("x", " x "),
+                *(show(lookup(data, e, s, p, v)) for e, p, v in columns.values()),
+            ]
+            for s in shapes
+        ]
+        return report.markdown_table(["B x S", *columns], rows)
+
+    columns = {}
+    for variant in VARIANTS:
+        columns[f"torch {variant}"] = ("torch", "fp16", variant)
+        columns[f"C++ {variant}"] = ("cpp", "fp16", variant)
+        columns[f"C++ (t) {variant}"] = ("cpp_tuned", "fp16", variant)
+        columns[f"op {variant}"] = ("op", "fp16", variant)
+        columns[f"op (t) {variant}"] = ("op_tuned", "fp16", variant)
+    columns["op mask tensor"] = ("op", "fp16", "masktensor")
+    columns["XLA"] = ("xla", "fp16", "masked")
+    columns["TF"] = ("op", "fp16", "tensorflow")
+    text += [table(columns), "## Float32, TF32, bfloat16", ""]
+    text += [
+        table(
+            {
+                "XLA float32": ("xla", "fp32", "masked"),
+                "TF float32": ("op", "fp32", "tensorflow"),
+                "op float32 full": ("op", "fp32", "full"),
+                "op float32 packed": ("op", "fp32", "packed"),
+                "op TF32 full": ("op", "tf32", "full"),
+                "op TF32 packed": ("op", "tf32", "packed"),
+                "op bfloat16 full": ("op", "bf16", "full"),
+                "op bfloat16 packed": ("op", "bf16", "packed"),
+            }
+        ),
+        "## Ratios",
+        "",
+        report.markdown_table(["ratio", "wanted", *shapes, "met"], criteria_rows(data, shapes)),
+    ]
+    worst: dict[str, float] = {}
+    for engine, by_shape in data["relative_error"].items():
+        for by_precision in by_shape.values():
+            for precision, errors in by_precision.items():
+                name = f"{engine} {precision}"
+                worst[name] = max(worst.get(name, 0.0), *errors.values())
+    text += [
+        "Largest relative error against TensorFlow's float32 encoder (all keys: the op's): "
+        + ", ".join(f"{name} {error:.1e}" for name, error in sorted(worst.items()))
+        + ".",
+    ]
+    if data["problems"]:
+        text += [
+            "",
+            "## Problems",
+            "",
+            *(f"- {' '.join(p.split())[:300]}" for p in data["problems"]),
+        ]
+    return "\n".join(text) + "\n"
+
+
+def plot(data: dict[str, Any], shapes: list[str], path: pathlib.Path) -> None:
+    """Bars: time of each engine over the op's, one group a shape."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    series = {
+        "TensorFlow": ("op", "fp16", "tensorflow"),
+        "TensorFlow XLA": ("xla", "fp16", "masked"),
+        "PyTorch compiled, masked": ("torch", "fp16", "masked"),
+        "op, masked": ("op_tuned", "fp16", "masked"),
+        "PyTorch compiled, packed": ("torch", "fp16", "packed"),
+        "op, padding removed": ("op_tuned", "fp16", "packed"),
+    }
+    figure, axis = pyplot.subplots(figsize=(11, 4.5), layout="constrained")
+    width = 0.8 / len(series)
+    for index, (label, (engine, precision, variant)) in enumerate(series.items()):
+        times = [lookup(data, engine, s, precision, variant) for s in shapes]
+        places = [i + (index - len(series) / 2 + 0.5) * width for i in range(len(shapes))]
+        axis.bar(places, [t or 0 for t in times], width, label=label)
+    axis.set_yscale("log")
+    axis.set_xticks(range(len(shapes)), shapes)
+    axis.set_ylabel("ms per forward")
+    axis.set_xlabel("batch x length")
+    axis.set_title(f"BERT-base encoder, FP16, {data['gpu'].get('name')}", fontsize=10)
+    axis.legend(fontsize=8, ncols=2)
+    report.save_figure(figure, path)
+    pyplot.close(figure)
 
 
 def main() -> None:
-    """Runs everything and writes <out>.json and <out>.md."""
+    """Runs the parts and writes <out>.json, <out>.md and <out>.png."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tools", type=pathlib.Path, required=True)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/gpu_encoder"))
-    parser.add_argument("--torch-shape", nargs=3, help=argparse.SUPPRESS)
+    tools = next(
+        (p for p in (_ROOT / "bin", _ROOT / "build" / "cuda") if p.is_dir()), _ROOT / "bin"
+    )
+    parser.add_argument("--tools", type=pathlib.Path, default=tools)
+    parser.add_argument("--out", type=pathlib.Path, default=report.RESULTS / "gpu_encoder")
+    parser.add_argument("--only", default=",".join(PARTS), help="of " + ",".join(PARTS))
+    parser.add_argument("--shapes", default=",".join(SHAPES))
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu")
+    parser.add_argument("--budget", type=float, default=480, help="seconds for everything")
+    parser.add_argument("--compile_limit", type=float, default=200, help="seconds to compile")
+    parser.add_argument("--fresh", action="store_true", help="forget the results in <out>.json")
     args = parser.parse_args()
-    if args.torch_shape:
-        batch, seq_len, lock = args.torch_shape
-        use_graph = "FT_BENCHMARK_NO_GRAPH" not in os.environ
-        times = torch_times(int(batch), int(seq_len), lock, use_graph)
-        print("RESULT " + json.dumps(times), flush=True)
-        os._exit(0)  # PyTorch was seen to crash while it takes its graphs down
-    import torch
-
-    with tempfile.TemporaryDirectory() as directory:
-        # Compiled side by side; a lock keeps the timed parts apart.
-        lock = os.path.join(directory, "lock")
-        peers = {
-            shape: subprocess.Popen(
-                [
-                    sys.executable,
-                    __file__,
-                    "--tools",
-                    str(args.tools),
-                    "--torch-shape",
-                    *map(str, shape),
-                    lock,
-                ],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                # Few compile workers each: nine processes with the default take all memory.
-                env={**os.environ, "TORCHINDUCTOR_COMPILE_THREADS": "1"},
-            )
-            for shape in SHAPES
-        }
-        rows = []
-        for (batch, seq_len), process in peers.items():
-            text = process.communicate()[0]
-            found = re.search(r"RESULT (.*)", text)
-            with_graph = found is not None
-            if not with_graph:
-                # Seen at 32x384: PyTorch 2.11 crashes in its graph's replay. Launched kernel by kernel
-                # instead, which costs nothing where a forward takes milliseconds.
-                again = subprocess.run(
-                    process.args,
-                    capture_output=True,
-                    text=True,
-                    env={**os.environ, "FT_BENCHMARK_NO_GRAPH": "1"},
-                )
-                text = again.stdout + again.stderr
-                found = re.search(r"RESULT (.*)", text)
-            if found is None:
-                raise RuntimeError(
-                    f"PyTorch failed at {batch}x{seq_len}, exit code {process.returncode}:\n{text[-2000:]}"
-                )
-            rows.append(
-                {
-                    "batch": batch,
-                    "seq_len": seq_len,
-                    "torch": json.loads(found.group(1)),
-                    "torch_graph": with_graph,
-                }
-            )
-        env = {**os.environ, "FT_GEMM_CONFIG_DIR": directory}
-        for row in rows:
-            batch, seq_len = row["batch"], row["seq_len"]
-            row["ft_heuristic"] = our_times(args.tools, batch, seq_len, True, env)
-            for length in (seq_len, max(1, seq_len // 2)):
-                subprocess.run(
-                    [args.tools / "encoder_gemm", str(batch), str(length), "12", "64", "1", "0"],
-                    check=True,
-                    env=env,
-                    stdout=subprocess.DEVNULL,
-                )
-            row["ft_tuned"] = our_times(args.tools, batch, seq_len, True, env)
-    for row in rows:
-        env = dict(os.environ)
-        row["ft_fp32"] = our_times(args.tools, row["batch"], row["seq_len"], False, env)["full"]
-        env["FT_SAMPLE_TF32"] = "1"
-        row["ft_tf32"] = our_times(args.tools, row["batch"], row["seq_len"], False, env)["full"]
-    driver = subprocess.run(
-        ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
-    result = {
-        "date": datetime.date.today().isoformat(),
-        "gpu": torch.cuda.get_device_name(0),
-        "driver": driver,
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "model": "BERT-base encoder, 12 layers, 12 heads x 64; milliseconds of GPU time per forward",
-        "rows": rows,
-    }
+    args.only, args.shapes = args.only.split(","), args.shapes.split(",")
+    if unknown := set(args.only) - set(PARTS):
+        parser.error(f"--only: unknown {sorted(unknown)}, expected of {PARTS}")
+    args.tools = args.tools.resolve()
+    args.out = args.out.resolve()
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    lines = [
-        f"# GPU encoder, {result['gpu']}, {result['date']}",
-        "",
-        f"{result['model']}. Driver {driver}, PyTorch {result['torch']} (compiled, one CUDA graph).",
-        "Medians of 7 runs of 50 forwards. masked: keys from S/2 on are masked; packed: S/2 tokens a sequence. FT: this",
-        "project's encoder_sample, GEMMs as tuned by encoder_gemm, or cuBLASLt's heuristic (h).",
-        "",
-        "| B | S | torch masked | FT masked (h) | FT masked | torch full | FT full (h) | FT full | torch packed "
-        "| FT packed (h) | FT packed | FT float32 full | FT TF32 full |",
-        "|---" * 13 + "|",
-    ]
-    for r in rows:
-        cells = [str(r["batch"]), str(r["seq_len"]) + ("" if r["torch_graph"] else " *")]
-        for v in VARIANTS:
-            cells += [f"{r[k][v]:.3f}" for k in ("torch", "ft_heuristic", "ft_tuned")]
-        cells += [f"{r['ft_fp32']:.3f}", f"{r['ft_tf32']:.3f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "\\* PyTorch crashed in its CUDA graph here and was timed without one."]
-    for suffix, text in ((".json", json.dumps(result, indent=1)), (".md", "\n".join(lines))):
-        temporary = args.out.with_name(args.out.name + suffix + ".tmp")
-        temporary.write_text(text + "\n")
-        temporary.replace(args.out.with_name(args.out.name + suffix))
-    print("\n".join(lines))
+    workdir = pathlib.Path(tempfile.mkdtemp(prefix="gpu_encoder."))
+    run = Run(args, workdir)
+    shapes = [s for s in SHAPES if s in args.shapes or any(s in e for e in run.data["ms"].values())]
+    shapes += [s for s in args.shapes if s not in shapes]
+    try:
+        run.run_workers()
+        run.compare()
+    finally:
+        run.data["gpu_after"] = gpu_state()
+        run.save()
+        text = markdown(run.data, shapes)
+        report.write_text(args.out.with_name(args.out.name + ".md"), text)
+        logs = "\n".join(
+            f"=== {log.name}\n{log.read_text()[-20000:]}" for log in sorted(workdir.glob("*.log"))
+        )
+        report.write_text(args.out.with_name(args.out.name + ".log"), logs)
+        try:
+            plot(run.data, shapes, args.out.with_name(args.out.name + ".png"))
+        except ImportError as error:
+            run.say(f"no plot: {error}")
+        shutil.rmtree(workdir, ignore_errors=True)
+        print(text)
+        print("\n".join(" | ".join(row) for row in criteria_rows(run.data, shapes)))
+        run.say("done")
+    if run.data["problems"]:
+        sys.exit(f"{len(run.data['problems'])} problems, see above")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 #!/bin/bash
 # Builds the package with CUDA and puts what a GPU machine needs, and nothing else, into one folder: the package
 # with its .so, the tests, the C++ programs, sample and benchmarks. No source of the library, no TensorFlow.
-# Usage: gpu_bundle.sh [OUT_DIR (.gpu/ft)]      On the GPU machine: OUT_DIR/scripts/gpu_test.sh
+# Usage: gpu_bundle.sh [OUT_DIR (.gpu/ft)]      also writes OUT_DIR.tar.xz, a tenth of the size
+# On the GPU machine: python3 -m tarfile -e ft.tar.xz ft && ft/scripts/gpu_test.sh
 # Environment: FT_PYTHON, CUDA_HOME as in build.sh; FT_CUDA_ARCHS as in build_cuda_standalone.sh;
 #              FT_BUNDLE_BUILD=0 takes what is built already
 set -euo pipefail
@@ -26,10 +27,8 @@ if ! readelf -SW $library | grep -q '\.nv_fatbin'; then
   echo "gpu_bundle: $library has no GPU code: build it with FT_CUDA=1" >&2
   exit 1
 fi
-work=$(mktemp -d "$(dirname "$(realpath -m "$out")")/.bundle.XXXXXX" 2>/dev/null) || {
-  mkdir -p "$(dirname "$out")"
-  work=$(mktemp -d "$(dirname "$out")/.bundle.XXXXXX")
-}
+mkdir -p "$(dirname "$out")"
+work=$(mktemp -d "$(dirname "$out")/.bundle.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/bin" "$work/fastertransformer_tf/lib" "$work/tests" "$work/sample" "$work/benchmarks" "$work/scripts"
 cp fastertransformer_tf/*.py "$work/fastertransformer_tf/"
@@ -47,5 +46,8 @@ chmod 755 "$work"
 rm -rf "$out"
 mv "$work" "$out"
 trap - EXIT
+# A window that reaches from one program to the next, which holds the same GPU code.
+tar cf - -C "$out" . | xz --lzma2=preset=1,dict=128MiB > "$out.tar.xz.new"
+mv "$out.tar.xz.new" "$out.tar.xz"
 cat "$out/VERSION"
-du -sm --apparent-size "$out" "$out/fastertransformer_tf/lib" "$out/bin"
+du -sm --apparent-size "$out" "$out/fastertransformer_tf/lib" "$out/bin" "$out.tar.xz"

@@ -1,0 +1,516 @@
+"""The processes of gpu_encoder.py: each prepares engines, waits for its turn, then times them.
+
+    python -m benchmarks.gpu_workers torch|xla|op --shapes=1x32,8x128 --workdir=DIR ...
+
+A worker prints READY when all that needs no quiet GPU is done (imports, compilation), waits for a
+line on stdin, times, prints one RESULT line with JSON for each measurement, and DONE. PyTorch and
+TensorFlow never share a process. All engines get the same weights and hidden states; a part of
+every engine's output goes to the work folder, where gpu_encoder.py compares them.
+
+"masked": keys from S/2 on are masked. "packed": S/2 tokens in each sequence, padding removed;
+PyTorch gets the dense batch of half the length, the ideal of padding removal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import math
+import os
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+HEADS, SIZE = 12, 64
+HIDDEN = HEADS * SIZE
+INNER = 4 * HIDDEN
+# A loop is timed over so many milliseconds, so that the overhead of its call does not count.
+LOOP_MS = 120.0
+RUNS = 5
+
+Layers = list[dict[str, np.ndarray]]
+
+_KERNELS = {
+    "attention/self/query": (HIDDEN, HIDDEN),
+    "attention/self/key": (HIDDEN, HIDDEN),
+    "attention/self/value": (HIDDEN, HIDDEN),
+    "attention/output/dense": (HIDDEN, HIDDEN),
+    "intermediate/dense": (HIDDEN, INNER),
+    "output/dense": (INNER, HIDDEN),
+}
+
+
+def random_layers(layers: int) -> Layers:
+    """Weights under the names of google's checkpoints, the same in every worker.
+
+    Not encoder_graphs.random_weights, because that module imports TensorFlow.
+    """
+    rng = np.random.default_rng(1)
+    result = []
+    for _ in range(layers):
+        layer = {}
+        for scope, shape in _KERNELS.items():
+            sharp = scope.endswith(("query", "key"))
+            scale = (1.4 if sharp else 0.8) / math.sqrt(shape[0])
+            layer[f"{scope}/kernel"] = scale * rng.standard_normal(shape, dtype=np.float32)
+            layer[f"{scope}/bias"] = 0.1 * rng.standard_normal(shape[1], dtype=np.float32)
+        for scope in ("attention/output/LayerNorm", "output/LayerNorm"):
+            layer[f"{scope}/gamma"] = 1 + 0.1 * rng.standard_normal(HIDDEN, dtype=np.float32)
+            layer[f"{scope}/beta"] = 0.1 * rng.standard_normal(HIDDEN, dtype=np.float32)
+        result.append(layer)
+    return result
+
+
+def hidden_states(batch: int, seq_len: int) -> np.ndarray:
+    """Float32 [B,S,H]."""
+    return np.random.default_rng(2).standard_normal((batch, seq_len, HIDDEN), dtype=np.float32)
+
+
+def tell(kind: str, **fields: object) -> None:
+    """Prints one line for gpu_encoder.py."""
+    print(kind, json.dumps(fields), flush=True)
+
+
+def wait_for_turn() -> None:
+    """Says that the preparation is over and waits."""
+    tell("READY")
+    if not sys.stdin.readline():
+        sys.exit("the parent is gone")
+
+
+class Worker:
+    """The command line, and what to do with a measurement."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        """Reads the parsed arguments of `main`."""
+        self.gpu = args.device == "gpu"
+        self.layers: int = args.layers
+        self.shapes = [tuple(map(int, s.split("x"))) for s in args.shapes.split(",")]
+        self.precisions: list[str] = args.precisions.split(",")
+        self.engine: str = args.engine or args.kind
+        self.workdir = pathlib.Path(args.workdir)
+        self.deadline: float = args.deadline
+
+    def time_left(self) -> float:
+        """Seconds until the deadline."""
+        return self.deadline - time.time()
+
+    def measure(
+        self, shape: tuple[int, int], precision: str, variant: str, run: Callable[[], float]
+    ) -> None:
+        """Reports what `run` measures, or why it could not."""
+        fields = {"engine": self.engine, "shape": f"{shape[0]}x{shape[1]}"}
+        fields |= {"precision": precision, "variant": variant}
+        if self.time_left() <= 0:
+            tell("RESULT", **fields, error="no time was left")
+            return
+        try:
+            tell("RESULT", **fields, ms=run())
+        except Exception as error:  # noqa: BLE001 (one failure must not lose the other results)
+            tell("RESULT", **fields, error=f"{type(error).__name__}: {error}"[:500])
+
+    def save(
+        self, shape: tuple[int, int], precision: str, variant: str, output: np.ndarray
+    ) -> None:
+        """Keeps the real rows of two sequences for the comparison."""
+        length = max(1, shape[1] // 2) if variant != "full" else shape[1]
+        name = f"{self.engine}_{precision}_{variant}_{shape[0]}x{shape[1]}.npy"
+        np.save(self.workdir / name, output[:2, :length].astype(np.float32))
+
+
+# ---- PyTorch -------------------------------------------------------------------------------------
+
+
+def run_torch(worker: Worker) -> None:
+    """PyTorch compiled layer by layer (one compilation serves all), replayed as one CUDA graph."""
+    import torch
+    import torch.nn.functional as F
+
+    device = "cuda" if worker.gpu else "cpu"
+    dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+    layers = random_layers(worker.layers)
+
+    def weights(layer: dict[str, np.ndarray], dtype: torch.dtype) -> list[torch.Tensor]:
+        projections = [f"attention/self/{name}" for name in ("query", "key", "value")]
+        qkv = np.concatenate([layer[f"{name}/kernel"] for name in projections], axis=1).T
+        qkv_bias = np.concatenate([layer[f"{name}/bias"] for name in projections])
+        arrays = [qkv, qkv_bias]
+        for dense, norm in (
+            ("attention/output/dense", "attention/output/LayerNorm"),
+            ("intermediate/dense", None),
+            ("output/dense", "output/LayerNorm"),
+        ):
+            arrays += [layer[f"{dense}/kernel"].T, layer[f"{dense}/bias"]]
+            if norm:
+                arrays += [layer[f"{norm}/gamma"], layer[f"{norm}/beta"]]
+        return [torch.tensor(np.ascontiguousarray(a), dtype=dtype, device=device) for a in arrays]
+
+    def layer(x: torch.Tensor, mask: torch.Tensor | None, w: list[torch.Tensor]) -> torch.Tensor:
+        b, s, _ = x.shape
+        qkv = F.linear(x, w[0], w[1]).view(b, s, 3, HEADS, SIZE)
+        q, k, v = (t.transpose(1, 2) for t in qkv.unbind(2))
+        a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        a = F.linear(a.transpose(1, 2).reshape(b, s, HIDDEN), w[2], w[3])
+        x = F.layer_norm(a + x, (HIDDEN,), w[4], w[5], 1e-12)
+        y = F.linear(F.gelu(F.linear(x, w[6], w[7]), approximate="tanh"), w[8], w[9])
+        return F.layer_norm(y + x, (HIDDEN,), w[10], w[11], 1e-12)
+
+    compiled = torch.compile(layer, dynamic=False)
+    prepared = []
+    # Graphs read their inputs where they lay at capture. Whatever is not held here is freed: at
+    # 32x384 the memory then went back to the driver and the replay crashed.
+    alive: list[object] = []
+    for shape in worker.shapes:
+        for precision in worker.precisions:
+            dtype = dtypes[precision]
+            all_weights = [weights(values, dtype) for values in layers]
+            alive.append(all_weights)
+            for variant in ("masked", "full", "packed"):
+                hidden = hidden_states(*shape)
+                if variant == "packed":
+                    hidden = hidden[:, : max(1, shape[1] // 2)]
+                batch, seq_len, _ = hidden.shape
+                x = torch.tensor(hidden, dtype=dtype, device=device)
+                mask = None
+                if variant == "masked":
+                    mask = torch.zeros(batch, 1, seq_len, seq_len, dtype=dtype, device=device)
+                    mask[..., seq_len // 2 :] = -10000.0
+
+                def forward(
+                    x: torch.Tensor = x,
+                    mask: torch.Tensor | None = mask,
+                    all_weights: list[list[torch.Tensor]] = all_weights,
+                ) -> torch.Tensor:
+                    with torch.no_grad():
+                        for w in all_weights:
+                            x = compiled(x, mask, w)
+                    return x
+
+                alive.append(forward)
+                try:
+                    prepared.append((shape, precision, variant, *_torch_runner(forward, device)))
+                except Exception as error:  # noqa: BLE001 (reported for this variant alone)
+                    message = f"{type(error).__name__}: {error}"[:500]
+                    prepared.append((shape, precision, variant, message, None))
+    wait_for_turn()
+    for shape, precision, variant, run_once, output in prepared:
+        if output is None:
+            fields = {"shape": f"{shape[0]}x{shape[1]}", "precision": precision}
+            tell("RESULT", engine="torch", variant=variant, error=run_once, **fields)
+            continue
+        run_once()
+        worker.save(shape, precision, variant, output().float().cpu().numpy())
+        worker.measure(
+            shape, precision, variant, functools.partial(_torch_times, run_once, worker.gpu)
+        )
+    tell("VERSIONS", torch=torch.__version__, cuda=str(torch.version.cuda))
+
+
+def _torch_runner(forward: Callable, device: str) -> tuple[Callable, Callable]:
+    """Compiles and captures `forward`: (a function that runs it, one that returns its output)."""
+    import torch
+
+    if device == "cpu":
+        forward()
+        return forward, forward
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            forward()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = forward()
+    return graph.replay, lambda: output
+
+
+def _torch_times(run_once: Callable, gpu: bool) -> float:
+    """Median milliseconds of a forward over 7 runs of 50."""
+    import torch
+
+    if not gpu:
+        begin = time.perf_counter()
+        run_once()
+        return 1e3 * (time.perf_counter() - begin)
+    runs = []
+    for _ in range(8):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        for _ in range(50):
+            run_once()
+        end.record()
+        end.synchronize()
+        runs.append(begin.elapsed_time(end) / 50)
+    return statistics.median(runs[1:])
+
+
+# ---- TensorFlow ----------------------------------------------------------------------------------
+
+
+def _tensorflow() -> dict[str, object]:
+    """TensorFlow, set up as every worker needs it: names to use."""
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    import tensorflow as tf
+
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    return {"fp16": tf.float16, "bf16": tf.bfloat16, "fp32": tf.float32, "tf32": tf.float32}
+
+
+def _device(worker: Worker) -> str:
+    """Where to place graphs; fails where a GPU was asked for and there is none."""
+    import tensorflow as tf
+
+    if not worker.gpu:
+        return "/CPU:0"
+    if not tf.config.list_physical_devices("GPU"):
+        raise RuntimeError("TensorFlow sees no GPU")
+    return "/GPU:0"
+
+
+def _expected_ms(shape: tuple[int, int], precision: str, layers: int) -> float:
+    """A rough guess, to choose the length of a loop that is fixed when it is compiled."""
+    flop = 2.0 * shape[0] * shape[1] * layers * (4 * HIDDEN**2 + 2 * HIDDEN * INNER)
+    rate = {"fp32": 35e12}.get(precision, 300e12)
+    return 0.4 * layers / 12 + 1e3 * flop / rate
+
+
+def run_xla(worker: Worker) -> None:
+    """TensorFlow's own encoder under XLA, the loop inside one call, its length known to XLA."""
+    dtypes = _tensorflow()
+    import tensorflow as tf
+
+    from fastertransformer_tf import encoder_graphs
+
+    device = _device(worker)
+    sizes = encoder_graphs.EncoderSizes(worker.layers, HEADS, SIZE, INNER)
+    layers = random_layers(worker.layers)
+    prepared, slowest = [], 0.0
+    for precision in worker.precisions:
+        dtype = dtypes[precision]
+        with tf.device(device):
+            weights = [{k: tf.cast(v, dtype) for k, v in layer.items()} for layer in layers]
+        for shape in worker.shapes:
+            begin = time.time()
+            if worker.time_left() < 1.2 * slowest:
+                prepared.append((shape, precision, None, "no time was left to compile"))
+                continue
+            with tf.device(device):
+                x = tf.cast(hidden_states(*shape), dtype)
+                lengths = tf.constant(np.full(shape[0], max(1, shape[1] // 2), np.int32))
+            guess = _expected_ms(shape, precision, worker.layers)
+            turns = max(4, math.ceil(LOOP_MS / guess)) if worker.gpu else 2
+            encoder = functools.partial(
+                encoder_graphs.tensorflow_encoder, sizes=sizes, weights=weights
+            )
+
+            def loop(
+                states: tf.Tensor,
+                lengths: tf.Tensor,
+                turns: int = turns,
+                encoder: Callable = encoder,
+            ) -> tf.Tensor:
+                _, end = tf.while_loop(
+                    lambda turn, _: turn < turns,
+                    lambda turn, inner: (turn + 1, encoder(inner, lengths)),
+                    [tf.constant(0), states],
+                    maximum_iterations=turns,
+                )
+                return tf.reduce_mean(tf.cast(end, tf.float32))
+
+            try:
+                compiled = tf.function(loop, jit_compile=True, autograph=False)
+                float(compiled(x, lengths))
+                if shape in ((1, 32), (8, 128)):  # one more compilation
+                    once = tf.function(encoder, jit_compile=True, autograph=False)
+                    worker.save(shape, precision, "masked", once(x, lengths).numpy())
+                prepared.append((shape, precision, turns, (compiled, x, lengths)))
+            except Exception as error:  # noqa: BLE001 (reported for this shape alone)
+                prepared.append((shape, precision, None, f"{type(error).__name__}: {error}"[:500]))
+            slowest = max(slowest, time.time() - begin)
+    wait_for_turn()
+    for shape, precision, turns, what in prepared:
+        if turns is None:
+            fields = {"shape": f"{shape[0]}x{shape[1]}", "precision": precision}
+            tell("RESULT", engine="xla", variant="masked", error=what, **fields)
+            continue
+        compiled, x, lengths = what
+        run = functools.partial(lambda f, *a: float(f(*a)), compiled, x, lengths)
+        worker.measure(shape, precision, "masked", functools.partial(_median_ms, run, turns))
+    tell("VERSIONS", tensorflow=tf.__version__)
+
+
+def _median_ms(run: Callable[[], object], turns: int, runs: int = RUNS) -> float:
+    """Median milliseconds of a turn over some runs of `turns`; each waits for its result."""
+    times = []
+    for _ in range(runs):
+        begin = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begin)
+    return 1e3 * statistics.median(times) / turns
+
+
+class OpLoops:
+    """Loops over the op, and over TensorFlow's own layers, in one session of one precision.
+
+    Weights are variables read once a call, outside the loop (control flow of TensorFlow 1, whose
+    invariants cost nothing a turn), so that no weight is copied or touched by the host in it.
+    """
+
+    def __init__(self, worker: Worker, precision: str, layers: Layers) -> None:
+        """Loads the weights onto the device."""
+        import tensorflow.compat.v1 as tf
+
+        from fastertransformer_tf import encoder_graphs, ops
+
+        self._tf, self._graphs, self._ops = tf, encoder_graphs, ops
+        self._worker, self._precision = worker, precision
+        self._dtype = tf.as_dtype(_tensorflow()[precision])
+        self._device = _device(worker)
+        self.sizes = encoder_graphs.EncoderSizes(worker.layers, HEADS, SIZE, INNER)
+        self.graph = tf.Graph()
+        self.session = tf.Session(graph=self.graph)
+        with self.graph.as_default(), tf.device(self._device):
+            self._weights = [
+                {name: self._variable(f"layer_{i}/{name}", v) for name, v in layer.items()}
+                for i, layer in enumerate(layers)
+            ]
+        self._hidden: dict[tuple[int, int], object] = {}
+
+    def _variable(self, name: str, value: np.ndarray) -> object:
+        """A loaded variable's value; its memory stays where it is."""
+        tf = self._tf
+        variable = tf.get_variable(
+            name, value.shape, self._dtype, tf.zeros_initializer(), use_resource=True
+        )
+        variable.load(value.astype(self._dtype.as_numpy_dtype), self.session)
+        return tf.convert_to_tensor(variable)
+
+    def _encoder(
+        self, variant: str, shape: tuple[int, int], lengths: object
+    ) -> Callable[[object], object]:
+        """What one turn computes."""
+        batch, seq_len = shape
+        if variant == "tensorflow":
+            return lambda x: self._graphs.tensorflow_encoder(x, lengths, self.sizes, self._weights)
+        if variant == "masktensor":
+            mask = np.zeros((batch, 1, seq_len, seq_len), np.float32)
+            mask[..., : max(1, seq_len // 2)] = 1
+            given, lengths = self._variable(f"mask_{batch}x{seq_len}", mask), None
+        else:
+            given = None
+        layers = [
+            {argument: layer[name] for name, argument in self._graphs.OP_INPUTS.items()}
+            for layer in self._weights
+        ]
+
+        def run(x: object) -> object:
+            [output] = self._ops.bert_encoder(
+                x, lengths, given, layers, head_num=HEADS, size_per_head=SIZE,
+                remove_padding=variant == "packed", is_weight_const=True,
+            )  # fmt: skip
+            return self._tf.ensure_shape(output, x.shape)
+
+        return run
+
+    def measure(self, shape: tuple[int, int], variant: str) -> float:
+        """Milliseconds of a turn; the output of one turn is saved first."""
+        tf = self._tf
+        batch, seq_len = shape
+        length = seq_len if variant == "full" else max(1, seq_len // 2)
+        with self.graph.as_default(), tf.device(self._device):
+            if shape not in self._hidden:
+                self._hidden[shape] = self._variable(
+                    f"hidden_{batch}x{seq_len}", hidden_states(*shape)
+                )
+            lengths = tf.placeholder(tf.int32, [batch])
+            turns = tf.placeholder(tf.int32, [])
+            encoder = self._encoder(variant, shape, lengths)
+            _, end = tf.while_loop(
+                lambda turn, _: turn < turns,
+                lambda turn, x: (turn + 1, encoder(x)),
+                [tf.constant(0), self._hidden[shape]],
+                parallel_iterations=1,
+                back_prop=False,
+            )
+            output = tf.cast(end, tf.float32)
+            done = tf.reduce_mean(output)
+        counts = np.full(batch, length, np.int32)
+        once = self.session.run(output, {lengths: counts, turns: 1})
+        self._worker.save(shape, self._precision, variant, once)
+        call = self.session.make_callable(done, [lengths, turns])
+        call(counts, 2)
+        begin = time.perf_counter()
+        call(counts, 5)
+        guess = 1e3 * (time.perf_counter() - begin) / 5
+        if not self._worker.gpu:
+            return guess
+        number = max(5, math.ceil(LOOP_MS / guess))
+        return _median_ms(lambda: call(counts, number), number)
+
+
+def run_op(worker: Worker) -> None:
+    """The op inside TensorFlow, and TensorFlow's own layers without XLA; most important first."""
+    _tensorflow()
+    import tensorflow as tf
+
+    # Weights must be invariants of the loop; see OpLoops.
+    tf.compat.v1.disable_control_flow_v2()
+    tf.compat.v1.disable_eager_execution()
+    layers = random_layers(worker.layers)
+    plan: Iterable[tuple[str, str]] = [
+        (precision, variant)
+        for precision, variants in (
+            ("fp16", ("masked", "packed", "full")),
+            ("fp32", ("full", "tensorflow", "packed")),
+            ("tf32", ("full", "packed")),
+            ("bf16", ("full", "packed")),
+            ("fp16", ("masktensor", "tensorflow")),
+        )
+        for variant in variants
+        if precision in worker.precisions
+    ]
+    loops: dict[str, OpLoops] = {}
+    wait_for_turn()
+    for precision, variant in plan:
+        # A new node for each measurement, in case a kernel asks only once whether TF32 is allowed.
+        tf.config.experimental.enable_tensor_float_32_execution(precision == "tf32")
+        if precision not in loops:
+            loops[precision] = OpLoops(worker, precision, layers)
+        for shape in worker.shapes:
+            worker.measure(
+                shape,
+                precision,
+                variant,
+                functools.partial(loops[precision].measure, shape, variant),
+            )
+    tell("VERSIONS", tensorflow=tf.__version__)
+
+
+KINDS = {"torch": run_torch, "xla": run_xla, "op": run_op}
+
+
+def main() -> None:
+    """Runs one worker."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("--engine", help="name in the results; default: the kind")
+    parser.add_argument("--shapes", required=True)
+    parser.add_argument("--precisions", default="fp16")
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu")
+    parser.add_argument("--deadline", type=float, default=math.inf, help="seconds of the epoch")
+    args = parser.parse_args()
+    KINDS[args.kind](Worker(args))
+    tell("DONE")
+    sys.stdout.flush()
+    os._exit(0)  # PyTorch was seen to crash while it takes its graphs down.
+
+
+if __name__ == "__main__":
+    main()
