@@ -39,7 +39,7 @@ start() {
   ) &
 }
 
-CUDA_TEST_PARTS="padding layer_norm attention interface gemm_config layers"
+CUDA_TEST_PARTS="padding layer_norm attention wgmma interface gemm_config layers"
 # The float64 references are what takes the time; the cores are shared out.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
 case $parts in *" cuda_test "*)
@@ -60,7 +60,7 @@ esac
 case $parts in *" sanitizer "*)
   if command -v compute-sanitizer > /dev/null; then
     for tool in memcheck racecheck initcheck; do
-      for part in padding layer_norm attention layers; do
+      for part in padding layer_norm attention wgmma layers; do
         # racecheck follows every access to shared memory: whole layers would only be cut off.
         [ $tool.$part = racecheck.layers ] && continue
         start "$tool.$part" compute-sanitizer --tool $tool --error-exitcode 99 "$bin/cuda_test" $part

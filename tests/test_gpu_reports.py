@@ -1,0 +1,65 @@
+"""What the GPU benchmarks make of their measurements, without a GPU."""
+
+import pytest
+
+from benchmarks import gpu_encoder, gpu_profile
+
+_HEADER = '"ID","Kernel Name","gpu__time_duration.sum"'
+_LAYER = [
+    ("nvjet_hsh_128x256_64x4_bias_TNT", 70000),
+    ("void ft::cuda::AttentionWgmmaKernel<64, 128>(ft::Args)", 40000),
+    ("void cutlass::Kernel2<cutlass_80_tensorop>(Params)", 25000),
+    ("void cublasLt::splitKreduce_kernel<32, 16>(Params)", 5000),
+    ("void ft::cuda::LayerNormKernel<__half>(Args)", 14000),
+    ("sm90_xmma_gemm_f16f16_f16f32", 93000),
+    ("void ft::cuda::SmallGemmKernel<2>(Args)", 86000),
+    ("void ft::cuda::LayerNormKernel<__half>(Args)", 15000),
+]
+
+
+def _profile(layers):
+    lines = ["==PROF== Connected", _HEADER, '"","","ns"']
+    kernels = [("void ft::cuda::TransposeKernel(Args)", 1000), *_LAYER * layers]
+    lines += [f'"{i}","{name}","{time:,}"' for i, (name, time) in enumerate(kernels)]
+    return gpu_profile.read_csv(lines)
+
+
+def test_kernels_are_sorted_into_parts():
+    result = gpu_profile.table(32, 384, _profile(3), 5.0)
+    times = {row["part"]: row["us"] for row in result["rows"]}
+    assert times == {
+        "QKV GEMM": 70, "attention": 40, "attention output GEMM": 30, "layer norm 1": 14,
+        "intermediate GEMM": 93, "output GEMM": 86, "layer norm 2": 15,
+    }  # fmt: skip
+    assert result["layers"] == 3 and result["sum_us"] == 348
+    floors = {row["part"]: row["floor_us"] for row in result["rows"]}
+    # 12288 x 2304 x 768 at 798 TFLOP/s; 2 x 12288 x 768 numbers of 2 bytes at 3 TB/s.
+    assert floors["QKV GEMM"] == pytest.approx(54.49, abs=0.01)
+    assert floors["layer norm 1"] == pytest.approx(12.58, abs=0.01)
+    assert "| attention output GEMM | 30.0 |" in gpu_profile.markdown(
+        {"gpu": "g", "date": "2026-11-25", "commit": "c", "shapes": [result]}
+    )
+
+
+def test_what_is_no_encoder_is_refused():
+    with pytest.raises(ValueError, match="not whole layers"):
+        gpu_profile.parts_of_layers(_profile(2)[:-3])
+    with pytest.raises(ValueError, match="no column"):
+        gpu_profile.read_csv(["==ERROR== No kernels were profiled."])
+
+
+def _data(ours, theirs):
+    return {
+        "ms": {
+            "op_tuned": {"1x32": {"fp16": {"masked": ours}}},
+            "torch": {"1x32": {"fp16": {"masked": theirs}}},
+        }
+    }
+
+
+@pytest.mark.parametrize("ours,verdict", [(0.5, "yes"), (0.51, "0 of 1")])
+def test_criteria(ours, verdict):
+    rows = {row[0]: row for row in gpu_encoder.criteria_rows(_data(ours, 0.5), ["1x32"])}
+    assert rows["op masked / torch masked"][2:] == [f"{ours / 0.5:.2f}", verdict]
+    # What was not measured is not met.
+    assert rows["op packed / torch packed"][-1] == "0 of 1"
