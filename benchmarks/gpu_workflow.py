@@ -204,8 +204,10 @@ def run_step(step: Step, limit: float) -> dict[str, str | float]:
         )  # fmt: skip
         row["log"] = done.stdout[-6000:] + "\n" + done.stderr[-6000:]
         if done.returncode:
-            lines_ = (done.stderr.strip() or done.stdout.strip()).splitlines()
-            row |= {"state": f"FAILED ({done.returncode})", "result": lines_[-1] if lines_ else ""}
+            said = (done.stderr.strip() or done.stdout.strip()).splitlines() or [""]
+            # After a crash Python lists its modules last.
+            errors = [line for line in said if "rror" in line and "Extension" not in line]
+            row |= {"state": f"FAILED ({done.returncode})", "result": (errors or said)[-1][:300]}
         else:
             row["result"] = step.find(done.stdout)
     except subprocess.TimeoutExpired as error:
