@@ -18,15 +18,15 @@ std::vector<AttentionChoice> WarpgroupAttentionChoices(int64_t head_size) {
   struct Instance {
     int rows, keys;
   };
-  std::vector<Instance> instances;  // in the order of variants
-  if (head_size <= 32) {
-    instances = {{128, 64}, {64, 64}, {64, 128}};
-  } else if (head_size <= 64) {
-    instances = {{128, 64}, {128, 64},  {192, 64}, {192, 128}, {64, 64},
-                 {64, 128}, {128, 128}, {64, 64},  {128, 64},  {192, 64}};
-  } else if (head_size <= 128) {
-    instances = {{192, 64}, {64, 64}};
-  }
+  // In the order of variants.
+  static const auto* const of_32 = new std::vector<Instance>{{128, 64}, {64, 64}, {64, 128}};
+  static const auto* const of_64 = new std::vector<Instance>{
+      {128, 64}, {128, 64},  {192, 64}, {192, 128}, {64, 64},
+      {64, 128}, {128, 128}, {64, 64},  {128, 64},  {192, 64}};
+  static const auto* const of_128 = new std::vector<Instance>{{192, 64}, {64, 64}};
+  if (head_size > 128) return {};
+  const std::vector<Instance>& instances =
+      head_size <= 32 ? *of_32 : head_size <= 64 ? *of_64 : *of_128;
   std::vector<AttentionChoice> choices;
   for (size_t i = 0; i < instances.size(); ++i) {
     AttentionChoice choice;
