@@ -81,7 +81,8 @@ class Device {
     MustBeOk(cudaMemcpy(data_, host.data(), host.size(), cudaMemcpyHostToDevice), "copy in");
   }
   explicit Device(const std::vector<int32_t>& values) : Device(values.size() * 4) {
-    MustBeOk(cudaMemcpy(data_, values.data(), values.size() * 4, cudaMemcpyHostToDevice), "copy in");
+    MustBeOk(cudaMemcpy(data_, values.data(), values.size() * 4, cudaMemcpyHostToDevice),
+             "copy in");
   }
   Device(const Device&) = delete;
   ~Device() { cudaFree(data_); }
@@ -217,7 +218,8 @@ Doubles Attention(const Doubles& qkv, const Sequences& s, int64_t heads, int64_t
         for (double& v : score) sum += v = std::exp(v - largest);
         for (int64_t j = 0; j < s.keys[b]; ++j) {
           const double* v = &qkv[(s.first[b] + j) * 3 * h + 2 * h + n * d];
-          for (int64_t c = 0; c < d; ++c) out[(s.first[b] + i) * h + n * d + c] += score[j] / sum * v[c];
+          for (int64_t c = 0; c < d; ++c)
+            out[(s.first[b] + i) * h + n * d + c] += score[j] / sum * v[c];
         }
       }
     }
@@ -325,7 +327,8 @@ void TestLayer(const LayerCase& c) {
   }
   Doubles x = Random(s.num_tokens * h, 1.0);
   Device input(&x, c.dtype);
-  // Padding rows are NaN: they may not reach any row with tokens. The rows themselves are not compared.
+  // Padding rows are NaN: they may not reach any row with tokens. The rows themselves are not
+  // compared.
   Doubles poisoned = x;
   if (!c.packed) {
     for (int64_t b = 0; b < batch_size; ++b) {
@@ -421,14 +424,16 @@ void TestLayers() {
     // Sequence lengths, ragged, with 0 and S.
     for (int64_t s : {1, 7, 97, 384}) {
       const int32_t n = static_cast<int32_t>(s);
-      for (bool packed : {false, true}) TestLayer({dtype, 12, 64, s, {n, 0, (n + 1) / 2, n}, packed});
+      for (bool packed : {false, true})
+        TestLayer({dtype, 12, 64, s, {n, 0, (n + 1) / 2, n}, packed});
     }
     TestLayer({dtype, 4, 32, 1024, {1024, 333}, true});
     TestLayer({dtype, 4, 32, 1024, {1000, 0}, false});
     // Head sizes, with a fast kernel or without.
     for (auto [heads, size] : std::vector<std::pair<int64_t, int64_t>>{
              {16, 64}, {4, 32}, {8, 96}, {12, 32}, {2, 64}, {3, 40}, {2, 128}, {2, 20}, {2, 160}}) {
-      for (bool packed : {false, true}) TestLayer({dtype, heads, size, 50, {50, 17, 0, 33}, packed});
+      for (bool packed : {false, true})
+        TestLayer({dtype, heads, size, 50, {50, 17, 0, 33}, packed});
     }
     // Masks, with rows that are masked altogether.
     TestLayer({dtype, 12, 64, 97, {97, 50}, false, true});
@@ -446,10 +451,28 @@ void TestLayers() {
     // Both GEMM paths at the same sizes.
     if (dtype != DataType::kFloat32) {
       for (int64_t rows : {1, 16, 20, 32, 50, 64, 100, 200}) {
-        TestLayer({dtype, 12, 64, rows, {static_cast<int32_t>(rows)}, true, false, 1,
-                   Activation::kGeluTanh, 0, 1000});
-        TestLayer({dtype, 12, 64, rows, {static_cast<int32_t>(rows)}, true, false, 1,
-                   Activation::kGeluTanh, 0, 0});
+        TestLayer({dtype,
+                   12,
+                   64,
+                   rows,
+                   {static_cast<int32_t>(rows)},
+                   true,
+                   false,
+                   1,
+                   Activation::kGeluTanh,
+                   0,
+                   1000});
+        TestLayer({dtype,
+                   12,
+                   64,
+                   rows,
+                   {static_cast<int32_t>(rows)},
+                   true,
+                   false,
+                   1,
+                   Activation::kGeluTanh,
+                   0,
+                   0});
       }
     }
   }
@@ -472,9 +495,18 @@ void TestAttentionKernels() {
       std::vector<int32_t> offsets = {0};
       for (int32_t length : lengths) offsets.push_back(offsets.back() + length);
       Device offsets_memory(offsets);
-      AttentionChoice best =
-          SelectAttention(dtype, d, s_max, 5, heads, /*has_mask=*/true, context.compute_capability,
-                          context.num_multiprocessors, context.max_shared_bytes);
+      AttentionArgs args;
+      args.dtype = dtype;
+      args.batch_size = 5;
+      args.max_seq_len = s_max;
+      args.num_heads = heads;
+      args.head_size = d;
+      args.qkv = input.data();
+      args.seq_offsets = static_cast<int32_t*>(offsets_memory.data());
+      // What the selector would take with a mask: never kWarpgroup, which has its own test.
+      args.mask = input.data();
+      const AttentionChoice best = SelectAttention(args, context);
+      args.mask = nullptr;
       std::vector<AttentionChoice> choices;
       AttentionChoice choice = best;
       choice.kind = AttentionKind::kTiled;
@@ -490,23 +522,15 @@ void TestAttentionKernels() {
       }
       for (const AttentionChoice& c : choices) {
         Device output(s.num_tokens * heads * d * SizeOf(dtype));
-        AttentionArgs args;
-        args.dtype = dtype;
-        args.batch_size = 5;
-        args.max_seq_len = s_max;
-        args.num_heads = heads;
-        args.head_size = d;
-        args.qkv = input.data();
         args.output = output.data();
-        args.seq_offsets = static_cast<int32_t*>(offsets_memory.data());
-        const std::string name =
-            StrCat("attention ", Name(dtype), " D=", d, " kernel ", static_cast<int>(c.kind),
-                   " rows ", c.rows_per_block);
+        const std::string name = StrCat("attention ", Name(dtype), " D=", d, " kernel ",
+                                        static_cast<int>(c.kind), " rows ", c.rows_per_block);
         MustBeOk(LaunchAttention(args, c, context), name);
         MustBeOk(cudaDeviceSynchronize(), name.c_str());
         const double error = RelativeError(output.Read(s.num_tokens * heads * d, dtype), expected);
-        const double bound =
-            dtype == DataType::kFloat32 ? 2e-6 : dtype == DataType::kFloat16 ? 1e-3 : 8e-3;
+        const double bound = dtype == DataType::kFloat32   ? 2e-6
+                             : dtype == DataType::kFloat16 ? 1e-3
+                                                           : 8e-3;
         Check(error <= bound, StrCat(name, " error ", error, " <= ", bound));
       }
     }
@@ -524,8 +548,8 @@ struct WgmmaCase {
 };
 
 std::string Describe(DataType dtype, int64_t d, const AttentionChoice& choice) {
-  return StrCat("wgmma ", Name(dtype), " D=", d, " variant ", choice.variant, " (",
-                choice.rows_per_block, " rows, ", choice.keys_per_tile, " keys)");
+  return StrCat("wgmma ", Name(dtype), " D=", d, " (", choice.rows_per_block, " rows, ",
+                choice.keys_per_tile, " keys)");
 }
 
 // Says where a result is wrong: heads, rows modulo 64 and columns tell which layout is to blame.
@@ -661,12 +685,18 @@ void TestWgmmaAttention() {
     printf("skipped: wgmma needs compute capability 9.0\n");
     return;
   }
-  const AttentionChoice masked =
-      SelectAttention(DataType::kFloat16, 64, 384, 32, 12, true, 90, 132, context.max_shared_bytes);
-  const AttentionChoice plain = SelectAttention(DataType::kFloat16, 64, 384, 32, 12, false, 90, 132,
-                                                context.max_shared_bytes);
-  const AttentionChoice newer = SelectAttention(DataType::kFloat16, 64, 384, 32, 12, false, 100,
-                                                148, context.max_shared_bytes);
+  AttentionArgs args;
+  args.dtype = DataType::kFloat16;
+  args.batch_size = 32;
+  args.max_seq_len = 384;
+  args.num_heads = 12;
+  args.head_size = 64;
+  const AttentionChoice plain = SelectAttention(args, context);
+  LaunchContext blackwell = context;
+  blackwell.compute_capability = 100;
+  const AttentionChoice newer = SelectAttention(args, blackwell);
+  args.mask = &args;  // not read
+  const AttentionChoice masked = SelectAttention(args, context);
   Check(masked.kind == AttentionKind::kTensorCore && plain.kind == AttentionKind::kWarpgroup &&
             newer.kind == AttentionKind::kTensorCore,
         StrCat("selector: ", plain.reason, "; ", masked.reason, "; ", newer.reason));
@@ -768,9 +798,7 @@ void BenchAttention() {
     args.output = output.data();
     if (size.half) args.seq_offsets = static_cast<int32_t*>(offset_memory.data());
     args.num_tokens = tokens;
-    const AttentionChoice best = SelectAttention(
-        args.dtype, size.d, size.seq_len, size.batch_size, size.heads, false,
-        context.compute_capability, context.num_multiprocessors, context.max_shared_bytes);
+    const AttentionChoice best = SelectAttention(args, context);
     std::vector<AttentionChoice> choices;
     AttentionChoice mma = best;
     mma.kind = AttentionKind::kTensorCore;
@@ -792,11 +820,11 @@ void BenchAttention() {
       const double error = RelativeError(got, reference);
       const bool is_wgmma = c.kind == AttentionKind::kWarpgroup;
       const bool chosen = c.kind == best.kind && c.rows_per_block == best.rows_per_block &&
-                          c.variant == best.variant;
+                          c.keys_per_tile == best.keys_per_tile;
       const double flops = 4.0 * size.batch_size * size.heads * length * length * size.d;
-      printf("  %s%d %3d rows %3d keys: %8.2f us (%5.1f)%s%s\n", is_wgmma ? "wgmma " : "mma   ",
-             c.variant, c.rows_per_block, is_wgmma ? c.keys_per_tile : 64, us, flops / us * 1e-6,
-             chosen ? " *" : "", error <= 2e-3 ? "" : " WRONG");
+      printf("  %s %3d rows %3d keys: %8.2f us (%5.1f)%s%s\n", is_wgmma ? "wgmma" : "mma  ",
+             c.rows_per_block, c.keys_per_tile, us, flops / us * 1e-6, chosen ? " *" : "",
+             error <= 2e-3 ? "" : " WRONG");
       if (!(error <= 2e-3)) Check(false, StrCat("agreement, error ", error));
     }
     fflush(stdout);
@@ -843,8 +871,9 @@ void TestLayerNorms() {
           }
           AddAndNorm(&expected, residual, gamma, beta, 1e-12);
           const double error = RelativeError(output.Read(rows * h, dtype), expected);
-          const double bound =
-              dtype == DataType::kFloat32 ? 2e-6 : dtype == DataType::kFloat16 ? 5e-4 : 4e-3;
+          const double bound = dtype == DataType::kFloat32   ? 2e-6
+                               : dtype == DataType::kFloat16 ? 5e-4
+                                                             : 4e-3;
           Check(error <= bound, StrCat(name, " error ", error, " <= ", bound));
         }
       }
@@ -860,9 +889,11 @@ void TestStoreIntegers() {
     for (int32_t& value : values) value = static_cast<int32_t>(generator());
     Device memory((count + 1) * 4);
     MustBeOk(cudaMemset(memory.data(), 0x55, (count + 1) * 4), "poison");
-    MustBeOk(LaunchStoreIntegers(values.data(), count, static_cast<int32_t*>(memory.data()), context),
-             "store");
-    MustBeOk(cudaMemcpy(got.data(), memory.data(), (count + 1) * 4, cudaMemcpyDeviceToHost), "read");
+    MustBeOk(
+        LaunchStoreIntegers(values.data(), count, static_cast<int32_t*>(memory.data()), context),
+        "store");
+    MustBeOk(cudaMemcpy(got.data(), memory.data(), (count + 1) * 4, cudaMemcpyDeviceToHost),
+             "read");
     values.push_back(0x55555555);
     Check(got == values, StrCat("store ", count, " integers"));
   }
@@ -891,12 +922,14 @@ void TestPadding() {
     Device rebuilt(padded_rows * row_elems * 2), scattered(padded_rows * row_elems * 2);
     auto* o = static_cast<int32_t*>(doffsets.data());
     MustBeOk(LaunchStoreIntegers(offsets.data(), 701, o, context), "offsets");
-    MustBeOk(LaunchRemovePadding(padded.data(), o, 700, s_max, row_elems * 2, packed.data(), context),
-             "remove");
-    MustBeOk(LaunchRebuildPadding(packed.data(), o, 700, s_max, row_elems * 2, rebuilt.data(), context),
-             "rebuild");
-    MustBeOk(LaunchScatterRows(packed.data(), static_cast<int32_t*>(dids.data()), tokens, padded_rows,
-                               row_elems * 2, scattered.data(), context),
+    MustBeOk(
+        LaunchRemovePadding(padded.data(), o, 700, s_max, row_elems * 2, packed.data(), context),
+        "remove");
+    MustBeOk(
+        LaunchRebuildPadding(packed.data(), o, 700, s_max, row_elems * 2, rebuilt.data(), context),
+        "rebuild");
+    MustBeOk(LaunchScatterRows(packed.data(), static_cast<int32_t*>(dids.data()), tokens,
+                               padded_rows, row_elems * 2, scattered.data(), context),
              "scatter");
     MustBeOk(cudaDeviceSynchronize(), "padding");
     Doubles expected = x;
@@ -966,8 +999,9 @@ void TestGemmConfig() {
             rows[0].shape.epilogue == GemmEpilogue::kBiasGelu,
         "GEMM configuration survives writing and reading");
   std::ofstream(path, std::ios::app) << "8 128 12 64 1 ### 1 768 10\n";
-  Check(ReadGemmConfig(path, environment, &rows, &num_foreign).code() == StatusCode::kInvalidArgument,
-        "damaged GEMM configuration is refused");
+  Check(
+      ReadGemmConfig(path, environment, &rows, &num_foreign).code() == StatusCode::kInvalidArgument,
+      "damaged GEMM configuration is refused");
   setenv("FT_GEMM_CONFIG_DIR", directory, 1);
   TestLayer({DataType::kFloat16, 12, 64, 97, {97, 50}, false});  // is ignored, with a warning
   // A GEMM test replaces it, and its algorithms give right results.
@@ -995,7 +1029,8 @@ int main(int argc, char** argv) {
     return 77;
   }
   const char* seed_text = getenv("FT_TEST_SEED");
-  const uint64_t seed = seed_text != nullptr ? strtoull(seed_text, nullptr, 10) : std::random_device()();
+  const uint64_t seed =
+      seed_text != nullptr ? strtoull(seed_text, nullptr, 10) : std::random_device()();
   printf("FT_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
   generator.seed(seed);
   if (argc == 2 && std::string(argv[1]) == "bench_attention") {

@@ -7,82 +7,77 @@ namespace ft {
 namespace cuda {
 namespace {
 
-// Up to this length the mma.sync kernel needs a single tile of keys.
-constexpr int64_t kMmaMaxSeqLen = 64;
 constexpr int64_t kMaxGridYZ = 65535;
 constexpr int kWarpgroupMinShared = 227 * 1024;  // compute capability 9.0 has it
+
+int HeadSizeTile(int64_t head_size) {
+  return head_size <= 32 ? 32 : head_size <= 64 ? 64 : head_size <= 96 ? 96 : 128;
+}
+
+// The fastest of kWarpgroup's kernels, as measured on an H100 (benchmarks/gpu_profile.md).
+AttentionChoice WarpgroupAttention(const AttentionArgs& args) {
+  AttentionChoice choice;
+  choice.kind = AttentionKind::kWarpgroup;
+  choice.head_size_tile = HeadSizeTile(args.head_size);
+  choice.rows_per_block = choice.head_size_tile > 64 && args.max_seq_len > 64 ? 192 : 64;
+  // Larger tiles are better where lengths fill them.
+  const bool full = args.seq_offsets == nullptr && args.key_lengths == nullptr;
+  choice.keys_per_tile = choice.head_size_tile == 64 && full && args.max_seq_len > 64 ? 128 : 64;
+  choice.reason = "16-bit type without mask on compute capability 9.0";
+  return choice;
+}
 
 }  // namespace
 
 std::vector<AttentionChoice> WarpgroupAttentionChoices(int64_t head_size) {
-  struct Instance {
-    int rows, keys;
-  };
-  // In the order of variants.
-  static const auto* const of_32 = new std::vector<Instance>{{128, 64}, {64, 64}, {64, 128}};
-  static const auto* const of_64 = new std::vector<Instance>{
-      {128, 64}, {128, 64},  {192, 64}, {192, 128}, {64, 64},
-      {64, 128}, {128, 128}, {64, 64},  {128, 64},  {192, 64}};
-  static const auto* const of_128 = new std::vector<Instance>{{192, 64}, {64, 64}};
   if (head_size > 128) return {};
-  const std::vector<Instance>& instances =
-      head_size <= 32 ? *of_32 : head_size <= 64 ? *of_64 : *of_128;
-  std::vector<AttentionChoice> choices;
-  for (size_t i = 0; i < instances.size(); ++i) {
-    AttentionChoice choice;
-    choice.kind = AttentionKind::kWarpgroup;
-    choice.head_size_tile = head_size <= 32   ? 32
-                            : head_size <= 64 ? 64
-                            : head_size <= 96 ? 96
-                                              : 128;
-    choice.rows_per_block = instances[i].rows;
-    choice.keys_per_tile = instances[i].keys;
-    choice.variant = static_cast<int>(i);
-    choice.reason = "16-bit type without mask on compute capability 9.0";
-    choices.push_back(choice);
+  AttentionChoice first;
+  first.kind = AttentionKind::kWarpgroup;
+  first.head_size_tile = HeadSizeTile(head_size);
+  first.rows_per_block = 64;
+  AttentionChoice second = first;
+  if (first.head_size_tile == 32) return {first};
+  if (first.head_size_tile == 64) {
+    second.keys_per_tile = 128;
+  } else {
+    second.rows_per_block = 192;
   }
-  return choices;
+  return {first, second};
 }
 
-AttentionChoice SelectAttention(DataType dtype, int64_t head_size, int64_t max_seq_len,
-                                int64_t batch_size, int64_t num_heads, bool has_mask,
-                                int compute_capability, int num_multiprocessors,
-                                int max_shared_bytes) {
+AttentionChoice SelectAttention(const AttentionArgs& args, const LaunchContext& context) {
   AttentionChoice choice;
-  if (head_size > 128) {
+  if (args.head_size > 128) {
     choice.reason = "head size above 128";
     return choice;
   }
-  choice.head_size_tile = head_size <= 32 ? 32 : head_size <= 64 ? 64 : head_size <= 96 ? 96 : 128;
+  choice.head_size_tile = HeadSizeTile(args.head_size);
   choice.kind = AttentionKind::kTiled;
   choice.rows_per_block = choice.head_size_tile <= 64 ? 64 : 32;
-  if (SizeOf(dtype) != 2) {
+  if (SizeOf(args.dtype) != 2) {
     choice.reason = "float32 has no exact tensor core product";
-  } else if (compute_capability < 80) {
+  } else if (context.compute_capability < 80) {
     choice.reason = "the tensor core kernel needs compute capability 8.0";
-  } else if (head_size % 8 != 0) {
+  } else if (args.head_size % 8 != 0) {
     choice.reason = "the tensor core kernel needs a head size that is a multiple of 8";
   } else {
-    const std::vector<AttentionChoice> warpgroup = WarpgroupAttentionChoices(choice.head_size_tile);
     // Code of sm_90a runs on compute capability 9.0 alone.
-    if (compute_capability != 90) {
+    if (context.compute_capability != 90) {
       choice.reason = "wgmma needs compute capability 9.0";
-    } else if (has_mask) {
+    } else if (args.mask != nullptr) {
       choice.reason = "the wgmma kernel takes no mask";
-    } else if (max_seq_len <= kMmaMaxSeqLen) {
-      choice.reason = "one tile of keys: mma.sync starts earlier";
-    } else if (kWarpgroupMinShared > max_shared_bytes) {
+    } else if (kWarpgroupMinShared > context.max_shared_bytes) {
       choice.reason = "too little shared memory for wgmma";
-    } else if (std::max(batch_size, num_heads) > kMaxGridYZ) {
+    } else if (std::max(args.batch_size, args.num_heads) > kMaxGridYZ) {
       choice.reason = "too many sequences or heads for the wgmma kernel's grid";
     } else {
-      return warpgroup[0];
+      return WarpgroupAttention(args);
     }
     choice.kind = AttentionKind::kTensorCore;
     // 128 rows use each key twice as often; 64 rows fill the device earlier.
-    const int64_t large_blocks = (max_seq_len + 127) / 128 * batch_size * num_heads;
-    const bool large = max_seq_len > 64 && large_blocks >= num_multiprocessors &&
-                       MmaSharedBytes(choice.head_size_tile, 128) <= max_shared_bytes &&
+    const int64_t large_blocks = (args.max_seq_len + 127) / 128 * args.batch_size * args.num_heads;
+    const bool large = args.max_seq_len > 64 && large_blocks >= context.num_multiprocessors &&
+                       MmaSharedBytes(choice.head_size_tile, 128) <= context.max_shared_bytes &&
                        choice.head_size_tile <= 64;
     choice.rows_per_block = large ? 128 : 64;
   }

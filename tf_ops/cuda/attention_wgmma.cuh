@@ -19,12 +19,12 @@ namespace cuda {
 // the first product takes the queries from registers, which leaves shared memory to keys and
 // values: with 64 keys a tile it would else ask for as many bytes as there are.
 template <typename Type, int kHeadSize, int kWarpgroups, int kTileKeys, int kTiles, int kMinBlocks,
-          bool kRegisters, bool kClusters = false>
+          bool kRegisters>
 struct WgmmaConfig {
   using T = Type;
   static constexpr int kD = kHeadSize, kGroups = kWarpgroups, kKeys = kTileKeys, kStages = kTiles,
                        kBlocks = kMinBlocks;
-  static constexpr bool kQueryRegisters = kRegisters, kMulticast = kClusters;
+  static constexpr bool kQueryRegisters = kRegisters;
   // The widest swizzle that divides a head: rows of 128 or 64 bytes, side by side as panels.
   static constexpr int kRowBytes = kD % 64 == 0 ? 128 : 64;
   static constexpr int kPanelCols = kRowBytes / 2, kPanels = kD / kPanelCols;
@@ -74,41 +74,22 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   if (block_row >= range.rows) return;
   const int num_tiles = (range.keys + kKeys - 1) / kKeys;
 
-  // Blocks of a cluster are those of one head: each fetches some tiles for all of them, as long as
-  // no tile is refilled, which would need barriers across blocks.
-  const int num_blocks = min(static_cast<int>(gridDim.x), (range.rows + C::kRows - 1) / C::kRows);
-  const bool shared_copies =
-      C::kMulticast && num_tiles <= kStages && num_blocks > 1 && ClusterSize() > 1;
-
   const auto copy = [&](uint32_t target, int panel_bytes, int head_index, int row, int rows,
-                        uint32_t barrier, bool to_all) {
+                        uint32_t barrier) {
 #pragma unroll
     for (int panel = 0; panel < C::kPanels; ++panel) {
 #pragma unroll
       for (int r = 0; r < rows; r += C::kBoxRows) {
-        const uint32_t to = target + panel * panel_bytes + r * kRowBytes;
-        const int first = static_cast<int>(range.first) + row + r;
-        if (C::kMulticast && to_all) {
-          CopyBoxToBlocks(to, &qkv_map, panel * C::kPanelCols, head_index, first, barrier,
-                          (1 << num_blocks) - 1);
-        } else {
-          CopyBox(to, &qkv_map, panel * C::kPanelCols, head_index, first, barrier);
-        }
+        CopyBox(target + panel * panel_bytes + r * kRowBytes, &qkv_map, panel * C::kPanelCols,
+                head_index, static_cast<int>(range.first) + row + r, barrier);
       }
     }
   };
-  const auto copy_keys = [&](int t, int s, bool to_all) {
-    copy(key_tile(s), kKeys * kRowBytes, p.num_heads + head, t * kKeys, kKeys, full_k(s), to_all);
-  };
-  const auto copy_values = [&](int t, int s, bool to_all) {
-    copy(value_tile(s), kKeys * kRowBytes, 2 * p.num_heads + head, t * kKeys, kKeys, full_v(s),
-         to_all);
-  };
   const auto copy_tile = [&](int t, int s) {
     ArriveExpectBytes(full_k(s), C::kTileBytes);
-    copy_keys(t, s, false);
+    copy(key_tile(s), kKeys * kRowBytes, p.num_heads + head, t * kKeys, kKeys, full_k(s));
     ArriveExpectBytes(full_v(s), C::kTileBytes);
-    copy_values(t, s, false);
+    copy(value_tile(s), kKeys * kRowBytes, 2 * p.num_heads + head, t * kKeys, kKeys, full_v(s));
   };
   if (threadIdx.x == 0) {
     if (base % 1024 != 0) __trap();  // the swizzle counts on it
@@ -122,28 +103,11 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
     FenceBarrierInit();
     ArriveExpectBytes(full_q, groups * C::kQueryBytes);
     for (int g = 0; g < groups; ++g) {
-      copy(base + g * C::kQueryBytes, 64 * kRowBytes, head, block_row + g * 64, 64, full_q, false);
+      copy(base + g * C::kQueryBytes, 64 * kRowBytes, head, block_row + g * 64, 64, full_q);
     }
-    for (int t = 0; t < min(num_tiles, kStages); ++t) {
-      if (shared_copies) {
-        ArriveExpectBytes(full_k(t), C::kTileBytes);
-        ArriveExpectBytes(full_v(t), C::kTileBytes);
-      } else {
-        copy_tile(t, t);
-      }
-    }
+    for (int t = 0; t < min(num_tiles, kStages); ++t) copy_tile(t, t);
   }
   __syncthreads();
-  if (shared_copies) {
-    SyncCluster();  // all barriers are initialised
-    if (threadIdx.x == 0) {
-      for (int t = blockIdx.x; t < num_tiles; t += num_blocks) {
-        copy_keys(t, t, true);
-        copy_values(t, t, true);
-      }
-    }
-    __syncwarp();
-  }
   if (first_row >= range.rows) return;  // this warpgroup has no rows
 
   // Where the warpgroup's queries lie, later its output: 16-byte chunk of a row.
@@ -298,8 +262,8 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
       PinRegisters(weight);
       if (num_tiles > kStages) {
         if (lane == 0) Arrive(empty_tile(previous));
-        // With enough tiles they are refilled one late: by then the other warps too have probably read
-        // them, and this one need not wait.
+        // With enough tiles they are refilled one late: by then the other warps too have probably
+        // read them, and this one need not wait.
         constexpr int kLate = kStages >= 4 ? 1 : 0;
         const int old = t - 1 - kLate;
         if (threadIdx.x == 0 && old >= 0 && old + kStages < num_tiles) {
@@ -418,17 +382,35 @@ Status LaunchWgmma(DataType dtype, AttentionParams params, int64_t num_tokens,
   FT_RETURN_IF_ERROR(MakeQkvMap(dtype, params, num_tokens, C::kPanelCols, C::kBoxRows, &map));
   const dim3 grid((params.max_seq_len + C::kRows - 1) / C::kRows, params.num_heads,
                   params.batch_size);
-  // A cluster is all the rows of a head, if there are few: keys and values then are fetched once.
-  const int cluster = C::kMulticast && grid.x <= 8 && params.max_seq_len <= C::kStages * C::kKeys
-                          ? static_cast<int>(grid.x)
-                          : 1;
-  return LaunchClusters(cluster, AttentionWgmmaKernel<C>, grid, C::kThreads, C::kSharedBytes,
-                        context.stream, context.overlap, params, map);
+  return Launch(AttentionWgmmaKernel<C>, grid, C::kThreads, C::kSharedBytes, context.stream,
+                context.overlap, params, map);
 }
 
-inline Status NoSuchWgmma(const AttentionChoice& choice) {
-  return Internal("no wgmma attention kernel for head size ", choice.head_size_tile, ", ",
-                  choice.rows_per_block, " rows, ", choice.keys_per_tile, " keys");
+// The instance that `choice` names; SelectAttention and WarpgroupAttentionChoices know which exist.
+template <int kD>
+Status LaunchWgmmaHeadSize(DataType dtype, const AttentionChoice& choice,
+                           const AttentionParams& params, int64_t num_tokens,
+                           const LaunchContext& context) {
+  const auto launch = [&](auto type) {
+    using T = decltype(type);
+    if constexpr (kD <= 64) {
+      if constexpr (kD == 64) {
+        if (choice.keys_per_tile == 128) {
+          return LaunchWgmma<WgmmaConfig<T, kD, 1, 128, 2, 3, false>>(dtype, params, num_tokens,
+                                                                      context);
+        }
+      }
+      return LaunchWgmma<WgmmaConfig<T, kD, 1, 64, 4, 3, true>>(dtype, params, num_tokens, context);
+    } else {
+      if (choice.rows_per_block == 192) {
+        return LaunchWgmma<WgmmaConfig<T, kD, 3, 64, 4, 1, false>>(dtype, params, num_tokens,
+                                                                   context);
+      }
+      return LaunchWgmma<WgmmaConfig<T, kD, 1, 64, 2, 2, false>>(dtype, params, num_tokens,
+                                                                 context);
+    }
+  };
+  return dtype == DataType::kFloat16 ? launch(half()) : launch(__nv_bfloat16());
 }
 
 }  // namespace cuda

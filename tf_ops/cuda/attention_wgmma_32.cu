@@ -2,33 +2,10 @@
 
 namespace ft {
 namespace cuda {
-namespace {
-
-template <typename T>
-Status LaunchType(DataType dtype, const AttentionChoice& choice, const AttentionParams& params,
-                  int64_t num_tokens, const LaunchContext& context) {
-  const auto launch = [&](auto config) {
-    return LaunchWgmma<decltype(config)>(dtype, params, num_tokens, context);
-  };
-  switch (choice.variant) {
-    case 0:
-      return launch(WgmmaConfig<T, 32, 2, 64, 6, 2, true>());
-    case 1:
-      return launch(WgmmaConfig<T, 32, 1, 64, 4, 3, true>());
-    case 2:
-      return launch(WgmmaConfig<T, 32, 1, 128, 2, 3, true>());
-    default:
-      return NoSuchWgmma(choice);
-  }
-}
-
-}  // namespace
 
 Status LaunchWgmma32(DataType dtype, const AttentionChoice& choice, const AttentionParams& params,
                      int64_t num_tokens, const LaunchContext& context) {
-  return dtype == DataType::kFloat16
-             ? LaunchType<half>(dtype, choice, params, num_tokens, context)
-             : LaunchType<__nv_bfloat16>(dtype, choice, params, num_tokens, context);
+  return LaunchWgmmaHeadSize<32>(dtype, choice, params, num_tokens, context);
 }
 
 }  // namespace cuda

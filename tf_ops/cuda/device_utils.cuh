@@ -201,11 +201,10 @@ __device__ __forceinline__ void AllowNextKernel() {
 }
 
 // Launches `kernel` and reads the launch error. With `overlap` (sm_90) its prologue may run while
-// the stream's previous kernel ends. `cluster` (sm_90) neighbours along x run at the same time and reach
-// each other's shared memory.
+// the stream's previous kernel ends.
 template <typename... Params, typename... Args>
-Status LaunchClusters(int cluster, void (*kernel)(Params...), dim3 grid, int threads,
-                      size_t shared_bytes, cudaStream_t stream, bool overlap, Args... args) {
+Status Launch(void (*kernel)(Params...), dim3 grid, int threads, size_t shared_bytes,
+              cudaStream_t stream, bool overlap, Args... args) {
   if (shared_bytes > 48 * 1024) {
     FT_RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                                  cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -216,29 +215,14 @@ Status LaunchClusters(int cluster, void (*kernel)(Params...), dim3 grid, int thr
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
-  cudaLaunchAttribute attributes[2] = {};
-  config.attrs = attributes;
-  if (overlap) {
-    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
-  }
-  if (cluster > 1) {
-    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = cluster;
-    attribute.val.clusterDim.y = 1;
-    attribute.val.clusterDim.z = 1;
-  }
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = overlap ? 1 : 0;
   FT_RETURN_IF_CUDA_ERROR(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
   FT_RETURN_IF_CUDA_ERROR(cudaGetLastError());
   return OkStatus();
-}
-
-template <typename... Params, typename... Args>
-Status Launch(void (*kernel)(Params...), dim3 grid, int threads, size_t shared_bytes,
-              cudaStream_t stream, bool overlap, Args... args) {
-  return LaunchClusters(1, kernel, grid, threads, shared_bytes, stream, overlap, args...);
 }
 
 // Calls `function` with a value of the C++ type of `dtype`.

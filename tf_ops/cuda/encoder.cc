@@ -241,10 +241,19 @@ class CudaEncoder : public Encoder {
     const bool small = max_splits > 0;
     const WorkspaceLayout layout(config_, tokens, max_splits);
     char* const work = static_cast<char*>(workspace);
-    const AttentionChoice attention = SelectAttention(
-        config_.dtype, config_.head_size, batch.max_seq_len, batch.batch_size, config_.num_heads,
-        batch.attention_mask != nullptr, context.compute_capability, context.num_multiprocessors,
-        context.max_shared_bytes);
+    AttentionArgs heads;
+    heads.dtype = config_.dtype;
+    heads.batch_size = batch.batch_size;
+    heads.max_seq_len = batch.max_seq_len;
+    heads.num_heads = config_.num_heads;
+    heads.head_size = config_.head_size;
+    heads.qkv = work + layout.qkv;
+    heads.output = work + layout.attention;
+    heads.seq_offsets = batch.packed ? batch.seq_offsets : nullptr;
+    heads.num_tokens = tokens;
+    heads.key_lengths = batch.packed ? nullptr : batch.key_lengths;
+    heads.mask = batch.attention_mask;
+    const AttentionChoice attention = SelectAttention(heads, context);
     const std::vector<GemmShape> shapes = LayerGemms(config_, context.allow_tf32, tokens);
 
     // y = epilogue(x w^T + bias [+ residual]).
@@ -295,18 +304,6 @@ class CudaEncoder : public Encoder {
       // From the second kernel on, what came before this call has ended.
       context.overlap = context.compute_capability >= 90;
 
-      AttentionArgs heads;
-      heads.dtype = config_.dtype;
-      heads.batch_size = batch.batch_size;
-      heads.max_seq_len = batch.max_seq_len;
-      heads.num_heads = config_.num_heads;
-      heads.head_size = config_.head_size;
-      heads.qkv = work + layout.qkv;
-      heads.output = work + layout.attention;
-      heads.seq_offsets = batch.packed ? batch.seq_offsets : nullptr;
-      heads.num_tokens = tokens;
-      heads.key_lengths = batch.packed ? nullptr : batch.key_lengths;
-      heads.mask = batch.attention_mask;
       FT_RETURN_IF_ERROR(LaunchAttention(heads, attention, context));
 
       // Both layer norms: of the split sums with bias and residual, or of the product that has

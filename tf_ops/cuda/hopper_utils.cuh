@@ -75,31 +75,6 @@ __device__ __forceinline__ void CopyBox(uint32_t shared, const CUtensorMap* map,
       : "memory");
 }
 
-// The same to the blocks of the cluster that `blocks` has bits for, at the same place of each one's
-// shared memory, with the bytes counted on each one's barrier.
-__device__ __forceinline__ void CopyBoxToBlocks(uint32_t shared, const CUtensorMap* map, int c0,
-                                                int c1, int c2, uint32_t barrier, int blocks) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-      ".multicast::cluster [%0], [%1, {%2, %3, %4}], [%5], %6;\n" ::"r"(shared),
-      "l"(map), "r"(c0), "r"(c1), "r"(c2), "r"(barrier), "h"(static_cast<uint16_t>(blocks))
-      : "memory");
-}
-
-__device__ __forceinline__ int ClusterSize() {
-  int size;
-  asm("mov.u32 %0, %%cluster_nctaid.x;\n" : "=r"(size));
-  return size;
-}
-
-// A barrier of all threads of the cluster that have not ended.
-__device__ __forceinline__ void SyncCluster() {
-  asm volatile(
-      "barrier.cluster.arrive.release.aligned;\n"
-      "barrier.cluster.wait.acquire.aligned;\n" ::
-          : "memory");
-}
-
 // ---- Warpgroup products -------------------------------------------------------------------------
 
 // How a matrix lies in shared memory, for wgmma. Rows of kRowBytes (128 or 64), swizzled in 16-byte

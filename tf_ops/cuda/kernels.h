@@ -40,19 +40,8 @@ struct AttentionChoice {
   int head_size_tile = 0;  // head size the kernel is built for
   int rows_per_block = 0;  // query rows
   int keys_per_tile = 64;
-  int variant = 0;  // kWarpgroup: which instance
   const char* reason = "";
 };
-
-// Pure: chooses the kernel for sizes and device.
-AttentionChoice SelectAttention(DataType dtype, int64_t head_size, int64_t max_seq_len,
-                                int64_t batch_size, int64_t num_heads, bool has_mask,
-                                int compute_capability, int num_multiprocessors,
-                                int max_shared_bytes);
-
-// The kernels that kWarpgroup has for a head size; empty if it has none. For tests and
-// measurements.
-std::vector<AttentionChoice> WarpgroupAttentionChoices(int64_t head_size);
 
 struct AttentionArgs {
   DataType dtype = DataType::kFloat32;
@@ -64,6 +53,12 @@ struct AttentionArgs {
   const int32_t* key_lengths = nullptr;  // int32 [B] or null (all S keys); padded rows only
   const void* mask = nullptr;            // [B,S,S] or null
 };
+
+// Chooses the kernel for sizes, which optional inputs there are, and the device; reads no memory.
+AttentionChoice SelectAttention(const AttentionArgs& args, const LaunchContext& context);
+
+// All kernels that kWarpgroup has for a head size; none above 128. For tests and measurements.
+std::vector<AttentionChoice> WarpgroupAttentionChoices(int64_t head_size);
 
 // output = softmax(q k^T / sqrt(D) + (1 - mask) * -10000) v, float32 inside. No keys: output 0.
 Status LaunchAttention(const AttentionArgs& args, const AttentionChoice& choice,

@@ -49,10 +49,16 @@ class GpuDevice : public Device {
 
   void LogPlan(const EncoderConfig& config, const EncoderBatch& batch) const override {
     if (!VLOG_IS_ON(1)) return;
-    const cuda::AttentionChoice choice = cuda::SelectAttention(
-        config.dtype, config.head_size, batch.max_seq_len, batch.batch_size, config.num_heads,
-        batch.attention_mask != nullptr, launch_.compute_capability, launch_.num_multiprocessors,
-        launch_.max_shared_bytes);
+    cuda::AttentionArgs args;
+    args.dtype = config.dtype;
+    args.batch_size = batch.batch_size;
+    args.max_seq_len = batch.max_seq_len;
+    args.num_heads = config.num_heads;
+    args.head_size = config.head_size;
+    args.seq_offsets = batch.packed ? batch.seq_offsets : nullptr;
+    args.key_lengths = batch.packed ? nullptr : batch.key_lengths;
+    args.mask = batch.attention_mask;
+    const cuda::AttentionChoice choice = cuda::SelectAttention(args, launch_);
     VLOG(1) << ctx_->op_kernel().name() << ": " << batch.num_tokens << " tokens of "
             << batch.batch_size << "x" << batch.max_seq_len << (batch.packed ? ", packed" : "")
             << ", " << Name(config.dtype) << (execution_.allow_tf32 ? " (TF32 allowed)" : "")
