@@ -41,7 +41,7 @@ start() {
 
 CUDA_TEST_PARTS="padding layer_norm attention wgmma interface gemm_config layers"
 # The float64 references are what takes the time; the cores are shared out.
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=passive
 case $parts in *" cuda_test "*)
   for part in $CUDA_TEST_PARTS; do
     threads=2
@@ -63,7 +63,7 @@ case $parts in *" sanitizer "*)
       for part in padding layer_norm attention wgmma layers; do
         # racecheck follows every access to shared memory: whole layers would only be cut off.
         [ $tool.$part = racecheck.layers ] && continue
-        start "$tool.$part" compute-sanitizer --tool $tool --error-exitcode 99 "$bin/cuda_test" $part
+        start "$tool.$part" nice -n 10 compute-sanitizer --tool $tool --error-exitcode 99 "$bin/cuda_test" $part
       done
     done
   else
