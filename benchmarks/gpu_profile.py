@@ -22,6 +22,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from typing import Any
 
@@ -257,6 +258,7 @@ def main() -> None:
         data["commit"] = (_ROOT / "VERSION").read_text().strip()
     args.out = args.out.resolve()
     args.out.parent.mkdir(parents=True, exist_ok=True)
+    logs = pathlib.Path(tempfile.mkdtemp(prefix="gpu_profile."))
     for shape in args.shapes.split(",")[: 1 if args.csv else None]:
         batch, seq_len = map(int, shape.split("x"))
         try:
@@ -264,9 +266,7 @@ def main() -> None:
                 kernels, whole = read_csv(args.csv.read_text().splitlines()), None
             else:
                 whole = sample_ms(args.tools, batch, seq_len)
-                kernels = profile(
-                    args.tools, batch, seq_len, args.out.with_name(f"ncu_{shape}.csv")
-                )
+                kernels = profile(args.tools, batch, seq_len, logs / f"{shape}.csv")
             data["shapes"].append(table(batch, seq_len, kernels, whole))
         except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
             data["problems"].append(f"{shape}: {error}")

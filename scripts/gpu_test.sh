@@ -41,7 +41,7 @@ start() {
 
 CUDA_TEST_PARTS="padding layer_norm attention wgmma interface gemm_config layers"
 # The float64 references are what takes the time; the cores are shared out.
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=passive
 case $parts in *" cuda_test "*)
   for part in $CUDA_TEST_PARTS; do
     threads=2
@@ -52,9 +52,11 @@ esac
 case $parts in *" pytest "*)
   # Only files with GPU tests, so that a package which other tests need may be missing.
   files=$(grep -lE 'mark\.gpu' tests/test_*.py)
-  parallel=""
-  "$python" -c 'import xdist' 2>/dev/null && parallel="-n 4"
-  start pytest.gpu "$python" -m pytest -q -ra -p no:cacheprovider $parallel --durations=10 -m gpu $files
+  options=""
+  "$python" -c 'import xdist' 2>/dev/null && options="-n 4"
+  "$python" -c 'import pytest_timeout' 2>/dev/null && options+=" --timeout=100"
+  # -v: what has passed is in the log even if the limit cuts the rest off.
+  start pytest.gpu "$python" -m pytest -v -ra -p no:cacheprovider $options --durations=10 -m gpu $files
   ;;
 esac
 case $parts in *" sanitizer "*)
@@ -63,7 +65,7 @@ case $parts in *" sanitizer "*)
       for part in padding layer_norm attention wgmma layers; do
         # racecheck follows every access to shared memory: whole layers would only be cut off.
         [ $tool.$part = racecheck.layers ] && continue
-        start "$tool.$part" compute-sanitizer --tool $tool --error-exitcode 99 "$bin/cuda_test" $part
+        start "$tool.$part" nice -n 10 compute-sanitizer --tool $tool --error-exitcode 99 "$bin/cuda_test" $part
       done
     done
   else
