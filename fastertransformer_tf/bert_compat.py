@@ -380,7 +380,7 @@ def _load(name: str) -> ModuleType:
         return module
 
 
-def _patch_modeling(module: ModuleType) -> None:
+def _patch_modeling(module: Any) -> None:
     """Gives `bert.modeling` our dropout, and its BertModel the epsilon of the configuration."""
     module.dropout = dropout
     build = module.BertModel.__init__
@@ -466,7 +466,7 @@ def create_classifier_model(
 
 def run_classifier() -> ModuleType:
     """Returns `bert.run_classifier`: task processors, convert_examples_to_features, ..."""
-    module = _load("run_classifier")
+    module: Any = _load("run_classifier")
     module.create_model = create_classifier_model
     return module
 

@@ -294,7 +294,7 @@ def transformer_model(
 
 def _install() -> None:
     """Puts our functions into `bert.modeling`, once; each looks at the current options."""
-    module = bert_compat.modeling()
+    module: Any = bert_compat.modeling()
     with _install_lock:
         if getattr(module, "_ft_installed", False):
             return

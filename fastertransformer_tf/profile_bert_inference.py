@@ -41,7 +41,7 @@ def run(values: flags.FlagValues) -> list[np.ndarray]:
       FileNotFoundError: A file is not there.
     """
     profile_util.check_flags(values)
-    values.do_eval = True  # what prepare expects of a job over the dev set
+    values["do_eval"].value = True  # what prepare expects of a job over the dev set
     with bert_compat.bound_flags(values):
         job = run_classifier_wrap.prepare(values)
         path = checkpoint.choose_checkpoint(values.init_checkpoint, values.output_dir)

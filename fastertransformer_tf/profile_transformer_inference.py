@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from absl import flags
 
+from fastertransformer_tf import cli as cli_lib
 from fastertransformer_tf import encoder_graphs, profile_util, runner
 
 _OWNER = "fastertransformer_tf.profile_transformer_inference"
@@ -26,13 +27,13 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     """Defines the program's flags."""
     runner.define_encoder_flags(flag_values, _OWNER)
     profile_util.define_flags(flag_values, _OWNER)
-    for name, text in (
-        ("output_dir", "The folder where table, plot and traces are written."),
-        ("init_checkpoint", "Checkpoint whose encoder is run; random weights without it."),
-    ):
-        profile_util.define_string(flag_values, _OWNER, name, None, text)
+    define = cli_lib.FlagDefiner(flag_values, _OWNER)
+    define.string("output_dir", None, "The folder where table, plot and traces are written.")
+    define.string(
+        "init_checkpoint", None, "Checkpoint whose encoder is run; random weights without it."
+    )
     for name, (default, text) in _SIZES.items():
-        profile_util.define_integer(flag_values, _OWNER, name, default, text)
+        define.integer(name, default, text, minimum=1)
 
 
 def make_side(

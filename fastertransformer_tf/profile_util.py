@@ -9,6 +9,7 @@ import pathlib
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +17,7 @@ from absl import flags
 from tensorflow.python.client import timeline  # the only way to a chrome trace of a session's run
 from tqdm import tqdm
 
-from fastertransformer_tf import checkpoint_io, modeling, runner
+from fastertransformer_tf import checkpoint_io, cli, modeling, runner
 
 _tf1 = tf.compat.v1
 
@@ -29,14 +30,14 @@ class Side:
     """One of the two programs compared.
 
     Attributes:
-      session: Holds its graph.
+      session: A tf.compat.v1.Session that holds its graph.
       output: What is compared, [B,...].
       timed: What is fetched while timing: small, so that copying it does not count.
       feeds: Placeholder to value, for each batch.
       trace_name: First part of the names of its trace files.
     """
 
-    session: _tf1.Session
+    session: Any
     output: tf.Tensor
     timed: tf.Tensor
     feeds: Sequence[Mapping[tf.Tensor, np.ndarray]]
@@ -50,15 +51,14 @@ def define_flags(flag_values: flags.FlagValues, owner: str) -> None:
       flag_values: Where to define them.
       owner: Name of the program's module, under which --help finds them.
     """
-    define_string(
-        flag_values, owner, "profiling_output_file", None, "The table's file, in --output_dir."
-    )
-    define_bool(flag_values, owner, "xla", "Compile with XLA, both sides.")
-    define_bool(
-        flag_values, owner, "tf_profile",
+    define = cli.FlagDefiner(flag_values, owner)
+    define.string("profiling_output_file", None, "The table's file, in --output_dir.")
+    define.boolean("xla", "Compile with XLA, both sides.")
+    define.boolean(
+        "tf_profile",
         "Write chrome traces to --output_dir/prof: open them with Perfetto or chrome://tracing.",
-    )  # fmt: skip
-    define_integer(flag_values, owner, "num_iter", 20, "Timed batches of each side.")
+    )
+    define.integer("num_iter", 20, "Timed batches of each side.", minimum=1)
 
 
 def check_flags(values: flags.FlagValues) -> modeling.EncoderOptions:
@@ -76,31 +76,6 @@ def check_flags(values: flags.FlagValues) -> modeling.EncoderOptions:
             "--use_tensorflow_transformer: this program always runs both, leave it out"
         )
     return runner.encoder_options(values)
-
-
-def define_string(
-    flag_values: flags.FlagValues, owner: str, name: str, default: str | None, text: str
-) -> None:
-    """Defines a string flag of module `owner`."""
-    parser, serializer = flags.ArgumentParser(), flags.ArgumentSerializer()
-    flags.DEFINE_flag(
-        flags.Flag(parser, serializer, name, default, text), flag_values, module_name=owner
-    )
-
-
-def define_integer(
-    flag_values: flags.FlagValues, owner: str, name: str, default: int, text: str
-) -> None:
-    """Defines an integer flag of module `owner`, at least 1."""
-    parser, serializer = flags.IntegerParser(lower_bound=1), flags.ArgumentSerializer()
-    flags.DEFINE_flag(
-        flags.Flag(parser, serializer, name, default, text), flag_values, module_name=owner
-    )
-
-
-def define_bool(flag_values: flags.FlagValues, owner: str, name: str, text: str) -> None:
-    """Defines a boolean flag of module `owner`, false unless given."""
-    flags.DEFINE_flag(flags.BooleanFlag(name, False, text), flag_values, module_name=owner)
 
 
 def check_agreement(expected: np.ndarray, actual: np.ndarray, floatx: str) -> float:

@@ -25,6 +25,7 @@ from fastertransformer_tf import (
     runner,
     training,
 )
+from fastertransformer_tf import cli as cli_lib
 
 _tf1 = tf.compat.v1
 _OWNER = "fastertransformer_tf.run_classifier_wrap"
@@ -43,14 +44,11 @@ _HELP = {
 def define_flags(flag_values: flags.FlagValues) -> None:
     """Defines the program's flags."""
     runner.define_encoder_flags(flag_values, _OWNER)
-    output_logits = flags.Flag(
-        flags.ArgumentParser(),
-        flags.ArgumentSerializer(),
+    cli_lib.FlagDefiner(flag_values, _OWNER).string(
         "output_logits",
         None,
         "Also write the evaluated logits, float32 [examples, classes], to this .npy file.",
     )
-    flags.DEFINE_flag(output_logits, flag_values, module_name=_OWNER)
     bert_compat.define_google_flags("run_classifier", flag_values, _OWNER, _HELP)
 
 
@@ -74,7 +72,7 @@ class Classifier:
         num_labels: int,
         checkpoint_path: str,
         options: modeling.EncoderOptions,
-        session_config: _tf1.ConfigProto | None = None,
+        session_config: Any = None,
     ) -> None:
         """Builds the graph with unknown batch size and length.
 
@@ -83,7 +81,7 @@ class Classifier:
           num_labels: Number of classes, C.
           checkpoint_path: Prefix of the checkpoint.
           options: How the encoder is built.
-          session_config: Of the session; TensorFlow's defaults when None.
+          session_config: A ConfigProto; TensorFlow's defaults when None.
 
         Raises:
           FileNotFoundError: There is no such checkpoint.
@@ -100,7 +98,14 @@ class Classifier:
             self.inputs["label_ids"] = _tf1.placeholder(tf.int32, [None], "label_ids")
             with checkpoint.restored_constants(source, options.floatx):
                 loss, per_example_loss, logits, probabilities = bert_compat.create_classifier_model(
-                    config, False, *self.inputs.values(), num_labels, False
+                    config,
+                    False,
+                    self.inputs["input_ids"],
+                    self.inputs["input_mask"],
+                    self.inputs["segment_ids"],
+                    self.inputs["label_ids"],
+                    num_labels=num_labels,
+                    use_one_hot_embeddings=False,
                 )
         self.outputs = {
             "loss": loss,
@@ -221,8 +226,8 @@ def prepare(values: flags.FlagValues) -> Job:
     if not (values.do_train or values.do_eval or values.do_predict):
         raise ValueError("nothing to do: give --do_train, --do_eval or --do_predict")
     for name in ("eval_batch_size", "predict_batch_size"):
-        if values[name].value < 1:
-            raise ValueError(f"--{name}={values[name].value}, expected at least 1")
+        if getattr(values, name) < 1:
+            raise ValueError(f"--{name}={getattr(values, name)}, expected at least 1")
     if values.max_seq_length < 3:
         raise ValueError(
             f"--max_seq_length={values.max_seq_length}, expected at least 3: [CLS] and two [SEP]"
@@ -284,7 +289,7 @@ def run_eval(job: Job, model: Classifier) -> dict[str, Any]:
     if values.output_logits:
         with checkpoint_io.atomic_path(values.output_logits) as path, path.open("wb") as file:
             np.save(file, run.outputs["logits"])
-    rows = {"accuracy": result["eval_accuracy"]}
+    rows: dict[str, object] = {"accuracy": result["eval_accuracy"]}
     rows |= {
         label: result[key]
         for key, label in (("eval_f1", "F1"), ("eval_mcc", "Matthews correlation"))

@@ -113,7 +113,7 @@ def squad_options(values: flags.FlagValues) -> squad.SquadOptions:
       ValueError: A value is out of range.
     """
     names = squad.SquadOptions.__dataclass_fields__
-    return squad.SquadOptions(**{name: values[name].value for name in names})
+    return squad.SquadOptions(**{name: getattr(values, name) for name in names})
 
 
 def run(values: flags.FlagValues) -> dict[str, str]:
@@ -133,9 +133,9 @@ def run(values: flags.FlagValues) -> dict[str, str]:
         if not values.do_train and not values.do_predict:
             raise ValueError("nothing to do: give --do_train or --do_predict")
         for job, file in (("do_train", "train_file"), ("do_predict", "predict_file")):
-            if values[job].value:
+            if getattr(values, job):
                 runner.require_flags(values, [file])
-                runner.require_file(values[file].value, file)
+                runner.require_file(getattr(values, file), file)
         options = squad_options(values)
         config = runner.load_config(values.bert_config_file, values.max_seq_length)
         tokenizer = runner.load_tokenizer(values)

@@ -29,27 +29,16 @@ def define_encoder_flags(flag_values: flags.FlagValues, owner: str) -> None:
       flag_values: Where to define them.
       owner: Name of the program's module, under which --help finds them.
     """
-    where = {"flag_values": flag_values, "module_name": owner}
-
-    def define(parser: flags.ArgumentParser, name: str, default: object, text: str) -> None:
-        serializer = flags.ArgumentSerializer()
-        flag = flags.Flag(parser, serializer, name, default, text)
-        flags.DEFINE_flag(flag, **where)
-
-    enum = flags.EnumFlag(
-        "floatx", "float32", "Type of weights and activations.", list(bert_compat.FLOAT_TYPES)
+    define = cli.FlagDefiner(flag_values, owner)
+    types = list(bert_compat.FLOAT_TYPES)
+    define.enum("floatx", "float32", types, "Type of weights and activations.")
+    define.boolean("remove_padding", "Compute only real tokens.")
+    define.boolean("allow_gemm_test", "GPU: search the fastest GEMM algorithm for each new shape.")
+    define.boolean(
+        "use_tensorflow_transformer",
+        "Run TensorFlow's own transformer instead of the op, for comparison.",
     )
-    flags.DEFINE_flag(enum, **where)
-    for name, text in (
-        ("remove_padding", "Compute only real tokens."),
-        ("allow_gemm_test", "GPU: search the fastest GEMM algorithm for each new shape."),
-        (
-            "use_tensorflow_transformer",
-            "Run TensorFlow's own transformer instead of the op, for comparison.",
-        ),
-    ):
-        flags.DEFINE_flag(flags.BooleanFlag(name, False, text), **where)
-    define(flags.IntegerParser(), "int8_mode", 0, "0 off; INT8 is not in this version.")
+    define.integer("int8_mode", 0, "0 off; INT8 is not in this version.")
 
 
 def encoder_options(flag_values: flags.FlagValues) -> modeling.EncoderOptions:
@@ -205,7 +194,7 @@ class BatchRun:
 
 
 def run_batches(
-    session: _tf1.Session,
+    session: Any,
     fetches: Mapping[str, tf.Tensor],
     feeds: Mapping[tf.Tensor, np.ndarray],
     batch_size: int,
@@ -217,7 +206,7 @@ def run_batches(
     then as every other. The last batch may be smaller than the others.
 
     Args:
-      session: With a graph whose batch axis is unknown.
+      session: A tf.compat.v1.Session with a graph whose batch axis is unknown.
       fetches: Name to tensor.
       feeds: Placeholder to all examples' values, [examples, ...] each.
       batch_size: Examples a batch, at least 1.
@@ -276,7 +265,7 @@ def report(
     batch_size: int,
 ) -> None:
     """Prints the table that ends a run over data: which encoder, its results and its speed."""
-    rows = {"encoder": encoder_name(options), **results}
+    rows: dict[str, object] = {"encoder": encoder_name(options), **results}
     rows |= {
         "examples": run.num_examples,
         "batch size": batch_size,
