@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tqdm import tqdm
 
-from fastertransformer_tf import bert_compat, checkpoint_io, modeling
+from fastertransformer_tf import bert_compat, checkpoint, checkpoint_io, modeling
 
 # Features with one entry a token; their columns past the longest sequence of a batch are cut off.
 _TOKEN_FEATURES = ("input_ids", "input_mask", "segment_ids")
@@ -127,7 +127,7 @@ def train(
       Prefix of the last checkpoint.
 
     Raises:
-      FileNotFoundError: init_checkpoint does not exist.
+      FileNotFoundError: There is no init_checkpoint.
       ValueError: output_dir holds a training with other settings; init_checkpoint holds none of
         the variables; features differ in their number of rows.
       FloatingPointError: The loss is no finite number.
@@ -315,8 +315,7 @@ def _create_global_step() -> tuple[tf.Variable, tf.Tensor]:
 
 def _initialize_from(init_checkpoint: str) -> None:
     """Makes the trainable variables start from a checkpoint, those that it has."""
-    if not tf.train.checkpoint_exists(init_checkpoint):
-        raise FileNotFoundError(f"init_checkpoint {init_checkpoint} does not exist")
+    checkpoint.Checkpoint(init_checkpoint)  # says what is wrong with it
     variables = tf.trainable_variables()
     assignment_map, found = bert_compat.modeling().get_assignment_map_from_checkpoint(
         variables, init_checkpoint

@@ -353,7 +353,8 @@ def minilm(tmp_path_factory):
     return folder, import_hf.import_hf(folder, tmp_path_factory.mktemp("minilm"))
 
 
-def test_minilm_gives_the_hidden_states_of_numpy(minilm):
+@pytest.mark.parametrize("use_tensorflow", [True, False], ids=["tensorflow", "op"])
+def test_minilm_gives_the_hidden_states_of_numpy(minilm, use_tensorflow):
     from fastertransformer_tf import bert_compat, checkpoint, modeling
 
     folder, imported = minilm
@@ -366,7 +367,7 @@ def test_minilm_gives_the_hidden_states_of_numpy(minilm):
     bert_config = bert_compat.modeling().BertConfig.from_json_file(imported.config_file)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         holders = [tf.compat.v1.placeholder(tf.int32, [1, None]) for _ in range(3)]
-        options = modeling.EncoderOptions(use_tensorflow=True)
+        options = modeling.EncoderOptions(use_tensorflow=use_tensorflow)
         with (
             modeling.encoder_options(options),
             checkpoint.restored_constants(imported.checkpoint, "float32"),

@@ -169,7 +169,7 @@ def test_other_settings_and_bad_input_are_refused(tmp_path, config, features):
     (tmp_path / "training.json").unlink()
     with pytest.raises(ValueError, match="that this program did not train"):
         training.train(build, features, options, tmp_path)
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(FileNotFoundError, match="checkpoint /none not found"):
         training.train(build, features, options, tmp_path / "n", init_checkpoint="/none")
     with pytest.raises(ValueError, match="expected the same number"):
         training.train(build, features | {"label_ids": np.zeros(3)}, options, tmp_path / "n")
