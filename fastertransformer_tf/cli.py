@@ -9,7 +9,14 @@ from typing import Any
 from absl import app, flags
 
 # A user's mistake: its message says all. Any other exception is ours and keeps its traceback.
-_USER_ERRORS = (ValueError, FileNotFoundError, ImportError, NotImplementedError)
+_USER_ERRORS = (
+    ValueError,
+    OSError,  # A file that is missing, or may not be read or written; a full disk.
+    ImportError,
+    NotImplementedError,
+    FloatingPointError,
+    app.UsageError,  # absl would print the whole help.
+)
 
 
 def run_program(
