@@ -15,9 +15,9 @@ from fastertransformer_tf import encoder_graphs, profile_util, runner
 
 _OWNER = "fastertransformer_tf.profile_transformer_inference"
 _SIZES = {
-    "predict_batch_size": (8, "Sequences in a batch."),
-    "max_seq_length": (128, "Padded length."),
-    "num_hidden_layers": (12, "Layers."),
+    "predict_batch_size": (8, "Sequences in a batch, B."),
+    "max_seq_length": (128, "Padded length, S."),
+    "num_hidden_layers": (12, "Layers of the encoder."),
     "num_attention_heads": (12, "Attention heads."),
     "attention_head_size": (64, "Size of a head."),
 }
