@@ -30,14 +30,13 @@ from fastertransformer_tf import cli as cli_lib
 _tf1 = tf.compat.v1
 _OWNER = "fastertransformer_tf.run_classifier_wrap"
 _REQUIRED = ("data_dir", "task_name", "vocab_file", "bert_config_file", "output_dir")
-_HELP = {
+_HELP = runner.TPU_HELP | {
     "init_checkpoint": "Checkpoint to start from (--do_train) or to run; without it the latest one "
     "in --output_dir.",
     "task_name": "The task: cola, mnli, mrpc or xnli.",
     "output_dir": "The folder where results are written.",
     "do_train": "Fine-tune with TensorFlow's own transformer; checkpoints go to --output_dir, and "
     "the same command goes on after a kill.",
-    "use_tpu": "Must be false: kept so that google's command lines are understood.",
 }
 
 

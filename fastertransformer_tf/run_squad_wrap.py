@@ -19,10 +19,9 @@ from fastertransformer_tf import bert_compat, checkpoint, modeling, runner, squa
 _tf1 = tf.compat.v1
 _OWNER = "fastertransformer_tf.run_squad_wrap"
 _REQUIRED = ("vocab_file", "bert_config_file", "output_dir")
-_HELP = {
+_HELP = runner.TPU_HELP | {
     "init_checkpoint": "Checkpoint to start from (--do_train) or to run (--do_predict alone); "
     "without it the latest one in --output_dir.",
-    "use_tpu": "Must be false: kept so that google's command lines are understood.",
 }
 
 

@@ -22,6 +22,18 @@ from fastertransformer_tf import bert_compat, cli, modeling
 _tf1 = tf.compat.v1
 
 
+_NO_EFFECT = "No effect: kept so that google's command lines, made for TPUs, are understood."
+TPU_HELP = {
+    "use_tpu": "Must be false: kept so that google's command lines are understood.",
+    "tpu_name": _NO_EFFECT,
+    "tpu_zone": _NO_EFFECT,
+    "gcp_project": _NO_EFFECT,
+    "master": _NO_EFFECT,
+    "num_tpu_cores": _NO_EFFECT,
+    "iterations_per_loop": _NO_EFFECT,
+}
+
+
 def define_encoder_flags(flag_values: flags.FlagValues, owner: str) -> None:
     """Defines the flags of `EncoderOptions`.
 

@@ -87,7 +87,7 @@ class TrainingOptions:
           train_batch_size: Examples a step.
           **others: Other attributes.
         """
-        steps = int(num_examples / train_batch_size * num_train_epochs)
+        steps = int(num_examples / max(1, train_batch_size) * num_train_epochs)
         if steps < 1:
             raise ValueError(
                 f"{num_examples} examples for {num_train_epochs} epochs make no step of "

@@ -178,6 +178,8 @@ def test_other_settings_and_bad_input_are_refused(tmp_path, config, features):
             _options(**bad)
     with pytest.raises(ValueError, match="make no step"):
         training.TrainingOptions.from_epochs(3, 1.0, 0.1, 8)
+    with pytest.raises(ValueError, match="train_batch_size is 0, expected at least 1"):
+        training.TrainingOptions.from_epochs(3, 1.0, 0.1, 0)
 
 
 def test_a_loss_that_is_not_finite_stops(tmp_path, config, features):
