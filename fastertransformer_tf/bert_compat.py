@@ -16,6 +16,7 @@ import contextlib
 import copy
 import functools
 import importlib.util
+import itertools
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -74,6 +75,70 @@ def float_type(dtype: str | tf.DType) -> tf.DType:
     return FLOAT_TYPES[name]
 
 
+# --- What bert.modeling leaves to its global state ------------------------------------------------
+
+
+@contextlib.contextmanager
+def layer_norm_epsilon(epsilon: float) -> Iterator[None]:
+    """Sets the epsilon of every layer norm built in the block, in this thread.
+
+    `BertModel` sets it to its configuration's `layer_norm_eps` where there is one.
+
+    Raises:
+      ValueError: It is not above 0.
+    """
+    if not epsilon > 0:
+        raise ValueError(f"layer_norm_eps is {epsilon!r}, expected a number above 0")
+    previous = current_layer_norm_epsilon()
+    _state.layer_norm_epsilon = epsilon
+    try:
+        yield
+    finally:
+        _state.layer_norm_epsilon = previous
+
+
+def current_layer_norm_epsilon() -> float:
+    """Returns the epsilon set in this thread; google-research BERT's 1e-12 outside of any block."""
+    return getattr(_state, "layer_norm_epsilon", 1e-12)
+
+
+@contextlib.contextmanager
+def dropout_seed(seed: int, step: tf.Tensor) -> Iterator[None]:
+    """Makes every dropout built in the block, in this thread, a function of seed and step.
+
+    Random operations with a state of their own begin anew when a session does: a training that was
+    killed and resumed would then drop other values than one that was not.
+
+    Args:
+      seed: Of the whole training.
+      step: int64 []; each of its values gives other random values.
+    """
+    previous = getattr(_state, "dropout", None)
+    # Threefry takes two 64-bit numbers. The low half of the first counts the dropouts of the graph.
+    _state.dropout = (itertools.count(seed << 32), step)
+    try:
+        yield
+    finally:
+        _state.dropout = previous
+
+
+def dropout(input_tensor: tf.Tensor, dropout_prob: float | None) -> tf.Tensor:
+    """Sets elements to 0 with a probability and scales the others up; `bert.modeling.dropout`.
+
+    Args:
+      input_tensor: Any shape, floating point.
+      dropout_prob: The probability; None or 0 returns the input.
+    """
+    if not dropout_prob:
+        return input_tensor
+    seeded = getattr(_state, "dropout", None)
+    if seeded is None:
+        return tf.nn.dropout(input_tensor, rate=dropout_prob)
+    numbers, step = seeded
+    seed = tf.stack([tf.constant(next(numbers), tf.int64), step])
+    return tf.nn.experimental.stateless_dropout(input_tensor, rate=dropout_prob, seed=seed)
+
+
 # --- Stand-ins for what TensorFlow 2.21 no longer has --------------------------------------------
 
 
@@ -85,7 +150,7 @@ def layer_norm(
 ) -> tf.Tensor:
     """Layer norm over the last axis with variables `beta` and `gamma`, computed in float32.
 
-    Source: tf.contrib.layers.layer_norm of TensorFlow 1.15, epsilon 1e-12.
+    Source: tf.contrib.layers.layer_norm of TensorFlow 1.15, with `current_layer_norm_epsilon`.
 
     Args:
       inputs: [..., H].
@@ -109,7 +174,8 @@ def layer_norm(
         gamma = _tf1.get_variable("gamma", shape, inputs.dtype, _tf1.ones_initializer())
         x, beta, gamma = (tf.cast(t, tf.float32) for t in (inputs, beta, gamma))
         mean, variance = tf.nn.moments(x, axes=[-1], keepdims=True)
-        output = tf.nn.batch_normalization(x, mean, variance, beta, gamma, 1e-12)
+        epsilon = current_layer_norm_epsilon()
+        output = tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon)
         return tf.cast(output, inputs.dtype)
 
 
@@ -308,8 +374,24 @@ def _load(name: str) -> ModuleType:
         except BaseException:
             del sys.modules[full_name]
             raise
+        if name == "modeling":
+            _patch_modeling(module)
         setattr(sys.modules["bert"], name, module)
         return module
+
+
+def _patch_modeling(module: Any) -> None:
+    """Gives `bert.modeling` our dropout, and its BertModel the epsilon of the configuration."""
+    module.dropout = dropout
+    build = module.BertModel.__init__
+
+    @functools.wraps(build)
+    def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        epsilon = getattr(config, "layer_norm_eps", current_layer_norm_epsilon())
+        with layer_norm_epsilon(epsilon):
+            build(self, config, *args, **kwargs)
+
+    module.BertModel.__init__ = init
 
 
 def modeling() -> ModuleType:
@@ -373,7 +455,7 @@ def create_classifier_model(
     bias = _tf1.get_variable("output_bias", [num_labels], pooled.dtype, _tf1.zeros_initializer())
     with _tf1.variable_scope("loss"):
         if is_training:
-            pooled = tf.nn.dropout(pooled, rate=0.1)
+            pooled = dropout(pooled, 0.1)
         logits = tf.cast(tf.matmul(pooled, weights, transpose_b=True) + bias, tf.float32)
         probabilities = tf.nn.softmax(logits)
         per_example_loss = -tf.reduce_sum(
@@ -384,7 +466,7 @@ def create_classifier_model(
 
 def run_classifier() -> ModuleType:
     """Returns `bert.run_classifier`: task processors, convert_examples_to_features, ..."""
-    module = _load("run_classifier")
+    module: Any = _load("run_classifier")
     module.create_model = create_classifier_model
     return module
 

@@ -67,10 +67,14 @@ class Checkpoint:
           dtype: Type to cast a floating-point variable to; its own when None.
 
         Raises:
-          ValueError: A value that overflows the type, or a cast of a variable of another kind.
-          tf.errors.OpError: A damaged or missing data file.
+          ValueError: A value that overflows the type, a cast of a variable of another kind, or a
+            damaged or missing data file.
         """
-        value = self._reader.get_tensor(name)
+        try:
+            value = self._reader.get_tensor(name)
+        # TensorFlow raises each of them for some kind of damage.
+        except (tf.errors.OpError, IndexError, RuntimeError) as error:
+            raise ValueError(f"checkpoint {self.path} cannot be read: {name}: {error}") from error
         if dtype is None or self.dtypes[name] == tf.as_dtype(dtype):
             return value
         if not self.dtypes[name].is_floating:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 DATA_SUFFIX = ".data-00000-of-00001"
 INDEX_SUFFIX = ".index"
@@ -54,8 +55,6 @@ def save_checkpoint(prefix: str | os.PathLike[str], tensors: Mapping[str, np.nda
     Raises:
       ValueError: `tensors` is empty.
     """
-    import tensorflow as tf  # Slow to import: only where a checkpoint is really written.
-
     if not tensors:
         raise ValueError(f"checkpoint {prefix} would hold no tensor: at least one is expected")
     prefix = Path(prefix).absolute()

@@ -12,10 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 from absl import flags
 
-from fastertransformer_tf import checkpoint_io, cli
+from fastertransformer_tf import checkpoint, checkpoint_io, runner
+from fastertransformer_tf import cli as cli_lib
 
+_OWNER = "fastertransformer_tf.ckpt_type_convert"
 DTYPES = ("float16", "bfloat16")
 
 _KEPT = re.compile("quant|amaxList")
@@ -53,8 +56,6 @@ def convert_tensors(
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
     check_not_quantized(tensors)
-    import tensorflow as tf
-
     np_dtype = tf.as_dtype(dtype).as_numpy_dtype
     largest = float(tf.as_dtype(dtype).max)
     converted: dict[str, np.ndarray] = {}
@@ -126,56 +127,48 @@ def convert_checkpoint(
 
     Raises:
       FileNotFoundError: There is no such checkpoint.
-      ValueError: As for `convert_tensors`; nothing is written.
+      ValueError: It cannot be read, or as for `convert_tensors`; nothing is written.
     """
-    import tensorflow as tf
-
-    if not Path(f"{init_checkpoint}{checkpoint_io.INDEX_SUFFIX}").is_file():
-        raise FileNotFoundError(
-            f"no checkpoint {init_checkpoint}: {init_checkpoint}{checkpoint_io.INDEX_SUFFIX} does "
-            "not exist"
-        )
-    try:
-        reader = tf.train.load_checkpoint(str(init_checkpoint))
-        tensors = {n: reader.get_tensor(n) for n in sorted(reader.get_variable_to_shape_map())}
-    except (tf.errors.OpError, IndexError, RuntimeError) as error:  # TensorFlow raises all three.
-        raise ValueError(f"{init_checkpoint} cannot be read: {error}") from error
+    source = checkpoint.Checkpoint(init_checkpoint)
+    tensors = {name: source.load(name) for name in sorted(source.shapes)}
     converted = convert_tensors(tensors, dtype, allow_overflow=allow_overflow)
     checkpoint_io.save_checkpoint(fp16_checkpoint, converted)
     return [(n, tensors[n].dtype.name, converted[n].dtype.name) for n in tensors]
 
 
-def main() -> None:
-    """Entry point of the console script, also `python -m fastertransformer_tf....`."""
-    init_checkpoint = flags.DEFINE_string(
-        "init_checkpoint", None, "Prefix of the checkpoint to read.", required=True
-    )
-    fp16_checkpoint = flags.DEFINE_string(
-        "fp16_checkpoint", None, "Prefix of the checkpoint to write.", required=True
-    )
-    dtype = flags.DEFINE_enum("dtype", "float16", DTYPES, "Type that float32 variables get.")
-    allow_overflow = flags.DEFINE_bool(
+def define_flags(flag_values: flags.FlagValues) -> None:
+    """Defines the program's flags."""
+    define = cli_lib.FlagDefiner(flag_values, _OWNER)
+    define.string("init_checkpoint", None, "Prefix of the checkpoint to read.")
+    define.string("fp16_checkpoint", None, "Prefix of the checkpoint to write.")
+    define.enum("dtype", "float16", DTYPES, "Type that float32 variables get.")
+    define.boolean(
         "allow_overflow",
-        False,
         "Clip values beyond the type's largest to it; otherwise they are reported by name and "
         "nothing is written.",
     )
 
-    def run(argv: list[str]) -> None:
-        cli.no_positional(argv)
-        rows = convert_checkpoint(
-            init_checkpoint.value,
-            fp16_checkpoint.value,
-            dtype.value,
-            allow_overflow=allow_overflow.value,
-        )
-        for name, old, new in rows:
-            print(f"{name} from {old} to {new}")
-        changed = sum(old != new for _, old, new in rows)
-        print(f"{changed} of {len(rows)} variables converted: {fp16_checkpoint.value}")
 
-    cli.run_program(run, __doc__, [__name__])
+def run(values: flags.FlagValues) -> list[tuple[str, str, str]]:
+    """Runs the program with parsed flags; see `convert_checkpoint`."""
+    runner.require_flags(values, ("init_checkpoint", "fp16_checkpoint"))
+    rows = convert_checkpoint(
+        values.init_checkpoint,
+        values.fp16_checkpoint,
+        values.dtype,
+        allow_overflow=values.allow_overflow,
+    )
+    for name, old, new in rows:
+        print(f"{name} from {old} to {new}")
+    changed = sum(old != new for _, old, new in rows)
+    print(f"{changed} of {len(rows)} variables converted: {values.fp16_checkpoint}")
+    return rows
+
+
+def cli() -> None:
+    """The console entry point."""
+    runner.run_flag_program(define_flags, run, __doc__, [_OWNER])
 
 
 if __name__ == "__main__":
-    main()
+    cli()

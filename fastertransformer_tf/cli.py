@@ -1,14 +1,22 @@
-"""What the command-line programs of the package share: `--help` and errors in one sentence."""
+"""What the command-line programs of the package share: flags, `--help`, errors in one sentence."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from absl import app, flags
 
 # A user's mistake: its message says all. Any other exception is ours and keeps its traceback.
-_USER_ERRORS = (ValueError, FileNotFoundError, ImportError, NotImplementedError)
+_USER_ERRORS = (
+    ValueError,
+    OSError,  # A file that is missing, or may not be read or written; a full disk.
+    ImportError,
+    NotImplementedError,
+    FloatingPointError,
+    app.UsageError,  # absl would print the whole help.
+)
 
 
 def run_program(
@@ -57,6 +65,37 @@ def explain_flags(modules: Iterable[str]) -> str:
         text = f"--{name}:{values} {flag.help or ''}{default}"
         lines.append(flags.text_wrap(text, indent="      ", firstline_indent="  "))
     return "\n".join(lines)
+
+
+class FlagDefiner:
+    """Defines flags for a module, under whose name --help finds them."""
+
+    def __init__(self, flag_values: flags.FlagValues, owner: str) -> None:
+        """Takes where to define the flags, and the module's name."""
+        self.flag_values = flag_values
+        self.owner = owner
+
+    def string(self, name: str, default: str | None, text: str) -> None:
+        """Defines a flag of any text."""
+        self._define(flags.ArgumentParser[str](), name, default, text)
+
+    def integer(self, name: str, default: int, text: str, minimum: int | None = None) -> None:
+        """Defines a flag of a whole number, at least `minimum`."""
+        self._define(flags.IntegerParser(lower_bound=minimum), name, default, text)
+
+    def boolean(self, name: str, text: str) -> None:
+        """Defines a flag that is false unless given."""
+        flags.DEFINE_boolean(name, False, text, self.flag_values, self.owner)
+
+    def enum(self, name: str, default: str, values: Sequence[str], text: str) -> None:
+        """Defines a flag that is one of `values`."""
+        flags.DEFINE_enum(name, default, list(values), text, self.flag_values, self.owner)
+
+    def _define(
+        self, parser: flags.ArgumentParser[Any], name: str, default: object, text: str
+    ) -> None:
+        serializer = flags.ArgumentSerializer[Any]()
+        flags.DEFINE(parser, name, default, text, self.flag_values, serializer, self.owner)
 
 
 def no_positional(argv: Sequence[str]) -> None:

@@ -8,14 +8,14 @@ length, H hidden size, L layers.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+from tensorflow.python.client import pywrap_tf_session  # the only way to XLA's switch for CPUs
 
-from fastertransformer_tf import bert_compat, modeling, ops
+from fastertransformer_tf import bert_compat, checkpoint, modeling, ops
 
 # Weight name inside a layer (google-research BERT's checkpoint names) -> the ops' input name.
 OP_INPUTS = {variable: argument for argument, variable in modeling.LAYER_VARIABLES.items()}
@@ -73,29 +73,30 @@ def random_weights(sizes: EncoderSizes, seed: int = 1) -> Weights:
     return layers
 
 
-def load_weights(checkpoint: str, sizes: EncoderSizes, scope: str = "bert/encoder") -> Weights:
+def load_weights(prefix: str, sizes: EncoderSizes, scope: str = "bert/encoder") -> Weights:
     """Reads the encoder's weights from a google-research BERT checkpoint, as float32.
 
     Raises:
-      ValueError: a variable is missing or has another shape; names all of them.
+      FileNotFoundError: There is no such checkpoint.
+      ValueError: It cannot be read, or a variable is missing or has another shape: all of them are
+        named.
     """
-    reader = tf.train.load_checkpoint(checkpoint)
-    shapes = reader.get_variable_to_shape_map()
+    source = checkpoint.Checkpoint(prefix)
     faults, layers = [], []
     for index in range(sizes.layers):
         layer = {}
         for name in OP_INPUTS:
             full = f"{scope}/layer_{index}/{name}"
             expected = sizes.weight_shape(name)
-            if full not in shapes:
+            if full not in source.shapes:
                 faults.append(f"{full} is missing")
-            elif tuple(shapes[full]) != expected:
-                faults.append(f"{full} has shape {shapes[full]}, expected {list(expected)}")
+            elif tuple(source.shapes[full]) != expected:
+                faults.append(f"{full} has shape {source.shapes[full]}, expected {list(expected)}")
             else:
-                layer[name] = reader.get_tensor(full).astype(np.float32)
+                layer[name] = source.load(full, "float32")
         layers.append(layer)
     if faults:
-        raise ValueError(f"{checkpoint}: " + "; ".join(faults))
+        raise ValueError(f"{prefix}: " + "; ".join(faults))
     return layers
 
 
@@ -232,15 +233,17 @@ def op_layers(
 
 
 def session_config(xla: bool, threads: int = 0) -> tf.ConfigProto:
-    """A session configuration: `threads` of the CPU (0: all), XLA for the whole graph or not."""
+    """A session configuration: `threads` of the CPU (0: all), XLA for the whole graph or not.
+
+    With `xla` the process's later sessions compile CPU kernels too where they ask for XLA.
+    """
     config = tf.ConfigProto(
         intra_op_parallelism_threads=threads, inter_op_parallelism_threads=1 if threads else 0
     )
     config.gpu_options.allow_growth = True
     if xla:
-        # The session's level reaches CPU kernels only with this flag; it is read at first use.
-        flag = "--tf_xla_cpu_global_jit"
-        if flag not in os.environ.get("TF_XLA_FLAGS", ""):
-            os.environ["TF_XLA_FLAGS"] = f"{os.environ.get('TF_XLA_FLAGS', '')} {flag}".strip()
+        # A session's level reaches CPU kernels only with this; TF_XLA_FLAGS, which says the same,
+        # is read when TensorFlow is loaded.
+        pywrap_tf_session.TF_SetTfXlaCpuGlobalJit(True)
         config.graph_options.optimizer_options.global_jit_level = tf.OptimizerOptions.ON_1
     return config

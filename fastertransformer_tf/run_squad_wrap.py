@@ -15,15 +15,13 @@ import tensorflow as tf
 from absl import flags
 
 from fastertransformer_tf import bert_compat, checkpoint, modeling, runner, squad, training
-from fastertransformer_tf import cli as cli_lib
 
 _tf1 = tf.compat.v1
 _OWNER = "fastertransformer_tf.run_squad_wrap"
 _REQUIRED = ("vocab_file", "bert_config_file", "output_dir")
-_HELP = {
+_HELP = runner.TPU_HELP | {
     "init_checkpoint": "Checkpoint to start from (--do_train) or to run (--do_predict alone); "
     "without it the latest one in --output_dir.",
-    "use_tpu": "Must be false: kept so that google's command lines are understood.",
 }
 
 
@@ -114,7 +112,7 @@ def squad_options(values: flags.FlagValues) -> squad.SquadOptions:
       ValueError: A value is out of range.
     """
     names = squad.SquadOptions.__dataclass_fields__
-    return squad.SquadOptions(**{name: values[name].value for name in names})
+    return squad.SquadOptions(**{name: getattr(values, name) for name in names})
 
 
 def run(values: flags.FlagValues) -> dict[str, str]:
@@ -130,25 +128,16 @@ def run(values: flags.FlagValues) -> dict[str, str]:
     with bert_compat.bound_flags(values):
         runner.require_flags(values, _REQUIRED)
         encoder = runner.encoder_options(values)
-        if values.use_tpu:
-            raise ValueError("--use_tpu=true: there is no TPU support, expected false")
+        runner.check_training_flags(values)
         if not values.do_train and not values.do_predict:
             raise ValueError("nothing to do: give --do_train or --do_predict")
         for job, file in (("do_train", "train_file"), ("do_predict", "predict_file")):
-            if values[job].value:
+            if getattr(values, job):
                 runner.require_flags(values, [file])
-                runner.require_file(values[file].value, file)
-        if values.do_train and values.floatx != "float32":
-            raise ValueError(
-                f"--do_train trains in float32, but --floatx={values.floatx}: train first, then "
-                "predict in another type"
-            )
-        runner.require_file(values.vocab_file, "vocab_file")
+                runner.require_file(getattr(values, file), file)
         options = squad_options(values)
         config = runner.load_config(values.bert_config_file, values.max_seq_length)
-        tokenization = bert_compat.tokenization()
-        tokenization.validate_case_matches_checkpoint(values.do_lower_case, values.init_checkpoint)
-        tokenizer = tokenization.FullTokenizer(values.vocab_file, values.do_lower_case)
+        tokenizer = runner.load_tokenizer(values)
         runner.make_output_dir(values.output_dir)
         path = None
         if values.do_train:
@@ -165,9 +154,8 @@ def run(values: flags.FlagValues) -> dict[str, str]:
             options,
             values.output_dir,
         )
-    rows = {"encoder": runner.encoder_name(encoder), "questions": len(answers)}
-    rows |= runner.timing_rows(result, values.predict_batch_size)
-    runner.print_table("SQuAD prediction", rows, runner.TIMING_CAPTION)
+    rows = {"questions": len(answers)}
+    runner.report("SQuAD prediction", encoder, rows, result, values.predict_batch_size)
     return answers
 
 
@@ -198,17 +186,9 @@ def _train(
     )
 
 
-def main(argv: list[str]) -> None:
-    """Runs the program with the process's flags."""
-    cli_lib.no_positional(argv)
-    runner.quiet_logs(flags.FLAGS)
-    run(flags.FLAGS)
-
-
 def cli() -> None:
     """The console entry point."""
-    define_flags(flags.FLAGS)
-    cli_lib.run_program(main, __doc__, [_OWNER])
+    runner.run_flag_program(define_flags, run, __doc__, [_OWNER])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import rich.box
@@ -16,9 +17,21 @@ import tensorflow as tf
 import tqdm
 from absl import flags, logging
 
-from fastertransformer_tf import bert_compat, modeling
+from fastertransformer_tf import bert_compat, cli, modeling
 
 _tf1 = tf.compat.v1
+
+
+_NO_EFFECT = "No effect: kept so that google's command lines, made for TPUs, are understood."
+TPU_HELP = {
+    "use_tpu": "Must be false: kept so that google's command lines are understood.",
+    "tpu_name": _NO_EFFECT,
+    "tpu_zone": _NO_EFFECT,
+    "gcp_project": _NO_EFFECT,
+    "master": _NO_EFFECT,
+    "num_tpu_cores": _NO_EFFECT,
+    "iterations_per_loop": _NO_EFFECT,
+}
 
 
 def define_encoder_flags(flag_values: flags.FlagValues, owner: str) -> None:
@@ -28,27 +41,16 @@ def define_encoder_flags(flag_values: flags.FlagValues, owner: str) -> None:
       flag_values: Where to define them.
       owner: Name of the program's module, under which --help finds them.
     """
-    where = {"flag_values": flag_values, "module_name": owner}
-
-    def define(parser: flags.ArgumentParser, name: str, default: object, text: str) -> None:
-        serializer = flags.ArgumentSerializer()
-        flag = flags.Flag(parser, serializer, name, default, text)
-        flags.DEFINE_flag(flag, **where)
-
-    enum = flags.EnumFlag(
-        "floatx", "float32", "Type of weights and activations.", list(bert_compat.FLOAT_TYPES)
+    define = cli.FlagDefiner(flag_values, owner)
+    types = list(bert_compat.FLOAT_TYPES)
+    define.enum("floatx", "float32", types, "Type of weights and activations.")
+    define.boolean("remove_padding", "Compute only real tokens.")
+    define.boolean("allow_gemm_test", "GPU: search the fastest GEMM algorithm for each new shape.")
+    define.boolean(
+        "use_tensorflow_transformer",
+        "Run TensorFlow's own transformer instead of the op, for comparison.",
     )
-    flags.DEFINE_flag(enum, **where)
-    for name, text in (
-        ("remove_padding", "Compute only real tokens."),
-        ("allow_gemm_test", "GPU: search the fastest GEMM algorithm for each new shape."),
-        (
-            "use_tensorflow_transformer",
-            "Run TensorFlow's own transformer instead of the op, for comparison.",
-        ),
-    ):
-        flags.DEFINE_flag(flags.BooleanFlag(name, False, text), **where)
-    define(flags.IntegerParser(), "int8_mode", 0, "0 off; INT8 is not in this version.")
+    define.integer("int8_mode", 0, "0 off; INT8 is not in this version.")
 
 
 def encoder_options(flag_values: flags.FlagValues) -> modeling.EncoderOptions:
@@ -77,6 +79,30 @@ def quiet_logs(flag_values: flags.FlagValues) -> None:
         _tf1.logging.set_verbosity(_tf1.logging.WARN)
 
 
+def run_flag_program(
+    define_flags: Callable[[flags.FlagValues], None],
+    run: Callable[[flags.FlagValues], object],
+    doc: str | None,
+    owners: Sequence[str],
+) -> None:
+    """The console entry point of a program whose options are all flags.
+
+    Args:
+      define_flags: Defines the program's flags.
+      run: Runs the program with parsed flags.
+      doc: The program's docstring, for --help.
+      owners: The modules whose flags --help explains.
+    """
+
+    def main(argv: list[str]) -> None:
+        cli.no_positional(argv)
+        quiet_logs(flags.FLAGS)
+        run(flags.FLAGS)
+
+    define_flags(flags.FLAGS)
+    cli.run_program(main, doc or "", owners)
+
+
 def require_flags(flag_values: flags.FlagValues, names: Iterable[str]) -> None:
     """Refuses a command line that lacks flags.
 
@@ -98,7 +124,37 @@ def require_file(path: str, flag: str) -> None:
         raise FileNotFoundError(f"--{flag}={path} not found")
 
 
-def load_config(path: str, max_seq_length: int) -> object:
+def check_training_flags(flag_values: flags.FlagValues) -> None:
+    """Refuses flags of google's programs that nothing here can follow.
+
+    Raises:
+      ValueError: --use_tpu, or --do_train in another type than float32 or without padding.
+    """
+    if flag_values.use_tpu:
+        raise ValueError("--use_tpu=true: there is no TPU support, expected false")
+    if flag_values.do_train and flag_values.floatx != "float32":
+        raise ValueError(
+            f"--do_train trains in float32, but --floatx={flag_values.floatx}: train first, then "
+            "run the checkpoint in another type"
+        )
+
+
+def load_tokenizer(flag_values: flags.FlagValues) -> Any:
+    """Makes google's FullTokenizer of --vocab_file and --do_lower_case.
+
+    Raises:
+      FileNotFoundError: There is no such vocabulary.
+      ValueError: The case does not go with what --init_checkpoint's name says.
+    """
+    require_file(flag_values.vocab_file, "vocab_file")
+    tokenization = bert_compat.tokenization()
+    tokenization.validate_case_matches_checkpoint(
+        flag_values.do_lower_case, flag_values.init_checkpoint
+    )
+    return tokenization.FullTokenizer(flag_values.vocab_file, flag_values.do_lower_case)
+
+
+def load_config(path: str, max_seq_length: int) -> Any:
     """Reads bert_config.json and checks it against the sequence length.
 
     Returns:
@@ -150,7 +206,7 @@ class BatchRun:
 
 
 def run_batches(
-    session: _tf1.Session,
+    session: Any,
     fetches: Mapping[str, tf.Tensor],
     feeds: Mapping[tf.Tensor, np.ndarray],
     batch_size: int,
@@ -162,7 +218,7 @@ def run_batches(
     then as every other. The last batch may be smaller than the others.
 
     Args:
-      session: With a graph whose batch axis is unknown.
+      session: A tf.compat.v1.Session with a graph whose batch axis is unknown.
       fetches: Name to tensor.
       feeds: Placeholder to all examples' values, [examples, ...] each.
       batch_size: Examples a batch, at least 1.
@@ -213,14 +269,22 @@ def print_table(title: str, rows: Mapping[str, object], caption: str | None = No
     rich.console.Console().print(table)
 
 
-def timing_rows(run: BatchRun, batch_size: int) -> dict[str, str]:
-    """Returns the rows of a table that tell a run's speed."""
-    return {
-        "examples": str(run.num_examples),
-        "batch size": str(batch_size),
+def report(
+    title: str,
+    options: modeling.EncoderOptions,
+    results: Mapping[str, object],
+    run: BatchRun,
+    batch_size: int,
+) -> None:
+    """Prints the table that ends a run over data: which encoder, its results and its speed."""
+    rows: dict[str, object] = {"encoder": encoder_name(options), **results}
+    rows |= {
+        "examples": run.num_examples,
+        "batch size": batch_size,
         "examples/s": f"{run.examples_per_second:.1f}",
         "ms per batch (median)": f"{run.ms_per_batch:.2f}",
     }
+    print_table(title, rows, TIMING_CAPTION)
 
 
 TIMING_CAPTION = "times: session runs alone, after one warm-up batch; no building, no tokenizing"

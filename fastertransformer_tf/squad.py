@@ -236,9 +236,9 @@ def _has_span(windows: Sequence[Any], results: Mapping[int, Any], options: Squad
             np.argsort(-np.array(logits), kind="stable")[: options.n_best_size]
             for logits in (result.start_logits, result.end_logits)
         )
-        starts = [s for s in starts if window.token_is_max_context.get(int(s), False)]
-        ends = [e for e in ends if int(e) in window.token_to_orig_map]
-        if any(0 <= e - s < options.max_answer_length for s in starts for e in ends):
+        inside = [int(s) for s in starts if window.token_is_max_context.get(int(s), False)]
+        ending = [int(e) for e in ends if int(e) in window.token_to_orig_map]
+        if any(0 <= e - s < options.max_answer_length for s in inside for e in ending):
             return True
     return False
 

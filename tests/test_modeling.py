@@ -56,6 +56,22 @@ def batch(rng: np.random.Generator, lengths: list[int], seq_len: int) -> tuple[n
     return ids, reference.valid_rows(lengths, seq_len).astype(np.int32)
 
 
+def test_the_epsilon_of_the_configuration_counts(tiny: TinyBert, rng: np.random.Generator) -> None:
+    ids, mask = batch(rng, [7, 3], 7)
+    config = tiny.config | {"layer_norm_eps": 0.5}
+    outputs = {}
+    for use_tensorflow in (False, True):
+        options = modeling.EncoderOptions(use_tensorflow=use_tensorflow)
+        outputs[use_tensorflow] = run_model(tiny, ids, mask, options, config=config)
+    valid = reference.valid_rows([7, 3], 7)
+    for name in ("embeddings", "sequence"):
+        assert_close(outputs[False][name][valid], outputs[True][name][valid], "float32")
+        usual = run_model(tiny, ids, mask, options)[name]
+        assert np.abs(usual - outputs[True][name])[valid].max() > 0.1
+    with pytest.raises(ValueError, match="layer_norm_eps is -1, expected a number above 0"):
+        run_model(tiny, ids, mask, options, config=tiny.config | {"layer_norm_eps": -1})
+
+
 @pytest.mark.parametrize("all_layers", [False, True])
 @pytest.mark.parametrize("remove_padding", [False, True])
 def test_every_layer_equals_tensorflow(

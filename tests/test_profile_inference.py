@@ -1,6 +1,6 @@
 """The profile programs: outputs are compared before any time is told, files are what they claim.
 
-The op is replaced by TensorFlow's encoder or by a wrong one: what is tested is the programs.
+Where a test is about the program alone, TensorFlow's encoder or a wrong one stands in for the op.
 """
 
 import json
@@ -9,8 +9,14 @@ import pathlib
 import pytest
 import tensorflow.compat.v1 as tf
 from absl import flags
+from test_run_classifier import write_task
+from tiny_bert import make_tiny_bert
 
-from fastertransformer_tf import encoder_graphs, profile_transformer_inference
+from fastertransformer_tf import (
+    encoder_graphs,
+    profile_bert_inference,
+    profile_transformer_inference,
+)
 
 SIZES = [
     "--predict_batch_size=2", "--max_seq_length=8", "--num_hidden_layers=2",
@@ -54,8 +60,50 @@ def test_times_and_files(tmp_path, monkeypatch, capsys, floatx, padding):
     assert header[-2:] == ["Tensorflow", "FasterTransformer"]
     assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
     for name in ("bert_origin_1", "bert_fastinfer_0"):
-        trace = json.loads((tmp_path / "prof" / f"{name}.json").read_text())
-        assert any("Softmax" in event.get("name", "") for event in trace["traceEvents"])
+        assert "Softmax" in _trace(tmp_path / "prof" / f"{name}.json")
+
+
+def _trace(path: pathlib.Path) -> set[str]:
+    """The operations that a trace shows; checks that it is what Perfetto and chrome take."""
+    events = json.loads(path.read_text())["traceEvents"]
+    for event in events:
+        assert event["ph"] in "XMNODstf"
+        assert isinstance(event["pid"], int)
+        if event["ph"] == "X":  # A complete event: when, how long, on which line.
+            assert event["ts"] > 0 and event["dur"] >= 0 and isinstance(event["tid"], int)
+    assert [e["args"]["name"] for e in events if e["ph"] == "M"]
+    return {event["args"]["op"] for event in events if event["ph"] == "X"}
+
+
+@pytest.mark.parametrize("padding", ["--noremove_padding", "--remove_padding"])
+def test_xla_compiles_around_the_op(tmp_path, capsys, padding):
+    write_task(tmp_path, "mrpc")
+    model = make_tiny_bert(tmp_path / "model")
+    values = flags.FlagValues()
+    profile_bert_inference.define_flags(values)
+    values(
+        ["program", "--task_name=mrpc", f"--data_dir={tmp_path}", f"--output_dir={tmp_path}/out"]
+        + [f"--vocab_file={model.vocab_file}", f"--bert_config_file={model.config_file}"]
+        + [f"--init_checkpoint={model.checkpoint}", "--max_seq_length=16", "--num_iter=3"]
+        + ["--eval_batch_size=2", "--profiling_output_file=t.tsv", "--xla", "--tf_profile", padding]
+    )
+    seconds = profile_bert_inference.run(values)
+    assert [len(times) for times in seconds] == [3, 3]
+    assert "XLA: True" in (tmp_path / "out" / "t.tsv").read_text()
+    printed = capsys.readouterr().out
+    assert "with XLA" in printed and "average time (seconds) elapsed fast transformer" in printed
+    folder = tmp_path / "out" / "prof"
+    assert len(list(folder.iterdir())) == 6
+    original, fast = (_trace(folder / f"bert_{side}_2.json") for side in ("origin", "fastinfer"))
+    assert "_XlaRun" in original and "Softmax" not in original
+    assert {"_XlaRun", "BertEncoder"} <= fast
+
+
+def test_the_op_agrees(tmp_path, capsys):
+    profile_transformer_inference.run(_values(tmp_path, "--remove_padding", "--tf_profile"))
+    assert "outputs agree: relative error" in capsys.readouterr().out
+    assert "BertEncoder" in _trace(tmp_path / "prof" / "bert_fastinfer_1.json")
+    assert "Softmax" in _trace(tmp_path / "prof" / "bert_origin_1.json")
 
 
 def test_no_time_where_outputs_disagree(tmp_path, monkeypatch, capsys):
