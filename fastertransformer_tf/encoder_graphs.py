@@ -235,7 +235,8 @@ def op_layers(
 def session_config(xla: bool, threads: int = 0) -> tf.ConfigProto:
     """A session configuration: `threads` of the CPU (0: all), XLA for the whole graph or not.
 
-    With `xla` the process's later sessions compile CPU kernels too where they ask for XLA.
+    With `xla` sessions of this process that ask for XLA compile CPU kernels too, provided that
+    none ran before this call: TensorFlow looks at its switch once.
     """
     config = tf.ConfigProto(
         intra_op_parallelism_threads=threads, inter_op_parallelism_threads=1 if threads else 0

@@ -2,14 +2,14 @@
 
 Takes the flags of google's run_classifier.py and --floatx, --remove_padding, --int8_mode and
 --allow_gemm_test. --do_train fine-tunes with TensorFlow's own transformer and saves checkpoints,
---do_eval writes eval_results.txt and --do_predict test_results.tsv, all in --output_dir.
+--do_eval writes eval_results.txt and --do_predict test_results.tsv, all in --output_dir;
+--export_dir gets a SavedModel to serve.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,7 @@ _HELP = runner.TPU_HELP | {
 def define_flags(flag_values: flags.FlagValues) -> None:
     """Defines the program's flags."""
     runner.define_encoder_flags(flag_values, _OWNER)
+    runner.define_export_flag(flag_values, _OWNER)
     cli_lib.FlagDefiner(flag_values, _OWNER).string(
         "output_logits",
         None,
@@ -62,8 +63,12 @@ def processors() -> dict[str, Any]:
     }
 
 
-class Classifier:
-    """A BERT classifier restored as constants, in a session of its own; a context manager."""
+class Classifier(runner.Model):
+    """A BERT classifier restored as constants; its inputs are `make_features`' arrays.
+
+    Attributes:
+      global_step: Training step of its checkpoint.
+    """
 
     def __init__(
         self,
@@ -88,49 +93,30 @@ class Classifier:
         """
         source = checkpoint.Checkpoint(checkpoint_path)
         self.global_step = source.global_step()
-        self.graph = tf.Graph()
-        with self.graph.as_default(), modeling.encoder_options(options):
-            self.inputs = {
+        with tf.Graph().as_default() as graph, modeling.encoder_options(options):
+            inputs = {
                 name: _tf1.placeholder(tf.int32, [None, None], name)
                 for name in ("input_ids", "input_mask", "segment_ids")
             }
-            self.inputs["label_ids"] = _tf1.placeholder(tf.int32, [None], "label_ids")
+            inputs["label_ids"] = _tf1.placeholder(tf.int32, [None], "label_ids")
             with checkpoint.restored_constants(source, options.floatx):
                 loss, per_example_loss, logits, probabilities = bert_compat.create_classifier_model(
                     config,
                     False,
-                    self.inputs["input_ids"],
-                    self.inputs["input_mask"],
-                    self.inputs["segment_ids"],
-                    self.inputs["label_ids"],
+                    inputs["input_ids"],
+                    inputs["input_mask"],
+                    inputs["segment_ids"],
+                    inputs["label_ids"],
                     num_labels=num_labels,
                     use_one_hot_embeddings=False,
                 )
-        self.outputs = {
+        outputs = {
             "loss": loss,
             "per_example_loss": per_example_loss,
             "logits": logits,
             "probabilities": probabilities,
         }
-        self.session = _tf1.Session(graph=self.graph, config=session_config)
-
-    def __enter__(self) -> Classifier:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.session.close()
-
-    def run(
-        self, features: dict[str, np.ndarray], batch_size: int, description: str
-    ) -> runner.BatchRun:
-        """Runs the model over `make_features`' arrays."""
-        feeds = {placeholder: features[name] for name, placeholder in self.inputs.items()}
-        return runner.run_batches(self.session, self.outputs, feeds, batch_size, description)
+        super().__init__(graph, inputs, outputs, session_config)
 
 
 def make_features(
@@ -222,8 +208,9 @@ def prepare(values: flags.FlagValues) -> Job:
     runner.require_flags(values, _REQUIRED)
     options = runner.encoder_options(values)
     runner.check_training_flags(values)
-    if not (values.do_train or values.do_eval or values.do_predict):
-        raise ValueError("nothing to do: give --do_train, --do_eval or --do_predict")
+    if not (values.do_train or values.do_eval or values.do_predict or values.export_dir):
+        raise ValueError("nothing to do: give --do_train, --do_eval, --do_predict or --export_dir")
+    runner.check_export_dir(values.export_dir)
     for name in ("eval_batch_size", "predict_batch_size"):
         if getattr(values, name) < 1:
             raise ValueError(f"--{name}={getattr(values, name)}, expected at least 1")
@@ -357,7 +344,7 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
         result: dict[str, Any] = {}
         if values.do_train:
             path = run_train(job)
-            if not (values.do_eval or values.do_predict):
+            if not (values.do_eval or values.do_predict or values.export_dir):
                 return result
         else:
             path = checkpoint.choose_checkpoint(values.init_checkpoint, values.output_dir)
@@ -366,6 +353,9 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
                 result = run_eval(job, model)
             if values.do_predict:
                 run_predict(job, model)
+            if values.export_dir:
+                names = ("input_ids", "input_mask", "segment_ids")
+                model.export(values.export_dir, names, ("logits", "probabilities"))
         return result
 
 

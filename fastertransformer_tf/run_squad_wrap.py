@@ -3,14 +3,13 @@
 Takes the flags of google's run_squad.py and --floatx, --remove_padding, --int8_mode and
 --allow_gemm_test. --do_train fine-tunes with TensorFlow's own transformer and saves checkpoints in
 --output_dir; --do_predict writes predictions.json and nbest_predictions.json there, for
---version_2_with_negative also null_odds.json.
+--version_2_with_negative also null_odds.json. --export_dir gets a SavedModel to serve.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from absl import flags
 
@@ -28,6 +27,7 @@ _HELP = runner.TPU_HELP | {
 def define_flags(flag_values: flags.FlagValues) -> None:
     """Defines the program's flags."""
     runner.define_encoder_flags(flag_values, _OWNER)
+    runner.define_export_flag(flag_values, _OWNER)
     bert_compat.define_google_flags("run_squad", flag_values, _OWNER, _HELP)
 
 
@@ -64,45 +64,37 @@ def create_model(
     return logits[0], logits[1]
 
 
-def predict_logits(
-    config: Any,
-    checkpoint_path: str,
-    arrays: dict[str, np.ndarray],
-    options: modeling.EncoderOptions,
-    batch_size: int,
-) -> runner.BatchRun:
-    """Runs the model over all windows.
+class QuestionAnswerer(runner.Model):
+    """A BERT with SQuAD head restored as constants.
 
-    Args:
-      config: A BertConfig.
-      checkpoint_path: Prefix of a checkpoint in any float type; cast to `options.floatx`.
-      arrays: input_ids, input_mask, segment_ids int32 [E,S].
-      options: How the encoder is built.
-      batch_size: Windows a batch.
-
-    Returns:
-      Its outputs are start_logits and end_logits, float32 [E,S]; those of padding mean nothing.
-
-    Raises:
-      FileNotFoundError: There is no such checkpoint.
-      ValueError: It does not fit the model.
+    Its inputs are input_ids, input_mask, segment_ids, int32 [B,S]; its outputs start_logits and
+    end_logits, float32 [B,S]: those of padding mean nothing.
     """
-    names = ("input_ids", "input_mask", "segment_ids")
-    with tf.Graph().as_default() as graph:
-        inputs = {name: _tf1.placeholder(tf.int32, [None, None], name) for name in names}
-        with (
-            modeling.encoder_options(options),
-            checkpoint.restored_constants(checkpoint_path, options.floatx),
-        ):
-            start_logits, end_logits = create_model(config, *inputs.values())
-        with _tf1.Session(graph=graph) as session:
-            return runner.run_batches(
-                session,
-                {"start_logits": start_logits, "end_logits": end_logits},
-                {inputs[name]: arrays[name] for name in names},
-                batch_size,
-                "predict",
-            )
+
+    def __init__(self, config: Any, checkpoint_path: str, options: modeling.EncoderOptions) -> None:
+        """Builds the graph with unknown batch size and length.
+
+        Args:
+          config: A BertConfig.
+          checkpoint_path: Prefix of a checkpoint in any float type; cast to `options.floatx`.
+          options: How the encoder is built.
+
+        Raises:
+          FileNotFoundError: There is no such checkpoint.
+          ValueError: It does not fit the model.
+        """
+        with tf.Graph().as_default() as graph:
+            inputs = {
+                name: _tf1.placeholder(tf.int32, [None, None], name)
+                for name in ("input_ids", "input_mask", "segment_ids")
+            }
+            with (
+                modeling.encoder_options(options),
+                checkpoint.restored_constants(checkpoint_path, options.floatx),
+            ):
+                start_logits, end_logits = create_model(config, *inputs.values())
+        outputs = {"start_logits": start_logits, "end_logits": end_logits}
+        super().__init__(graph, inputs, outputs)
 
 
 def squad_options(values: flags.FlagValues) -> squad.SquadOptions:
@@ -129,8 +121,9 @@ def run(values: flags.FlagValues) -> dict[str, str]:
         runner.require_flags(values, _REQUIRED)
         encoder = runner.encoder_options(values)
         runner.check_training_flags(values)
-        if not values.do_train and not values.do_predict:
-            raise ValueError("nothing to do: give --do_train or --do_predict")
+        if not (values.do_train or values.do_predict or values.export_dir):
+            raise ValueError("nothing to do: give --do_train, --do_predict or --export_dir")
+        runner.check_export_dir(values.export_dir)
         for job, file in (("do_train", "train_file"), ("do_predict", "predict_file")):
             if getattr(values, job):
                 runner.require_flags(values, [file])
@@ -142,18 +135,30 @@ def run(values: flags.FlagValues) -> dict[str, str]:
         path = None
         if values.do_train:
             path = _train(values, config, tokenizer, options)
-        if not values.do_predict:
+        if not (values.do_predict or values.export_dir):
             return {}
         path = path or checkpoint.choose_checkpoint(values.init_checkpoint, values.output_dir)
-        data = squad.load(values.predict_file, tokenizer, options, is_training=False)
-        result = predict_logits(config, path, dict(data.arrays), encoder, values.predict_batch_size)
-        answers = squad.write_predictions(
-            data,
-            result.outputs["start_logits"],
-            result.outputs["end_logits"],
-            options,
-            values.output_dir,
-        )
+        answers: dict[str, str] = {}
+        with QuestionAnswerer(config, path, encoder) as model:
+            if values.do_predict:
+                data = squad.load(values.predict_file, tokenizer, options, is_training=False)
+                answers = _predict(values, model, data, options, encoder)
+            if values.export_dir:
+                model.export(values.export_dir, model.inputs, model.outputs)
+        return answers
+
+
+def _predict(
+    values: flags.FlagValues,
+    model: QuestionAnswerer,
+    data: squad.SquadData,
+    options: squad.SquadOptions,
+    encoder: modeling.EncoderOptions,
+) -> dict[str, str]:
+    """Answers --predict_file and prints a table; returns question id to answer."""
+    result = model.run(data.arrays, values.predict_batch_size, "predict")
+    logits = (result.outputs[name] for name in ("start_logits", "end_logits"))
+    answers = squad.write_predictions(data, *logits, options, values.output_dir)
     rows = {"questions": len(answers)}
     runner.report("SQuAD prediction", encoder, rows, result, values.predict_batch_size)
     return answers

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rich.box
@@ -17,7 +17,10 @@ import tensorflow as tf
 import tqdm
 from absl import flags, logging
 
-from fastertransformer_tf import bert_compat, cli, modeling
+from fastertransformer_tf import bert_compat, checkpoint_io, cli, modeling
+
+if TYPE_CHECKING:  # typing has Self from Python 3.11 on.
+    from typing_extensions import Self
 
 _tf1 = tf.compat.v1
 
@@ -53,6 +56,26 @@ def define_encoder_flags(flag_values: flags.FlagValues, owner: str) -> None:
     define.integer("int8_mode", 0, "0 off; INT8 is not in this version.")
 
 
+def define_export_flag(flag_values: flags.FlagValues, owner: str) -> None:
+    """Defines --export_dir."""
+    cli.FlagDefiner(flag_values, owner).string(
+        "export_dir",
+        None,
+        "Also write the model, weights inside, as a SavedModel to this new folder. To serve it: "
+        "import fastertransformer_tf, then tf.saved_model.load.",
+    )
+
+
+def check_export_dir(path: str | None) -> None:
+    """Refuses to export over something.
+
+    Raises:
+      ValueError: The folder is there already.
+    """
+    if path and os.path.exists(path):
+        raise ValueError(f"--export_dir={path} exists already, expected a new folder")
+
+
 def encoder_options(flag_values: flags.FlagValues) -> modeling.EncoderOptions:
     """Makes the options of parsed flags.
 
@@ -76,7 +99,8 @@ def quiet_logs(flag_values: flags.FlagValues) -> None:
     """
     if not flag_values["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
-        _tf1.logging.set_verbosity(_tf1.logging.WARN)
+        # What TensorFlow warns of here are functions of its own that it finds out of date.
+        _tf1.logging.set_verbosity(_tf1.logging.ERROR)
 
 
 def run_flag_program(
@@ -203,6 +227,78 @@ class BatchRun:
     def ms_per_batch(self) -> float:
         """Median milliseconds a batch."""
         return float(np.median(self.batch_seconds)) * 1e3
+
+
+class Model:
+    """A model restored as constants, in a session of its own; a context manager.
+
+    Attributes:
+      graph: Holds it.
+      inputs: Name to placeholder; batch size and length are unknown.
+      outputs: Name to tensor.
+      session: Runs the graph.
+    """
+
+    def __init__(
+        self,
+        graph: tf.Graph,
+        inputs: Mapping[str, tf.Tensor],
+        outputs: Mapping[str, tf.Tensor],
+        session_config: Any = None,
+    ) -> None:
+        """Starts a session.
+
+        Args:
+          graph: The whole model, without variables.
+          inputs: Name to placeholder.
+          outputs: Name to tensor.
+          session_config: A ConfigProto; TensorFlow's defaults when None.
+        """
+        self.graph, self.inputs, self.outputs = graph, dict(inputs), dict(outputs)
+        self.session = _tf1.Session(graph=graph, config=session_config)
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        """Closes the session."""
+        self.session.close()
+
+    def run(
+        self, features: Mapping[str, np.ndarray], batch_size: int, description: str
+    ) -> BatchRun:
+        """Runs the model over arrays [examples,...], one for each input; see `run_batches`."""
+        feeds = {placeholder: features[name] for name, placeholder in self.inputs.items()}
+        return run_batches(self.session, self.outputs, feeds, batch_size, description)
+
+    def export(self, path: str, inputs: Iterable[str], outputs: Iterable[str]) -> None:
+        """Writes a SavedModel with the signature `serving_default`.
+
+        Args:
+          path: A new folder; it appears when it is complete.
+          inputs: Names of the signature's inputs.
+          outputs: Names of its outputs, which need no other input.
+
+        Raises:
+          ValueError: The folder is there already.
+        """
+        check_export_dir(path)
+        saved = _tf1.saved_model
+        signature = saved.predict_signature_def(
+            {name: self.inputs[name] for name in inputs},
+            {name: self.outputs[name] for name in outputs},
+        )
+        # Atomic like a file's: the rename moves the whole folder.
+        with checkpoint_io.atomic_path(path) as temporary, self.graph.as_default():
+            builder = saved.Builder(str(temporary))
+            builder.add_meta_graph_and_variables(
+                self.session,
+                [saved.tag_constants.SERVING],
+                {saved.signature_constants.DEFAULT_SERVING_SIGNATURE_DEF_KEY: signature},
+            )
+            builder.save()
+        print(f"exported: {path}")
 
 
 def run_batches(

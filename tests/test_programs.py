@@ -109,7 +109,7 @@ def wheel(tmp_path_factory) -> pathlib.Path:
          "--no-build-isolation", "-w", folder, REPOSITORY],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    if "setuptools" in built.stderr and built.returncode:
+    if built.returncode and "setuptools" in built.stderr:
         pytest.skip(f"needs setuptools>=77 (the test extra): {built.stderr.strip()[-300:]}")
     assert built.returncode == 0, built.stderr
     (path,) = folder.iterdir()

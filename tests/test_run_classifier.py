@@ -171,7 +171,7 @@ def test_every_task(tiny: dict[int, TinyBert], tmp_path: pathlib.Path, task: str
 BAD = [
     ({"int8_mode": 2}, "int8_mode is 2, expected 0: INT8 is not in this version"),
     ({"do_train": True, "floatx": "float16"}, "--do_train trains in float32"),
-    ({"do_eval": False}, "nothing to do: give --do_train, --do_eval or --do_predict"),
+    ({"do_eval": False}, "nothing to do: give --do_train, --do_eval, --do_predict or"),
     ({"task_name": "sst"}, "--task_name=sst, expected cola, mnli, mrpc, xnli"),
     ({"max_seq_length": 41}, "--max_seq_length=41, expected 1 to 40"),
     ({"max_seq_length": 2}, "--max_seq_length=2, expected at least 3"),
@@ -202,6 +202,59 @@ def test_bad_flags(
     }
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
         run(**(arguments | changes))
+
+
+SERVE = """
+import sys
+import numpy as np
+import tensorflow as tf
+import fastertransformer_tf
+model = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+features = np.load(sys.argv[2])
+result = model(**{name: tf.constant(features[name]) for name in features})
+np.savez(sys.argv[3], **{name: value.numpy() for name, value in result.items()})
+"""
+
+
+def test_an_exported_model_is_served_elsewhere(
+    tiny: dict[int, TinyBert], tmp_path: pathlib.Path
+) -> None:
+    write_task(tmp_path, "mrpc")
+    arguments = {
+        "task_name": "mrpc",
+        "data_dir": tmp_path,
+        "vocab_file": tiny[2].vocab_file,
+        "bert_config_file": tiny[2].config_file,
+        "init_checkpoint": tiny[2].checkpoint,
+        "max_seq_length": 16,
+        "output_dir": tmp_path / "out",
+        "export_dir": tmp_path / "saved",
+    }
+    run(**arguments, do_eval=True, output_logits=tmp_path / "logits.npy", remove_padding=True)
+    with pytest.raises(ValueError, match="saved exists already, expected a new folder"):
+        run(**arguments)
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "dev.tsv", "test.tsv", "out", "saved", "logits.npy"
+    }  # fmt: skip
+    values = flags.FlagValues()
+    run_classifier_wrap.define_flags(values)
+    arguments["export_dir"] = ""
+    values(["program", "--do_eval", *(f"--{k}={v}" for k, v in arguments.items())])
+    job = run_classifier_wrap.prepare(values)
+    features = run_classifier_wrap.make_features(
+        job.processor.get_dev_examples(str(tmp_path)), job.labels, 16, job.tokenizer
+    )
+    del features["label_ids"]
+    np.savez(tmp_path / "features.npz", **features)
+    command = [tmp_path / "saved", tmp_path / "features.npz", tmp_path / "result.npz"]
+    served = subprocess.run(
+        [sys.executable, "-c", SERVE, *command],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert served.returncode == 0, served.stderr
+    result = np.load(tmp_path / "result.npz")
+    np.testing.assert_allclose(result["logits"], np.load(tmp_path / "logits.npy"), atol=1e-6)
+    np.testing.assert_allclose(result["probabilities"].sum(axis=1), 1, atol=1e-6)
 
 
 def program(*arguments: str) -> subprocess.CompletedProcess[str]:
