@@ -315,14 +315,7 @@ def run_train(job: Job) -> str:
     return training.train(
         training.classifier_loss(job.config, len(job.labels)),
         features,
-        training.TrainingOptions.from_epochs(
-            len(features["label_ids"]),
-            values.num_train_epochs,
-            values.warmup_proportion,
-            values.train_batch_size,
-            learning_rate=values.learning_rate,
-            save_checkpoints_steps=values.save_checkpoints_steps,
-        ),
+        runner.training_options(values, len(features["label_ids"])),
         values.output_dir,
         init_checkpoint=values.init_checkpoint,
         settings={"task": job.task, "max_seq_length": values.max_seq_length},

@@ -172,14 +172,7 @@ def _train(
     return training.train(
         training.squad_loss(config),
         data.arrays,
-        training.TrainingOptions.from_epochs(
-            len(data.examples),
-            values.num_train_epochs,
-            values.warmup_proportion,
-            values.train_batch_size,
-            learning_rate=values.learning_rate,
-            save_checkpoints_steps=values.save_checkpoints_steps,
-        ),
+        runner.training_options(values, len(data.examples)),
         values.output_dir,
         init_checkpoint=values.init_checkpoint,
         settings={

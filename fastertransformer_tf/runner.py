@@ -17,7 +17,7 @@ import tensorflow as tf
 import tqdm
 from absl import flags, logging
 
-from fastertransformer_tf import bert_compat, checkpoint_io, cli, modeling
+from fastertransformer_tf import bert_compat, checkpoint_io, cli, modeling, training
 
 if TYPE_CHECKING:  # typing has Self from Python 3.11 on.
     from typing_extensions import Self
@@ -161,6 +161,22 @@ def check_training_flags(flag_values: flags.FlagValues) -> None:
             f"--do_train trains in float32, but --floatx={flag_values.floatx}: train first, then "
             "run the checkpoint in another type"
         )
+
+
+def training_options(flag_values: flags.FlagValues, num_examples: int) -> training.TrainingOptions:
+    """Makes the options of a training over `num_examples` of google's flags.
+
+    Raises:
+      ValueError: A value is out of range.
+    """
+    return training.TrainingOptions.from_epochs(
+        num_examples,
+        flag_values.num_train_epochs,
+        flag_values.warmup_proportion,
+        flag_values.train_batch_size,
+        learning_rate=flag_values.learning_rate,
+        save_checkpoints_steps=flag_values.save_checkpoints_steps,
+    )
 
 
 def load_tokenizer(flag_values: flags.FlagValues) -> Any:
