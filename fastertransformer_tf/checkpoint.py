@@ -64,24 +64,32 @@ class Checkpoint:
 
         Args:
           name: Its name, without ":0".
-          dtype: Type to cast a floating-point variable to; its own when None.
+          dtype: Type of a floating-point variable, to cast it to; as it is stored when None.
 
         Raises:
-          ValueError: A value that overflows the type, a cast of a variable of another kind, or a
-            damaged or missing data file.
+          ValueError: A damaged or missing data file; with `dtype` also a variable of another kind,
+            or a value that is not finite or overflows the type.
         """
         try:
             value = self._reader.get_tensor(name)
         # TensorFlow raises each of them for some kind of damage.
         except (tf.errors.OpError, IndexError, RuntimeError) as error:
             raise ValueError(f"checkpoint {self.path} cannot be read: {name}: {error}") from error
-        if dtype is None or self.dtypes[name] == tf.as_dtype(dtype):
+        if dtype is None:
             return value
         if not self.dtypes[name].is_floating:
             raise ValueError(f"{name} is {self.dtypes[name].name}, expected floating point")
+        unusable = int(np.sum(~np.isfinite(value)))
+        if unusable:  # Packed int8 bytes read as floats are such, too.
+            raise ValueError(
+                f"{name} has {unusable} values that are not finite: the checkpoint is quantized or "
+                "its training failed"
+            )
+        if self.dtypes[name] == tf.as_dtype(dtype):
+            return value
         with np.errstate(over="ignore"):
             cast = value.astype(tf.as_dtype(dtype).as_numpy_dtype)
-        overflowed = int(np.sum(np.isfinite(value) & ~np.isfinite(cast.astype(np.float32))))
+        overflowed = int(np.sum(~np.isfinite(cast.astype(np.float32))))
         if overflowed:
             raise ValueError(
                 f"{name} has {overflowed} values that overflow {tf.as_dtype(dtype).name}, the "

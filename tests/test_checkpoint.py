@@ -39,16 +39,18 @@ def test_all_problems_are_listed_at_once(tmp_path: pathlib.Path) -> None:
         shape=np.zeros(3, np.float32),
         large=np.array([1e6, 1], np.float32),
         packed=np.zeros(2, np.int8),
+        half=np.float16([np.nan, np.inf]),
     )
-    with pytest.raises(ValueError, match="does not fit the model, 4 variables") as caught:
+    with pytest.raises(ValueError, match="does not fit the model, 5 variables") as caught:
         with tf.Graph().as_default(), checkpoint.restored_constants(path, "float16"):
-            for name in ("good", "shape", "large", "packed", "absent"):
+            for name in ("good", "shape", "large", "packed", "half", "absent"):
                 _tf1.get_variable(name, [2])
     text = str(caught.value)
     assert "shape has shape [3], expected [2]" in text
     assert "absent [2] is missing" in text
     assert "large has 1 values that overflow float16, the largest 1e+06" in text
     assert "packed is int8, expected floating point" in text
+    assert "half has 2 values that are not finite: the checkpoint is quantized" in text
     assert "good" not in text
 
 
