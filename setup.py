@@ -3,7 +3,7 @@
 import pathlib
 import platform
 
-from setuptools import setup
+from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 
 LIBRARY = pathlib.Path("fastertransformer_tf/lib/_fastertransformer_tf.so")
@@ -11,11 +11,6 @@ LIBRARY = pathlib.Path("fastertransformer_tf/lib/_fastertransformer_tf.so")
 
 class PlatformWheel(bdist_wheel):
     """A wheel for any Python 3 of this platform; the ops use TensorFlow's C++, not Python's."""
-
-    def finalize_options(self) -> None:
-        """Puts the package where platform-specific ones belong."""
-        super().finalize_options()
-        self.root_is_pure = False
 
     def get_tag(self) -> tuple[str, str, str]:
         """Returns the tag, such as py3-none-linux_x86_64."""
@@ -35,4 +30,12 @@ class PlatformWheel(bdist_wheel):
         super().run()
 
 
-setup(cmdclass={"bdist_wheel": PlatformWheel})
+class PlatformDistribution(Distribution):
+    """One whose package belongs where platform-specific ones do."""
+
+    def has_ext_modules(self) -> bool:
+        """Returns true: the library is not setuptools' to build, but it is there."""
+        return True
+
+
+setup(cmdclass={"bdist_wheel": PlatformWheel}, distclass=PlatformDistribution)

@@ -157,8 +157,13 @@ def _predict(
 ) -> dict[str, str]:
     """Answers --predict_file and prints a table; returns question id to answer."""
     result = model.run(data.arrays, values.predict_batch_size, "predict")
-    logits = (result.outputs[name] for name in ("start_logits", "end_logits"))
-    answers = squad.write_predictions(data, *logits, options, values.output_dir)
+    answers = squad.write_predictions(
+        data,
+        result.outputs["start_logits"],
+        result.outputs["end_logits"],
+        options,
+        values.output_dir,
+    )
     rows = {"questions": len(answers)}
     runner.report("SQuAD prediction", encoder, rows, result, values.predict_batch_size)
     return answers

@@ -301,12 +301,12 @@ class Model:
         """
         check_export_dir(path)
         saved = _tf1.saved_model
-        signature = saved.predict_signature_def(
-            {name: self.inputs[name] for name in inputs},
-            {name: self.outputs[name] for name in outputs},
-        )
         # Atomic like a file's: the rename moves the whole folder.
         with checkpoint_io.atomic_path(path) as temporary, self.graph.as_default():
+            signature = saved.predict_signature_def(
+                {name: self.inputs[name] for name in inputs},
+                {name: self.outputs[name] for name in outputs},
+            )
             builder = saved.Builder(str(temporary))
             builder.add_meta_graph_and_variables(
                 self.session,
