@@ -133,6 +133,7 @@ def summarize(folder: pathlib.Path) -> None:
     speedups = [float(cell[-1].rstrip("x")) for cell in cells]
     bars = axis.barh(range(len(cells)), speedups, color="tab:green")
     axis.bar_label(bars, [f"{speed:.2f}x" for speed in speedups], padding=3)
+    axis.margins(x=0.12)
     axis.axvline(1, color="tab:gray", label="TensorFlow")
     axis.set_yticks(range(len(cells)), labels)
     axis.invert_yaxis()
