@@ -216,32 +216,60 @@ constexpr TileFn kTiles[] = {
 #endif
 };
 
-// `rows` in nearly equal tiles of at most kRows: 13 rows are 7 + 6, not 12 + 1.
-inline int64_t TileRows(int64_t rows) {
-  const int64_t tiles = (rows + kRows - 1) / kRows;
-  return (rows + tiles - 1) / tiles;
+// Deals rows to the fewest tiles that hold them, equally but for one row: 13 rows are 7 + 6 and not
+// 12 + 1, as a tile of one row takes nearly the time of a full one.
+class RowTiles {
+ public:
+  explicit RowTiles(int64_t rows)
+      : count_((rows + kRows - 1) / kRows),
+        rows_(count_ > 0 ? rows / count_ : 0),
+        larger_(count_ > 0 ? rows % count_ : 0) {}
+  int64_t count() const { return count_; }
+  int64_t rows(int64_t tile) const { return rows_ + (tile < larger_ ? 1 : 0); }
+
+ private:
+  int64_t count_, rows_, larger_;  // the first larger_ tiles have a row more
+};
+
+// out[rows, cols] = activation(x + bias) of a tile's sums x[rows, kWidth], which it overwrites.
+// `bias` has kWidth elements.
+void StoreActivated(const GemmArgs& g, float* x, const float* bias, int64_t rows, int64_t cols,
+                    T* out) {
+  for (int64_t i = 0; i < rows; ++i, x += kWidth, out += g.ld_out) {
+    for (int64_t j = 0; j < kWidth; j += kLanes) {
+      Vec y = Load(x + j) + Load(bias + j);
+      if (g.apply_activation) y = Activate(y, g.activation);
+      if (cols == kWidth) {
+        StoreT(out + j, y);
+      } else {
+        Store(x + j, y);
+      }
+    }
+    if (cols < kWidth) {
+      for (int64_t j = 0; j < cols; ++j) Put(out + j, x[j]);
+    }
+  }
 }
 
 void Gemm(const GemmArgs& g) {
   if (g.rows == 0 || g.cols == 0) return;
-  const int64_t tile_rows = TileRows(g.rows);
-  const int64_t num_tiles = (g.rows + tile_rows - 1) / tile_rows;
+  const RowTiles tiles(g.rows);
   const int64_t steps = (g.k + kPair - 1) / kPair;
   const int64_t chunk_bytes = steps * kPair * kWidth * static_cast<int64_t>(sizeof(T));
-  const int64_t prefetch_bytes = chunk_bytes / num_tiles;
-  const int64_t prefetch_step = steps ? prefetch_bytes / steps : 0;
-  const T* a = static_cast<const T*>(g.a);
+  // Each tile asks for its share of the next panel, rounded up so that no line is left out.
+  const int64_t prefetch_bytes = (chunk_bytes + tiles.count() - 1) / tiles.count();
+  const int64_t prefetch_step = steps ? (prefetch_bytes + steps - 1) / steps : 0;
   alignas(64) float buffer[kRows * kWidth];
+  alignas(64) float bias[kWidth] = {};
   for (int64_t col = 0; col < g.cols; col += kWidth) {
     const char* panel = static_cast<const char*>(g.panels) + col / kWidth * g.panel_bytes;
     const int64_t cols = std::min(kWidth, g.cols - col);
     const bool last = col + kWidth >= g.cols;
-    for (int64_t tile = 0; tile < num_tiles; ++tile) {
-      const int64_t row = tile * tile_rows;
-      const int64_t rows = std::min(tile_rows, g.rows - row);
+    const bool direct = g.out == nullptr && cols == kWidth;
+    if (g.out != nullptr) std::memcpy(bias, g.bias + col, cols * 4);
+    for (int64_t tile = 0, row = 0; tile < tiles.count(); row += tiles.rows(tile), ++tile) {
+      const int64_t rows = tiles.rows(tile);
       const char* prefetch = last ? panel : panel + g.panel_bytes + tile * prefetch_bytes;
-      const int64_t step = last ? 0 : prefetch_step;
-      const bool direct = g.out == nullptr && cols == kWidth;
       float* c = direct ? g.c + row * g.ldc + col : buffer;
       const int64_t ldc = direct ? g.ldc : kWidth;
       if (!direct && g.accumulate) {
@@ -249,32 +277,16 @@ void Gemm(const GemmArgs& g) {
           std::memcpy(buffer + i * kWidth, g.c + (row + i) * g.ldc + col, cols * 4);
         }
       }
-      kTiles[rows - 1](a + row * g.lda, g.lda, reinterpret_cast<const T*>(panel), steps, c, ldc,
-                       g.accumulate, prefetch, step);
+      kTiles[rows - 1](static_cast<const T*>(g.a) + row * g.lda, g.lda,
+                       reinterpret_cast<const T*>(panel), steps, c, ldc, g.accumulate, prefetch,
+                       last ? 0 : prefetch_step);
       if (direct) continue;
-      if (g.out == nullptr) {
-        for (int64_t i = 0; i < rows; ++i) {
-          std::memcpy(g.c + (row + i) * g.ldc + col, buffer + i * kWidth, cols * 4);
-        }
+      if (g.out != nullptr) {
+        StoreActivated(g, buffer, bias, rows, cols, static_cast<T*>(g.out) + row * g.ld_out + col);
         continue;
       }
       for (int64_t i = 0; i < rows; ++i) {
-        T* out = static_cast<T*>(g.out) + (row + i) * g.ld_out + col;
-        float* x = buffer + i * kWidth;
-        alignas(64) float bias[kWidth] = {};
-        std::memcpy(bias, g.bias + col, cols * 4);
-        for (int64_t j = 0; j < kWidth; j += kLanes) {
-          Vec y = Load(x + j) + Load(bias + j);
-          if (g.apply_activation) y = Activate(y, g.activation);
-          if (cols == kWidth) {
-            StoreT(out + j, y);
-          } else {
-            Store(x + j, y);
-          }
-        }
-        if (cols != kWidth) {
-          for (int64_t j = 0; j < cols; ++j) Put(out + j, x[j]);
-        }
+        std::memcpy(g.c + (row + i) * g.ldc + col, buffer + i * kWidth, cols * 4);
       }
     }
   }
@@ -434,9 +446,9 @@ void Attention(const AttentionArgs& g) {
       for (int64_t d = 0; d < cols; ++d) row[d * kPair] = from[d];
     }
   }
-  const int64_t tile_rows = g.num_queries > 0 ? TileRows(g.num_queries) : 1;
-  for (int64_t row = 0; row < g.num_queries; row += tile_rows) {
-    const int64_t rows = std::min(tile_rows, g.num_queries - row);
+  const RowTiles tiles(g.num_queries);
+  for (int64_t t = 0, row = 0; t < tiles.count(); row += tiles.rows(t), ++t) {
+    const int64_t rows = tiles.rows(t);
     const TileFn tile = kTiles[rows - 1];
     for (int64_t j = 0; j < plan.padded_keys; j += kWidth) {
       tile(q + row * g.ld, g.ld, k_panels + j * size, size / kPair, scores + j, plan.padded_keys,
