@@ -117,9 +117,9 @@ int main(int argc, char** argv) {
   const int64_t per_layer = encoder->PackedWeightBytes() / config.num_layers;
   for (const auto& product : products) {
     const int64_t panel_bytes = ft::cpu::PanelBytes(kernels, product.k);
-    const bool by_rows = tokens >= threads * 96;
-    const int64_t row_block = by_rows ? std::min<int64_t>(144, (tokens + threads - 1) / threads)
-                                      : tokens;
+    const bool by_rows = tokens >= threads * kernels.min_rows_per_thread;
+    const int64_t row_block =
+        by_rows ? std::min(kernels.block_rows, (tokens + threads - 1) / threads) : tokens;
     const int64_t col_block =
         by_rows ? product.n : ft::AlignUp(product.n / (threads * 4), kernels.panel_width);
     const int64_t row_tasks = (tokens + row_block - 1) / row_block;
@@ -128,7 +128,7 @@ int main(int argc, char** argv) {
       for (int64_t layer = 0; layer < config.num_layers; ++layer) {
         pool.ParallelFor(row_tasks * col_tasks, [&](int64_t task) {
           const int64_t row = task / col_tasks * row_block, col = task % col_tasks * col_block;
-          for (int64_t k = 0; k < product.k; k += 768) {
+          for (int64_t k = 0; k < product.k; k += kernels.inner_chunk) {
             GemmArgs g;
             g.a = left.data() + (row * product.k + k) * ft::SizeOf(kernels.compute_dtype);
             g.lda = product.k;
@@ -136,7 +136,7 @@ int main(int argc, char** argv) {
                        k * kernels.panel_width * ft::SizeOf(kernels.compute_dtype);
             g.panel_bytes = panel_bytes;
             g.rows = std::min(row_block, tokens - row);
-            g.k = std::min<int64_t>(768, product.k - k);
+            g.k = std::min(kernels.inner_chunk, product.k - k);
             g.cols = std::min(col_block, product.n - col);
             g.c = sums + row * product.n + col;
             g.ldc = product.n;

@@ -15,15 +15,6 @@
 namespace ft::cpu {
 namespace {
 
-// The longest sum that one pass over a panel takes, and the columns of the inner layer that are
-// alive at once: panel and left side then stay in the L2 cache together.
-constexpr int64_t kInnerChunk = 768;
-// Rows that one task takes through projection, feed-forward network and the next QKV.
-constexpr int64_t kBlockRows = 144;
-// With fewer rows for each thread the threads share the columns of the weights instead, so that
-// every weight is read from memory once.
-constexpr int64_t kMinRowsPerThread = 96;
-
 // Runs phases one after the other on all threads of a pool with a single ParallelFor. Whoever is
 // there takes the next task; nobody waits for a thread that has not come, so it cannot deadlock
 // when the pool is busy with other work.
@@ -151,7 +142,7 @@ class CpuEncoder : public Encoder {
     char* qkv;       // [T,3H]; attention writes its context over the queries
     int32_t* keys;   // [B]: keys to attend to; -1: all that exist, under the mask
     bool by_rows;    // tasks are blocks of rows; else blocks of columns, with whole-batch scratch
-    int64_t block_rows, num_blocks;
+    int64_t num_tiles, num_blocks;  // blocks of rows are dealt whole tiles, equally but for one
     WorkerScratch whole;  // not by_rows
     std::vector<WorkerScratch> workers;
     int64_t bytes;
@@ -221,7 +212,7 @@ class CpuEncoder : public Encoder {
   // sums[rows, H] = a * m, in chunks of the summed dimension.
   void GemmSums(const PackedMatrix& m, const void* a, int64_t lda, int64_t rows, int64_t begin,
                 int64_t end, float* sums) const {
-    for (int64_t k = 0; k < m.k; k += kInnerChunk) {
+    for (int64_t k = 0; k < m.k; k += kernels_.inner_chunk) {
       GemmSumsChunk(m, At(a, k, element_bytes_), lda, rows, begin, end, k, sums);
     }
   }
@@ -229,7 +220,7 @@ class CpuEncoder : public Encoder {
                      int64_t end, int64_t k, float* sums) const {
     GemmArgs g = Columns(m, a, lda, rows, begin, end);
     g.panels = At(g.panels, k * kernels_.panel_width, element_bytes_);
-    g.k = std::min(kInnerChunk, m.k - k);
+    g.k = std::min(kernels_.inner_chunk, m.k - k);
     g.c = sums + begin;
     g.ldc = hidden_;
     g.accumulate = k > 0;
@@ -302,12 +293,12 @@ CpuEncoder::Workspace CpuEncoder::Plan(const EncoderBatch& batch, const Executio
   Workspace w;
   Arena arena(base);
   const int64_t tokens = batch.num_tokens, threads = context.pool->num_threads();
-  w.by_rows = tokens >= threads * kMinRowsPerThread;
-  const int64_t rounds = (tokens + threads * kBlockRows - 1) / (threads * kBlockRows);
-  w.num_blocks = std::max<int64_t>(1, rounds * threads);
-  w.block_rows = std::max<int64_t>(
-      1, AlignUp((tokens + w.num_blocks - 1) / w.num_blocks, kernels_.row_multiple));
-  w.num_blocks = (tokens + w.block_rows - 1) / w.block_rows;
+  w.by_rows = tokens >= threads * kernels_.min_rows_per_thread;
+  const int64_t rounds = (tokens + threads * kernels_.block_rows - 1) / (threads * kernels_.block_rows);
+  w.num_tiles = (tokens + kernels_.row_multiple - 1) / kernels_.row_multiple;
+  w.num_blocks = std::max<int64_t>(1, std::min(w.num_tiles, rounds * threads));
+  const int64_t block_rows =
+      (w.num_tiles + w.num_blocks - 1) / w.num_blocks * kernels_.row_multiple;
   w.x = arena.Take<char>(tokens * hidden_ * element_bytes_);
   w.qkv = arena.Take<char>(tokens * 3 * hidden_ * element_bytes_);
   w.keys = arena.Take<int32_t>(batch.batch_size * 4);
@@ -322,7 +313,7 @@ CpuEncoder::Workspace CpuEncoder::Plan(const EncoderBatch& batch, const Executio
   if (!w.by_rows) w.whole = scratch(tokens, config_.inner_size);
   for (int64_t i = 0; i < threads; ++i) {
     WorkerScratch s = {};
-    if (w.by_rows) s = scratch(w.block_rows, std::min(kInnerChunk, config_.inner_size));
+    if (w.by_rows) s = scratch(block_rows, std::min(kernels_.inner_chunk, config_.inner_size));
     s.attention =
         arena.Take<char>(kernels_.attention_scratch_bytes(batch.max_seq_len, config_.head_size));
     w.workers.push_back(s);
@@ -429,8 +420,9 @@ Status CpuEncoder::Run(const EncoderBatch& batch, const void* packed, void* work
     return output != nullptr && !converts ? output : w.x;
   };
   const auto block = [&](int64_t task) {
-    const int64_t first = task * w.block_rows;
-    return std::make_pair(first, std::min(w.block_rows, tokens - first));
+    const int64_t first = task * w.num_tiles / w.num_blocks * kernels_.row_multiple;
+    const int64_t end = (task + 1) * w.num_tiles / w.num_blocks * kernels_.row_multiple;
+    return std::make_pair(first, std::min(end, tokens) - first);
   };
   const auto emit = [&](int64_t l, int64_t row, int64_t rows) {
     if (!converts || caller_output(l) == nullptr) return;
@@ -481,9 +473,9 @@ Status CpuEncoder::Run(const EncoderBatch& batch, const void* packed, void* work
                  s.sums);
         LayerNorm(s.sums, layers[l].projection_bias, At(input_of(l), row * hidden, bytes),
                   layers[l].attention_gamma, layers[l].attention_beta, s.hidden, rows);
-        const int64_t inner = config_.inner_size, ld = InnerLd(std::min(kInnerChunk, inner));
-        for (int64_t k = 0; k < inner; k += kInnerChunk) {
-          const int64_t end = std::min(inner, k + kInnerChunk);
+        const int64_t inner = config_.inner_size, ld = InnerLd(std::min(kernels_.inner_chunk, inner));
+        for (int64_t k = 0; k < inner; k += kernels_.inner_chunk) {
+          const int64_t end = std::min(inner, k + kernels_.inner_chunk);
           GemmBias(layers[l].intermediate, s.hidden, hidden, rows, k, end,
                    layers[l].intermediate_bias, true, At(s.inner, -k, bytes), ld);
           GemmSumsChunk(layers[l].output, s.inner, ld, rows, 0, hidden, k, s.sums);

@@ -71,6 +71,14 @@ struct Kernels {
   DataType compute_dtype;
   int64_t panel_width;
   int64_t row_multiple;  // rows of a full tile: row blocks that are a multiple lose nothing
+  // The longest sum that one pass over a panel takes, and the columns of the inner layer that are
+  // alive at once: panel and left side then stay in the L2 cache together.
+  int64_t inner_chunk;
+  // Rows, at most, that one task takes through projection, feed-forward network and the next QKV.
+  int64_t block_rows;
+  // With fewer rows for each thread the threads share the columns of the weights instead, so that
+  // every weight is read from memory once.
+  int64_t min_rows_per_thread;
   void (*gemm)(const GemmArgs&);
   void (*attention)(const AttentionArgs&);
   int64_t (*attention_scratch_bytes)(int64_t num_keys, int64_t head_size);
