@@ -25,7 +25,7 @@ double MedianMs(const std::function<void()>& work) {
   std::vector<double> times;
   double total = 0;
   work();
-  while (times.size() < 5 || (total < 1500 && times.size() < 200)) {
+  while (times.size() < 3 || (total < 1500 && times.size() < 200)) {
     const auto begin = std::chrono::steady_clock::now();
     work();
     times.push_back(std::chrono::duration<double, std::milli>(
