@@ -57,7 +57,7 @@ def encoder(weights, heads, size, is_weight_const):
     def run(x, layers):
         return ops.bert_encoder(
             x, None, None, layers, head_num=heads, size_per_head=size,
-            is_weight_const=is_weight_const,
+            remove_padding=False, is_weight_const=is_weight_const,
         )[0]  # fmt: skip
 
     return run
