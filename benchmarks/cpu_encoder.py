@@ -378,7 +378,7 @@ def plot(data: dict[str, Any], path: Any) -> None:  # noqa: ANN401
         width = 0.85 / max(1, len(bars))
         for number, (label, values) in enumerate(bars.items()):
             positions = np.arange(len(shapes)) + (number - (len(bars) - 1) / 2) * width
-            hatch = "//" if label.startswith("op") else None
+            hatch = "//" if label.startswith("op ") else None
             axis.bar(positions, values, width, label=label, hatch=hatch, edgecolor="white")
         axis.set_xticks(range(len(shapes)), [f"{s['batch']}x{s['seq']}" for s in shapes])
         axis.axhline(1, color="grey", linewidth=0.8)
