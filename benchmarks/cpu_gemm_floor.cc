@@ -28,9 +28,9 @@ double MedianMs(const std::function<void()>& work) {
   while (times.size() < 3 || (total < 1500 && times.size() < 200)) {
     const auto begin = std::chrono::steady_clock::now();
     work();
-    times.push_back(std::chrono::duration<double, std::milli>(
-                        std::chrono::steady_clock::now() - begin)
-                        .count());
+    times.push_back(
+        std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin)
+            .count());
     total += times.back();
   }
   std::sort(times.begin(), times.end());
@@ -52,8 +52,8 @@ std::vector<char> Random(int64_t count, ft::DataType dtype) {
 
 int main(int argc, char** argv) {
   if (argc != 9) {
-    std::fprintf(stderr,
-                 "usage: %s BATCH SEQ LAYERS HEADS SIZE INNER float32|bfloat16 THREADS\n", argv[0]);
+    std::fprintf(stderr, "usage: %s BATCH SEQ LAYERS HEADS SIZE INNER float32|bfloat16 THREADS\n",
+                 argv[0]);
     return 2;
   }
   const int64_t batch_size = std::atoll(argv[1]), seq_len = std::atoll(argv[2]);

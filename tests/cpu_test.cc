@@ -66,8 +66,7 @@ void LayerNorm(Vector* x, const Vector& residual, const Vector& gamma, const Vec
     mean /= n;
     for (int64_t i = 0; i < n; ++i) variance += std::pow((*x)[row + i] - mean, 2);
     for (int64_t i = 0; i < n; ++i) {
-      (*x)[row + i] =
-          ((*x)[row + i] - mean) / std::sqrt(variance / n + 1e-12) * gamma[i] + beta[i];
+      (*x)[row + i] = ((*x)[row + i] - mean) / std::sqrt(variance / n + 1e-12) * gamma[i] + beta[i];
     }
   }
 }

@@ -132,18 +132,18 @@ class CpuEncoder : public Encoder {
 
  private:
   struct WorkerScratch {
-    float* sums;     // [block rows, H]
-    char* hidden;    // [block rows, H]: after the attention's layer norm
-    char* inner;     // [block rows, inner_ld]
+    float* sums;   // [block rows, H]
+    char* hidden;  // [block rows, H]: after the attention's layer norm
+    char* inner;   // [block rows, inner_ld]
     char* attention;
   };
   struct Workspace {
-    char* x;         // [T,H]: a layer's input
-    char* qkv;       // [T,3H]; attention writes its context over the queries
-    int32_t* keys;   // [B]: keys to attend to; -1: all that exist, under the mask
-    bool by_rows;    // tasks are blocks of rows; else blocks of columns, with whole-batch scratch
+    char* x;        // [T,H]: a layer's input
+    char* qkv;      // [T,3H]; attention writes its context over the queries
+    int32_t* keys;  // [B]: keys to attend to; -1: all that exist, under the mask
+    bool by_rows;   // tasks are blocks of rows; else blocks of columns, with whole-batch scratch
     int64_t num_tiles, num_blocks;  // blocks of rows are dealt whole tiles, equally but for one
-    WorkerScratch whole;  // not by_rows
+    WorkerScratch whole;            // not by_rows
     std::vector<WorkerScratch> workers;
     int64_t bytes;
   };
@@ -153,8 +153,8 @@ class CpuEncoder : public Encoder {
     m.k = k;
     m.n = n;
     m.panel_bytes = PanelBytes(kernels_, k);
-    m.panels = arena->Take<char>((n + kernels_.panel_width - 1) / kernels_.panel_width *
-                                 m.panel_bytes);
+    m.panels =
+        arena->Take<char>((n + kernels_.panel_width - 1) / kernels_.panel_width * m.panel_bytes);
     return m;
   }
 
@@ -258,12 +258,12 @@ Status CpuEncoder::PackWeights(const std::vector<LayerWeights>& layers, void* pa
       const int64_t width = kernels_.panel_width;
       phases.Add((m.n + width - 1) / width, [=, this](int64_t panel, int) {
         kernels_.pack_panel(sources.data(), source_cols, dtype, m.k, panel * width,
-                            std::min(width, m.n - panel * width),
-                            m.panels + panel * m.panel_bytes);
+                            std::min(width, m.n - panel * width), m.panels + panel * m.panel_bytes);
       });
     };
     pack(to.qkv,
-         {{w.query_kernel.data, hidden_}, {w.key_kernel.data, hidden_},
+         {{w.query_kernel.data, hidden_},
+          {w.key_kernel.data, hidden_},
           {w.value_kernel.data, hidden_}},
          hidden_);
     pack(to.projection, {{w.attention_output_kernel.data, hidden_}}, hidden_);
@@ -294,7 +294,8 @@ CpuEncoder::Workspace CpuEncoder::Plan(const EncoderBatch& batch, const Executio
   Arena arena(base);
   const int64_t tokens = batch.num_tokens, threads = context.pool->num_threads();
   w.by_rows = tokens >= threads * kernels_.min_rows_per_thread;
-  const int64_t rounds = (tokens + threads * kernels_.block_rows - 1) / (threads * kernels_.block_rows);
+  const int64_t rounds =
+      (tokens + threads * kernels_.block_rows - 1) / (threads * kernels_.block_rows);
   w.num_tiles = (tokens + kernels_.row_multiple - 1) / kernels_.row_multiple;
   w.num_blocks = std::max<int64_t>(1, std::min(w.num_tiles, rounds * threads));
   const int64_t block_rows =
@@ -363,8 +364,7 @@ void CpuEncoder::AttentionTask(const EncoderBatch& batch, const Workspace& w, in
   const int64_t seq_len = batch.max_seq_len;
   const int64_t row = batch.packed ? batch.seq_offsets[b] : b * seq_len;
   const int64_t queries = batch.packed ? batch.seq_offsets[b + 1] - row : seq_len;
-  const int64_t per_split =
-      AlignUp((queries + splits - 1) / splits, kernels_.row_multiple);
+  const int64_t per_split = AlignUp((queries + splits - 1) / splits, kernels_.row_multiple);
   const int64_t first = std::min(queries, split * per_split);
   AttentionArgs a;
   a.num_queries = std::min(queries, first + per_split) - first;
@@ -443,8 +443,7 @@ Status CpuEncoder::Run(const EncoderBatch& batch, const void* packed, void* work
   };
 
   Phases phases;
-  phases.Add(batch.batch_size,
-             [&](int64_t b, int) { FindKeyLengths(batch, b, w.keys); });
+  phases.Add(batch.batch_size, [&](int64_t b, int) { FindKeyLengths(batch, b, w.keys); });
   if (converts) {
     phases.Add(w.num_blocks, [&](int64_t task, int) {
       const auto [row, rows] = block(task);
@@ -473,7 +472,8 @@ Status CpuEncoder::Run(const EncoderBatch& batch, const void* packed, void* work
                  s.sums);
         LayerNorm(s.sums, layers[l].projection_bias, At(input_of(l), row * hidden, bytes),
                   layers[l].attention_gamma, layers[l].attention_beta, s.hidden, rows);
-        const int64_t inner = config_.inner_size, ld = InnerLd(std::min(kernels_.inner_chunk, inner));
+        const int64_t inner = config_.inner_size,
+                      ld = InnerLd(std::min(kernels_.inner_chunk, inner));
         for (int64_t k = 0; k < inner; k += kernels_.inner_chunk) {
           const int64_t end = std::min(inner, k + kernels_.inner_chunk);
           GemmBias(layers[l].intermediate, s.hidden, hidden, rows, k, end,

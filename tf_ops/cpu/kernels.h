@@ -2,8 +2,9 @@
 // instruction set, and GetKernels() picks the best one that this processor has.
 //
 // "Panel" layout of a matrix B[K,N] that is a product's right side: N is cut into panels of
-// panel_width columns (the last one padded with zeros), a panel is [K][panel_width], or for bfloat16
-// [K/2][panel_width][2] with K rounded up to even, which is what the dot product of pairs wants.
+// panel_width columns (the last one padded with zeros), a panel is [K][panel_width], or for
+// bfloat16 [K/2][panel_width][2] with K rounded up to even, which is what the dot product of pairs
+// wants.
 #pragma once
 
 #include <cstdint>
@@ -23,14 +24,14 @@ struct PanelSource {
 };
 
 struct GemmArgs {
-  const void* a;        // [rows, k], row stride lda elements
+  const void* a;  // [rows, k], row stride lda elements
   int64_t lda;
   const void* panels;   // first panel to use
   int64_t panel_bytes;  // from one panel to the next
   int64_t rows, k, cols;
-  float* c;             // float32 result [rows, cols], row stride ldc; or scratch when out is set
+  float* c;  // float32 result [rows, cols], row stride ldc; or scratch when out is set
   int64_t ldc;
-  bool accumulate;      // c += instead of c =
+  bool accumulate;  // c += instead of c =
   // If set, out = activation(c + bias), in the compute type; c is not written.
   void* out = nullptr;
   int64_t ld_out = 0;

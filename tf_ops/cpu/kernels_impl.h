@@ -113,8 +113,8 @@ inline float MaxLane(Vec v) {
   return Reduce(v, [](float a, float b) { return a > b ? a : b; });
 }
 
-// exp to about 1 ulp; the argument is clamped to [-87, 88], so results are never 0, inf or denormal.
-// Polynomial of Cephes' expf (Moshier): exp(r) on |r| <= ln(2)/2.
+// exp to about 1 ulp; the argument is clamped to [-87, 88], so results are never 0, inf or
+// denormal. Polynomial of Cephes' expf (Moshier): exp(r) on |r| <= ln(2)/2.
 inline Vec Exp(Vec x) {
   x = Min(Max(x, Set(-87.0f)), Set(88.0f));
   const Vec magic = Set(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
@@ -214,7 +214,7 @@ using TileFn = void (*)(const T*, int64_t, const T*, int64_t, float*, int64_t, b
                         int64_t);
 // kTiles[r - 1] computes r rows.
 constexpr TileFn kTiles[] = {
-    Tile<1>, Tile<2>, Tile<3>, Tile<4>, Tile<5>, Tile<6>,
+    Tile<1>, Tile<2>, Tile<3>, Tile<4>,  Tile<5>,  Tile<6>,
 #if FT_LANES == 16
     Tile<7>, Tile<8>, Tile<9>, Tile<10>, Tile<11>, Tile<12>,
 #endif
@@ -383,8 +383,7 @@ float Softmax(float* scores, T* probabilities, int64_t count, int64_t padded, fl
   const int64_t whole = count / kLanes * kLanes;
   if (mask != nullptr) {
     for (int64_t j = 0; j < count; ++j) {
-      scores[j] = scores[j] * scale +
-                  (1.0f - ElementAt(mask, mask_dtype, mask_at + j)) * -10000.0f;
+      scores[j] = scores[j] * scale + (1.0f - ElementAt(mask, mask_dtype, mask_at + j)) * -10000.0f;
     }
     scale = 1.0f;
   }
@@ -460,9 +459,9 @@ void Attention(const AttentionArgs& g) {
     }
     float inverse[kRows];
     for (int64_t i = 0; i < rows; ++i) {
-      inverse[i] = Softmax(scores + i * plan.padded_keys, probabilities + i * plan.padded_keys,
-                           g.num_keys, plan.padded_keys, g.scale, g.mask, g.mask_dtype,
-                           (row + i) * g.mask_ld);
+      inverse[i] =
+          Softmax(scores + i * plan.padded_keys, probabilities + i * plan.padded_keys, g.num_keys,
+                  plan.padded_keys, g.scale, g.mask, g.mask_dtype, (row + i) * g.mask_ld);
     }
     for (int64_t d = 0; d < plan.padded_size; d += kWidth) {
       tile(probabilities, plan.padded_keys, v_panels + d * even_keys, even_keys / kPair,
