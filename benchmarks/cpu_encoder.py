@@ -10,6 +10,7 @@ of the machine hits all of them alike. Writes JSON (all samples), a Markdown tab
 import dataclasses
 import gc
 import json
+import pathlib
 import subprocess
 import sys
 import time
@@ -35,6 +36,12 @@ _SHAPES = flags.DEFINE_list(
 _DTYPES = flags.DEFINE_list("dtypes", "float32,bfloat16", "Of float32, bfloat16.")
 _FILLS = flags.DEFINE_list("fills", "full,half", "full: no padding; half: S/2 tokens in each S.")
 _ENGINES = flags.DEFINE_list("engines", [*PEERS, *OPS], f"Of {', '.join((*PEERS, *OPS))}.")
+_HALF_ENGINES = flags.DEFINE_list(
+    "half_engines", [*PEERS, *OPS], "Of --engines, those that are timed on half-filled batches too."
+)
+_APPEND = flags.DEFINE_bool(
+    "append", False, "Keep the other shapes of today's file, which earlier runs measured."
+)
 _THREADS = flags.DEFINE_integer("threads", 2, "CPU threads of every engine.", lower_bound=1)
 _BUDGET = flags.DEFINE_float("budget", 600, "Seconds of timing, shared by the shapes.")
 _MIN_ROUNDS = flags.DEFINE_integer("min_rounds", 5, "Turns at least, whatever the budget.", 1)
@@ -133,6 +140,11 @@ def check(contestants: list[Contestant], references: dict[str, np.ndarray], half
             logging.warning("%s: its time is not compared", message)
 
 
+def _row(engine: str) -> str:
+    """Its row in the tables: ONNX Runtime's two forms share one."""
+    return engine.replace(" plain", "").replace(" fused", "")
+
+
 class Bench:
     """All engines of one model."""
 
@@ -143,10 +155,7 @@ class Bench:
         self._engines: dict[tuple[str, str], engines_lib.Engine] = {}
         weights = random_weights(model)
         self._reference = engines_lib.TensorFlow(model, weights, "float32", _THREADS.value)
-        wanted = [
-            name for name in engines_lib.ENGINES if name.replace(" plain", "").replace(" fused", "")
-            in _ENGINES.value
-        ]  # fmt: skip
+        wanted = [name for name in engines_lib.ENGINES if _row(name) in _ENGINES.value]
         for dtype in _DTYPES.value:
             for name in tqdm(wanted, f"{model.name} {dtype}: loading", leave=False):
                 try:
@@ -171,6 +180,8 @@ class Bench:
             for fill, inputs in batches.items():
                 if name == "op remove_padding" and fill == "full":
                     continue  # there is nothing to remove
+                if fill == "half" and _row(name) not in _HALF_ENGINES.value:
+                    continue
                 found.append(Contestant(name, dtype, fill, engine.bind(*inputs)))
         check(found, references, seq // 2)
         return self._best_onnxruntime(found)
@@ -306,9 +317,7 @@ def to_markdown(data: dict[str, Any]) -> str:
             for s in shapes
         ]
         keys = dict.fromkeys(
-            (r["dtype"], r["fill"], r["engine"].replace(" plain", "").replace(" fused", ""))
-            for s in shapes
-            for r in s["results"]
+            (r["dtype"], r["fill"], _row(r["engine"])) for s in shapes for r in s["results"]
         )
         rows = []
         for dtype, fill, engine in sorted(keys, key=lambda k: (k[0] != "float32", k[1])):
@@ -317,7 +326,7 @@ def to_markdown(data: dict[str, Any]) -> str:
                 hits = [
                     r for r in shape["results"]
                     if (r["dtype"], r["fill"]) == (dtype, fill)
-                    and r["engine"] in (engine, f"{engine} plain", f"{engine} fused")
+                    and _row(r["engine"]) == engine
                 ]  # fmt: skip
                 cells.append(
                     f"{hits[0]['median_ms']:.1f} ({hits[0]['p10_ms']:.1f}-{hits[0]['p90_ms']:.1f})"
@@ -363,13 +372,13 @@ def plot(data: dict[str, Any], path: Any) -> None:  # noqa: ANN401
                 packed = r["engine"] == "op remove_padding"
                 if not r["right"] or (r["fill"] != data["fills"][0] and not packed):
                     continue
-                engine = r["engine"].replace(" plain", "").replace(" fused", "")
-                label = f"{engine} {r['dtype']}" + (", half" if r["fill"] == "half" else "")
+                half = ", half" if r["fill"] == "half" else ""
+                label = f"{_row(r['engine'])} {r['dtype']}{half}"
                 bars.setdefault(label, [np.nan] * len(shapes))[index] = r["median_ms"] / scale
         width = 0.85 / max(1, len(bars))
         for number, (label, values) in enumerate(bars.items()):
             positions = np.arange(len(shapes)) + (number - (len(bars) - 1) / 2) * width
-            hatch = "//" if label.startswith("op") else None
+            hatch = "//" if label.startswith("op ") else None
             axis.bar(positions, values, width, label=label, hatch=hatch, edgecolor="white")
         axis.set_xticks(range(len(shapes)), [f"{s['batch']}x{s['seq']}" for s in shapes])
         axis.axhline(1, color="grey", linewidth=0.8)
@@ -398,10 +407,33 @@ def _check_flags() -> None:
         (_DTYPES, TOLERANCE),
         (_FILLS, ("full", "half")),
         (_ENGINES, (*PEERS, *OPS)),
+        (_HALF_ENGINES, (*PEERS, *OPS)),
     ):
         unknown = [value for value in flag.value if value not in allowed]
         if unknown or not flag.value:
             raise app.UsageError(f"--{flag.name} has {unknown}, expected some of {list(allowed)}")
+
+
+def _append_to(data: dict[str, Any], path: pathlib.Path) -> None:
+    """Takes the shapes of an earlier run over into `data`.
+
+    Args:
+      data: of this run, without shapes.
+      path: JSON file of the earlier run.
+
+    Raises:
+      app.UsageError: the earlier run was another machine's, or other versions'.
+    """
+    if not path.exists():
+        return
+    before = json.loads(path.read_text())
+    for key in ("machine", "threads", "versions", "tolerance"):
+        if before[key] != data[key]:
+            raise app.UsageError(f"--append: {path} has {key} {before[key]}, expected {data[key]}")
+    for key in ("dtypes", "fills"):
+        data[key] = list(dict.fromkeys([*before[key], *data[key]]))
+    data["missing"] = before["missing"]
+    data["shapes"] = before["shapes"]
 
 
 def main(argv: list[str]) -> None:
@@ -412,7 +444,6 @@ def main(argv: list[str]) -> None:
     shapes = [_parse_shape(text) for text in _SHAPES.value]
     data: dict[str, Any] = {
         **report.header(),
-        "command": " ".join(sys.argv),
         "threads": _THREADS.value,
         "versions": {e.package: e.version() for e in engines_lib.ENGINES.values()},
         "dtypes": _DTYPES.value,
@@ -422,6 +453,8 @@ def main(argv: list[str]) -> None:
         "shapes": [],
     }
     base = report.result_path(_NAME.value, "json", _OUTPUT_DIR.value)
+    if _APPEND.value:
+        _append_to(data, base)
     deadline = time.perf_counter() + _BUDGET.value
     todo = len(_MODELS.value) * len(shapes)
     for name in _MODELS.value:
@@ -440,6 +473,9 @@ def main(argv: list[str]) -> None:
                 "model": name,
                 "batch": batch,
                 "seq": seq,
+                "date": report.header()["date"],
+                "commit": data["commit"],
+                "command": " ".join(sys.argv),
                 "other_busy_cpus": round(others, 3),
                 "gflop_full": round(bench.model.gflop(np.full(batch, seq)), 2),
                 "gemm_floor": {
@@ -450,7 +486,10 @@ def main(argv: list[str]) -> None:
                 "results": [contestant.summary() for contestant in contestants],
             }
             shape["comparisons"] = {d: comparisons(shape, d) for d in _DTYPES.value}
-            data["shapes"].append(shape)
+            data["shapes"] = [
+                s for s in data["shapes"]
+                if (s["model"], s["batch"], s["seq"]) != (name, batch, seq)
+            ] + [shape]  # fmt: skip
             bench.close()
             # After every shape, so that an interrupted run is not lost.
             report.write_json(base, data)

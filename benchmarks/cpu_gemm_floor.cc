@@ -25,12 +25,12 @@ double MedianMs(const std::function<void()>& work) {
   std::vector<double> times;
   double total = 0;
   work();
-  while (times.size() < 5 || (total < 1500 && times.size() < 200)) {
+  while (times.size() < 3 || (total < 1500 && times.size() < 200)) {
     const auto begin = std::chrono::steady_clock::now();
     work();
-    times.push_back(std::chrono::duration<double, std::milli>(
-                        std::chrono::steady_clock::now() - begin)
-                        .count());
+    times.push_back(
+        std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin)
+            .count());
     total += times.back();
   }
   std::sort(times.begin(), times.end());
@@ -52,8 +52,8 @@ std::vector<char> Random(int64_t count, ft::DataType dtype) {
 
 int main(int argc, char** argv) {
   if (argc != 9) {
-    std::fprintf(stderr,
-                 "usage: %s BATCH SEQ LAYERS HEADS SIZE INNER float32|bfloat16 THREADS\n", argv[0]);
+    std::fprintf(stderr, "usage: %s BATCH SEQ LAYERS HEADS SIZE INNER float32|bfloat16 THREADS\n",
+                 argv[0]);
     return 2;
   }
   const int64_t batch_size = std::atoll(argv[1]), seq_len = std::atoll(argv[2]);
@@ -117,9 +117,9 @@ int main(int argc, char** argv) {
   const int64_t per_layer = encoder->PackedWeightBytes() / config.num_layers;
   for (const auto& product : products) {
     const int64_t panel_bytes = ft::cpu::PanelBytes(kernels, product.k);
-    const bool by_rows = tokens >= threads * 96;
-    const int64_t row_block = by_rows ? std::min<int64_t>(144, (tokens + threads - 1) / threads)
-                                      : tokens;
+    const bool by_rows = tokens >= threads * kernels.min_rows_per_thread;
+    const int64_t row_block =
+        by_rows ? std::min(kernels.block_rows, (tokens + threads - 1) / threads) : tokens;
     const int64_t col_block =
         by_rows ? product.n : ft::AlignUp(product.n / (threads * 4), kernels.panel_width);
     const int64_t row_tasks = (tokens + row_block - 1) / row_block;
@@ -128,7 +128,7 @@ int main(int argc, char** argv) {
       for (int64_t layer = 0; layer < config.num_layers; ++layer) {
         pool.ParallelFor(row_tasks * col_tasks, [&](int64_t task) {
           const int64_t row = task / col_tasks * row_block, col = task % col_tasks * col_block;
-          for (int64_t k = 0; k < product.k; k += 768) {
+          for (int64_t k = 0; k < product.k; k += kernels.inner_chunk) {
             GemmArgs g;
             g.a = left.data() + (row * product.k + k) * ft::SizeOf(kernels.compute_dtype);
             g.lda = product.k;
@@ -136,7 +136,7 @@ int main(int argc, char** argv) {
                        k * kernels.panel_width * ft::SizeOf(kernels.compute_dtype);
             g.panel_bytes = panel_bytes;
             g.rows = std::min(row_block, tokens - row);
-            g.k = std::min<int64_t>(768, product.k - k);
+            g.k = std::min(kernels.inner_chunk, product.k - k);
             g.cols = std::min(col_block, product.n - col);
             g.c = sums + row * product.n + col;
             g.ldc = product.n;

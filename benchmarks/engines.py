@@ -304,6 +304,7 @@ class OnnxRuntimeFused(OnnxRuntime):
     name = "onnxruntime fused"
 
     def _model(self) -> "onnx.ModelProto":  # noqa: F821
+        _require("sympy")  # by ONNX Runtime's optimizer
         from onnxruntime.transformers import optimizer
 
         fused = optimizer.optimize_model(

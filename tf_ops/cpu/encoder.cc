@@ -15,15 +15,6 @@
 namespace ft::cpu {
 namespace {
 
-// The longest sum that one pass over a panel takes, and the columns of the inner layer that are
-// alive at once: panel and left side then stay in the L2 cache together.
-constexpr int64_t kInnerChunk = 768;
-// Rows that one task takes through projection, feed-forward network and the next QKV.
-constexpr int64_t kBlockRows = 144;
-// With fewer rows for each thread the threads share the columns of the weights instead, so that
-// every weight is read from memory once.
-constexpr int64_t kMinRowsPerThread = 96;
-
 // Runs phases one after the other on all threads of a pool with a single ParallelFor. Whoever is
 // there takes the next task; nobody waits for a thread that has not come, so it cannot deadlock
 // when the pool is busy with other work.
@@ -141,18 +132,18 @@ class CpuEncoder : public Encoder {
 
  private:
   struct WorkerScratch {
-    float* sums;     // [block rows, H]
-    char* hidden;    // [block rows, H]: after the attention's layer norm
-    char* inner;     // [block rows, inner_ld]
+    float* sums;   // [block rows, H]
+    char* hidden;  // [block rows, H]: after the attention's layer norm
+    char* inner;   // [block rows, inner_ld]
     char* attention;
   };
   struct Workspace {
-    char* x;         // [T,H]: a layer's input
-    char* qkv;       // [T,3H]; attention writes its context over the queries
-    int32_t* keys;   // [B]: keys to attend to; -1: all that exist, under the mask
-    bool by_rows;    // tasks are blocks of rows; else blocks of columns, with whole-batch scratch
-    int64_t block_rows, num_blocks;
-    WorkerScratch whole;  // not by_rows
+    char* x;        // [T,H]: a layer's input
+    char* qkv;      // [T,3H]; attention writes its context over the queries
+    int32_t* keys;  // [B]: keys to attend to; -1: all that exist, under the mask
+    bool by_rows;   // tasks are blocks of rows; else blocks of columns, with whole-batch scratch
+    int64_t num_tiles, num_blocks;  // blocks of rows are dealt whole tiles, equally but for one
+    WorkerScratch whole;            // not by_rows
     std::vector<WorkerScratch> workers;
     int64_t bytes;
   };
@@ -162,8 +153,8 @@ class CpuEncoder : public Encoder {
     m.k = k;
     m.n = n;
     m.panel_bytes = PanelBytes(kernels_, k);
-    m.panels = arena->Take<char>((n + kernels_.panel_width - 1) / kernels_.panel_width *
-                                 m.panel_bytes);
+    m.panels =
+        arena->Take<char>((n + kernels_.panel_width - 1) / kernels_.panel_width * m.panel_bytes);
     return m;
   }
 
@@ -221,7 +212,7 @@ class CpuEncoder : public Encoder {
   // sums[rows, H] = a * m, in chunks of the summed dimension.
   void GemmSums(const PackedMatrix& m, const void* a, int64_t lda, int64_t rows, int64_t begin,
                 int64_t end, float* sums) const {
-    for (int64_t k = 0; k < m.k; k += kInnerChunk) {
+    for (int64_t k = 0; k < m.k; k += kernels_.inner_chunk) {
       GemmSumsChunk(m, At(a, k, element_bytes_), lda, rows, begin, end, k, sums);
     }
   }
@@ -229,7 +220,7 @@ class CpuEncoder : public Encoder {
                      int64_t end, int64_t k, float* sums) const {
     GemmArgs g = Columns(m, a, lda, rows, begin, end);
     g.panels = At(g.panels, k * kernels_.panel_width, element_bytes_);
-    g.k = std::min(kInnerChunk, m.k - k);
+    g.k = std::min(kernels_.inner_chunk, m.k - k);
     g.c = sums + begin;
     g.ldc = hidden_;
     g.accumulate = k > 0;
@@ -267,12 +258,12 @@ Status CpuEncoder::PackWeights(const std::vector<LayerWeights>& layers, void* pa
       const int64_t width = kernels_.panel_width;
       phases.Add((m.n + width - 1) / width, [=, this](int64_t panel, int) {
         kernels_.pack_panel(sources.data(), source_cols, dtype, m.k, panel * width,
-                            std::min(width, m.n - panel * width),
-                            m.panels + panel * m.panel_bytes);
+                            std::min(width, m.n - panel * width), m.panels + panel * m.panel_bytes);
       });
     };
     pack(to.qkv,
-         {{w.query_kernel.data, hidden_}, {w.key_kernel.data, hidden_},
+         {{w.query_kernel.data, hidden_},
+          {w.key_kernel.data, hidden_},
           {w.value_kernel.data, hidden_}},
          hidden_);
     pack(to.projection, {{w.attention_output_kernel.data, hidden_}}, hidden_);
@@ -302,12 +293,13 @@ CpuEncoder::Workspace CpuEncoder::Plan(const EncoderBatch& batch, const Executio
   Workspace w;
   Arena arena(base);
   const int64_t tokens = batch.num_tokens, threads = context.pool->num_threads();
-  w.by_rows = tokens >= threads * kMinRowsPerThread;
-  const int64_t rounds = (tokens + threads * kBlockRows - 1) / (threads * kBlockRows);
-  w.num_blocks = std::max<int64_t>(1, rounds * threads);
-  w.block_rows = std::max<int64_t>(
-      1, AlignUp((tokens + w.num_blocks - 1) / w.num_blocks, kernels_.row_multiple));
-  w.num_blocks = (tokens + w.block_rows - 1) / w.block_rows;
+  w.by_rows = tokens >= threads * kernels_.min_rows_per_thread;
+  const int64_t rounds =
+      (tokens + threads * kernels_.block_rows - 1) / (threads * kernels_.block_rows);
+  w.num_tiles = (tokens + kernels_.row_multiple - 1) / kernels_.row_multiple;
+  w.num_blocks = std::max<int64_t>(1, std::min(w.num_tiles, rounds * threads));
+  const int64_t block_rows =
+      (w.num_tiles + w.num_blocks - 1) / w.num_blocks * kernels_.row_multiple;
   w.x = arena.Take<char>(tokens * hidden_ * element_bytes_);
   w.qkv = arena.Take<char>(tokens * 3 * hidden_ * element_bytes_);
   w.keys = arena.Take<int32_t>(batch.batch_size * 4);
@@ -322,7 +314,7 @@ CpuEncoder::Workspace CpuEncoder::Plan(const EncoderBatch& batch, const Executio
   if (!w.by_rows) w.whole = scratch(tokens, config_.inner_size);
   for (int64_t i = 0; i < threads; ++i) {
     WorkerScratch s = {};
-    if (w.by_rows) s = scratch(w.block_rows, std::min(kInnerChunk, config_.inner_size));
+    if (w.by_rows) s = scratch(block_rows, std::min(kernels_.inner_chunk, config_.inner_size));
     s.attention =
         arena.Take<char>(kernels_.attention_scratch_bytes(batch.max_seq_len, config_.head_size));
     w.workers.push_back(s);
@@ -372,8 +364,7 @@ void CpuEncoder::AttentionTask(const EncoderBatch& batch, const Workspace& w, in
   const int64_t seq_len = batch.max_seq_len;
   const int64_t row = batch.packed ? batch.seq_offsets[b] : b * seq_len;
   const int64_t queries = batch.packed ? batch.seq_offsets[b + 1] - row : seq_len;
-  const int64_t per_split =
-      AlignUp((queries + splits - 1) / splits, kernels_.row_multiple);
+  const int64_t per_split = AlignUp((queries + splits - 1) / splits, kernels_.row_multiple);
   const int64_t first = std::min(queries, split * per_split);
   AttentionArgs a;
   a.num_queries = std::min(queries, first + per_split) - first;
@@ -429,8 +420,9 @@ Status CpuEncoder::Run(const EncoderBatch& batch, const void* packed, void* work
     return output != nullptr && !converts ? output : w.x;
   };
   const auto block = [&](int64_t task) {
-    const int64_t first = task * w.block_rows;
-    return std::make_pair(first, std::min(w.block_rows, tokens - first));
+    const int64_t first = task * w.num_tiles / w.num_blocks * kernels_.row_multiple;
+    const int64_t end = (task + 1) * w.num_tiles / w.num_blocks * kernels_.row_multiple;
+    return std::make_pair(first, std::min(end, tokens) - first);
   };
   const auto emit = [&](int64_t l, int64_t row, int64_t rows) {
     if (!converts || caller_output(l) == nullptr) return;
@@ -451,8 +443,7 @@ Status CpuEncoder::Run(const EncoderBatch& batch, const void* packed, void* work
   };
 
   Phases phases;
-  phases.Add(batch.batch_size,
-             [&](int64_t b, int) { FindKeyLengths(batch, b, w.keys); });
+  phases.Add(batch.batch_size, [&](int64_t b, int) { FindKeyLengths(batch, b, w.keys); });
   if (converts) {
     phases.Add(w.num_blocks, [&](int64_t task, int) {
       const auto [row, rows] = block(task);
@@ -481,9 +472,10 @@ Status CpuEncoder::Run(const EncoderBatch& batch, const void* packed, void* work
                  s.sums);
         LayerNorm(s.sums, layers[l].projection_bias, At(input_of(l), row * hidden, bytes),
                   layers[l].attention_gamma, layers[l].attention_beta, s.hidden, rows);
-        const int64_t inner = config_.inner_size, ld = InnerLd(std::min(kInnerChunk, inner));
-        for (int64_t k = 0; k < inner; k += kInnerChunk) {
-          const int64_t end = std::min(inner, k + kInnerChunk);
+        const int64_t inner = config_.inner_size,
+                      ld = InnerLd(std::min(kernels_.inner_chunk, inner));
+        for (int64_t k = 0; k < inner; k += kernels_.inner_chunk) {
+          const int64_t end = std::min(inner, k + kernels_.inner_chunk);
           GemmBias(layers[l].intermediate, s.hidden, hidden, rows, k, end,
                    layers[l].intermediate_bias, true, At(s.inner, -k, bytes), ld);
           GemmSumsChunk(layers[l].output, s.inner, ld, rows, 0, hidden, k, s.sums);

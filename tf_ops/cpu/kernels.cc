@@ -70,6 +70,7 @@ const Kernels& GetKernels(DataType dtype, bool even_sizes) {
 }
 
 void Convert(const void* x, DataType x_dtype, void* y, DataType y_dtype, int64_t count) {
+  if (count == 0) return;  // the pointers may be null, which memcpy does not allow
   if (x_dtype == y_dtype) {
     std::memcpy(y, x, count * SizeOf(x_dtype));
     return;

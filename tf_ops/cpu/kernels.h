@@ -2,8 +2,9 @@
 // instruction set, and GetKernels() picks the best one that this processor has.
 //
 // "Panel" layout of a matrix B[K,N] that is a product's right side: N is cut into panels of
-// panel_width columns (the last one padded with zeros), a panel is [K][panel_width], or for bfloat16
-// [K/2][panel_width][2] with K rounded up to even, which is what the dot product of pairs wants.
+// panel_width columns (the last one padded with zeros), a panel is [K][panel_width], or for
+// bfloat16 [K/2][panel_width][2] with K rounded up to even, which is what the dot product of pairs
+// wants.
 #pragma once
 
 #include <cstdint>
@@ -23,14 +24,14 @@ struct PanelSource {
 };
 
 struct GemmArgs {
-  const void* a;        // [rows, k], row stride lda elements
+  const void* a;  // [rows, k], row stride lda elements
   int64_t lda;
   const void* panels;   // first panel to use
   int64_t panel_bytes;  // from one panel to the next
   int64_t rows, k, cols;
-  float* c;             // float32 result [rows, cols], row stride ldc; or scratch when out is set
+  float* c;  // float32 result [rows, cols], row stride ldc; or scratch when out is set
   int64_t ldc;
-  bool accumulate;      // c += instead of c =
+  bool accumulate;  // c += instead of c =
   // If set, out = activation(c + bias), in the compute type; c is not written.
   void* out = nullptr;
   int64_t ld_out = 0;
@@ -71,6 +72,14 @@ struct Kernels {
   DataType compute_dtype;
   int64_t panel_width;
   int64_t row_multiple;  // rows of a full tile: row blocks that are a multiple lose nothing
+  // The longest sum that one pass over a panel takes, and the columns of the inner layer that are
+  // alive at once: panel and left side then stay in the L2 cache together.
+  int64_t inner_chunk;
+  // Rows, at most, that one task takes through projection, feed-forward network and the next QKV.
+  int64_t block_rows;
+  // With fewer rows for each thread the threads share the columns of the weights instead, so that
+  // every weight is read from memory once.
+  int64_t min_rows_per_thread;
   void (*gemm)(const GemmArgs&);
   void (*attention)(const AttentionArgs&);
   int64_t (*attention_scratch_bytes)(int64_t num_keys, int64_t head_size);
