@@ -133,6 +133,7 @@ class Run:
             "ms": old.get("ms", {}),
             "relative_error": old.get("relative_error", {}),
             "measured": old.get("measured", {}),
+            "gemm_config": old.get("gemm_config", ""),
             "problems": [],
         }
         version = _ROOT / "VERSION"
@@ -213,7 +214,11 @@ class Run:
             # XLA times algorithms while it compiles, so few at a time.
             for precision in ("fp16", "fp32"):
                 for part, some in enumerate((shapes[0::2], shapes[1::2])):
-                    flags = [f"--precisions={precision}", f"--deadline={compile_deadline}"]
+                    flags = [
+                        f"--precisions={precision}",
+                        f"--compile_deadline={compile_deadline}",
+                        f"--deadline={self.deadline}",
+                    ]
                     if some:
                         others.append(self.start(f"xla_{precision}_{part}", "xla", some, flags))
         tuned = self.workdir / "tuned"
@@ -233,8 +238,11 @@ class Run:
                 self.problem(f"{process.name} was not ready in time and is left out")
                 process.kill()
         self.say(f"{len(waiting)} workers are ready")
-        if "cpp" in only or ops:
+        if "cpp" in only or (ops and not self.data["gemm_config"]):
             self.run_cpp(empty, tuned)
+        elif ops:
+            # Of an earlier run; of another GPU or driver it would be reported and ignored.
+            (tuned / "gemm_config.in").write_text(self.data["gemm_config"])
         for process in [*torch_workers, *others, *ops]:
             process.turn(self.left() if process in ops else min(self.left(), 90))
             self.collect(process)
@@ -410,7 +418,7 @@ def markdown(data: dict[str, Any], shapes: list[str]) -> str:
         "and without XLA. C++: encoder_sample on already packed rows. op: BertEncoder inside",
         "TensorFlow, removing and rebuilding the padding itself, in a while loop. GEMMs tuned by",
         "encoder_gemm; (h) and the second table: cuBLASLt's heuristic. torch, C++: median of 7",
-        "runs of 50 forwards, GPU events. XLA, TF, op: wall time a turn, median of 5 loops.",
+        "runs of 50 forwards, GPU events. XLA, TF, op: wall time a turn in loops of 100 ms.",
         "",
         "## FP16",
         "",
