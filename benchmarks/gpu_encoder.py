@@ -126,6 +126,13 @@ class Run:
         old = {}
         if self.json_path.exists() and not args.fresh:
             old = json.loads(self.json_path.read_text())
+            then, now = old["gpu"], gpu_state()
+            for key in ("name", "driver_version"):
+                if then.get(key) != now.get(key):
+                    raise SystemExit(
+                        f"{self.json_path} was measured with {key} {then.get(key)}, here it is "
+                        f"{now.get(key)}: give --fresh or another --out"
+                    )
         self.data: dict[str, Any] = {
             **report.header(),
             "model": f"BERT-base encoder, {args.layers} layers, 12 heads x 64, inner 3072",
@@ -153,7 +160,7 @@ class Run:
         """Keeps one measurement."""
         place = self.data["ms"].setdefault(engine, {}).setdefault(shape, {})
         place.setdefault(precision, {})[variant] = round(ms, 5)
-        self.data["measured"][engine] = {"date": self.data["date"], "gpu": self.data["gpu"]}
+        self.data["measured"][engine] = {key: self.data[key] for key in ("date", "commit", "gpu")}
 
     def problem(self, text: str) -> None:
         """Keeps and prints what went wrong."""
@@ -404,7 +411,7 @@ def criteria_rows(data: dict[str, Any], shapes: list[str]) -> list[list[str]]:
 def markdown(data: dict[str, Any], shapes: list[str]) -> str:
     """The report."""
     gpu = data["gpu"]
-    measured = sorted({str(m["date"]) for m in data["measured"].values()})
+    measured = sorted({f"{m['date'][:19]} {engine}" for engine, m in data["measured"].items()})
     versions = ", ".join(f"{key} {value}" for key, value in sorted(data["versions"].items()))
     text = [
         f"# GPU encoder: {gpu.get('name')}, {data['date'][:10]}",
