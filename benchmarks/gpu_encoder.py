@@ -126,6 +126,13 @@ class Run:
         old = {}
         if self.json_path.exists() and not args.fresh:
             old = json.loads(self.json_path.read_text())
+            then, now = old["gpu"], gpu_state()
+            for key in ("name", "driver_version"):
+                if then.get(key) != now.get(key):
+                    raise SystemExit(
+                        f"{self.json_path} was measured with {key} {then.get(key)}, here it is "
+                        f"{now.get(key)}: give --fresh or another --out"
+                    )
         self.data: dict[str, Any] = {
             **report.header(),
             "model": f"BERT-base encoder, {args.layers} layers, 12 heads x 64, inner 3072",
@@ -133,6 +140,7 @@ class Run:
             "ms": old.get("ms", {}),
             "relative_error": old.get("relative_error", {}),
             "measured": old.get("measured", {}),
+            "gemm_config": old.get("gemm_config", ""),
             "problems": [],
         }
         version = _ROOT / "VERSION"
@@ -152,7 +160,7 @@ class Run:
         """Keeps one measurement."""
         place = self.data["ms"].setdefault(engine, {}).setdefault(shape, {})
         place.setdefault(precision, {})[variant] = round(ms, 5)
-        self.data["measured"][engine] = {"date": self.data["date"], "gpu": self.data["gpu"]}
+        self.data["measured"][engine] = {key: self.data[key] for key in ("date", "commit", "gpu")}
 
     def problem(self, text: str) -> None:
         """Keeps and prints what went wrong."""
@@ -213,7 +221,11 @@ class Run:
             # XLA times algorithms while it compiles, so few at a time.
             for precision in ("fp16", "fp32"):
                 for part, some in enumerate((shapes[0::2], shapes[1::2])):
-                    flags = [f"--precisions={precision}", f"--deadline={compile_deadline}"]
+                    flags = [
+                        f"--precisions={precision}",
+                        f"--compile_deadline={compile_deadline}",
+                        f"--deadline={self.deadline}",
+                    ]
                     if some:
                         others.append(self.start(f"xla_{precision}_{part}", "xla", some, flags))
         tuned = self.workdir / "tuned"
@@ -233,8 +245,11 @@ class Run:
                 self.problem(f"{process.name} was not ready in time and is left out")
                 process.kill()
         self.say(f"{len(waiting)} workers are ready")
-        if "cpp" in only or ops:
+        if "cpp" in only or (ops and not self.data["gemm_config"]):
             self.run_cpp(empty, tuned)
+        elif ops:
+            # Of an earlier run; of another GPU or driver it would be reported and ignored.
+            (tuned / "gemm_config.in").write_text(self.data["gemm_config"])
         for process in [*torch_workers, *others, *ops]:
             process.turn(self.left() if process in ops else min(self.left(), 90))
             self.collect(process)
@@ -396,7 +411,7 @@ def criteria_rows(data: dict[str, Any], shapes: list[str]) -> list[list[str]]:
 def markdown(data: dict[str, Any], shapes: list[str]) -> str:
     """The report."""
     gpu = data["gpu"]
-    measured = sorted({str(m["date"]) for m in data["measured"].values()})
+    measured = sorted({f"{m['date'][:19]} {engine}" for engine, m in data["measured"].items()})
     versions = ", ".join(f"{key} {value}" for key, value in sorted(data["versions"].items()))
     text = [
         f"# GPU encoder: {gpu.get('name')}, {data['date'][:10]}",
@@ -410,7 +425,7 @@ def markdown(data: dict[str, Any], shapes: list[str]) -> str:
         "and without XLA. C++: encoder_sample on already packed rows. op: BertEncoder inside",
         "TensorFlow, removing and rebuilding the padding itself, in a while loop. GEMMs tuned by",
         "encoder_gemm; (h) and the second table: cuBLASLt's heuristic. torch, C++: median of 7",
-        "runs of 50 forwards, GPU events. XLA, TF, op: wall time a turn, median of 5 loops.",
+        "runs of 50 forwards, GPU events. XLA, TF, op: wall time a turn in loops of 100 ms.",
         "",
         "## FP16",
         "",

@@ -95,6 +95,7 @@ class Worker:
         self.engine: str = args.engine or args.kind
         self.workdir = pathlib.Path(args.workdir)
         self.deadline: float = args.deadline
+        self.compile_deadline: float = args.compile_deadline
 
     def time_left(self) -> float:
         """Seconds until the deadline."""
@@ -252,13 +253,15 @@ def _torch_times(run_once: Callable, gpu: bool) -> float:
 # ---- TensorFlow ----------------------------------------------------------------------------------
 
 
-def _tensorflow() -> dict[str, object]:
-    """TensorFlow, set up as every worker needs it: names to use."""
+TF_DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "tf32": "float32"}
+
+
+def _set_up_tensorflow() -> None:
+    """What every worker with TensorFlow needs, before anything else."""
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     import tensorflow as tf
 
     tf.config.experimental.enable_tensor_float_32_execution(False)
-    return {"fp16": tf.float16, "bf16": tf.bfloat16, "fp32": tf.float32, "tf32": tf.float32}
 
 
 def _device(worker: Worker) -> str:
@@ -281,7 +284,7 @@ def _expected_ms(shape: tuple[int, int], precision: str, layers: int) -> float:
 
 def run_xla(worker: Worker) -> None:
     """TensorFlow's own encoder under XLA, the loop inside one call, its length known to XLA."""
-    dtypes = _tensorflow()
+    _set_up_tensorflow()
     import tensorflow as tf
 
     from fastertransformer_tf import encoder_graphs
@@ -291,12 +294,12 @@ def run_xla(worker: Worker) -> None:
     layers = random_layers(worker.layers)
     prepared, slowest = [], 0.0
     for precision in worker.precisions:
-        dtype = dtypes[precision]
+        dtype = TF_DTYPES[precision]
         with tf.device(device):
             weights = [{k: tf.cast(v, dtype) for k, v in layer.items()} for layer in layers]
         for shape in worker.shapes:
             begin = time.time()
-            if worker.time_left() < 1.2 * slowest:
+            if worker.compile_deadline - time.time() < 1.2 * slowest:
                 prepared.append((shape, precision, None, "no time was left to compile"))
                 continue
             with tf.device(device):
@@ -354,6 +357,21 @@ def _median_ms(run: Callable[[], object], turns: int, runs: int = RUNS) -> float
     return 1e3 * statistics.median(times) / turns
 
 
+def _slope_ms(run: Callable[[int], object], turns: int, runs: int = RUNS) -> float:
+    """Milliseconds of a turn without what a call costs: from loops of `turns` and 3 * `turns`.
+
+    Of medians, since a difference of two single runs has the noise of both.
+    """
+    times: dict[int, list[float]] = {turns: [], 3 * turns: []}
+    for _ in range(runs):
+        for number, seconds in times.items():
+            begin = time.perf_counter()
+            run(number)
+            seconds.append(time.perf_counter() - begin)
+    short, long = (statistics.median(seconds) for seconds in times.values())
+    return 1e3 * (long - short) / (2 * turns)
+
+
 class OpLoops:
     """Loops over the op, and over TensorFlow's own layers, in one session of one precision.
 
@@ -369,7 +387,7 @@ class OpLoops:
 
         self._tf, self._graphs, self._ops = tf, encoder_graphs, ops
         self._worker, self._precision = worker, precision
-        self._dtype = tf.as_dtype(_tensorflow()[precision])
+        self._dtype = tf.as_dtype(TF_DTYPES[precision])
         self._device = _device(worker)
         self.sizes = encoder_graphs.EncoderSizes(worker.layers, HEADS, SIZE, INNER)
         self.graph = tf.Graph()
@@ -449,15 +467,15 @@ class OpLoops:
         guess = 1e3 * (time.perf_counter() - begin) / 5
         if not self._worker.gpu:
             return guess
-        number = max(5, math.ceil(LOOP_MS / guess))
+        number = max(3, math.ceil(LOOP_MS / 3 / guess))
         # Memory comes back at a few addresses, and each makes a CUDA graph at its second call.
-        call(counts, number)
-        return _median_ms(lambda: call(counts, number), number)
+        call(counts, 3 * number)
+        return _slope_ms(lambda turns: call(counts, turns), number)
 
 
 def run_op(worker: Worker) -> None:
     """The op inside TensorFlow, and TensorFlow's own layers without XLA; most important first."""
-    _tensorflow()
+    _set_up_tensorflow()
     import tensorflow as tf
 
     # Weights must be invariants of the loop; see OpLoops.
@@ -468,9 +486,9 @@ def run_op(worker: Worker) -> None:
         plan = [("fp16", "masked"), ("fp16", "packed"), ("fp16", "full")]
     else:
         plan = [
-            ("fp32", "tensorflow"), ("fp32", "full"), ("fp16", "full"), ("fp16", "tensorflow"),
-            ("tf32", "full"), ("bf16", "full"), ("fp16", "masktensor"), ("fp32", "packed"),
-            ("bf16", "packed"),
+            ("fp32", "tensorflow"), ("fp32", "full"), ("tf32", "full"), ("fp16", "full"),
+            ("bf16", "full"), ("fp32", "packed"), ("bf16", "packed"), ("fp16", "masktensor"),
+            ("fp16", "tensorflow"),
         ]  # fmt: skip
     loops: dict[str, OpLoops] = {}
     wait_for_turn()
@@ -503,6 +521,7 @@ def main() -> None:
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu")
     parser.add_argument("--deadline", type=float, default=math.inf, help="seconds of the epoch")
+    parser.add_argument("--compile_deadline", type=float, default=math.inf, help="likewise")
     args = parser.parse_args()
     KINDS[args.kind](Worker(args))
     tell("DONE")

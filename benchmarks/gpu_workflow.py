@@ -165,9 +165,9 @@ def make_steps(data: pathlib.Path, work: pathlib.Path, cpu: bool) -> list[Step]:
         for batch, seq in some:
             command = [sample, "-batch", str(batch), "-s", str(seq), "-d", precision, *times]
             name = f"sample {precision} {batch}x{seq}"
-            timed.append(Step(name, command, sample_times, alone=True, need=60))
+            timed.append(Step(name, command, sample_times, alone=True, need=90))
     command = [sample, "-batch", "8", "-s", "32", "-d", "fp16", "-thread_num", "8", *times]
-    timed.insert(0, Step("sample fp16 8x32, 8 threads", command, sample_times, alone=True, need=60))
+    timed.insert(0, Step("sample fp16 8x32, 8 threads", command, sample_times, alone=True, need=90))
     sizes = ["--num_hidden_layers=1", "--num_iter=2"] if cpu else ["--predict_batch_size=32"]
     pattern = r"average time \(seconds\) elapsed ((?:original tensorflow|fast transformer): \S+)"
     for name, flags, _ in variants[:4]:
@@ -186,7 +186,8 @@ def make_steps(data: pathlib.Path, work: pathlib.Path, cpu: bool) -> list[Step]:
         last.append(Step(f"profile_bert {name}", command, lines(pattern), alone=True))
     # Threads; FP16 at the smallest, a middle and the largest shape; the rest fills the time.
     front = timed[:2] + timed[5:6] + timed[9:10]
-    return [*first, *later, *front, *last, *(step for step in timed if step not in front)]
+    rest = [step for step in timed if step not in front]
+    return [*first, *later, front[0], *last[:4], *front[1:], *last[4:], *rest]
 
 
 def run_step(step: Step, limit: float) -> dict[str, str | float]:

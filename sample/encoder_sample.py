@@ -4,6 +4,7 @@
 
 Random weights. The three outputs are compared (padding rows left out), then each encoder is timed
 in a while loop whose every turn takes the output of the one before, so that nothing is hoisted out.
+Weights and input are variables: as constants they would be compiled into XLA's programs.
 """
 
 import pathlib
@@ -62,7 +63,8 @@ DTYPES = {"fp32": tf.float32, "fp16": tf.float16, "bf16": tf.bfloat16}
 # Largest difference between two encoders of this precision, whose outputs have a spread of 1.
 TOLERANCE = {"fp32": 3e-5, "fp16": 3e-2, "bf16": 2.5e-1}
 
-Encoder = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+# Hidden states [B,S,H], lengths [B] and the layers' weights to hidden states.
+Encoder = Callable[[tf.Tensor, tf.Tensor, encoder_graphs.Weights], tf.Tensor]
 
 
 def print_arguments() -> None:
@@ -73,14 +75,12 @@ def print_arguments() -> None:
     print("========================================")
 
 
-def make_encoders(
-    sizes: encoder_graphs.EncoderSizes, weights: encoder_graphs.Weights
-) -> dict[str, Encoder]:
+def make_encoders(sizes: encoder_graphs.EncoderSizes) -> dict[str, Encoder]:
     """The encoders to compare, by name: TF, FT and, unless switched off, EFF."""
     by_op = encoder_graphs.op_encoder if _OP.value == "encoder" else encoder_graphs.op_layers
 
     def op(remove_padding: bool) -> Encoder:
-        return lambda hidden, lengths: by_op(
+        return lambda hidden, lengths, weights: by_op(
             hidden,
             lengths,
             sizes,
@@ -91,7 +91,7 @@ def make_encoders(
         )
 
     encoders = {
-        "TF": lambda hidden, lengths: encoder_graphs.tensorflow_encoder(
+        "TF": lambda hidden, lengths, weights: encoder_graphs.tensorflow_encoder(
             hidden, lengths, sizes, weights
         ),
         "FT": op(remove_padding=False),
@@ -104,40 +104,66 @@ def make_encoders(
 class Session:
     """One encoder in a session: once, and in a while loop."""
 
-    def __init__(self, encoder: Encoder, hidden: np.ndarray, lengths: np.ndarray) -> None:
-        """Builds both graphs for hidden states [B,S,H] and lengths [B]."""
+    def __init__(
+        self,
+        encoder: Encoder,
+        weights: encoder_graphs.Weights,
+        hidden: np.ndarray,
+        lengths: np.ndarray,
+    ) -> None:
+        """Builds the graph for hidden states [B,S,H] and lengths [B]."""
         xla = bool(tf.test.is_gpu_available()) if _XLA.value is None else _XLA.value
         config = encoder_graphs.session_config(xla, _INTRA.value)
         dtype = DTYPES[_DTYPE.value]
+        loads: dict[tf.Tensor, np.ndarray] = {}
+
+        def held(name: str, value: np.ndarray) -> tf.Tensor:
+            """A variable's value, read once a call."""
+            initial = tf.placeholder(dtype, value.shape)
+            loads[initial] = value.astype(dtype.as_numpy_dtype)
+            variable = tf.get_variable(name, initializer=initial, use_resource=True)
+            return tf.convert_to_tensor(variable)
+
         with tf.Graph().as_default():
-            states = tf.placeholder(tf.float32, hidden.shape)
+            layers = [
+                {name: held(f"layer_{i}/{name}", value) for name, value in layer.items()}
+                for i, layer in enumerate(weights)
+            ]
+            start = held("hidden", hidden)
             tokens = tf.placeholder(tf.int32, lengths.shape)
-            start = tf.cast(states, dtype)
-            self._once = tf.cast(encoder(start, tokens), tf.float32)
+            turns = tf.placeholder(tf.int32, [])
             _, end = tf.while_loop(
-                lambda turn, _: turn < _ITERATIONS.value,
-                lambda turn, x: (turn + 1, encoder(x, tokens)),
+                lambda turn, _: turn < turns,
+                lambda turn, x: (turn + 1, encoder(x, tokens, layers)),
                 [tf.constant(0), start],
                 parallel_iterations=1,
                 back_prop=False,
             )
-            # A scalar, so that copying the output is not timed.
-            self._loop = tf.reduce_mean(tf.cast(end, tf.float32))
-            self._feeds = {states: hidden, tokens: lengths}
+            # Only a scalar is fetched, so that copying the output is not timed; it stays in a
+            # variable, so that one program, which XLA compiles, serves both purposes.
+            result = tf.get_variable("result", hidden.shape, tf.float32, use_resource=True)
+            output = tf.cast(end, tf.float32)
+            with tf.control_dependencies([result.assign(output)]):
+                done = tf.reduce_mean(output)
+            self._result = tf.convert_to_tensor(result)
             self._session = tf.Session(config=config)
+            self._session.run(tf.global_variables_initializer(), loads)
+            self._loop = self._session.make_callable(done, [tokens, turns])
+        self._lengths = lengths
 
     def output(self) -> np.ndarray:
         """Hidden states [B,S,H] after one pass."""
-        return self._session.run(self._once, self._feeds)
+        self._loop(self._lengths, 1)
+        return self._session.run(self._result)
 
     def loop_ms(self, threads: int = 1) -> float:
         """Milliseconds of one turn of the loop, run once before; of `threads` loops at once."""
-        self._session.run(self._loop, self._feeds)
+        self._loop(self._lengths, _ITERATIONS.value)
         failures: list[BaseException] = []
 
         def work() -> None:
             try:
-                self._session.run(self._loop, self._feeds)
+                self._loop(self._lengths, _ITERATIONS.value)
             except Exception as error:  # noqa: BLE001 (raised again below)
                 failures.append(error)
 
@@ -182,8 +208,8 @@ def main(argv: list[str]) -> None:
     hidden = rng.standard_normal((batch, seq, sizes.hidden), dtype=np.float32)
     lengths = np.full(batch, length, np.int32)
     sessions = {
-        name: Session(encoder, hidden, lengths)
-        for name, encoder in make_encoders(sizes, weights).items()
+        name: Session(encoder, weights, hidden, lengths)
+        for name, encoder in make_encoders(sizes).items()
     }
     outputs = {name: session.output()[:, :length] for name, session in sessions.items()}
 
@@ -224,4 +250,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    # In TensorFlow 1's loops the weights, which no turn changes, cost the host nothing a turn.
+    tf.disable_control_flow_v2()
     app.run(main)

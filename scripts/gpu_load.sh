@@ -38,5 +38,6 @@ for name in tf data; do
     free=$((free - $(stat -c %s "$tensorflow/deps/deps.tar")))
   fi
 done
-(cd "$work" && sha256sum tf data) > "$place/SHA256"
+# Beside the end of TensorFlow, so that it can be unpacked without the data.
+(cd "$work" && sha256sum tf data) > "$(dirname "$(ls "$out"/*/deps.tar)")/SHA256"
 du -m --apparent-size "$out"/*

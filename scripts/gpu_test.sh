@@ -53,7 +53,7 @@ case $parts in *" pytest "*)
   # Only files with GPU tests, so that a package which other tests need may be missing.
   files=$(grep -lE 'mark\.gpu' tests/test_*.py)
   options=""
-  "$python" -c 'import xdist' 2>/dev/null && options="-n 4"
+  "$python" -c 'import xdist' 2>/dev/null && options="-n 4 --dist worksteal"
   "$python" -c 'import pytest_timeout' 2>/dev/null && options+=" --timeout=100"
   # -v: what has passed is in the log even if the limit cuts the rest off.
   start pytest.gpu "$python" -m pytest -v -ra -p no:cacheprovider $options --durations=10 -m gpu $files

@@ -1,14 +1,18 @@
-# Source this on the GPU machine: source scripts/gpu_unload.sh FOLDER   (the files of gpu_load.sh's folders)
-# Checks the files, unpacks TensorFlow (sets PYTHONPATH, LD_LIBRARY_PATH) and the acceptance data (FT_TEST_DATA).
+# Source this on the GPU machine: source scripts/gpu_unload.sh FOLDER [tf]   (files of gpu_load.sh's folders)
+# Checks the files, unpacks TensorFlow (sets PYTHONPATH, LD_LIBRARY_PATH) and, unless "tf" is given, the acceptance
+# data (FT_TEST_DATA).
 _ft_load=$(cd "$1" && pwd) || return 1
-if [ ! -d /tmp/ft_data/squad ]; then
+_ft_whole() {
+  local want
+  want=$(sed -n "s/ \+$1\$//p" "$_ft_load/SHA256")
+  [ "$(cat "$_ft_load/$1".[0-9][0-9] | sha256sum | cut -d' ' -f1)" = "$want" ] && return
+  echo "gpu_unload: $1.* in $_ft_load are incomplete or damaged:" "$_ft_load/$1".* >&2
+  return 1
+}
+if [ "${2:-}" != tf ] && [ ! -d /tmp/ft_data/squad ]; then
+  _ft_whole data || return 1
   (
     cd "$_ft_load" || exit 1
-    for name in tf data; do
-      want=$(sed -n "s/ \+$name\$//p" SHA256)
-      [ "$(cat $name.[0-9][0-9] | sha256sum | cut -d' ' -f1)" = "$want" ] ||
-        { echo "gpu_unload: $name.* are incomplete or damaged: $(ls $name.*)" >&2; exit 1; }
-    done
     cat data.[0-9][0-9] > data.tar.zst
     python3 - <<'P'
 import tarfile
@@ -21,6 +25,7 @@ P
   ) || return 1
 fi
 if [ ! -d /tmp/site/tensorflow ]; then
+  _ft_whole tf || return 1
   source "$_ft_load/unpack.sh" "$_ft_load" || return 1
   declare -p LD_LIBRARY_PATH PYTHONPATH TF_CPP_MIN_LOG_LEVEL > /tmp/ft_environment
 else

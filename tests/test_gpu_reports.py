@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import gpu_encoder, gpu_profile
+from benchmarks import gpu_encoder, gpu_profile, gpu_workers
 
 _HEADER = '"ID","Kernel Name","gpu__time_duration.sum"'
 _LAYER = [
@@ -63,3 +63,14 @@ def test_criteria(ours, verdict):
     assert rows["op masked / torch masked"][2:] == [f"{ours / 0.5:.2f}", verdict]
     # What was not measured is not met.
     assert rows["op packed / torch packed"][-1] == "0 of 1"
+
+
+def test_a_turn_is_timed_without_its_call(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(gpu_workers.time, "perf_counter", lambda: clock[0])
+    calls = iter([0.002, 0.002, 0.9, 0.002] * 5)  # what a call costs; one is disturbed
+
+    def run(turns):
+        clock[0] += next(calls) + 0.0005 * turns
+
+    assert gpu_workers._slope_ms(run, 40) == pytest.approx(0.5)
