@@ -21,8 +21,8 @@ from fastertransformer_tf import checkpoint_io, cli, modeling, runner
 
 _tf1 = tf.compat.v1
 
-# Largest ||op - TensorFlow|| / ||TensorFlow||. float16 and bfloat16 round both sides.
-TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 6e-2}
+# Largest ||op - TensorFlow|| / ||TensorFlow||. float16, bfloat16 and TF32 round both sides.
+TOLERANCE = {"float32": 1e-4, "TF32": 1e-2, "float16": 1e-2, "bfloat16": 6e-2}
 
 
 @dataclasses.dataclass
@@ -78,6 +78,21 @@ def check_flags(values: flags.FlagValues) -> modeling.EncoderOptions:
     return runner.encoder_options(values)
 
 
+def precision(floatx: str) -> str:
+    """Names what products are computed in: `floatx`, or TF32 where a GPU takes it for float32.
+
+    TensorFlow allows TF32 unless tf.config.experimental.enable_tensor_float_32_execution(False) or,
+    for the libraries, NVIDIA_TF32_OVERRIDE=0 says otherwise.
+    """
+    allowed = (
+        floatx == "float32"
+        and bool(tf.config.list_physical_devices("GPU"))
+        and tf.config.experimental.tensor_float_32_execution_enabled()
+        and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0"
+    )
+    return "TF32" if allowed else floatx
+
+
 def check_agreement(expected: np.ndarray, actual: np.ndarray, floatx: str) -> float:
     """Returns the relative error of `actual`.
 
@@ -86,11 +101,12 @@ def check_agreement(expected: np.ndarray, actual: np.ndarray, floatx: str) -> fl
     """
     norm = np.linalg.norm(expected.astype(np.float64))
     error = float(np.linalg.norm(actual.astype(np.float64) - expected) / norm)
-    if not error <= TOLERANCE[floatx]:
+    tolerance = TOLERANCE[precision(floatx)]
+    if not error <= tolerance:
         raise ValueError(
             f"the op's output differs from TensorFlow's: relative error {error:.3g}, largest "
             f"difference {np.abs(actual - expected).max():.3g}, expected a relative error of at "
-            f"most {TOLERANCE[floatx]} in {floatx}: no time is reported"
+            f"most {tolerance} in {precision(floatx)}: no time is reported"
         )
     return error
 
@@ -209,7 +225,8 @@ def report(
     row = [*sizes.values(), f"{original:.6g}", f"{fast:.6g}"]
     transformer = f"BertEncoder op, padding {'removed' if values.remove_padding else 'computed'}"
     runner.print_table(
-        f"{values.floatx}, {'with' if values.xla else 'without'} XLA, {device_names()[0]}",
+        f"{precision(values.floatx)}, {'with' if values.xla else 'without'} XLA, "
+        f"{device_names()[0]}",
         {
             **sizes,
             "TensorFlow's own transformer, ms": f"{original * 1e3:.2f}",
@@ -220,14 +237,15 @@ def report(
     )
     lines = [
         *device_names(),
-        f"{values.floatx}\tXLA: {values.xla}\tremove_padding: {values.remove_padding}",
+        f"{precision(values.floatx)}\tXLA: {values.xla}\t"
+        f"remove_padding: {values.remove_padding}",
         "\t".join(columns),
         "\t".join(map(str, row)),
     ]
     path = pathlib.Path(values.output_dir) / values.profiling_output_file
     checkpoint_io.write_text(path, "\n".join(lines) + "\n")
     plot = path.with_suffix(".png")
-    _plot(plot, seconds, f"{values.floatx}, {device_names()[0]}")
+    _plot(plot, seconds, f"{precision(values.floatx)}, {device_names()[0]}")
     print(f"written: {path}, {plot}")
 
 

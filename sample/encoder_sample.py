@@ -192,6 +192,8 @@ def main(argv: list[str]) -> None:
     if length > seq:
         raise app.UsageError(f"--avg_seq_len is {length}, expected at most --max_seq_len {seq}")
     print_arguments()
+    # fp32 is IEEE float32 on a GPU too: TF32 would be compared with the tolerance of 23 bits.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     heads, size = _HEADS.value, _SIZE.value
     sizes = encoder_graphs.EncoderSizes(_LAYERS.value, heads, size, 4 * heads * size)
     weights = encoder_graphs.random_weights(sizes, seed=1)
