@@ -8,6 +8,7 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from absl import flags
@@ -15,7 +16,7 @@ from conftest import REPOSITORY
 from test_run_classifier import write_task
 from tiny_bert import make_tiny_bert
 
-from fastertransformer_tf import encoder_graphs, profile_transformer_inference
+from fastertransformer_tf import encoder_graphs, profile_transformer_inference, profile_util
 
 SIZES = [
     "--predict_batch_size=2", "--max_seq_length=8", "--num_hidden_layers=2",
@@ -121,3 +122,19 @@ def test_bad_flags(tmp_path):
     values(["program"])
     with pytest.raises(ValueError, match="--output_dir, --profiling_output_file"):
         profile_transformer_inference.run(values)
+
+
+def test_float32_on_a_gpu_is_tf32_unless_forbidden(monkeypatch):
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    config = profile_util.tf.config
+    assert profile_util.precision("float32") == "float32"  # no GPU, or switched off by conftest
+    monkeypatch.setattr(config, "list_physical_devices", lambda kind: ["a GPU"])
+    monkeypatch.setattr(config.experimental, "tensor_float_32_execution_enabled", lambda: True)
+    assert profile_util.precision("float32") == "TF32"
+    assert profile_util.precision("float16") == "float16"
+    expected = np.ones(100)
+    assert profile_util.check_agreement(expected, expected * 1.0005, "float32") > 1e-4
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert profile_util.precision("float32") == "float32"
+    with pytest.raises(ValueError, match="at most 0.0001 in float32"):
+        profile_util.check_agreement(expected, expected * 1.0005, "float32")
