@@ -100,6 +100,38 @@ def load_weights(prefix: str, sizes: EncoderSizes, scope: str = "bert/encoder") 
     return layers
 
 
+class HeldArrays:
+    """Arrays that the default graph reads from variables.
+
+    As constants they would be part of the graph, which TensorFlow copies and rewrites for every new
+    fetch, for 10 s and more with BERT-base, and part of the programs that XLA compiles.
+    """
+
+    def __init__(self, dtype: tf.DType) -> None:
+        """The variables get this type."""
+        self._dtype = dtype
+        self._values: dict[tf.Tensor, np.ndarray] = {}
+
+    def hold(self, name: str, value: np.ndarray) -> tf.Tensor:
+        """Makes a variable; returns its value, to be read once a call."""
+        initial = tf.placeholder(self._dtype, value.shape)
+        self._values[initial] = value.astype(self._dtype.as_numpy_dtype)
+        return tf.convert_to_tensor(tf.get_variable(name, initializer=initial, use_resource=True))
+
+    def hold_weights(self, weights: Weights) -> list[dict[str, tf.Tensor]]:
+        """Holds the arrays of all layers."""
+        return [
+            {name: self.hold(f"layer_{i}/{name}", value) for name, value in layer.items()}
+            for i, layer in enumerate(weights)
+        ]
+
+    def load(self, session: tf.Session) -> None:
+        """Initializes all variables of the session's graph, and lets the arrays go."""
+        with session.graph.as_default():
+            session.run(tf.global_variables_initializer(), self._values)
+        self._values.clear()
+
+
 def _as_tensor(weight: np.ndarray | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """A weight as the graph uses it."""
     if isinstance(weight, tf.Tensor):

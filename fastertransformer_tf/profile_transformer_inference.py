@@ -59,21 +59,25 @@ def make_side(
         hidden = tf.placeholder(tf.float32, feeds[0].shape, "hidden")
         lengths = tf.placeholder(tf.int32, feeds[1].shape, "lengths")
         states = tf.cast(hidden, tf.as_dtype(values.floatx))
+        arrays = encoder_graphs.HeldArrays(states.dtype)
+        held = arrays.hold_weights(weights)
         if use_tensorflow:
-            states = encoder_graphs.tensorflow_encoder(states, lengths, sizes, weights)
+            states = encoder_graphs.tensorflow_encoder(states, lengths, sizes, held)
         else:
             states = encoder_graphs.op_encoder(
                 states,
                 lengths,
                 sizes,
-                weights,
+                held,
                 remove_padding=values.remove_padding,
                 int8_mode=values.int8_mode,
                 allow_gemm_test=values.allow_gemm_test,
             )
         output = tf.cast(states, tf.float32)
+        session = tf.Session(graph=graph, config=encoder_graphs.session_config(values.xla))
+        arrays.load(session)
         return profile_util.Side(
-            tf.Session(graph=graph, config=encoder_graphs.session_config(values.xla)),
+            session,
             output[:, : feeds[1][0]],
             tf.reduce_mean(output),
             [{hidden: feeds[0], lengths: feeds[1]}],

@@ -237,8 +237,7 @@ def report(
     )
     lines = [
         *device_names(),
-        f"{precision(values.floatx)}\tXLA: {values.xla}\t"
-        f"remove_padding: {values.remove_padding}",
+        f"{precision(values.floatx)}\tXLA: {values.xla}\tremove_padding: {values.remove_padding}",
         "\t".join(columns),
         "\t".join(map(str, row)),
     ]
