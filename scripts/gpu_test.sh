@@ -52,6 +52,8 @@ esac
 case $parts in *" pytest "*)
   # Only files with GPU tests, so that a package which other tests need may be missing.
   files=$(grep -lE 'mark\.gpu' tests/test_*.py)
+  # test_gpu.py runs cuda_test, whose parts run on their own here.
+  case $parts in *" cuda_test "*) files=$(echo "$files" | grep -v test_gpu.py) ;; esac
   options=""
   "$python" -c 'import xdist' 2>/dev/null && options="-n 4 --dist worksteal"
   "$python" -c 'import pytest_timeout' 2>/dev/null && options+=" --timeout=100"

@@ -365,6 +365,8 @@ void TestLayer(const LayerCase& c) {
   MustBeOk(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
   ExecutionContext execution;
   execution.stream = stream;
+  // The stream does not wait for what a Device puts on the default stream.
+  MustBeOk(cudaDeviceSynchronize(), "before packing");
   MustBeOk(encoder->PackWeights(views, packed.data(), execution), name);
 
   EncoderBatch batch;

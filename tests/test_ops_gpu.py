@@ -393,6 +393,22 @@ def test_while_loop(rng, remove_padding):
             np.testing.assert_array_equal(session.run(end)[valid], expected)
 
 
+@needs_gpu
+def test_allow_gemm_test(rng, tmp_path, monkeypatch):
+    """The first call writes the products it timed; a later one adds those of its own shape."""
+    monkeypatch.setenv("FT_GEMM_CONFIG_DIR", str(tmp_path))
+    heads, size = 4, 64
+    rows = []
+    for seq_len in (50, 50, 70):
+        hidden, layers, x, weights = test_ops.case(rng, 2, seq_len, heads, size, dtype="float16")
+        lengths = np.full(2, seq_len, np.int32)
+        out = run_encoder(hidden, lengths, layers, heads, size, allow_gemm_test=True)
+        [expected] = reference.encoder(x, weights, heads)
+        tolerances.assert_close(out.numpy(), expected, "float16")
+        rows.append(len((tmp_path / "gemm_config.in").read_text().splitlines()))
+    assert rows[0] == rows[1] == rows[2] - 4, rows
+
+
 def test_error_leaves_the_session_usable(rng):
     """A wrong length in one run is an error of that run alone."""
     heads, size = 2, 32

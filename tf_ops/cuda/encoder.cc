@@ -45,6 +45,11 @@ namespace {
 // see benchmarks/gpu_profile.md.
 constexpr int64_t kSmallGemmRows = 32;
 
+// To capture and instantiate a graph takes the host as long as to launch the kernels of several
+// calls. Calls whose addresses rarely come back (several threads on one session) must not each pay
+// for it: a call earns one credit, a capture costs this many.
+constexpr int kCaptureCost = 16;
+
 // Byte offsets of one layer's packed weights. Kernels are [out, in].
 struct WeightLayout {
   int64_t qkv_kernel, qkv_bias, attention_kernel, attention_bias, attention_beta, attention_gamma,
@@ -429,8 +434,8 @@ class CudaEncoder : public Encoder {
     cudaGraphExec_t exec = nullptr;  // null: seen once, not captured
   };
 
-  // The first call of a key runs as it is, the second is captured: memory that never comes back at
-  // the same address costs no capture.
+  // The first call of a key runs as it is, the second is captured, if there is credit: memory that
+  // never comes back at the same address costs no capture.
   Status RunGraph(const EncoderBatch& batch, const void* packed, void* workspace,
                   const LaunchContext& context) const {
     int device;
@@ -451,6 +456,7 @@ class CudaEncoder : public Encoder {
     for (const void* output : batch.outputs) key.push_back(address(output));
 
     std::unique_lock<std::mutex> lock(graph_mutex_);
+    capture_credit_ = std::min(capture_credit_ + 1, kCaptureCost * std::max(1, options_.max_graphs));
     auto entry = graphs_.begin();
     while (entry != graphs_.end() && entry->key != key) ++entry;
     if (entry == graphs_.end()) {
@@ -464,6 +470,11 @@ class CudaEncoder : public Encoder {
     }
     graphs_.splice(graphs_.begin(), graphs_, entry);
     if (entry->exec == nullptr) {
+      if (capture_credit_ < kCaptureCost) {
+        lock.unlock();
+        return Enqueue(batch, packed, workspace, context);
+      }
+      capture_credit_ -= kCaptureCost;
       FT_RETURN_IF_ERROR(Capture(batch, packed, workspace, context, device, &entry->exec));
     }
     // Under the lock, so that the entry is not evicted before it is launched.
@@ -504,6 +515,7 @@ class CudaEncoder : public Encoder {
   mutable std::mutex test_mutex_;
   mutable std::mutex graph_mutex_;
   mutable std::list<GraphEntry> graphs_;  // last used first
+  mutable int capture_credit_ = kCaptureCost * std::max(1, options_.max_graphs);
   mutable std::map<int, cudaStream_t> capture_streams_;
 };
 
