@@ -273,6 +273,7 @@ struct LayerCase {
   Activation activation = Activation::kGeluTanh;
   int64_t inner = 0;  // 0: 4H
   int64_t small_gemm_rows = -1;
+  bool mask_of_keys = false;  // masks that are numbers of keys, and others beside them
 };
 
 std::string Describe(const LayerCase& c) {
@@ -280,7 +281,7 @@ std::string Describe(const LayerCase& c) {
                             " L=", c.layers, " lengths");
   for (int32_t length : c.lengths) text += StrCat(" ", length);
   if (c.packed) text += " packed";
-  if (c.mask) text += " mask";
+  if (c.mask) text += c.mask_of_keys ? " masks of keys" : " mask";
   if (c.activation == Activation::kGeluErf) text += " erf";
   if (c.activation == Activation::kRelu) text += " relu";
   if (c.small_gemm_rows >= 0) text += StrCat(" small_gemm_rows=", c.small_gemm_rows);
@@ -348,6 +349,16 @@ void TestLayer(const LayerCase& c) {
       for (int64_t j = 0; j < c.seq_len; ++j) {
         if (row % 5 == 3 || coin(generator)) mask[row * c.seq_len + j] = 0;
       }
+    }
+    for (int64_t b = 0; c.mask_of_keys && b < batch_size; ++b) {
+      // Some keys, all, none; as in the first, but for one element; the rest stays as it is.
+      const int64_t keys[] = {c.lengths[b] * 2 / 3, c.seq_len, 0, c.lengths[b] / 2};
+      if (b >= 4) break;
+      double* const of_sequence = &mask[b * c.seq_len * c.seq_len];
+      for (int64_t e = 0; e < c.seq_len * c.seq_len; ++e) {
+        of_sequence[e] = e % c.seq_len < keys[b] ? 1 : 0;
+      }
+      if (b == 3) of_sequence[(c.lengths[b] - 2) * c.seq_len + keys[b]] = 1;
     }
   }
   Device mask_memory(&mask, c.dtype);
@@ -442,6 +453,16 @@ void TestLayers() {
     TestLayer({dtype, 12, 64, 97, {97, 0, 31}, true, true});
     TestLayer({dtype, 3, 40, 30, {30, 11}, false, true});
     TestLayer({dtype, 2, 160, 30, {30, 11}, false, true});
+    for (auto [heads, size] :
+         std::vector<std::pair<int64_t, int64_t>>{{2, 64}, {2, 96}, {1, 160}}) {
+      for (int64_t seq_len : {200, 203}) {
+        for (bool packed : {false, true}) {
+          LayerCase c{dtype, heads, size, seq_len, {200, 150, 199, 180, 120}, packed, true};
+          c.mask_of_keys = true;
+          TestLayer(c);
+        }
+      }
+    }
     // Activations, inner size, several layers.
     for (Activation activation : {Activation::kGeluErf, Activation::kRelu}) {
       TestLayer({dtype, 4, 32, 40, {40, 9}, false, false, 1, activation});

@@ -115,15 +115,16 @@ def test_masks(rng, dtype, seq_len, heads, size, kind, rank):
         tolerances.assert_close(out.numpy()[valid], expected[valid], dtype)
 
 
+@pytest.mark.parametrize("seq_len", [50, 160])
 @pytest.mark.parametrize("heads,size", [(12, 64), (3, 40)])
 @pytest.mark.parametrize("dtype", test_ops.DTYPES)
-def test_chain_equals_encoder(rng, dtype, heads, size):
+def test_chain_equals_encoder(rng, dtype, heads, size, seq_len):
     """BuildMaskRemovePadding, BertTransformer a layer, RebuildPadding: the same as BertEncoder."""
     sizes = encoder_graphs.EncoderSizes(3, heads, size, 2 * heads * size)
     weights = _weights_on_device(encoder_graphs.random_weights(sizes, seed=3), dtype)
-    lengths = tf.constant([50, 0, 17, 1], tf.int32)
-    hidden = tf.cast(rng.normal(size=(4, 50, sizes.hidden)), dtype)
-    valid = reference.valid_rows(lengths.numpy(), 50)
+    lengths = tf.constant([seq_len, 0, 17, 1], tf.int32)
+    hidden = tf.cast(rng.normal(size=(4, seq_len, sizes.hidden)), dtype)
+    valid = reference.valid_rows(lengths.numpy(), seq_len)
     for remove_padding in (True, False):
         chain, encoder = (
             build(hidden, lengths, sizes, weights, remove_padding=remove_padding).numpy()[valid]

@@ -21,7 +21,8 @@ AttentionChoice WarpgroupAttention(const AttentionArgs& args) {
   choice.head_size_tile = HeadSizeTile(args.head_size);
   choice.rows_per_block = choice.head_size_tile > 64 && args.max_seq_len > 64 ? 192 : 64;
   // Larger tiles are better where lengths fill them.
-  const bool full = args.seq_offsets == nullptr && args.key_lengths == nullptr;
+  const bool full =
+      args.seq_offsets == nullptr && args.key_lengths == nullptr && args.mask_keys == nullptr;
   choice.keys_per_tile = choice.head_size_tile == 64 && full && args.max_seq_len > 64 ? 128 : 64;
   choice.reason = "16-bit type without mask on compute capability 9.0";
   return choice;
@@ -84,6 +85,23 @@ AttentionChoice SelectAttention(const AttentionArgs& args, const LaunchContext& 
   return choice;
 }
 
+AttentionParams MakeAttentionParams(const AttentionArgs& args) {
+  AttentionParams params;
+  params.qkv = args.qkv;
+  params.output = args.output;
+  params.seq_offsets = args.seq_offsets;
+  params.key_lengths = args.key_lengths;
+  params.mask = args.mask;
+  params.mask_keys = args.mask_keys;
+  params.batch_size = static_cast<int>(args.batch_size);
+  params.max_seq_len = static_cast<int>(args.max_seq_len);
+  params.num_heads = static_cast<int>(args.num_heads);
+  params.head_size = static_cast<int>(args.head_size);
+  params.row_tiles = 0;
+  params.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(args.head_size)));
+  return params;
+}
+
 Status LaunchAttention(const AttentionArgs& args, const AttentionChoice& choice,
                        const LaunchContext& context) {
   if (args.batch_size == 0 || args.max_seq_len == 0) return OkStatus();
@@ -93,18 +111,7 @@ Status LaunchAttention(const AttentionArgs& args, const AttentionChoice& choice,
                          " x length ", args.max_seq_len, "; the product may be at most ",
                          INT32_MAX);
   }
-  AttentionParams params;
-  params.qkv = args.qkv;
-  params.output = args.output;
-  params.seq_offsets = args.seq_offsets;
-  params.key_lengths = args.key_lengths;
-  params.mask = args.mask;
-  params.batch_size = static_cast<int>(args.batch_size);
-  params.max_seq_len = static_cast<int>(args.max_seq_len);
-  params.num_heads = static_cast<int>(args.num_heads);
-  params.head_size = static_cast<int>(args.head_size);
-  params.row_tiles = 0;
-  params.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(args.head_size)));
+  const AttentionParams params = MakeAttentionParams(args);
   switch (choice.kind) {
     case AttentionKind::kWarpgroup: {
       if (args.mask != nullptr || context.compute_capability != 90) {

@@ -12,10 +12,13 @@ struct AttentionParams {
   const int32_t* seq_offsets;
   const int32_t* key_lengths;
   const void* mask;
+  const int32_t* mask_keys;
   int batch_size, max_seq_len, num_heads, head_size;
   int row_tiles;  // blocks over the query rows of one sequence and head
   float scale;    // 1 / sqrt(D)
 };
+
+AttentionParams MakeAttentionParams(const AttentionArgs&);
 
 #ifdef __CUDACC__
 // Query rows and keys of one sequence.
@@ -25,14 +28,27 @@ struct SequenceRange {
 };
 
 __device__ __forceinline__ SequenceRange GetSequenceRange(const AttentionParams& p, int sequence) {
+  SequenceRange range;
   if (p.seq_offsets != nullptr) {
     const int32_t first = p.seq_offsets[sequence];
     const int length = p.seq_offsets[sequence + 1] - first;
-    return {first, length, length};
+    range = {first, length, length};
+  } else {
+    const int keys = p.key_lengths != nullptr ? min(max(p.key_lengths[sequence], 0), p.max_seq_len)
+                                              : p.max_seq_len;
+    range = {static_cast<int64_t>(sequence) * p.max_seq_len, p.max_seq_len, keys};
   }
-  const int keys = p.key_lengths != nullptr ? min(max(p.key_lengths[sequence], 0), p.max_seq_len)
-                                            : p.max_seq_len;
-  return {static_cast<int64_t>(sequence) * p.max_seq_len, p.max_seq_len, keys};
+  if (p.mask_keys != nullptr) {
+    int keys = range.keys;
+#pragma unroll
+    for (int i = 0; i < kMaskParts; ++i) keys = min(keys, p.mask_keys[sequence * kMaskParts + i]);
+    if ((keys < 0) == (p.mask == nullptr)) {
+      range.rows = 0;  // the other launch's
+    } else if (keys >= 0) {
+      range.keys = keys;
+    }
+  }
+  return range;
 }
 #endif
 

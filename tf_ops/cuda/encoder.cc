@@ -82,10 +82,11 @@ struct WeightLayout {
 // Byte offsets of the workspace. The inner activations take the place of QKV and attention output,
 // which are dead by then.
 struct WorkspaceLayout {
-  int64_t qkv, attention, inner, sum, middle, partials, gemm, total_bytes;
+  int64_t qkv, attention, inner, sum, middle, partials, mask_keys, gemm, total_bytes;
 
-  WorkspaceLayout(const EncoderConfig& config, int64_t tokens, int max_splits) {
+  WorkspaceLayout(const EncoderConfig& config, const EncoderBatch& batch, int max_splits) {
     const int64_t h = config.hidden_size(), i = config.inner_size, size = SizeOf(config.dtype);
+    const int64_t tokens = batch.num_tokens;
     int64_t at = 0;
     const auto take = [&](int64_t bytes) {
       const int64_t offset = at;
@@ -98,6 +99,7 @@ struct WorkspaceLayout {
     sum = take(tokens * h * size);
     middle = take(tokens * h * size);
     partials = take(max_splits * tokens * h * 4);
+    mask_keys = take(batch.attention_mask == nullptr ? 0 : batch.batch_size * kMaskParts * 4);
     gemm = take(max_splits == 0 ? kGemmWorkspaceBytes : 0);
     total_bytes = at;
   }
@@ -193,8 +195,7 @@ class CudaEncoder : public Encoder {
     LaunchContext context;
     // Without a device Run says what is wrong; any size will do here.
     if (!GetLaunchContext(execution, &context).ok()) return kAlignment;
-    return WorkspaceLayout(config_, batch.num_tokens, MaxSplits(batch.num_tokens, context))
-        .total_bytes;
+    return WorkspaceLayout(config_, batch, MaxSplits(batch.num_tokens, context)).total_bytes;
   }
 
   Status Run(const EncoderBatch& batch, const void* packed, void* workspace,
@@ -244,7 +245,7 @@ class CudaEncoder : public Encoder {
     const int64_t tokens = batch.num_tokens, h = config_.hidden_size(), i = config_.inner_size;
     const int max_splits = MaxSplits(tokens, context);
     const bool small = max_splits > 0;
-    const WorkspaceLayout layout(config_, tokens, max_splits);
+    const WorkspaceLayout layout(config_, batch, max_splits);
     char* const work = static_cast<char*>(workspace);
     AttentionArgs heads;
     heads.dtype = config_.dtype;
@@ -258,7 +259,15 @@ class CudaEncoder : public Encoder {
     heads.num_tokens = tokens;
     heads.key_lengths = batch.packed ? nullptr : batch.key_lengths;
     heads.mask = batch.attention_mask;
+    AttentionArgs no_mask = heads;
+    no_mask.mask = nullptr;
+    if (FindsMaskKeys(heads)) {
+      auto* const mask_keys = reinterpret_cast<int32_t*>(work + layout.mask_keys);
+      FT_RETURN_IF_ERROR(LaunchFindMaskKeys(heads, mask_keys, context));
+      heads.mask_keys = no_mask.mask_keys = mask_keys;
+    }
     const AttentionChoice attention = SelectAttention(heads, context);
+    const AttentionChoice no_mask_attention = SelectAttention(no_mask, context);
     const std::vector<GemmShape> shapes = LayerGemms(config_, context.allow_tf32, tokens);
 
     // y = epilogue(x w^T + bias [+ residual]).
@@ -309,6 +318,9 @@ class CudaEncoder : public Encoder {
       // From the second kernel on, what came before this call has ended.
       context.overlap = context.compute_capability >= 90;
 
+      if (heads.mask_keys != nullptr) {
+        FT_RETURN_IF_ERROR(LaunchAttention(no_mask, no_mask_attention, context));
+      }
       FT_RETURN_IF_ERROR(LaunchAttention(heads, attention, context));
 
       // Both layer norms: of the split sums with bias and residual, or of the product that has
@@ -371,7 +383,7 @@ class CudaEncoder : public Encoder {
     if (UseSmallGemm(tokens, context)) return OkStatus();
     std::lock_guard<std::mutex> lock(test_mutex_);
     const std::vector<GemmShape> shapes = LayerGemms(config_, context.allow_tf32, tokens);
-    const WorkspaceLayout layout(config_, tokens, 0);
+    const WorkspaceLayout layout(config_, batch, 0);
     char* const work = static_cast<char*>(workspace);
     const int64_t kernels[] = {weights_.qkv_kernel, weights_.attention_kernel,
                                weights_.inner_kernel, weights_.output_kernel};
@@ -456,7 +468,8 @@ class CudaEncoder : public Encoder {
     for (const void* output : batch.outputs) key.push_back(address(output));
 
     std::unique_lock<std::mutex> lock(graph_mutex_);
-    capture_credit_ = std::min(capture_credit_ + 1, kCaptureCost * std::max(1, options_.max_graphs));
+    capture_credit_ =
+        std::min(capture_credit_ + 1, kCaptureCost * std::max(1, options_.max_graphs));
     auto entry = graphs_.begin();
     while (entry != graphs_.end() && entry->key != key) ++entry;
     if (entry == graphs_.end()) {

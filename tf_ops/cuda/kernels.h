@@ -52,7 +52,21 @@ struct AttentionArgs {
   int64_t num_tokens = -1;               // T, needed with seq_offsets
   const int32_t* key_lengths = nullptr;  // int32 [B] or null (all S keys); padded rows only
   const void* mask = nullptr;            // [B,S,S] or null
+  // Of LaunchFindMaskKeys, or null. With a mask only sequences whose mask is no number of keys are
+  // computed, without one only the others, with that number: two launches compute all.
+  const int32_t* mask_keys = nullptr;
 };
+
+// Integers that LaunchFindMaskKeys stores for a sequence.
+constexpr int kMaskParts = 8;
+
+// True if attention without the mask gains more than finding keys costs.
+bool FindsMaskKeys(const AttentionArgs& args);
+
+// mask_keys[B,kMaskParts]: the least of a sequence's is n > 0 if the mask of all its rows lets keys
+// 0 to n - 1 through and no other, else -1.
+Status LaunchFindMaskKeys(const AttentionArgs& args, int32_t* mask_keys,
+                          const LaunchContext& context);
 
 // Chooses the kernel for sizes, which optional inputs there are, and the device; reads no memory.
 AttentionChoice SelectAttention(const AttentionArgs& args, const LaunchContext& context);

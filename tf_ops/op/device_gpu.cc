@@ -63,7 +63,8 @@ class GpuDevice : public Device {
             << batch.batch_size << "x" << batch.max_seq_len << (batch.packed ? ", packed" : "")
             << ", " << Name(config.dtype) << (execution_.allow_tf32 ? " (TF32 allowed)" : "")
             << "; attention kernel " << static_cast<int>(choice.kind) << ", "
-            << choice.rows_per_block << " rows a block: " << choice.reason;
+            << choice.rows_per_block << " rows a block: " << choice.reason
+            << (cuda::FindsMaskKeys(args) ? "; masks that are numbers of keys: as without" : "");
   }
 
   Status ToDevice(const int32_t* values, int64_t count, Tensor* memory,

@@ -1,9 +1,11 @@
-// encoder_sample <batch> <layers> <seq> <heads> <size> <is_use_fp16> <is_remove_padding> <int8_mode>
+// encoder_sample <batch> <layers> <seq> <heads> <size> <is_use_fp16> <is_remove_padding>
+// <int8_mode>
 //                [<allow_gemm_test>]
 // Times the encoder on random data without TensorFlow. All sequences have length S, or S/2 with
-// padding removed. Environment: FT_SAMPLE_MASKED=1 keeps S rows but masks the keys from S/2 on;
-// FT_SAMPLE_TF32=1 allows TF32; FT_SAMPLE_SMALL_ROWS sets the limit of the kernel for few rows;
-// FT_SAMPLE_PROFILE=1 runs once, without graphs, for a profiler.
+// padding removed. Environment: FT_SAMPLE_MASKED=1 keeps S rows but masks the keys from S/2 on, by
+// lengths, FT_SAMPLE_MASK_TENSOR=1 by a mask [B,S,S]; FT_SAMPLE_TF32=1 allows TF32;
+// FT_SAMPLE_SMALL_ROWS sets the limit of the kernel for few rows; FT_SAMPLE_PROFILE=1 runs once,
+// without graphs, for a profiler.
 #include <cuda_runtime_api.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,31 +40,38 @@ void Check(const ft::Status& status) {
   exit(1);
 }
 
-// Device memory filled with normal numbers times `scale` plus `mean`; kept until the end.
+// The values in device memory, kept until the end.
+void* Upload(const std::vector<float>& values, ft::DataType dtype) {
+  std::vector<uint16_t> halves(dtype == ft::DataType::kFloat32 ? 0 : values.size());
+  for (size_t i = 0; i < halves.size(); ++i) {
+    const _Float16 h = static_cast<_Float16>(values[i]);
+    memcpy(&halves[i], &h, sizeof(h));
+  }
+  const size_t bytes = values.size() * SizeOf(dtype);
+  void* memory;
+  Check(cudaMalloc(&memory, bytes));
+  Check(cudaMemcpy(memory, halves.empty() ? static_cast<const void*>(values.data()) : halves.data(),
+                   bytes, cudaMemcpyHostToDevice));
+  return memory;
+}
+
+// Normal numbers times `scale` plus `mean`.
 void* Random(int64_t elems, ft::DataType dtype, float scale, float mean = 0.f) {
   static std::mt19937 generator(1);
   std::normal_distribution<float> normal(mean, scale);
   std::vector<float> values(elems);
   for (float& v : values) v = normal(generator);
-  std::vector<uint16_t> halves(dtype == ft::DataType::kFloat32 ? 0 : elems);
-  for (size_t i = 0; i < halves.size(); ++i) {
-    const _Float16 h = static_cast<_Float16>(values[i]);
-    memcpy(&halves[i], &h, sizeof(h));
-  }
-  void* memory;
-  Check(cudaMalloc(&memory, elems * SizeOf(dtype)));
-  Check(cudaMemcpy(memory, halves.empty() ? static_cast<const void*>(values.data()) : halves.data(),
-                   elems * SizeOf(dtype), cudaMemcpyHostToDevice));
-  return memory;
+  return Upload(values, dtype);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc != 9 && argc != 10) {
-    printf("[ERROR] encoder_sample batch_size num_layers seq_len head_num size_per_head is_use_fp16 "
-           "is_remove_padding int8_mode [allow_gemm_test]\n"
-           "e.g., ./encoder_sample 1 12 32 12 64 1 0 0 0\n");
+    printf(
+        "[ERROR] encoder_sample batch_size num_layers seq_len head_num size_per_head is_use_fp16 "
+        "is_remove_padding int8_mode [allow_gemm_test]\n"
+        "e.g., ./encoder_sample 1 12 32 12 64 1 0 0 0\n");
     return 1;
   }
   if (atoi(argv[8]) != 0) {
@@ -95,7 +104,8 @@ int main(int argc, char** argv) {
   Check(ft::cuda::CreateCudaEncoder(config, options, &encoder));
 
   const int64_t h = config.hidden_size(), inner = config.inner_size;
-  const int64_t length = batch.packed ? std::max<int64_t>(1, batch.max_seq_len / 2) : batch.max_seq_len;
+  const int64_t length =
+      batch.packed ? std::max<int64_t>(1, batch.max_seq_len / 2) : batch.max_seq_len;
   batch.num_tokens = batch.batch_size * length;
   std::vector<ft::LayerWeights> layers(config.num_layers);
   std::vector<void*> memory;
@@ -112,7 +122,8 @@ int main(int argc, char** argv) {
       const bool gamma = f == 9 || f == 15;
       // One set of random numbers serves all layers; each layer has its own packed copy.
       if (&layer == &layers[0]) {
-        view.data = Random(elems, config.dtype, view.shape.size() == 2 ? 0.02f : 0.1f, gamma ? 1.f : 0.f);
+        view.data =
+            Random(elems, config.dtype, view.shape.size() == 2 ? 0.02f : 0.1f, gamma ? 1.f : 0.f);
       } else {
         view.data = (layers[0].*ft::WeightFields()[f].view).data;
       }
@@ -133,7 +144,14 @@ int main(int argc, char** argv) {
     batch.seq_offsets = static_cast<int32_t*>(numbers_memory);
   } else if (Flag("FT_SAMPLE_MASKED")) {
     batch.key_lengths = static_cast<int32_t*>(numbers_memory);
+  } else if (Flag("FT_SAMPLE_MASK_TENSOR")) {
+    const int64_t s = batch.max_seq_len;
+    std::vector<float> mask(batch.batch_size * s * s);
+    for (size_t e = 0; e < mask.size(); ++e) mask[e] = static_cast<int64_t>(e) % s < s / 2 ? 1 : 0;
+    batch.attention_mask = Upload(mask, config.dtype);
   }
+  // The stream does not wait for copies.
+  Check(cudaDeviceSynchronize());
   cudaStream_t stream;
   Check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   ft::ExecutionContext execution;
