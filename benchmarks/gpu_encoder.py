@@ -460,7 +460,6 @@ def markdown(data: dict[str, Any], shapes: list[str]) -> str:
                 "op float32 full": ("op", "fp32", "full"),
                 "op float32 packed": ("op", "fp32", "packed"),
                 "op TF32 full": ("op", "tf32", "full"),
-                "op TF32 packed": ("op", "tf32", "packed"),
                 "op bfloat16 full": ("op", "bf16", "full"),
                 "op bfloat16 packed": ("op", "bf16", "packed"),
             }

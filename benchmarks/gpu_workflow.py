@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 
-from benchmarks import report
+from benchmarks import gpu_encoder, report
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 # shared/data/README.md of the data; issue 3.
@@ -236,6 +236,10 @@ def main() -> None:
     parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu")
     args = parser.parse_args()
     begin = time.time()
+    gpu = gpu_encoder.gpu_state()
+    versions: dict[str, object] = {"gpu": gpu}
+    if (_ROOT / "VERSION").exists():  # of the bundle, which has no commits
+        versions["commit"] = (_ROOT / "VERSION").read_text().strip()
     work = pathlib.Path(tempfile.mkdtemp(prefix="gpu_workflow."))
     steps = make_steps(args.data.resolve(), work, args.device == "cpu")
     steps = [step for step in steps if re.search(args.only, step.name)]
@@ -246,14 +250,19 @@ def main() -> None:
 
     def keep() -> str:
         seconds = f"{time.time() - begin:.0f} s"
-        content = {**report.header(), "device": args.device, "seconds": seconds, "steps": rows}
+        content = {
+            **report.header(), **versions, "device": args.device, "seconds": seconds, "steps": rows,
+        }  # fmt: skip
         report.write_json(args.out.with_name(args.out.name + ".json"), content)
         table = report.markdown_table(
             ["program", "state", "s", "result"],
             [[r["name"], r["state"], r["seconds"], str(r["result"]).replace("|", "/")[:160]]
              for r in rows],
         )  # fmt: skip
-        text = f"# The package's programs on a GPU, {content['date']}\n\n{table}"
+        text = (
+            f"# The package's programs on a GPU, {content['date']}\n\n{gpu['name']}, driver "
+            f"{gpu.get('driver_version')}; {content['commit']}.\n\n{table}"
+        )
         report.write_text(args.out.with_name(args.out.name + ".md"), text)
         return text
 
