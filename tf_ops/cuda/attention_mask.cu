@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kThreads)
        row += kThreads / 32 * kMaskParts) {
     const T* const values = mask + static_cast<int64_t>(row) * p.max_seq_len;
     for (int key = threadIdx.x % 32 * kPack; key < range.keys; key += 32 * kPack) {
-      T v[kPack];
+      alignas(16) T v[kPack];
       if (kPack == 1) {
         v[0] = values[key];
       } else {
