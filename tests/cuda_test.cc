@@ -501,6 +501,17 @@ void TestLayers() {
   }
 }
 
+// Each kernel of a layer once, for tools that follow every access to shared memory.
+void TestEachKernel() {
+  for (DataType dtype : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
+    TestLayer({dtype, 2, 64, 20, {20}, true});
+    TestLayer({dtype, 2, 64, 40, {40, 9}, false});
+    LayerCase masks{dtype, 2, 64, 130, {130, 100, 129, 70, 30}, false, true};
+    masks.mask_of_keys = true;
+    TestLayer(masks);
+  }
+}
+
 // ---- Kernels ------------------------------------------------------------------------------------
 
 // Every attention kernel that can do a size, also where the selector prefers another.
@@ -1069,7 +1080,8 @@ int main(int argc, char** argv) {
                {"wgmma", TestWgmmaAttention},
                {"interface", TestInterface},
                {"gemm_config", TestGemmConfig},
-               {"layers", TestLayers}};
+               {"layers", TestLayers},
+               {"each_kernel", TestEachKernel}};
   for (const auto& test : tests) {
     if (argc < 2 || std::string(test.name).find(argv[1]) != std::string::npos) test.test();
   }
