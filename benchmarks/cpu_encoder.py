@@ -473,7 +473,7 @@ def main(argv: list[str]) -> None:
                 "model": name,
                 "batch": batch,
                 "seq": seq,
-                "date": report.header()["date"],
+                "date": report.timestamp(),
                 "commit": data["commit"],
                 "command": " ".join(sys.argv),
                 "other_busy_cpus": round(others, 3),

@@ -8,7 +8,6 @@ counts too. Growth: resident memory before and after many calls of changing shap
 """
 
 import gc
-import pathlib
 import sys
 
 import numpy as np
@@ -33,19 +32,6 @@ _OUTPUT_DIR = flags.DEFINE_string("output_dir", str(report.RESULTS), "Where the 
 _MIB = 2**20
 
 
-def resident_mib(field: str) -> float:
-    """VmRSS or VmHWM (the highest VmRSS since reset_peak) of this process."""
-    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) / 1024
-    raise ValueError(f"/proc/self/status has no {field}")
-
-
-def reset_peak() -> None:
-    """Sets VmHWM to VmRSS (proc(5), clear_refs)."""
-    pathlib.Path("/proc/self/clear_refs").write_text("5")
-
-
 def measure_peak(op: type[engines.Op], dtype: str) -> dict[str, float | str]:
     """Peak memory of one call, MiB: beyond what is resident before, and beyond the output too."""
     model = MODELS[_MODEL.value]
@@ -58,10 +44,10 @@ def measure_peak(op: type[engines.Op], dtype: str) -> dict[str, float | str]:
     hidden, lengths = random_batch(model, _BATCH.value, _SEQ.value, "full")
     run = engine.bind(hidden, lengths)
     gc.collect()
-    before = resident_mib("VmRSS")
-    reset_peak()
+    before = report.resident_mib("VmRSS")
+    report.reset_peak()
     output = run()
-    peak = resident_mib("VmHWM") - before
+    peak = report.resident_mib("VmHWM") - before
     # In 16 bits the graph around the op also holds the cast input and the cast output.
     casts = 0 if dtype == "float32" else 2 * hidden.nbytes / 2 / _MIB
     result = {
@@ -90,7 +76,7 @@ def measure_growth(op: type[engines.Op], dtype: str) -> dict[str, float | str]:
         lengths = rng.integers(0, seq + 1, batch, dtype=np.int32)
         engine.bind(hidden, lengths)()
         if call + 1 >= warm:
-            seen.append(resident_mib("VmRSS"))
+            seen.append(report.resident_mib("VmRSS"))
     engine.close()
     # Medians of the first and the last tenth: one call's own tensors are not growth.
     tenth = max(1, len(seen) // 10)

@@ -101,19 +101,6 @@ class Process:
         return f"{self.name} ended early, exit code {self._process.returncode}: {tail}"
 
 
-def gpu_state() -> dict[str, str]:
-    """What nvidia-smi says of the first GPU."""
-    fields = "name,driver_version,clocks.sm,clocks.mem,temperature.gpu,power.draw,memory.used"
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader", "-i", "0"],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return {"name": "no GPU"}
-    return dict(zip(fields.split(","), map(str.strip, done.stdout.split(",")), strict=True))
-
-
 class Run:
     """One run of the program."""
 
@@ -123,10 +110,11 @@ class Run:
         self.begin = time.time()
         self.deadline = self.begin + args.budget
         self.json_path = args.out.with_name(args.out.name + ".json")
+        gpu = report.gpu_state()
         old = {}
         if self.json_path.exists() and not args.fresh:
             old = json.loads(self.json_path.read_text())
-            then, now = old["gpu"], gpu_state()
+            then, now = old["gpu"], gpu
             for key in ("name", "driver_version"):
                 if then.get(key) != now.get(key):
                     raise SystemExit(
@@ -143,10 +131,7 @@ class Run:
             "gemm_config": old.get("gemm_config", ""),
             "problems": [],
         }
-        version = _ROOT / "VERSION"
-        if version.exists():
-            self.data["commit"] = version.read_text().strip()
-        self.data["gpu"] = gpu_state()
+        self.data["gpu"] = gpu
 
     def say(self, text: str) -> None:
         """Prints the time and what happens."""
@@ -552,7 +537,7 @@ def main() -> None:
         run.run_workers()
         run.compare()
     finally:
-        run.data["gpu_after"] = gpu_state()
+        run.data["gpu_after"] = report.gpu_state()
         run.save()
         text = markdown(run.data, shapes)
         report.write_text(args.out.with_name(args.out.name + ".md"), text)

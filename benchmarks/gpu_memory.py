@@ -40,10 +40,7 @@ def memory(device: str) -> dict[str, float]:
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         result["nvidia_smi"] = float(done.stdout)
-    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            result["resident"] = int(line.split()[1]) / 1024
-    return result
+    return result | {"resident": report.resident_mib("VmRSS")}
 
 
 def main() -> None:

@@ -254,8 +254,6 @@ def main() -> None:
         query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
         gpu = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
     data: dict[str, Any] = {**report.header(), "gpu": gpu, "shapes": [], "problems": []}
-    if (_ROOT / "VERSION").exists():
-        data["commit"] = (_ROOT / "VERSION").read_text().strip()
     args.out = args.out.resolve()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     logs = pathlib.Path(tempfile.mkdtemp(prefix="gpu_profile."))

@@ -387,26 +387,21 @@ class OpLoops:
 
         self._tf, self._graphs, self._ops = tf, encoder_graphs, ops
         self._worker, self._precision = worker, precision
-        self._dtype = tf.as_dtype(TF_DTYPES[precision])
         self._device = _device(worker)
         self.sizes = encoder_graphs.EncoderSizes(worker.layers, HEADS, SIZE, INNER)
         self.graph = tf.Graph()
         self.session = tf.Session(graph=self.graph)
+        self._arrays = encoder_graphs.HeldArrays(tf.as_dtype(TF_DTYPES[precision]))
         with self.graph.as_default(), tf.device(self._device):
-            self._weights = [
-                {name: self._variable(f"layer_{i}/{name}", v) for name, v in layer.items()}
-                for i, layer in enumerate(layers)
-            ]
+            self._weights = self._arrays.hold_weights(layers)
+            self._arrays.load(self.session)
         self._hidden: dict[tuple[int, int], object] = {}
 
     def _variable(self, name: str, value: np.ndarray) -> object:
         """A loaded variable's value; its memory stays where it is."""
-        tf = self._tf
-        variable = tf.get_variable(
-            name, value.shape, self._dtype, tf.zeros_initializer(), use_resource=True
-        )
-        variable.load(value.astype(self._dtype.as_numpy_dtype), self.session)
-        return tf.convert_to_tensor(variable)
+        held = self._arrays.hold(name, value)
+        self._arrays.load(self.session)
+        return held
 
     def _encoder(
         self, variant: str, shape: tuple[int, int], lengths: object

@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 
-from benchmarks import gpu_encoder, report
+from benchmarks import report
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 # shared/data/README.md of the data; issue 3.
@@ -236,10 +236,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu")
     args = parser.parse_args()
     begin = time.time()
-    gpu = gpu_encoder.gpu_state()
-    versions: dict[str, object] = {"gpu": gpu}
-    if (_ROOT / "VERSION").exists():  # of the bundle, which has no commits
-        versions["commit"] = (_ROOT / "VERSION").read_text().strip()
+    gpu = report.gpu_state()
     work = pathlib.Path(tempfile.mkdtemp(prefix="gpu_workflow."))
     steps = make_steps(args.data.resolve(), work, args.device == "cpu")
     steps = [step for step in steps if re.search(args.only, step.name)]
@@ -251,7 +248,7 @@ def main() -> None:
     def keep() -> str:
         seconds = f"{time.time() - begin:.0f} s"
         content = {
-            **report.header(), **versions, "device": args.device, "seconds": seconds, "steps": rows,
+            **report.header(), "gpu": gpu, "device": args.device, "seconds": seconds, "steps": rows,
         }  # fmt: skip
         report.write_json(args.out.with_name(args.out.name + ".json"), content)
         table = report.markdown_table(

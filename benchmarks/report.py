@@ -47,8 +47,40 @@ def other_cpu_seconds() -> float:
     return busy - own.user - own.system
 
 
+def resident_mib(field: str) -> float:
+    """VmRSS or VmHWM (the highest VmRSS since reset_peak) of this process."""
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) / 1024
+    raise ValueError(f"/proc/self/status has no {field}")
+
+
+def reset_peak() -> None:
+    """Sets VmHWM to VmRSS (proc(5), clear_refs)."""
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+
+
+def gpu_state() -> dict[str, str]:
+    """What nvidia-smi says of the first GPU."""
+    fields = "name,driver_version,clocks.sm,clocks.mem,temperature.gpu,power.draw,memory.used"
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader", "-i", "0"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return {"name": "no GPU"}
+    return dict(zip(fields.split(","), map(str.strip, done.stdout.split(",")), strict=True))
+
+
 def git_commit() -> str:
-    """The commit of this checkout, with "+changes" where tracked files differ from it."""
+    """The commit of this checkout, with "+changes" where tracked files differ from it.
+
+    In a bundle (scripts/gpu_bundle.sh), which has no commits, what its file VERSION says.
+    """
+    version = RESULTS.parent.parent / "VERSION"
+    if version.exists():
+        return version.read_text().strip()
 
     def git(*arguments: str) -> str:
         done = subprocess.run(
@@ -63,11 +95,15 @@ def git_commit() -> str:
     return commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
 
 
+def timestamp() -> str:
+    """Now, in UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
 def header() -> dict[str, Any]:
     """Date, commit and machine: the first fields of every JSON file."""
-    now = datetime.datetime.now(datetime.UTC)
     return {
-        "date": now.isoformat(timespec="seconds"),
+        "date": timestamp(),
         "commit": git_commit(),
         "machine": describe_machine(),
     }

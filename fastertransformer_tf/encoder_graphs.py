@@ -110,13 +110,16 @@ class HeldArrays:
     def __init__(self, dtype: tf.DType) -> None:
         """The variables get this type."""
         self._dtype = dtype
+        self._initializers: list[tf.Operation] = []
         self._values: dict[tf.Tensor, np.ndarray] = {}
 
     def hold(self, name: str, value: np.ndarray) -> tf.Tensor:
         """Makes a variable; returns its value, to be read once a call."""
         initial = tf.placeholder(self._dtype, value.shape)
         self._values[initial] = value.astype(self._dtype.as_numpy_dtype)
-        return tf.convert_to_tensor(tf.get_variable(name, initializer=initial, use_resource=True))
+        variable = tf.get_variable(name, initializer=initial, use_resource=True)
+        self._initializers.append(variable.initializer)
+        return tf.convert_to_tensor(variable)
 
     def hold_weights(self, weights: Weights) -> list[dict[str, tf.Tensor]]:
         """Holds the arrays of all layers."""
@@ -126,9 +129,9 @@ class HeldArrays:
         ]
 
     def load(self, session: tf.Session) -> None:
-        """Initializes all variables of the session's graph, and lets the arrays go."""
-        with session.graph.as_default():
-            session.run(tf.global_variables_initializer(), self._values)
+        """Puts what was held since the last call into its variables, and lets the arrays go."""
+        session.run(self._initializers, self._values)
+        self._initializers.clear()
         self._values.clear()
 
 

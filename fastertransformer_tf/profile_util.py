@@ -101,12 +101,13 @@ def check_agreement(expected: np.ndarray, actual: np.ndarray, floatx: str) -> fl
     """
     norm = np.linalg.norm(expected.astype(np.float64))
     error = float(np.linalg.norm(actual.astype(np.float64) - expected) / norm)
-    tolerance = TOLERANCE[precision(floatx)]
+    computed_in = precision(floatx)
+    tolerance = TOLERANCE[computed_in]
     if not error <= tolerance:
         raise ValueError(
             f"the op's output differs from TensorFlow's: relative error {error:.3g}, largest "
             f"difference {np.abs(actual - expected).max():.3g}, expected a relative error of at "
-            f"most {tolerance} in {precision(floatx)}: no time is reported"
+            f"most {tolerance} in {computed_in}: no time is reported"
         )
     return error
 
@@ -224,9 +225,9 @@ def report(
     columns = [*sizes, "Tensorflow", "FasterTransformer"]
     row = [*sizes.values(), f"{original:.6g}", f"{fast:.6g}"]
     transformer = f"BertEncoder op, padding {'removed' if values.remove_padding else 'computed'}"
+    computed_in, devices = precision(values.floatx), device_names()
     runner.print_table(
-        f"{precision(values.floatx)}, {'with' if values.xla else 'without'} XLA, "
-        f"{device_names()[0]}",
+        f"{computed_in}, {'with' if values.xla else 'without'} XLA, {devices[0]}",
         {
             **sizes,
             "TensorFlow's own transformer, ms": f"{original * 1e3:.2f}",
@@ -236,15 +237,15 @@ def report(
         f"means of {len(seconds[0])} batches, both in turn; medians in the plot",
     )
     lines = [
-        *device_names(),
-        f"{precision(values.floatx)}\tXLA: {values.xla}\tremove_padding: {values.remove_padding}",
+        *devices,
+        f"{computed_in}\tXLA: {values.xla}\tremove_padding: {values.remove_padding}",
         "\t".join(columns),
         "\t".join(map(str, row)),
     ]
     path = pathlib.Path(values.output_dir) / values.profiling_output_file
     checkpoint_io.write_text(path, "\n".join(lines) + "\n")
     plot = path.with_suffix(".png")
-    _plot(plot, seconds, f"{precision(values.floatx)}, {device_names()[0]}")
+    _plot(plot, seconds, f"{computed_in}, {devices[0]}")
     print(f"written: {path}, {plot}")
 
 

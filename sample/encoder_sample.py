@@ -138,6 +138,7 @@ class Session:
             self._result = tf.convert_to_tensor(result)
             self._session = tf.Session(config=config)
             arrays.load(self._session)
+            self._session.run(result.initializer)
             self._loop = self._session.make_callable(done, [tokens, turns])
         self._lengths = lengths
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import pathlib
 import threading
 
 import numpy as np
@@ -12,18 +11,10 @@ import pytest
 import reference
 import tensorflow as tf
 
+from benchmarks import report
 from fastertransformer_tf import ops
 
 SETS_KEPT = 64  # EncoderKernel::kMaxCached
-MIB = 2**20
-
-
-def resident(field):
-    """VmRSS or VmHWM (the highest VmRSS since reset_peak) of this process, in bytes."""
-    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise ValueError(f"/proc/self/status has no {field}")
 
 
 def release_free_memory():
@@ -33,9 +24,9 @@ def release_free_memory():
 
 
 def reset_peak():
-    """Sets VmHWM to VmRSS (proc(5), clear_refs)."""
+    """report.reset_peak, where the system lets it."""
     try:
-        pathlib.Path("/proc/self/clear_refs").write_text("5")
+        report.reset_peak()
     except OSError as error:
         pytest.skip(f"/proc/self/clear_refs cannot be written: {error}")
 
@@ -51,9 +42,9 @@ def constant_layers(weights, factor=1.0):
     ]
 
 
-def size_of(layers):
-    """Bytes of all tensors."""
-    return sum(value.numpy().nbytes for layer in layers for value in layer.values())
+def size_mib(layers):
+    """MiB of all tensors."""
+    return sum(value.numpy().nbytes for layer in layers for value in layer.values()) / 2**20
 
 
 def encoder(weights, heads, size, is_weight_const):
@@ -88,16 +79,16 @@ def test_more_weight_sets_than_are_kept(rng):
     alive = [check(1 + i / 100) for i in range(SETS_KEPT + 10)]  # so each has its own addresses
     del alive
     release_free_memory()
-    before = resident("VmRSS")
+    before = report.resident_mib("VmRSS")
     more = 3 * SETS_KEPT
     for i in range(more):
         check(2 + i / 100)
     release_free_memory()
-    grown = resident("VmRSS") - before
+    grown = report.resident_mib("VmRSS") - before
     # Each set is held twice by the cache: packed, and as it was. Were none evicted, this is what
     # would have been added.
-    unbounded = more * 2 * size_of(first)
-    assert grown < unbounded / 8, f"{grown / MIB:.0f} of {unbounded / MIB:.0f} MiB"
+    unbounded = more * 2 * size_mib(first)
+    assert grown < unbounded / 8, f"{grown:.0f} of {unbounded:.0f} MiB"
     # Evicted long ago: packed again.
     np.testing.assert_array_equal(cached(x, first).numpy(), fresh(x, first).numpy())
 
@@ -109,7 +100,7 @@ def test_threads_pack_once(rng):
     x = tf.constant(rng.normal(size=(1, 2, heads * size)).astype(np.float32))
     run(x, constant_layers(weights, 0.5))  # makes the kernel and TensorFlow's threads
     layers = constant_layers(weights)
-    packed = size_of(layers)
+    packed = size_mib(layers)
     barrier, outs = threading.Barrier(threads), [None] * threads
 
     def work(i):
@@ -118,14 +109,14 @@ def test_threads_pack_once(rng):
 
     workers = [threading.Thread(target=work, args=(i,)) for i in range(threads)]
     release_free_memory()
-    before = resident("VmRSS")
+    before = report.resident_mib("VmRSS")
     reset_peak()
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    peak = resident("VmHWM") - before
-    assert 0.8 * packed < peak < 1.5 * packed, f"{peak / MIB:.0f}, packed {packed / MIB:.0f} MiB"
+    peak = report.resident_mib("VmHWM") - before
+    assert 0.8 * packed < peak < 1.5 * packed, f"{peak:.0f}, packed {packed:.0f} MiB"
     for out in outs:
         np.testing.assert_array_equal(out, outs[0])
     expected = reference.encoder(x.numpy(), weights, heads)[-1]
