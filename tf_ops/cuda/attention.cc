@@ -46,6 +46,20 @@ std::vector<AttentionChoice> WarpgroupAttentionChoices(int64_t head_size) {
   return {first, second};
 }
 
+AttentionArgs MakeAttentionArgs(const EncoderConfig& config, const EncoderBatch& batch) {
+  AttentionArgs args;
+  args.dtype = config.dtype;
+  args.batch_size = batch.batch_size;
+  args.max_seq_len = batch.max_seq_len;
+  args.num_heads = config.num_heads;
+  args.head_size = config.head_size;
+  args.seq_offsets = batch.packed ? batch.seq_offsets : nullptr;
+  args.num_tokens = batch.num_tokens;
+  args.key_lengths = batch.packed ? nullptr : batch.key_lengths;
+  args.mask = batch.attention_mask;
+  return args;
+}
+
 AttentionChoice SelectAttention(const AttentionArgs& args, const LaunchContext& context) {
   AttentionChoice choice;
   if (args.head_size > 128) {

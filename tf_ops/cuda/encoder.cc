@@ -247,27 +247,21 @@ class CudaEncoder : public Encoder {
     const bool small = max_splits > 0;
     const WorkspaceLayout layout(config_, batch, max_splits);
     char* const work = static_cast<char*>(workspace);
-    AttentionArgs heads;
-    heads.dtype = config_.dtype;
-    heads.batch_size = batch.batch_size;
-    heads.max_seq_len = batch.max_seq_len;
-    heads.num_heads = config_.num_heads;
-    heads.head_size = config_.head_size;
+    AttentionArgs heads = MakeAttentionArgs(config_, batch);
     heads.qkv = work + layout.qkv;
     heads.output = work + layout.attention;
-    heads.seq_offsets = batch.packed ? batch.seq_offsets : nullptr;
-    heads.num_tokens = tokens;
-    heads.key_lengths = batch.packed ? nullptr : batch.key_lengths;
-    heads.mask = batch.attention_mask;
-    AttentionArgs no_mask = heads;
-    no_mask.mask = nullptr;
+    // With mask_keys a second launch computes the sequences that need no mask.
+    AttentionArgs no_mask;
+    AttentionChoice no_mask_attention;
     if (FindsMaskKeys(heads)) {
       auto* const mask_keys = reinterpret_cast<int32_t*>(work + layout.mask_keys);
       FT_RETURN_IF_ERROR(LaunchFindMaskKeys(heads, mask_keys, context));
-      heads.mask_keys = no_mask.mask_keys = mask_keys;
+      heads.mask_keys = mask_keys;
+      no_mask = heads;
+      no_mask.mask = nullptr;
+      no_mask_attention = SelectAttention(no_mask, context);
     }
     const AttentionChoice attention = SelectAttention(heads, context);
-    const AttentionChoice no_mask_attention = SelectAttention(no_mask, context);
     const std::vector<GemmShape> shapes = LayerGemms(config_, context.allow_tf32, tokens);
 
     // y = epilogue(x w^T + bias [+ residual]).
@@ -468,12 +462,11 @@ class CudaEncoder : public Encoder {
     for (const void* output : batch.outputs) key.push_back(address(output));
 
     std::unique_lock<std::mutex> lock(graph_mutex_);
-    capture_credit_ =
-        std::min(capture_credit_ + 1, kCaptureCost * std::max(1, options_.max_graphs));
+    capture_credit_ = std::min(capture_credit_ + 1, kCaptureCost * max_graphs_);
     auto entry = graphs_.begin();
     while (entry != graphs_.end() && entry->key != key) ++entry;
     if (entry == graphs_.end()) {
-      while (graphs_.size() >= static_cast<size_t>(std::max(1, options_.max_graphs))) {
+      while (graphs_.size() >= static_cast<size_t>(max_graphs_)) {
         if (graphs_.back().exec != nullptr) cudaGraphExecDestroy(graphs_.back().exec);
         graphs_.pop_back();
       }
@@ -520,6 +513,7 @@ class CudaEncoder : public Encoder {
 
   const EncoderConfig config_;
   const CudaEncoderOptions options_;
+  const int max_graphs_ = std::max(1, options_.max_graphs);
   const WeightLayout weights_;
 
   // Caches only: results do not depend on them.
@@ -528,7 +522,7 @@ class CudaEncoder : public Encoder {
   mutable std::mutex test_mutex_;
   mutable std::mutex graph_mutex_;
   mutable std::list<GraphEntry> graphs_;  // last used first
-  mutable int capture_credit_ = kCaptureCost * std::max(1, options_.max_graphs);
+  mutable int capture_credit_ = kCaptureCost * max_graphs_;
   mutable std::map<int, cudaStream_t> capture_streams_;
 };
 

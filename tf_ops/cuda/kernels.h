@@ -57,6 +57,9 @@ struct AttentionArgs {
   const int32_t* mask_keys = nullptr;
 };
 
+// A layer's attention in `batch`, but for qkv, output and mask_keys.
+AttentionArgs MakeAttentionArgs(const EncoderConfig& config, const EncoderBatch& batch);
+
 // Integers that LaunchFindMaskKeys stores for a sequence.
 constexpr int kMaskParts = 8;
 

@@ -49,15 +49,7 @@ class GpuDevice : public Device {
 
   void LogPlan(const EncoderConfig& config, const EncoderBatch& batch) const override {
     if (!VLOG_IS_ON(1)) return;
-    cuda::AttentionArgs args;
-    args.dtype = config.dtype;
-    args.batch_size = batch.batch_size;
-    args.max_seq_len = batch.max_seq_len;
-    args.num_heads = config.num_heads;
-    args.head_size = config.head_size;
-    args.seq_offsets = batch.packed ? batch.seq_offsets : nullptr;
-    args.key_lengths = batch.packed ? nullptr : batch.key_lengths;
-    args.mask = batch.attention_mask;
+    const cuda::AttentionArgs args = cuda::MakeAttentionArgs(config, batch);
     const cuda::AttentionChoice choice = cuda::SelectAttention(args, launch_);
     VLOG(1) << ctx_->op_kernel().name() << ": " << batch.num_tokens << " tokens of "
             << batch.batch_size << "x" << batch.max_seq_len << (batch.packed ? ", packed" : "")
