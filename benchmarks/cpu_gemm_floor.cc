@@ -77,12 +77,8 @@ int main(int argc, char** argv) {
   std::vector<ft::LayerWeights> layers(config.num_layers);
   for (ft::LayerWeights& layer : layers) {
     for (int f = 0; f < ft::kWeightsPerLayer; ++f) {
-      std::vector<int64_t> shape = {hidden};
-      if (f < 8 && f % 2 == 0) shape = {hidden, hidden};
-      if (f == 10) shape = {hidden, inner};
-      if (f == 11) shape = {inner};
-      if (f == 12) shape = {inner, hidden};
-      layer.*ft::WeightFields()[f].view = {weight.data(), config.dtype, shape};
+      layer.*ft::WeightFields()[f].view = {weight.data(), config.dtype,
+                                           ft::WeightShape(config, f)};
     }
   }
   ft::cpu::StdThreadPool pool(threads);
@@ -100,7 +96,9 @@ int main(int argc, char** argv) {
     return std::aligned_alloc(2 << 20, ft::AlignUp(bytes + 1, 2 << 20));
   };
   void* packed = aligned(encoder->PackedWeightBytes());
-  void* workspace = aligned(encoder->WorkspaceBytes(batch, context));
+  int64_t workspace_bytes;
+  if (!encoder->WorkspaceBytes(batch, context, &workspace_bytes).ok()) return 1;
+  void* workspace = aligned(workspace_bytes);
   if (!encoder->PackWeights(layers, packed, context).ok()) return 1;
   const double encoder_ms =
       MedianMs([&] { status = encoder->Run(batch, packed, workspace, context); });

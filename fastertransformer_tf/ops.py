@@ -110,14 +110,52 @@ def _load() -> ModuleType:
 _library = _load()
 
 
-@tf.RegisterGradient("BertTransformer")
-@tf.RegisterGradient("BertEncoder")
-def _no_gradient(op: tf.Operation, *unused_grads: tf.Tensor) -> None:
-    """Says what to do instead of training through an inference op."""
-    raise NotImplementedError(
-        f"{op.type} ({op.name}) has no gradient: it is for inference; train with TensorFlow's own "
-        "transformer, EncoderOptions(use_tensorflow=True)"
+def _no_gradient(op: Any, *unused_grads: tf.Tensor) -> list[tf.Tensor | None]:
+    """Refuses to train through an inference op.
+
+    A function that is traced (tf.function, Keras' fit) asks for the gradients of everything below
+    the loss, wanted or not: there an op that fails when it runs takes their place, and TensorFlow
+    drops it where nobody needs it, so that a head over a frozen encoder trains.
+
+    Raises:
+      NotImplementedError: In eager mode and in a graph outside of functions.
+    """
+    message = (
+        f"{op.type} has no gradient: it is for inference. Train with TensorFlow's own transformer, "
+        "EncoderOptions(use_tensorflow=True), or put tf.stop_gradient around a frozen encoder's "
+        "output"
     )
+    if tf.executing_eagerly() or not isinstance(
+        tf.compat.v1.get_default_graph(), tf.__internal__.FuncGraph
+    ):
+        raise NotImplementedError(message)
+    return [
+        _library.gradient_not_available(T=tensor.dtype, message=message)
+        if tensor.dtype.is_floating
+        else None
+        for tensor in op.inputs
+    ]
+
+
+for _op_type in ("BertTransformer", "BertEncoder", "BuildMaskRemovePadding", "RebuildPadding"):
+    tf.RegisterGradient(_op_type)(_no_gradient)
+
+
+def _is_assigned_in_place(weight: Any) -> bool:
+    """Says whether `weight` is, or reads, a TensorFlow 1 reference variable.
+
+    Assigning one writes into the buffer that it has, so that prepared weights which were found by
+    that buffer would be out of date.
+    """
+    while not tf.is_symbolic_tensor(weight) or not weight.dtype._is_ref_dtype:
+        if not tf.is_symbolic_tensor(weight):
+            return not isinstance(weight, tf.Tensor) and getattr(
+                getattr(weight, "dtype", None), "_is_ref_dtype", False
+            )
+        if weight.op.type != "Identity":
+            return False
+        weight = weight.op.inputs[0]
+    return True
 
 
 # AutoGraph would add its own variables to locals().
@@ -156,6 +194,8 @@ def bert_transformer(
     layernorm_epsilon: float = 1e-12,
     activation: str = "gelu_tanh",
     is_weight_const: bool = False,
+    cache_weights: bool | None = None,
+    fp8_mode: int = 0,
     name: str | None = None,
 ) -> tf.Tensor:
     """One post-layer-norm BERT layer (google-research/bert, modeling.py, transformer_model).
@@ -164,9 +204,12 @@ def bert_transformer(
     I inner size (taken from inter_kernel). All tensors but the last three inputs have one type:
     float32, half or bfloat16.
 
+    Weights are prepared once and found again by their buffers: memory that a tensor shares with
+    another library (DLPack) must not be written to while it serves as a weight.
+
     Args:
       from_tensor: Hidden states: [B,S,H] or [B*S,H]; with remove_padding packed, [T,H].
-      to_tensor: The same tensor as from_tensor; checked for its shape.
+      to_tensor: The same tensor as from_tensor; another one is refused.
       attr_q_kernel: [H,H], in x out.
       attr_q_bias: [H].
       attr_k_kernel: [H,H].
@@ -200,7 +243,11 @@ def bert_transformer(
       allow_gemm_test: GPU: search the fastest GEMM algorithm at the first call of each new shape.
       layernorm_epsilon: Added to the variance in both layer norms.
       activation: Of the feed-forward network; gelu_tanh is google-research BERT's gelu.
-      is_weight_const: The weights never change between calls, so their packed form is kept.
+      is_weight_const: Has no effect any more: weights are prepared once, constant or not.
+      cache_weights: Keep the prepared weights and find them by their buffers. False where weights
+        may be assigned in place, as TensorFlow 1's reference variables are: then they are prepared
+        in every call. None: decided by the weights given.
+      fp8_mode: 0 off. Other values are not in this version.
       name: Name of the operation.
 
     Returns:
@@ -210,7 +257,18 @@ def bert_transformer(
       tf.errors.InvalidArgumentError: An input has a wrong shape or value.
       tf.errors.UnimplementedError: int8_mode is not 0.
     """
-    return _library.bert_transformer(**locals())
+    arguments = dict(locals())
+    same = to_tensor is from_tensor
+    tensors = tf.nest.map_structure(tf.convert_to_tensor, {k: arguments[k] for k in LAYER_WEIGHTS})
+    if cache_weights is None:
+        arguments["cache_weights"] = not any(
+            _is_assigned_in_place(arguments[key]) for key in LAYER_WEIGHTS
+        )
+    arguments |= tensors
+    arguments["from_tensor"] = tf.convert_to_tensor(from_tensor)
+    if same:  # An array would become two tensors.
+        arguments["to_tensor"] = arguments["from_tensor"]
+    return _library.bert_transformer(**arguments)
 
 
 # AutoGraph would add its own variables to locals().
@@ -230,6 +288,8 @@ def bert_encoder(
     layernorm_epsilon: float = 1e-12,
     activation: str = "gelu_tanh",
     is_weight_const: bool = False,
+    cache_weights: bool | None = None,
+    fp8_mode: int = 0,
     name: str | None = None,
 ) -> list[tf.Tensor]:
     """A stack of post-layer-norm BERT layers in one call.
@@ -242,7 +302,7 @@ def bert_encoder(
       hidden_states: [B,S,H], the embeddings.
       sequence_length: [B], each in [0,S]: the first sequence_length[b] tokens of sequence b are
         real. Or empty, [0]: all S are (then remove_padding must be false, or B 0). None means
-        empty.
+        empty, and no padding to remove.
       attention_mask: [B,1,S,S] or [B,S,S], 1: query may attend to key, 0: may not; on top of the
         lengths. Or empty, [0]: the lengths alone decide. (1 - mask) * -10000 is added to the
         scaled scores. None means empty.
@@ -263,6 +323,8 @@ def bert_encoder(
         output_bias: L times [H].
         output_layernorm_beta: L times [H].
         output_layernorm_gamma: L times [H].
+        amax_list: INT8 and FP8 scales, one list for each layer; no list when both modes are 0. Not
+        given here.
         The op's own attribute num_layers: L. is their number.
       head_num: Attention heads.
       size_per_head: Size of one head.
@@ -272,7 +334,11 @@ def bert_encoder(
       allow_gemm_test: GPU: search the fastest GEMM algorithm at the first call of each new shape.
       layernorm_epsilon: Added to the variance in both layer norms.
       activation: Of the feed-forward network; gelu_tanh is google-research BERT's gelu.
-      is_weight_const: The weights never change between calls, so their packed form is kept.
+      is_weight_const: Has no effect any more: weights are prepared once, constant or not.
+      cache_weights: Keep the prepared weights and find them by their buffers. False where weights
+        may be assigned in place, as TensorFlow 1's reference variables are: then they are prepared
+        in every call. None: decided by the weights given.
+      fp8_mode: 0 off. Other values are not in this version.
       name: Name of the operation.
 
     Returns:
@@ -294,8 +360,13 @@ def bert_encoder(
                 f"layers[{index}] lacks the weights {missing} and has the unknown {unknown}, "
                 f"expected exactly {list(LAYER_WEIGHTS)}"
             )
+    if cache_weights is None:
+        cache_weights = not any(
+            _is_assigned_in_place(weight) for layer in layers for weight in layer.values()
+        )
     hidden_states = tf.convert_to_tensor(hidden_states)
     if sequence_length is None:
+        remove_padding = False  # There is none.
         sequence_length = tf.constant(np.zeros([0], np.int32))
     if attention_mask is None:
         attention_mask = tf.zeros([0], hidden_states.dtype)
@@ -303,7 +374,12 @@ def bert_encoder(
         hidden_states=hidden_states,
         sequence_length=sequence_length,
         attention_mask=attention_mask,
-        **{key: [layer[key] for layer in layers] for key in LAYER_WEIGHTS},
+        # A copy of what is no tensor yet: the op may look at an array's own memory, and find what
+        # it has prepared by an address whose content has changed.
+        **{
+            key: [tf.convert_to_tensor(layer[key]) for layer in layers] for key in LAYER_WEIGHTS
+        },
+        amax_list=[],
         num_outputs=num_outputs,
         head_num=head_num,
         size_per_head=size_per_head,
@@ -313,6 +389,8 @@ def bert_encoder(
         layernorm_epsilon=layernorm_epsilon,
         activation=activation,
         is_weight_const=is_weight_const,
+        cache_weights=cache_weights,
+        fp8_mode=fp8_mode,
         name=name,
     )
 

@@ -137,7 +137,7 @@ TEST(WeightsTest, EachFaultNamesItsInput) {
     LayerWeights weights = Weights();
     TensorView& view = weights.*WeightFields()[i].view;
     const std::string expected = ShapeString(view.shape);
-    view.shape.back() += 1;
+    view.shape[view.shape.size() - 1] += 1;
     ExpectInvalid(ValidateWeights(Config(), {weights}),
                   {name + " has shape " + ShapeString(view.shape) + ", expected " + expected,
                    "head_num 2, size_per_head 3"});

@@ -109,18 +109,10 @@ double MaxDifference(const Case& c, unsigned seed) {
   for (int64_t l = 0; l < c.layers; ++l) {
     for (int f = 0; f < kWeightsPerLayer; ++f) {
       const std::string name = WeightFields()[f].op_input;
-      std::vector<int64_t> shape = {hidden};
-      if (name == "inter_kernel") shape = {hidden, c.inner};
-      if (name == "inter_bias") shape = {c.inner};
-      if (name == "output_kernel") shape = {c.inner, hidden};
-      if (name.find("attr_") == 0 && name.find("kernel") != std::string::npos) {
-        shape = {hidden, hidden};
-      }
+      const Shape shape = WeightShape(config, f);
       const bool gamma = name.find("gamma") != std::string::npos;
-      int64_t count = 1;
-      for (int64_t d : shape) count *= d;
       weights[l].push_back(
-          random(count, shape.size() == 2 ? 1.0 / std::sqrt(shape[0]) : 0.1, gamma ? 1.0 : 0.0));
+          random(NumElements(shape), shape.size() == 2 ? 1.0 / std::sqrt(shape[0]) : 0.1, gamma ? 1.0 : 0.0));
       views[l].*WeightFields()[f].view = {nullptr, c.dtype, shape};
     }
     for (int f = 0; f < kWeightsPerLayer; ++f) {
@@ -174,7 +166,8 @@ double MaxDifference(const Case& c, unsigned seed) {
         std::aligned_alloc(kAlignment, AlignUp(bytes + 1, kAlignment)), &std::free);
   };
   const auto packed = aligned(encoder->PackedWeightBytes());
-  const int64_t workspace_bytes = encoder->WorkspaceBytes(batch, context);
+  int64_t workspace_bytes = 0;
+  EXPECT_TRUE(encoder->WorkspaceBytes(batch, context, &workspace_bytes).ok());
   const auto workspace = aligned(workspace_bytes);
   std::memset(workspace.get(), 0xff, workspace_bytes);  // NaN in every type
   Status status = encoder->PackWeights(views, packed.get(), context);

@@ -306,13 +306,9 @@ void TestLayer(const LayerCase& c) {
   std::vector<std::unique_ptr<Device>> memory;
   for (int64_t l = 0; l < c.layers; ++l) {
     for (int f = 0; f < kWeightsPerLayer; ++f) {
-      std::vector<int64_t> shape = {h};
-      if (f < 8 && f % 2 == 0) shape = {h, h};
-      if (f == 10) shape = {h, i};
-      if (f == 11) shape = {i};
-      if (f == 12) shape = {i, h};
+      const Shape shape = WeightShape(config, f);
       Doubles& v = layers[l].values[f];
-      const int64_t elems = shape.size() == 2 ? shape[0] * shape[1] : shape[0];
+      const int64_t elems = NumElements(shape);
       if (f == 9 || f == 15) {
         v = Random(elems, 0.1, 1.0);
       } else {
@@ -391,7 +387,9 @@ void TestLayer(const LayerCase& c) {
   }
   if (c.mask) batch.attention_mask = mask_memory.data();
   batch.input = poison ? poisoned_input.data() : input.data();
-  Device workspace(encoder->WorkspaceBytes(batch, execution));
+  int64_t workspace_bytes = 0;
+  MustBeOk(encoder->WorkspaceBytes(batch, execution, &workspace_bytes), name);
+  Device workspace(workspace_bytes);
 
   Doubles expected = x;
   for (const Layer& layer : layers) expected = ReferenceLayer(expected, layer, config, s, mask);

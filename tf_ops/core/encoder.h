@@ -3,35 +3,18 @@
 //   q,k,v = x Wqkv + b;  a = softmax(q k^T / sqrt(D) + (1 - mask) * -10000) v
 //   y = LayerNorm(a Wo + b + x);  out = LayerNorm(act(y W1 + b) W2 + b + y)
 //
-// An Encoder has no mutable state: any number of threads may call Run at once. It owns no tensor
-// memory either: packed weights and workspace are given by the caller, so that they come from
-// TensorFlow's allocators. Pointers are host pointers for the CPU and device pointers for CUDA.
+// Any number of threads may call Run of one Encoder at once: all that it changes are caches (algorithms,
+// CUDA graphs), on which no result depends. It owns no tensor memory: packed weights and workspace are
+// given by the caller, so that they come from the framework's allocators. Pointers are host pointers for the CPU and device pointers for CUDA.
 #pragma once
 
-#include <functional>
 #include <vector>
 
 #include "tf_ops/core/encoder_config.h"
+#include "tf_ops/core/execution.h"
 #include "tf_ops/core/weights.h"
 
 namespace ft {
-
-// Threads of the CPU backend.
-class ThreadPool {
- public:
-  virtual ~ThreadPool() = default;
-  virtual int num_threads() const = 0;
-  // Calls work(i) once for each i in [0, num_tasks), from any threads, and returns when all are
-  // done. Tasks are handed out in order, one at a time. `work` must not throw.
-  virtual void ParallelFor(int64_t num_tasks, const std::function<void(int64_t)>& work) = 0;
-};
-
-// Where and how a call runs. The CPU backend uses pool, the CUDA backend the others.
-struct ExecutionContext {
-  ThreadPool* pool = nullptr;
-  void* stream = nullptr;   // cudaStream_t
-  bool allow_tf32 = false;  // float32 products may use TensorFloat-32
-};
 
 // One batch. Two layouts of the rows of `input` and `outputs`:
 //   padded  row b*S+i is token i of sequence b; T = B*S
@@ -69,7 +52,8 @@ class Encoder {
                              const ExecutionContext& context) const = 0;
 
   // Bytes of temporary memory that Run needs for `batch`; only sizes and flags of it are read.
-  virtual int64_t WorkspaceBytes(const EncoderBatch& batch, const ExecutionContext& context) const = 0;
+  virtual Status WorkspaceBytes(const EncoderBatch& batch, const ExecutionContext& context,
+                                int64_t* bytes) const = 0;
 
   // Computes all layers. `workspace` is aligned to kAlignment; its content may be anything.
   virtual Status Run(const EncoderBatch& batch, const void* packed, void* workspace,

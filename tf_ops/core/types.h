@@ -9,14 +9,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <string>
-#include <vector>
 
 #include "tf_ops/core/status.h"
 
 namespace ft {
 
-enum class DataType { kFloat32, kFloat16, kBFloat16, kInt32, kInt8 };
+enum class DataType { kFloat32, kFloat16, kBFloat16, kInt32, kInt8, kInt64 };
 
 // Bytes of one element.
 inline int64_t SizeOf(DataType dtype) {
@@ -29,6 +29,8 @@ inline int64_t SizeOf(DataType dtype) {
       return 2;
     case DataType::kInt8:
       return 1;
+    case DataType::kInt64:
+      return 8;
   }
   return 0;
 }
@@ -45,6 +47,8 @@ inline const char* Name(DataType dtype) {
       return "int32";
     case DataType::kInt8:
       return "int8";
+    case DataType::kInt64:
+      return "int64";
   }
   return "unknown";
 }
@@ -53,19 +57,62 @@ inline const char* Name(DataType dtype) {
 // x * 0.5 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))).
 enum class Activation { kGeluTanh, kGeluErf, kRelu };
 
+// The sizes of a tensor, in place: a layer has sixteen of them, and a vector each would be sixteen
+// allocations in every call. Of a tensor of more than kMaxRank dimensions, which no input may be, the
+// rank is right and the sizes are the first ones.
+class Shape {
+ public:
+  static constexpr int kMaxRank = 8;
+
+  Shape() = default;
+  Shape(std::initializer_list<int64_t> sizes) {
+    for (const int64_t size : sizes) push_back(size);
+  }
+
+  void push_back(int64_t size) {
+    if (rank_ < kMaxRank) sizes_[rank_] = size;
+    ++rank_;
+  }
+  int size() const { return rank_; }
+  int64_t operator[](int i) const { return sizes_[i]; }
+  int64_t& operator[](int i) { return sizes_[i]; }
+
+  bool operator==(const Shape& other) const {
+    if (rank_ != other.rank_) return false;
+    for (int i = 0; i < rank_ && i < kMaxRank; ++i) {
+      if (sizes_[i] != other.sizes_[i]) return false;
+    }
+    return true;
+  }
+  bool operator!=(const Shape& other) const { return !(*this == other); }
+
+ private:
+  int rank_ = 0;
+  int64_t sizes_[kMaxRank] = {};
+};
+
+// Elements of a tensor whose memory exists, so that their number fits.
+inline int64_t NumElements(const Shape& shape) {
+  int64_t count = 1;
+  for (int i = 0; i < shape.size() && i < Shape::kMaxRank; ++i) count *= shape[i];
+  return count;
+}
+
+// "[8,128,768]".
+inline std::string ShapeString(const Shape& shape) {
+  std::string text = "[";
+  for (int i = 0; i < shape.size() && i < Shape::kMaxRank; ++i) {
+    text += (i ? "," : "") + std::to_string(shape[i]);
+  }
+  return text + (shape.size() > Shape::kMaxRank ? ",...]" : "]");
+}
+
 // Tensor memory that somebody else owns. Row-major, dense.
 struct TensorView {
   const void* data = nullptr;
   DataType dtype = DataType::kFloat32;
-  std::vector<int64_t> shape;
+  Shape shape;
 };
-
-// "[8,128,768]".
-inline std::string ShapeString(const std::vector<int64_t>& shape) {
-  std::string text = "[";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i ? "," : "") + std::to_string(shape[i]);
-  return text + "]";
-}
 
 inline constexpr int64_t kAlignment = 256;  // of everything inside workspaces and packed weights
 

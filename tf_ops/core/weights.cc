@@ -24,20 +24,22 @@ constexpr WeightField kFields[kWeightsPerLayer] = {
     {"output_layernorm_gamma", &LayerWeights::output_layernorm_gamma},
 };
 
-// Expected shape of the field at `index` of kFields.
-std::vector<int64_t> ExpectedShape(const EncoderConfig& config, int index) {
-  const int64_t hidden = config.hidden_size();
-  const auto field = kFields[index].view;
-  if (field == &LayerWeights::intermediate_kernel) return {hidden, config.inner_size};
-  if (field == &LayerWeights::intermediate_bias) return {config.inner_size};
-  if (field == &LayerWeights::output_kernel) return {config.inner_size, hidden};
-  const bool is_kernel = index < 8 && index % 2 == 0;
-  return is_kernel ? std::vector<int64_t>{hidden, hidden} : std::vector<int64_t>{hidden};
-}
-
 }  // namespace
 
 const WeightField* WeightFields() { return kFields; }
+
+Shape WeightShape(const EncoderConfig& config, int field) {
+  const int64_t hidden = config.hidden_size();
+  const auto view = kFields[field].view;
+  if (view == &LayerWeights::intermediate_kernel) return {hidden, config.inner_size};
+  if (view == &LayerWeights::intermediate_bias) return {config.inner_size};
+  if (view == &LayerWeights::output_kernel) return {config.inner_size, hidden};
+  for (const auto kernel : {&LayerWeights::query_kernel, &LayerWeights::key_kernel,
+                            &LayerWeights::value_kernel, &LayerWeights::attention_output_kernel}) {
+    if (view == kernel) return {hidden, hidden};
+  }
+  return {hidden};
+}
 
 Status ValidateWeights(const EncoderConfig& config, const std::vector<LayerWeights>& layers) {
   FT_RETURN_IF_ERROR(ValidateConfig(config));
@@ -49,7 +51,7 @@ Status ValidateWeights(const EncoderConfig& config, const std::vector<LayerWeigh
   for (size_t layer = 0; layer < layers.size(); ++layer) {
     for (int i = 0; i < kWeightsPerLayer; ++i) {
       const TensorView& view = layers[layer].*kFields[i].view;
-      const std::vector<int64_t> expected = ExpectedShape(config, i);
+      const Shape expected = WeightShape(config, i);
       const std::string name =
           config.num_layers == 1 ? kFields[i].op_input : StrCat(kFields[i].op_input, "[", layer, "]");
       if (view.dtype != config.dtype) {

@@ -39,6 +39,9 @@ struct WeightField {
 // The sixteen fields, in the order in which BertTransformer and BertEncoder take them.
 const WeightField* WeightFields();
 
+// The shape of a weight, by its place in WeightFields().
+Shape WeightShape(const EncoderConfig& config, int field);
+
 // Checks dtype and shape of all weights against `config`. InvalidArgument lists every fault, with
 // the op input's name, what it is and what is expected, so that one run shows them all.
 Status ValidateWeights(const EncoderConfig& config, const std::vector<LayerWeights>& layers);

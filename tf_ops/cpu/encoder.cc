@@ -10,14 +10,15 @@
 #include <thread>
 #include <utility>
 
+#include "tf_ops/core/arena.h"
 #include "tf_ops/cpu/kernels.h"
 
 namespace ft::cpu {
 namespace {
 
 // Runs phases one after the other on all threads of a pool with a single ParallelFor. Whoever is
-// there takes the next task; nobody waits for a thread that has not come, so it cannot deadlock
-// when the pool is busy with other work.
+// there takes the next task, and no phase waits for a thread that has not come. (ParallelFor itself
+// returns when every thread has come: TensorFlow's waits for all that it has scheduled.)
 class Phases {
  public:
   using Task = std::function<void(int64_t task, int worker)>;
@@ -63,23 +64,6 @@ class Phases {
   std::vector<Phase> phases_;
 };
 
-// Gives out aligned pieces of one allocation; with base null it only counts.
-class Arena {
- public:
-  explicit Arena(void* base) : base_(static_cast<char*>(base)) {}
-  template <typename P = void>
-  P* Take(int64_t bytes) {
-    char* piece = base_ == nullptr ? nullptr : base_ + used_;
-    used_ += AlignUp(std::max<int64_t>(bytes, 0), kAlignment);
-    return reinterpret_cast<P*>(piece);
-  }
-  int64_t used() const { return used_; }
-
- private:
-  char* base_;
-  int64_t used_ = 0;
-};
-
 // A right side in panels.
 struct PackedMatrix {
   char* panels = nullptr;
@@ -122,9 +106,10 @@ class CpuEncoder : public Encoder {
   Status PackWeights(const std::vector<LayerWeights>& layers, void* packed,
                      const ExecutionContext& context) const override;
 
-  int64_t WorkspaceBytes(const EncoderBatch& batch,
-                         const ExecutionContext& context) const override {
-    return Plan(batch, context, nullptr).bytes;
+  Status WorkspaceBytes(const EncoderBatch& batch, const ExecutionContext& context,
+                        int64_t* bytes) const override {
+    *bytes = Plan(batch, context, nullptr).bytes;
+    return OkStatus();
   }
 
   Status Run(const EncoderBatch& batch, const void* packed, void* workspace,

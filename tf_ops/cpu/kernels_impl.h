@@ -94,6 +94,7 @@ inline void StoreT(T* p, Vec v) { Store(p, v); }
 
 // --- functions of a register -----------------------------------------------------------------
 
+// Of a number and NaN these give the second argument: where NaN must pass, it comes second.
 inline Vec Max(Vec a, Vec b) { return a > b ? a : b; }
 inline Vec Min(Vec a, Vec b) { return a < b ? a : b; }
 
@@ -114,9 +115,9 @@ inline float MaxLane(Vec v) {
 }
 
 // exp to about 1 ulp; the argument is clamped to [-87, 88], so results are never 0, inf or
-// denormal. Polynomial of Cephes' expf (Moshier): exp(r) on |r| <= ln(2)/2.
+// denormal. NaN gives NaN. Polynomial of Cephes' expf (Moshier): exp(r) on |r| <= ln(2)/2.
 inline Vec Exp(Vec x) {
-  x = Min(Max(x, Set(-87.0f)), Set(88.0f));
+  x = Min(Set(88.0f), Max(Set(-87.0f), x));
   const Vec magic = Set(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
   const Vec n = (x * 1.44269504f + magic) - magic;
   Vec r = x - n * 0.693359375f;
@@ -159,7 +160,7 @@ inline Vec Activate(Vec x, Activation activation) {
     case Activation::kGeluErf:
       return GeluErf(x);
     case Activation::kRelu:
-      return Max(x, Vec{});
+      return Max(Vec{}, x);
   }
   return x;
 }

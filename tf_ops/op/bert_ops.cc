@@ -1,4 +1,4 @@
-// Registration, shape functions and doc strings of the ops. Kernels are in *_kernels.cc.
+// Registration, shape functions and doc strings of the ops. Kernels are in *_op.cc and *_ops.cc.
 #include <vector>
 
 #include "tensorflow/core/framework/op.h"
@@ -17,6 +17,13 @@ absl::Status HiddenSize(InferenceContext* c, int64_t* hidden_size) {
   int64_t head_num, size_per_head;
   TF_RETURN_IF_ERROR(c->GetAttr("head_num", &head_num));
   TF_RETURN_IF_ERROR(c->GetAttr("size_per_head", &size_per_head));
+  // The kernels' limit; the product of larger ones may overflow.
+  constexpr int64_t kMaxSize = 1 << 20;
+  if (head_num > kMaxSize || size_per_head > kMaxSize) {
+    return absl::InvalidArgumentError(StrCat("head_num and size_per_head are ", head_num, " and ",
+                                             size_per_head, ", expected at most ", kMaxSize,
+                                             " each"));
+  }
   *hidden_size = head_num * size_per_head;
   return absl::OkStatus();
 }
@@ -99,20 +106,20 @@ absl::Status RebuildPaddingShape(InferenceContext* c) {
 REGISTER_OP("BertTransformer")
     .Input("from_tensor: T")
     .Input("to_tensor: T")
-    .Input("attr_q_kernel: T")
+    .Input("attr_q_kernel: W")
     .Input("attr_q_bias: T")
-    .Input("attr_k_kernel: T")
+    .Input("attr_k_kernel: W")
     .Input("attr_k_bias: T")
-    .Input("attr_v_kernel: T")
+    .Input("attr_v_kernel: W")
     .Input("attr_v_bias: T")
     .Input("attr_mask: T")
-    .Input("attr_output_kernel: T")
+    .Input("attr_output_kernel: W")
     .Input("attr_output_bias: T")
     .Input("attr_output_layernorm_beta: T")
     .Input("attr_output_layernorm_gamma: T")
-    .Input("inter_kernel: T")
+    .Input("inter_kernel: W")
     .Input("inter_bias: T")
-    .Input("output_kernel: T")
+    .Input("output_kernel: W")
     .Input("output_bias: T")
     .Input("output_layernorm_beta: T")
     .Input("output_layernorm_gamma: T")
@@ -121,6 +128,8 @@ REGISTER_OP("BertTransformer")
     .Input("trt_seqlen_offset: int32")
     .Output("output: T")
     .Attr("T: {float, half, bfloat16}")
+    // Any: the kernel checks it, as float8_e4m3fn is no word of the list syntax.
+    .Attr("W: type")
     .Attr("head_num: int >= 1")
     .Attr("size_per_head: int >= 1")
     .Attr("remove_padding: bool = true")
@@ -131,15 +140,18 @@ REGISTER_OP("BertTransformer")
     .Attr("layernorm_epsilon: float = 1e-12")
     .Attr("activation: {'gelu_tanh', 'gelu_erf', 'relu'} = 'gelu_tanh'")
     .Attr("is_weight_const: bool = false")
+    .Attr("cache_weights: bool = true")
+    .Attr("fp8_mode: int = 0")
     .SetShapeFn(BertTransformerShape)
     .Doc(R"doc(
 One post-layer-norm BERT layer (google-research/bert, modeling.py, transformer_model).
 
 Shape letters: B batch, S padded length, T tokens, H = head_num * size_per_head hidden size,
-I inner size (taken from inter_kernel).
+I inner size (taken from inter_kernel). The six matrices have a type of their own, W; in this version
+it is that of all other floating-point tensors, T.
 
 from_tensor: Hidden states: [B,S,H] or [B*S,H]; with remove_padding packed, [T,H].
-to_tensor: The same tensor as from_tensor; checked for its shape.
+to_tensor: The same tensor as from_tensor; another one is refused.
 attr_q_kernel: [H,H], in x out.
 attr_q_bias: [H].
 attr_k_kernel: [H,H].
@@ -173,33 +185,43 @@ layer_num: Layers of the model (INT8 only).
 allow_gemm_test: GPU: search the fastest GEMM algorithm at the first call of each new shape.
 layernorm_epsilon: Added to the variance in both layer norms.
 activation: Of the feed-forward network; gelu_tanh is google-research BERT's gelu.
-is_weight_const: The weights never change between calls, so their packed form is kept.
+is_weight_const: Has no effect any more: weights are prepared once, constant or not.
+cache_weights: Keep the prepared weights and find them by their buffers. False where weights may be
+  assigned in place, as TensorFlow 1's reference variables are: then they are prepared in every call.
+fp8_mode: 0 off. Other values are not in this version.
 )doc");
 
 REGISTER_OP("BertEncoder")
     .Input("hidden_states: T")
-    .Input("sequence_length: int32")
+    .Input("sequence_length: Tlengths")
     .Input("attention_mask: T")
-    .Input("attr_q_kernel: num_layers * T")
+    .Input("attr_q_kernel: num_layers * W")
     .Input("attr_q_bias: num_layers * T")
-    .Input("attr_k_kernel: num_layers * T")
+    .Input("attr_k_kernel: num_layers * W")
     .Input("attr_k_bias: num_layers * T")
-    .Input("attr_v_kernel: num_layers * T")
+    .Input("attr_v_kernel: num_layers * W")
     .Input("attr_v_bias: num_layers * T")
-    .Input("attr_output_kernel: num_layers * T")
+    .Input("attr_output_kernel: num_layers * W")
     .Input("attr_output_bias: num_layers * T")
     .Input("attr_output_layernorm_beta: num_layers * T")
     .Input("attr_output_layernorm_gamma: num_layers * T")
-    .Input("inter_kernel: num_layers * T")
+    .Input("inter_kernel: num_layers * W")
     .Input("inter_bias: num_layers * T")
-    .Input("output_kernel: num_layers * T")
+    .Input("output_kernel: num_layers * W")
     .Input("output_bias: num_layers * T")
     .Input("output_layernorm_beta: num_layers * T")
     .Input("output_layernorm_gamma: num_layers * T")
+    .Input("amax_list: num_amax_lists * float")
     .Output("output: num_outputs * T")
     .Attr("T: {float, half, bfloat16}")
+    // Any: the kernel checks it, as float8_e4m3fn is no word of the list syntax.
+    .Attr("W: type")
+    .Attr("Tlengths: {int32, int64} = DT_INT32")
     .Attr("num_layers: int >= 1")
-    .Attr("num_outputs: int >= 1 = 1")
+    .Attr("num_amax_lists: int >= 0")
+    // Without a default: a default is left out when a graph is saved, and a loader cannot count the
+    // outputs of a function's node without it.
+    .Attr("num_outputs: int >= 1")
     .Attr("head_num: int >= 1")
     .Attr("size_per_head: int >= 1")
     .Attr("remove_padding: bool = true")
@@ -208,6 +230,8 @@ REGISTER_OP("BertEncoder")
     .Attr("layernorm_epsilon: float = 1e-12")
     .Attr("activation: {'gelu_tanh', 'gelu_erf', 'relu'} = 'gelu_tanh'")
     .Attr("is_weight_const: bool = false")
+    .Attr("cache_weights: bool = true")
+    .Attr("fp8_mode: int = 0")
     .SetShapeFn(BertEncoderShape)
     .Doc(R"doc(
 A stack of post-layer-norm BERT layers in one call (google-research/bert, modeling.py,
@@ -236,6 +260,7 @@ output_kernel: L times [I,H].
 output_bias: L times [H].
 output_layernorm_beta: L times [H].
 output_layernorm_gamma: L times [H].
+amax_list: INT8 and FP8 scales, one list for each layer; no list when both modes are 0.
 output: [B,S,H]: the last layer's, or with num_outputs = num_layers every layer's. With
   remove_padding the rows past a sequence's length are 0.
 num_layers: L.
@@ -247,15 +272,19 @@ int8_mode: 0 off. Other values are not in this version.
 allow_gemm_test: GPU: search the fastest GEMM algorithm at the first call of each new shape.
 layernorm_epsilon: Added to the variance in both layer norms.
 activation: Of the feed-forward network; gelu_tanh is google-research BERT's gelu.
-is_weight_const: The weights never change between calls, so their packed form is kept.
+is_weight_const: Has no effect any more: weights are prepared once, constant or not.
+cache_weights: Keep the prepared weights and find them by their buffers. False where weights may be
+  assigned in place, as TensorFlow 1's reference variables are: then they are prepared in every call.
+fp8_mode: 0 off. Other values are not in this version.
 )doc");
 
 REGISTER_OP("BuildMaskRemovePadding")
     .Input("from_tensor: T")
-    .Input("sequence_length: int32")
+    .Input("sequence_length: Tlengths")
     .Output("output: T")
     .Output("sequence_id_offset: int32")
     .Attr("T: {float, half, bfloat16}")
+    .Attr("Tlengths: {int32, int64} = DT_INT32")
     .SetShapeFn(BuildMaskRemovePaddingShape)
     .Doc(R"doc(
 Removes the padding of a batch: packs the first sequence_length[b] rows of every sequence.
@@ -284,6 +313,23 @@ atten_mask: [B,1,S,S] or [B,S,S]; only its shape is used.
 output: [B,S,H].
 isCOL32: The INT8 tile order of the GPU; not in this version.
 int8_mode: 0. Other values are not in this version.
+)doc");
+
+REGISTER_OP("GradientNotAvailable")
+    .Output("output: T")
+    .Attr("T: type")
+    .Attr("message: string")
+    .SetShapeFn([](InferenceContext* c) {
+      c->set_output(0, c->UnknownShape());
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Fails with `message` when it runs. It stands for the gradients of the other ops: in a graph it runs
+only if somebody needs them, so that a head over a frozen encoder trains.
+
+output: Never produced.
+T: Type of the missing gradient.
+message: The error.
 )doc");
 
 }  // namespace ft

@@ -103,7 +103,7 @@ int main(int argc, char** argv) {
   std::unique_ptr<ft::Encoder> encoder;
   Check(ft::cuda::CreateCudaEncoder(config, options, &encoder));
 
-  const int64_t h = config.hidden_size(), inner = config.inner_size;
+  const int64_t h = config.hidden_size();
   const int64_t length =
       batch.packed ? std::max<int64_t>(1, batch.max_seq_len / 2) : batch.max_seq_len;
   batch.num_tokens = batch.batch_size * length;
@@ -113,12 +113,8 @@ int main(int argc, char** argv) {
     for (int f = 0; f < ft::kWeightsPerLayer; ++f) {
       ft::TensorView& view = layer.*ft::WeightFields()[f].view;
       view.dtype = config.dtype;
-      view.shape = {h};
-      if (f < 8 && f % 2 == 0) view.shape = {h, h};
-      if (f == 10) view.shape = {h, inner};
-      if (f == 11) view.shape = {inner};
-      if (f == 12) view.shape = {inner, h};
-      const int64_t elems = view.shape.size() == 2 ? view.shape[0] * view.shape[1] : view.shape[0];
+      view.shape = ft::WeightShape(config, f);
+      const int64_t elems = ft::NumElements(view.shape);
       const bool gamma = f == 9 || f == 15;
       // One set of random numbers serves all layers; each layer has its own packed copy.
       if (&layer == &layers[0]) {
@@ -160,7 +156,9 @@ int main(int argc, char** argv) {
   void *packed, *workspace;
   Check(cudaMalloc(&packed, encoder->PackedWeightBytes()));
   Check(encoder->PackWeights(layers, packed, execution));
-  Check(cudaMalloc(&workspace, encoder->WorkspaceBytes(batch, execution)));
+  int64_t workspace_bytes;
+  Check(encoder->WorkspaceBytes(batch, execution, &workspace_bytes));
+  Check(cudaMalloc(&workspace, workspace_bytes));
   size_t free_after;
   Check(cudaMemGetInfo(&free_after, &total_bytes));
   printf("After allocate free %.2f GB used %.2f GB total %.2f GB\n", free_after / kGiB,

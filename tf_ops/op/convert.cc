@@ -1,10 +1,10 @@
-#include "tf_ops/op/op_utils.h"
+#include "tf_ops/op/convert.h"
 
-#include <limits>
+#include <string>
+#include <utility>
 
 namespace ft::op {
 
-using ::tensorflow::OpKernelContext;
 using ::tensorflow::Tensor;
 
 absl::Status ToAbsl(const Status& status) {
@@ -57,12 +57,15 @@ Status ToDataType(tensorflow::DataType type, DataType* dtype) {
     case tensorflow::DT_INT32:
       *dtype = DataType::kInt32;
       return OkStatus();
+    case tensorflow::DT_INT64:
+      *dtype = DataType::kInt64;
+      return OkStatus();
     case tensorflow::DT_INT8:
       *dtype = DataType::kInt8;
       return OkStatus();
     default:
       return InvalidArgument("dtype is ", tensorflow::DataTypeString(type),
-                             ", expected float, half, bfloat16, int32 or int8");
+                             ", expected float, half, bfloat16, int32, int64 or int8");
   }
 }
 
@@ -75,54 +78,12 @@ TensorView ViewOf(const Tensor& tensor) {
   return view;
 }
 
-std::string ShapeOf(const Tensor& tensor) { return tensor.shape().DebugString(); }
-
-Status MaskSizes(const char* name, const Tensor& mask, int64_t* batch_size, int64_t* max_seq_len) {
-  const int rank = mask.dims();
-  const bool good = (rank == 3 || (rank == 4 && mask.dim_size(1) == 1)) &&
-                    mask.dim_size(rank - 1) == mask.dim_size(rank - 2);
-  if (!good) {
-    return InvalidArgument(name, " has shape ", ShapeOf(mask), ", expected [B,1,S,S] or [B,S,S]");
-  }
-  *batch_size = mask.dim_size(0);
-  *max_seq_len = mask.dim_size(rank - 1);
-  return OkStatus();
-}
-
-Status CheckTokens(const char* name, const Tensor& tensor, int64_t batch_size,
-                   int64_t max_seq_len) {
-  if (batch_size > 0 && max_seq_len > std::numeric_limits<int32_t>::max() / batch_size) {
-    return InvalidArgument(name, " has shape ", ShapeOf(tensor), ", expected B * S below 2^31");
-  }
-  return OkStatus();
-}
-
-Status CheckLengths(const Tensor& lengths, int64_t batch_size, int64_t max_seq_len,
-                    int64_t* num_tokens) {
-  if (lengths.dims() != 1 || lengths.dim_size(0) != batch_size) {
-    return InvalidArgument("sequence_length has shape ", ShapeOf(lengths), ", expected [",
-                           batch_size, "]");
-  }
-  const auto values = lengths.flat<int32_t>();
-  *num_tokens = 0;
-  for (int64_t b = 0; b < batch_size; ++b) {
-    if (values(b) < 0 || values(b) > max_seq_len) {
-      return InvalidArgument("sequence_length[", b, "] is ", values(b), ", expected 0 to ",
-                             max_seq_len);
-    }
-    *num_tokens += values(b);
-  }
-  return OkStatus();
-}
-
-Status AllocateBytes(OpKernelContext* ctx, int64_t bytes, Tensor* tensor, void** data) {
-  if (bytes < 0) return Internal("asked for ", bytes, " bytes");
-  // TensorFlow aligns to 64 bytes only.
-  const tensorflow::TensorShape shape({bytes + kAlignment});
-  FT_RETURN_IF_ERROR(FromAbsl(ctx->allocate_temp(tensorflow::DT_INT8, shape, tensor)));
-  const auto address = reinterpret_cast<uintptr_t>(tensor->data());
-  *data = reinterpret_cast<void*>((address + kAlignment - 1) / kAlignment * kAlignment);
-  return OkStatus();
+Status AllocateOutput(tensorflow::OpKernelContext* ctx, int index,
+                      std::initializer_list<int64_t> sizes, Tensor** output) {
+  tensorflow::TensorShape shape;
+  // The constructor of a TensorShape ends the process where this returns an error.
+  FT_RETURN_IF_ERROR(FromAbsl(tensorflow::TensorShape::BuildTensorShape(sizes, &shape)));
+  return FromAbsl(ctx->allocate_output(index, shape, output));
 }
 
 }  // namespace ft::op

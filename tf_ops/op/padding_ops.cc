@@ -1,0 +1,116 @@
+// BuildMaskRemovePadding and RebuildPadding, on every device.
+#include <algorithm>
+
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tf_ops/core/runner.h"
+#include "tf_ops/op/call.h"
+#include "tf_ops/op/convert.h"
+
+namespace ft::op {
+namespace {
+
+using ::tensorflow::OpKernel;
+using ::tensorflow::OpKernelConstruction;
+using ::tensorflow::OpKernelContext;
+using ::tensorflow::Tensor;
+
+int64_t RowBytes(const PaddingPlan& plan, const Tensor& rows) {
+  return plan.hidden_size * tensorflow::DataTypeSize(rows.dtype());
+}
+
+class BuildMaskRemovePaddingKernel : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* ctx) override {
+    RunGuarded(ctx, [&] { return Build(ctx); });
+  }
+
+ private:
+  static Status Build(OpKernelContext* ctx) {
+    const Tensor& from = ctx->input(0);
+    PaddingPlan plan;
+    FT_RETURN_IF_ERROR(PlanRemovePadding(ViewOf(from), ViewOf(ctx->input(1)), &plan));
+    Tensor *output, *id_offset;
+    FT_RETURN_IF_ERROR(AllocateOutput(ctx, 0, {plan.num_tokens, plan.hidden_size}, &output));
+    FT_RETURN_IF_ERROR(AllocateOutput(ctx, 1, {plan.num_tokens}, &id_offset));
+    std::copy(plan.id_offsets.begin(), plan.id_offsets.end(),
+              static_cast<int32_t*>(id_offset->data()));
+    Call call(ctx);
+    FT_RETURN_IF_ERROR(call.Init());
+    return RemovePadding(call.backend(), plan, from.data(), RowBytes(plan, from), output->data(),
+                         call.execution());
+  }
+};
+
+class RebuildPaddingKernel : public OpKernel {
+ public:
+  explicit RebuildPaddingKernel(OpKernelConstruction* ctx) : OpKernel(ctx) {
+    bool is_col32;
+    int64_t int8_mode;
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("isCOL32", &is_col32));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("int8_mode", &int8_mode));
+    OP_REQUIRES(ctx, !is_col32 && int8_mode == 0,
+                absl::UnimplementedError(StrCat("isCOL32 is ", is_col32 ? "true" : "false",
+                                                " and int8_mode is ", int8_mode,
+                                                ", not in this version: expected false and 0")));
+  }
+
+  void Compute(OpKernelContext* ctx) override {
+    RunGuarded(ctx, [&] { return Rebuild(ctx); });
+  }
+
+ private:
+  static Status Rebuild(OpKernelContext* ctx) {
+    const Tensor& from = ctx->input(0);
+    const TensorView mask = ViewOf(ctx->input(2));
+    PaddingPlan plan;
+    FT_RETURN_IF_ERROR(PlanRebuildPadding(ViewOf(from), ViewOf(ctx->input(1)), mask, &plan));
+    Tensor* output;
+    const Status allocated =
+        AllocateOutput(ctx, 0, {plan.batch_size, plan.max_seq_len, plan.hidden_size}, &output);
+    if (allocated.code() == StatusCode::kInvalidArgument) {
+      return InvalidArgument("atten_mask has shape ", ShapeString(mask.shape),
+                             " and from_tensor has shape ", ShapeString(ViewOf(from).shape),
+                             ", expected [B,S,H] of fewer than 2^63 elements");
+    }
+    FT_RETURN_IF_ERROR(allocated);
+    Call call(ctx);
+    FT_RETURN_IF_ERROR(call.Init());
+    return RebuildPadding(call.backend(), plan, from.data(), RowBytes(plan, from), output->data(),
+                          call.execution());
+  }
+};
+
+#define FT_REGISTER_CPU(T)                                                                    \
+  REGISTER_KERNEL_BUILDER(                                                                    \
+      Name("BuildMaskRemovePadding").Device(::tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), \
+      BuildMaskRemovePaddingKernel);                                                          \
+  REGISTER_KERNEL_BUILDER(                                                                    \
+      Name("RebuildPadding").Device(::tensorflow::DEVICE_CPU).TypeConstraint<T>("T"),         \
+      RebuildPaddingKernel)
+#define FT_REGISTER_GPU(T)                                      \
+  REGISTER_KERNEL_BUILDER(Name("BuildMaskRemovePadding")        \
+                              .Device(::tensorflow::DEVICE_GPU) \
+                              .HostMemory("sequence_length")    \
+                              .HostMemory("sequence_id_offset") \
+                              .TypeConstraint<T>("T"),          \
+                          BuildMaskRemovePaddingKernel);        \
+  REGISTER_KERNEL_BUILDER(Name("RebuildPadding")                \
+                              .Device(::tensorflow::DEVICE_GPU) \
+                              .HostMemory("sequence_id_offset") \
+                              .TypeConstraint<T>("T"),          \
+                          RebuildPaddingKernel)
+FT_REGISTER_CPU(float);
+FT_REGISTER_CPU(Eigen::half);
+FT_REGISTER_CPU(Eigen::bfloat16);
+#ifdef FT_WITH_CUDA
+FT_REGISTER_GPU(float);
+FT_REGISTER_GPU(Eigen::half);
+FT_REGISTER_GPU(Eigen::bfloat16);
+#endif
+#undef FT_REGISTER_CPU
+#undef FT_REGISTER_GPU
+
+}  // namespace
+}  // namespace ft::op
