@@ -8,6 +8,7 @@
 #include <random>
 #include <vector>
 
+#include "tests/reference_layer.h"
 #include "tf_ops/core/encoder.h"
 #include "tf_ops/cpu/encoder.h"
 #include "tf_ops/cpu/kernels.h"
@@ -16,7 +17,7 @@
 namespace ft {
 namespace {
 
-using Vector = std::vector<double>;
+using Vector = reference::Doubles;
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 // Values of a tensor in `dtype`, and the same values (after rounding) in float64.
@@ -45,37 +46,6 @@ struct Case {
   Activation activation = Activation::kGeluTanh;
   int threads = 2;
 };
-
-Vector MatMul(const Vector& x, const Vector& w, const Vector& b, int64_t rows, int64_t k,
-              int64_t n) {
-  Vector y(rows * n);
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t j = 0; j < n; ++j) y[i * n + j] = b[j];
-    for (int64_t s = 0; s < k; ++s) {
-      for (int64_t j = 0; j < n; ++j) y[i * n + j] += x[i * k + s] * w[s * n + j];
-    }
-  }
-  return y;
-}
-
-void LayerNorm(Vector* x, const Vector& residual, const Vector& gamma, const Vector& beta,
-               int64_t n) {
-  for (size_t row = 0; row < x->size(); row += n) {
-    double mean = 0, variance = 0;
-    for (int64_t i = 0; i < n; ++i) mean += (*x)[row + i] += residual[row + i];
-    mean /= n;
-    for (int64_t i = 0; i < n; ++i) variance += std::pow((*x)[row + i] - mean, 2);
-    for (int64_t i = 0; i < n; ++i) {
-      (*x)[row + i] = ((*x)[row + i] - mean) / std::sqrt(variance / n + 1e-12) * gamma[i] + beta[i];
-    }
-  }
-}
-
-double Activate(double x, Activation activation) {
-  if (activation == Activation::kRelu) return std::max(x, 0.0);
-  if (activation == Activation::kGeluErf) return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
-  return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
-}
 
 // $FT_TEST_SEED repeats a run.
 unsigned Seed() {
@@ -175,44 +145,13 @@ double MaxDifference(const Case& c, unsigned seed) {
   status = encoder->Run(batch, packed.get(), workspace.get(), context);
   EXPECT_TRUE(status.ok()) << status.message();
 
+  reference::Sequences sequences = reference::MakeSequences(seq_len, lengths, c.packed);
+  if (!c.packed && !by_length) sequences.keys.assign(batch_size, seq_len);
   x = input.values;
-  for (int64_t l = 0; l < c.layers; ++l) {
-    const auto weight = [&](int f) -> const Vector& { return weights[l][f].values; };
-    const Vector q = MatMul(x, weight(0), weight(1), tokens, hidden, hidden);
-    const Vector k = MatMul(x, weight(2), weight(3), tokens, hidden, hidden);
-    const Vector v = MatMul(x, weight(4), weight(5), tokens, hidden, hidden);
-    Vector attended(tokens * hidden, 0.0);
-    for (int64_t b = 0; b < batch_size; ++b) {
-      const int64_t queries = c.packed ? c.lengths[b] : seq_len;
-      const int64_t keys = c.packed || by_length ? c.lengths[b] : seq_len;
-      for (int64_t h = 0; h < c.heads; ++h) {
-        for (int64_t i = 0; i < queries; ++i) {
-          const int64_t at = (row_of(b) + i) * hidden + h * c.size;
-          Vector p(keys);
-          double top = -1e300, sum = 0;
-          for (int64_t j = 0; j < keys; ++j) {
-            for (int64_t d = 0; d < c.size; ++d) {
-              p[j] += q[at + d] * k[(row_of(b) + j) * hidden + h * c.size + d];
-            }
-            p[j] /= std::sqrt(c.size);
-            if (c.mask) p[j] += (1 - mask.values[(b * seq_len + i) * seq_len + j]) * -10000;
-            top = std::max(top, p[j]);
-          }
-          for (double& e : p) sum += e = std::exp(e - top);
-          for (int64_t j = 0; j < keys; ++j) {
-            for (int64_t d = 0; d < c.size; ++d) {
-              attended[at + d] += p[j] / sum * v[(row_of(b) + j) * hidden + h * c.size + d];
-            }
-          }
-        }
-      }
-    }
-    Vector y = MatMul(attended, weight(6), weight(7), tokens, hidden, hidden);
-    LayerNorm(&y, x, weight(9), weight(8), hidden);
-    Vector inner = MatMul(y, weight(10), weight(11), tokens, hidden, c.inner);
-    for (double& e : inner) e = Activate(e, c.activation);
-    x = MatMul(inner, weight(12), weight(13), tokens, c.inner, hidden);
-    LayerNorm(&x, y, weight(15), weight(14), hidden);
+  for (const std::vector<Data>& layer : weights) {
+    reference::Layer values;
+    for (int f = 0; f < kWeightsPerLayer; ++f) values.values[f] = layer[f].values;
+    x = reference::RunLayer(x, values, config, sequences, mask.values);
   }
   std::vector<float> got(tokens * hidden);
   cpu::Convert(output.bytes.data(), c.dtype, got.data(), DataType::kFloat32, got.size());

@@ -18,18 +18,22 @@
 #include <thread>
 #include <vector>
 
+#include "tests/reference_layer.h"
+#include "tests/runner_checks.h"
 #include "tf_ops/core/encoder.h"
+#include "tf_ops/cuda/backend.h"
 #include "tf_ops/cuda/encoder.h"
 #include "tf_ops/cuda/gemm.h"
 #include "tf_ops/cuda/kernels.h"
 
 namespace {
 
-using namespace ft;        // NOLINT
-using namespace ft::cuda;  // NOLINT
-using Doubles = std::vector<double>;
+using namespace ft;             // NOLINT
+using namespace ft::cuda;       // NOLINT
+using namespace ft::reference;  // NOLINT
 
 int failures = 0, cases = 0;
+std::string gemm_config_dir;  // of the encoders that TestLayer makes
 
 void Check(bool ok, const std::string& what) {
   ++cases;
@@ -139,129 +143,6 @@ double Bound(DataType dtype) {
   return dtype == DataType::kFloat32 ? 2e-6 : dtype == DataType::kFloat16 ? 1.5e-3 : 1.2e-2;
 }
 
-// ---- float64 reference --------------------------------------------------------------------------
-
-// y[t,n] = x[t,k] w[k,n] + b[n].
-Doubles Dense(const Doubles& x, const Doubles& w, const Doubles& b, int64_t k, int64_t n) {
-  const int64_t t = x.size() / k;
-  Doubles y(t * n);
-#pragma omp parallel for
-  for (int64_t i = 0; i < t; ++i) {
-    double* row = &y[i * n];
-    for (int64_t c = 0; c < n; ++c) row[c] = b[c];
-    for (int64_t j = 0; j < k; ++j) {
-      const double v = x[i * k + j];
-      const double* weights = &w[j * n];
-      for (int64_t c = 0; c < n; ++c) row[c] += v * weights[c];
-    }
-  }
-  return y;
-}
-
-void AddAndNorm(Doubles* x, const Doubles& residual, const Doubles& gamma, const Doubles& beta,
-                double epsilon) {
-  const int64_t h = gamma.size();
-  for (size_t row = 0; row < x->size(); row += h) {
-    double mean = 0, variance = 0;
-    for (int64_t i = 0; i < h; ++i) mean += (*x)[row + i] += residual[row + i];
-    mean /= h;
-    for (int64_t i = 0; i < h; ++i) variance += std::pow((*x)[row + i] - mean, 2);
-    const double scale = 1 / std::sqrt(variance / h + epsilon);
-    for (int64_t i = 0; i < h; ++i) {
-      (*x)[row + i] = ((*x)[row + i] - mean) * scale * gamma[i] + beta[i];
-    }
-  }
-}
-
-// The rows of one batch: sequence b has rows[b] queries and keys[b] keys from row first[b].
-struct Sequences {
-  int64_t batch_size, max_seq_len, num_tokens;
-  std::vector<int64_t> first, rows, keys;
-};
-
-Sequences MakeSequences(int64_t max_seq_len, const std::vector<int32_t>& lengths, bool packed) {
-  Sequences s;
-  s.batch_size = lengths.size();
-  s.max_seq_len = max_seq_len;
-  s.num_tokens = 0;
-  for (int32_t length : lengths) {
-    s.first.push_back(s.num_tokens);
-    s.rows.push_back(packed ? length : max_seq_len);
-    s.keys.push_back(length);
-    s.num_tokens += s.rows.back();
-  }
-  return s;
-}
-
-// qkv[T,3H] -> [T,H]; mask [B,S,S] or empty.
-Doubles Attention(const Doubles& qkv, const Sequences& s, int64_t heads, int64_t d,
-                  const Doubles& mask) {
-  const int64_t h = heads * d;
-  Doubles out(s.num_tokens * h, 0.0);
-  for (int64_t b = 0; b < s.batch_size; ++b) {
-#pragma omp parallel for collapse(2)
-    for (int64_t n = 0; n < heads; ++n) {
-      for (int64_t i = 0; i < s.rows[b]; ++i) {
-        Doubles score(s.keys[b]);
-        const double* q = &qkv[(s.first[b] + i) * 3 * h + n * d];
-        double largest = -INFINITY, sum = 0;
-        for (int64_t j = 0; j < s.keys[b]; ++j) {
-          const double* k = &qkv[(s.first[b] + j) * 3 * h + h + n * d];
-          double dot = 0;
-          for (int64_t c = 0; c < d; ++c) dot += q[c] * k[c];
-          score[j] = dot / std::sqrt(static_cast<double>(d));
-          if (!mask.empty()) {
-            score[j] += (1 - mask[(b * s.max_seq_len + i) * s.max_seq_len + j]) * -10000.0;
-          }
-          largest = std::max(largest, score[j]);
-        }
-        for (double& v : score) sum += v = std::exp(v - largest);
-        for (int64_t j = 0; j < s.keys[b]; ++j) {
-          const double* v = &qkv[(s.first[b] + j) * 3 * h + 2 * h + n * d];
-          for (int64_t c = 0; c < d; ++c)
-            out[(s.first[b] + i) * h + n * d + c] += score[j] / sum * v[c];
-        }
-      }
-    }
-  }
-  return out;
-}
-
-struct Layer {
-  Doubles values[kWeightsPerLayer];
-};
-
-Doubles ReferenceLayer(const Doubles& x, const Layer& layer, const EncoderConfig& config,
-                       const Sequences& s, const Doubles& mask) {
-  const int64_t h = config.hidden_size(), i = config.inner_size, t = s.num_tokens;
-  const auto& w = layer.values;
-  Doubles qkv(t * 3 * h);
-  for (int part = 0; part < 3; ++part) {
-    const Doubles y = Dense(x, w[2 * part], w[2 * part + 1], h, h);
-    for (int64_t row = 0; row < t; ++row) {
-      std::copy_n(&y[row * h], h, &qkv[row * 3 * h + part * h]);
-    }
-  }
-  Doubles a = Dense(Attention(qkv, s, config.num_heads, config.head_size, mask), w[6], w[7], h, h);
-  AddAndNorm(&a, x, w[9], w[8], config.layernorm_epsilon);
-  Doubles inner = Dense(a, w[10], w[11], h, i);
-  for (double& v : inner) {
-    switch (config.activation) {
-      case Activation::kGeluTanh:
-        v = 0.5 * v * (1 + std::tanh(std::sqrt(2 / M_PI) * (v + 0.044715 * v * v * v)));
-        break;
-      case Activation::kGeluErf:
-        v = 0.5 * v * (1 + std::erf(v / std::sqrt(2.0)));
-        break;
-      case Activation::kRelu:
-        v = std::max(v, 0.0);
-    }
-  }
-  Doubles out = Dense(inner, w[12], w[13], i, h);
-  AddAndNorm(&out, a, w[15], w[14], config.layernorm_epsilon);
-  return out;
-}
-
 // ---- Whole layers -------------------------------------------------------------------------------
 
 struct LayerCase {
@@ -296,7 +177,7 @@ void TestLayer(const LayerCase& c) {
   config.inner_size = c.inner ? c.inner : 4 * c.heads * c.size;
   config.num_layers = c.layers;
   config.activation = c.activation;
-  const int64_t h = config.hidden_size(), i = config.inner_size;
+  const int64_t h = config.hidden_size();
   const Sequences s = MakeSequences(c.seq_len, c.lengths, c.packed);
   const int64_t batch_size = s.batch_size;
 
@@ -363,6 +244,7 @@ void TestLayer(const LayerCase& c) {
 
   CudaEncoderOptions options;
   options.small_gemm_rows = c.small_gemm_rows;
+  options.gemm_config_dir = gemm_config_dir;
   std::unique_ptr<Encoder> encoder;
   const std::string name = Describe(c);
   MustBeOk(CreateCudaEncoder(config, options, &encoder), name);
@@ -392,7 +274,7 @@ void TestLayer(const LayerCase& c) {
   Device workspace(workspace_bytes);
 
   Doubles expected = x;
-  for (const Layer& layer : layers) expected = ReferenceLayer(expected, layer, config, s, mask);
+  for (const Layer& layer : layers) expected = RunLayer(expected, layer, config, s, mask);
   const auto keep_tokens = [&](const Doubles& y) {
     Doubles kept;
     for (int64_t b = 0; b < batch_size; ++b) {
@@ -999,6 +881,43 @@ void TestInterface() {
         "no heads is InvalidArgument");
 }
 
+// core's Runner with memory of cudaMalloc.
+class CudaHost : public runner_checks::Host {
+ public:
+  CudaHost() { MustBeOk(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream"); }
+  ~CudaHost() override { cudaStreamDestroy(stream_); }
+  const Backend& backend() const override { return CudaBackend(); }
+  ExecutionContext context() override {
+    ExecutionContext context;
+    context.stream = stream_;
+    context.allocator = this;
+    return context;
+  }
+  void Write(const void* from, int64_t bytes, void* to) override {
+    MustBeOk(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice), "write");
+    MustBeOk(cudaDeviceSynchronize(), "write");
+  }
+  void Read(const void* from, int64_t bytes, void* to) override {
+    MustBeOk(cudaDeviceSynchronize(), "read");
+    MustBeOk(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost), "read");
+  }
+
+ protected:
+  Buffer AllocateMemory(int64_t bytes) override {
+    void* memory;
+    MustBeOk(cudaMalloc(&memory, std::max<int64_t>(bytes, 1)), "cudaMalloc");
+    return Buffer(memory, [](void* pointer) { cudaFree(pointer); });
+  }
+
+ private:
+  cudaStream_t stream_;
+};
+
+void TestRunner() {
+  CudaHost host;
+  runner_checks::CheckAll(&host, [](bool holds, const std::string& what) { Check(holds, what); });
+}
+
 void TestGemmConfig() {
   char directory[] = "/tmp/ft_gemm_XXXXXX";
   if (mkdtemp(directory) == nullptr) return Check(false, "mkdtemp");
@@ -1033,7 +952,7 @@ void TestGemmConfig() {
   Check(
       ReadGemmConfig(path, environment, &rows, &num_foreign).code() == StatusCode::kInvalidArgument,
       "damaged GEMM configuration is refused");
-  setenv("FT_GEMM_CONFIG_DIR", directory, 1);
+  gemm_config_dir = directory;
   TestLayer({DataType::kFloat16, 12, 64, 97, {97, 50}, false});  // is ignored, with a warning
   // A GEMM test replaces it, and its algorithms give right results.
   EncoderConfig config;
@@ -1042,13 +961,13 @@ void TestGemmConfig() {
   config.head_size = 64;
   config.inner_size = 3072;
   std::vector<std::string> report;
-  MustBeOk(TuneEncoderGemms(config, 4, 97, false, nullptr, &report), "GEMM test");
+  MustBeOk(TuneEncoderGemms(config, 4, 97, false, directory, &report), "GEMM test");
   for (const std::string& line : report) printf("       %s\n", line.c_str());
   rows.clear();
   MustBeOk(ReadGemmConfig(path, environment, &rows, &num_foreign), "read");
   Check(rows.size() == 4, "GEMM test writes four rows");
   TestLayer({DataType::kFloat16, 12, 64, 97, {97, 50, 97, 97}, false});
-  unsetenv("FT_GEMM_CONFIG_DIR");
+  gemm_config_dir.clear();
 }
 
 }  // namespace
@@ -1076,6 +995,7 @@ int main(int argc, char** argv) {
                {"attention", TestAttentionKernels},
                {"wgmma", TestWgmmaAttention},
                {"interface", TestInterface},
+               {"runner", TestRunner},
                {"gemm_config", TestGemmConfig},
                {"layers", TestLayers},
                {"each_kernel", TestEachKernel}};

@@ -13,6 +13,8 @@ namespace ft {
 struct EncoderOptions {
   // GPU: search the fastest GEMM algorithms at the first call of a new shape.
   bool allow_gemm_test = false;
+  // GPU: the folder of gemm_config.in, which is read and, by allow_gemm_test, written. Empty: none.
+  std::string gemm_config_dir;
 };
 
 // Functions without state. Nothing waits for the device. `padded` has B sequences of S rows, `packed`

@@ -71,8 +71,7 @@ Status LaunchFindMaskKeys(const AttentionArgs& args, int32_t* mask_keys,
     const bool aligned = args.max_seq_len % kPack == 0 &&
                          reinterpret_cast<uintptr_t>(args.mask) % sizeof(Pack<T>) == 0;
     return Launch(aligned ? FindMaskKeysKernel<T, kPack> : FindMaskKeysKernel<T, 1>,
-                  dim3(args.batch_size * kMaskParts), kThreads, 0, context.stream, context.overlap,
-                  params, mask_keys);
+                  Grid{args.batch_size * kMaskParts}, kThreads, 0, context, params, mask_keys);
   });
 }
 

@@ -152,10 +152,11 @@ __global__ void __launch_bounds__(128)
         for (int j = 0; j < kKeys / 8; ++j) {
           largest = fmaxf(largest, fmaxf(score[i][j][h * 2], score[i][j][h * 2 + 1]));
         }
-        largest = WarpMax<4>(largest);  // each tile has a valid key, so it is finite
-        const float correction = FastExp2((row_max[i][h] - largest) * scale);
+        largest = WarpMax<4>(largest);
+        const float reference = SoftmaxReference(largest);
+        const float correction = FastExp2((row_max[i][h] - reference) * scale);
         row_max[i][h] = largest;
-        const float shift = -largest * scale;
+        const float shift = -reference * scale;
         float sum = 0.f;
 #pragma unroll
         for (int j = 0; j < kKeys / 8; ++j) {
@@ -208,7 +209,7 @@ __global__ void __launch_bounds__(128)
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const float sum = WarpSum<4>(row_sum[i][h]);
-      const float inverse = sum > 0.f ? 1.f / sum : 0.f;  // 0: no keys
+      const float inverse = SoftmaxInverse(sum, range.keys);
       T* to = shared_q + (warp_row + i * 16 + lane / 4 + h * 8) * kPitch + lane % 4 * 2;
 #pragma unroll
       for (int c = 0; c < kColTiles; ++c) {
@@ -235,8 +236,8 @@ Status LaunchMma(AttentionParams params, const LaunchContext& context) {
   params.row_tiles = (params.max_seq_len + kRows - 1) / kRows;
   const int64_t blocks =
       static_cast<int64_t>(params.row_tiles) * params.num_heads * params.batch_size;
-  return Launch(AttentionMmaKernel<T, kD, kRowTiles>, dim3(blocks), 128,
-                MmaSharedBytes(kD, kRows), context.stream, context.overlap, params);
+  return Launch(AttentionMmaKernel<T, kD, kRowTiles>, Grid{blocks}, 128, MmaSharedBytes(kD, kRows),
+                context, params);
 }
 
 template <int kD>

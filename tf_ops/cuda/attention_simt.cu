@@ -97,12 +97,13 @@ __global__ void __launch_bounds__(128) AttentionTiledKernel(const AttentionParam
         largest = fmaxf(largest, s);
       }
       largest = WarpMax<16>(largest);
-      const float correction = expf(row_max[r] - largest);
+      const float reference = SoftmaxReference(largest);
+      const float correction = expf(row_max[r] - reference);
       row_max[r] = largest;
       float sum = 0.f;
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const float e = expf(score[r][j] - largest);
+        const float e = expf(score[r][j] - reference);
         sum += e;
         shared_p[(tx * 4 + j) * kPitchQ + ty * kR + r] = e;
       }
@@ -139,7 +140,7 @@ __global__ void __launch_bounds__(128) AttentionTiledKernel(const AttentionParam
 #pragma unroll
   for (int r = 0; r < kR; ++r) {
     const float sum = WarpSum<16>(row_sum[r]);
-    const float inverse = sum > 0.f ? 1.f / sum : 0.f;  // 0: no keys
+    const float inverse = SoftmaxInverse(sum, range.keys);
     const int row = first_row + ty * kR + r;
     if (row >= range.rows) continue;
 #pragma unroll
@@ -245,11 +246,12 @@ __global__ void __launch_bounds__(128) AttentionFloatKernel(const AttentionParam
         largest = fmaxf(largest, s);
       }
       largest = WarpMax<16>(largest);
-      const float correction = FastExp2(row_max[r] - largest);
+      const float reference = SoftmaxReference(largest);
+      const float correction = FastExp2(row_max[r] - reference);
       row_max[r] = largest;
       float sum = 0.f;
 #pragma unroll
-      for (int j = 0; j < 4; ++j) sum += score[r][j] = FastExp2(score[r][j] - largest);
+      for (int j = 0; j < 4; ++j) sum += score[r][j] = FastExp2(score[r][j] - reference);
       row_sum[r] = row_sum[r] * correction + sum;
 #pragma unroll
       for (int c = 0; c < kCols; ++c) out[r][c] *= correction;
@@ -300,7 +302,7 @@ __global__ void __launch_bounds__(128) AttentionFloatKernel(const AttentionParam
 #pragma unroll
   for (int r = 0; r < kR; ++r) {
     const float sum = WarpSum<16>(row_sum[r]);
-    const float inverse = sum > 0.f ? 1.f / sum : 0.f;  // 0: no keys
+    const float inverse = SoftmaxInverse(sum, range.keys);
     const int row = first_row + ty + r * 8;
     if (row >= range.rows) continue;
 #pragma unroll
@@ -359,9 +361,10 @@ __global__ void __launch_bounds__(128) AttentionSimpleKernel(const AttentionPara
     __syncthreads();
     float largest = row_max;
     for (int i = 0; i < 4; ++i) largest = fmaxf(largest, scratch[0][i]);
-    const float e = expf(score - largest);
+    const float reference = SoftmaxReference(largest);
+    const float e = expf(score - reference);
     weight[thread] = e;
-    const float correction = expf(row_max - largest);
+    const float correction = expf(row_max - reference);
     row_max = largest;
     row_sum = row_sum * correction + BlockSum<128>(e, scratch[1]);
     const int count = min(128, range.keys - key0);
@@ -384,10 +387,9 @@ Status LaunchTiled(AttentionParams params, const LaunchContext& context) {
   params.row_tiles = (params.max_seq_len + kRows - 1) / kRows;
   const int64_t blocks =
       static_cast<int64_t>(params.row_tiles) * params.num_heads * params.batch_size;
-  const size_t shared_bytes =
+  const int64_t shared_bytes =
       4 * ((kD + kKeys) * (kRows + 4) + kD * (kKeys + 4));
-  return Launch(AttentionTiledKernel<T, kD, kR>, dim3(blocks), 128, shared_bytes, context.stream,
-                context.overlap, params);
+  return Launch(AttentionTiledKernel<T, kD, kR>, Grid{blocks}, 128, shared_bytes, context, params);
 }
 
 template <int kD, int kR>
@@ -396,9 +398,8 @@ Status LaunchFloat(AttentionParams params, const LaunchContext& context) {
   params.row_tiles = (params.max_seq_len + kRows - 1) / kRows;
   const int64_t blocks =
       static_cast<int64_t>(params.row_tiles) * params.num_heads * params.batch_size;
-  const size_t shared_bytes = 4 * ((kRows + 2 * kKeys) * (kD + 4) + kKeys * (kRows + 4));
-  return Launch(AttentionFloatKernel<kD, kR>, dim3(blocks), 128, shared_bytes, context.stream,
-                context.overlap, params);
+  const int64_t shared_bytes = 4 * ((kRows + 2 * kKeys) * (kD + 4) + kKeys * (kRows + 4));
+  return Launch(AttentionFloatKernel<kD, kR>, Grid{blocks}, 128, shared_bytes, context, params);
 }
 
 }  // namespace
@@ -436,16 +437,16 @@ Status LaunchTiledAttention(DataType dtype, int head_size_tile, const AttentionP
 
 Status LaunchSimpleAttention(DataType dtype, const AttentionParams& params,
                              const LaunchContext& context) {
-  const size_t shared_bytes = (2 * static_cast<size_t>(params.head_size) + 128) * 4;
-  if (shared_bytes > static_cast<size_t>(context.max_shared_bytes)) {
+  const int64_t shared_bytes = (2 * static_cast<int64_t>(params.head_size) + 128) * 4;
+  if (shared_bytes > context.max_shared_bytes) {
     return Unimplemented("size_per_head is ", params.head_size, "; this device takes at most ",
                          (context.max_shared_bytes / 4 - 128) / 2);
   }
   return DispatchType(dtype, [&](auto type) {
     return Launch(AttentionSimpleKernel<decltype(type)>,
-                  dim3(static_cast<int64_t>(params.batch_size) * params.num_heads *
-                       params.max_seq_len),
-                  128, shared_bytes, context.stream, context.overlap, params);
+                  Grid{static_cast<int64_t>(params.batch_size) * params.num_heads *
+                       params.max_seq_len},
+                  128, shared_bytes, context, params);
   });
 }
 

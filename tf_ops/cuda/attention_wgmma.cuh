@@ -203,14 +203,15 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const float next = fmaxf(largest[h], reference[h]);
-        correction[h] = FastExp2((reference[h] - next) * scale);  // 0 in the first tile
+        // 0 in the first tile.
+        correction[h] = FastExp2((reference[h] - SoftmaxReference(next)) * scale);
         reference[h] = next;
         sum[h] *= correction[h];
       }
     }
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const float shift = -reference[h] * scale;
+      const float shift = -SoftmaxReference(reference[h]) * scale;
       float partial[2] = {0.f, 0.f};
 #pragma unroll
       for (int j = 0; j < kKeys / 8; ++j) {
@@ -305,7 +306,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const float total = WarpSum<4>(sum[h]);
-    const float inverse = total > 0.f ? __fdividef(1.f, total) : 0.f;  // 0: no keys
+    const float inverse = SoftmaxInverse(total, range.keys);
 #pragma unroll
     for (int c = 0; c < kD / 8; ++c) {
       *reinterpret_cast<uint32_t*>(staging + chunk_offset(warp_row + lane / 4 + h * 8, c) +
@@ -380,10 +381,9 @@ Status LaunchWgmma(DataType dtype, AttentionParams params, int64_t num_tokens,
                    const LaunchContext& context) {
   CUtensorMap map;
   FT_RETURN_IF_ERROR(MakeQkvMap(dtype, params, num_tokens, C::kPanelCols, C::kBoxRows, &map));
-  const dim3 grid((params.max_seq_len + C::kRows - 1) / C::kRows, params.num_heads,
-                  params.batch_size);
-  return Launch(AttentionWgmmaKernel<C>, grid, C::kThreads, C::kSharedBytes, context.stream,
-                context.overlap, params, map);
+  const Grid grid = {(params.max_seq_len + C::kRows - 1) / C::kRows, params.num_heads,
+                     params.batch_size};
+  return Launch(AttentionWgmmaKernel<C>, grid, C::kThreads, C::kSharedBytes, context, params, map);
 }
 
 // The instance that `choice` names; SelectAttention and WarpgroupAttentionChoices know which exist.

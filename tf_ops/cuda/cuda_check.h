@@ -10,14 +10,21 @@ namespace cuda {
 
 inline Status CudaStatus(cudaError_t error, const char* expression, const char* file, int line) {
   if (error == cudaSuccess) return OkStatus();
+  // It has been reported: whoever asks this thread for its last error next is not to find it again.
+  cudaGetLastError();
   const std::string text = StrCat(expression, " at ", file, ":", line, " returned ",
                                   cudaGetErrorName(error), ": ", cudaGetErrorString(error));
   switch (error) {
     case cudaErrorMemoryAllocation:
       return ResourceExhausted(text);
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorInvalidDeviceFunction:
+      return FailedPrecondition(
+          "the library has no code for this GPU (build it with its compute capability in "
+          "FT_CUDA_ARCHS): ",
+          text);
     case cudaErrorInsufficientDriver:
     case cudaErrorNoDevice:
-    case cudaErrorNoKernelImageForDevice:
       return FailedPrecondition(text);
     default:
       return Internal(text);

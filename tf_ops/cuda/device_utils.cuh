@@ -1,5 +1,5 @@
-// Device helpers: 16-byte packs, conversions, reductions, asynchronous copies, tensor core products,
-// programmatic dependent launch.
+// Device helpers: 16-byte packs, conversions, reductions, softmax, asynchronous copies, tensor core
+// products, programmatic dependent launch.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 #include "tf_ops/core/types.h"
-#include "tf_ops/cuda/cuda_check.h"
+#include "tf_ops/cuda/launch.h"
 
 namespace ft {
 namespace cuda {
@@ -59,7 +59,8 @@ struct alignas(16) Pack {
 
 template <Activation kActivation>
 __device__ __forceinline__ float Activate(float x) {
-  if (kActivation == Activation::kRelu) return fmaxf(x, 0.f);
+  // Not fmaxf, which makes NaN 0.
+  if (kActivation == Activation::kRelu) return x < 0.f ? 0.f : x;
   if (kActivation == Activation::kGeluErf) return 0.5f * x * (1.f + erff(x * 0.70710678118654752f));
   // 0.5 x (1 + tanh(u)) = x / (1 + exp(-2u)), which stays exact where tanh would saturate.
   const float u = 0.79788456080286536f * (x + 0.044715f * x * x * x);
@@ -90,6 +91,21 @@ __device__ __forceinline__ float WarpMax(float x) {
     x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, lane));
   }
   return x;
+}
+
+// ---- Softmax with a running maximum -------------------------------------------------------------
+
+// What is subtracted from scores whose largest so far is `largest`: if all were -inf there is nothing
+// to subtract, and -inf - -inf would be NaN although a later score may be finite. Other NaN and
+// infinities go their way: the sum becomes NaN, as in TensorFlow.
+__device__ __forceinline__ float SoftmaxReference(float largest) {
+  return largest == -INFINITY ? 0.f : largest;
+}
+
+// 1 / sum, by which a row's output is multiplied. Without keys the output is 0; with keys that are all
+// -inf the sum is 0 and the output NaN, as in TensorFlow.
+__device__ __forceinline__ float SoftmaxInverse(float sum, int num_keys) {
+  return num_keys > 0 ? 1.f / sum : 0.f;
 }
 
 // Sum over the block, given to all its threads. `scratch` has room for one float per warp; it may be
@@ -198,31 +214,6 @@ __device__ __forceinline__ void AllowNextKernel() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
 #endif
-}
-
-// Launches `kernel` and reads the launch error. With `overlap` (sm_90) its prologue may run while
-// the stream's previous kernel ends.
-template <typename... Params, typename... Args>
-Status Launch(void (*kernel)(Params...), dim3 grid, int threads, size_t shared_bytes,
-              cudaStream_t stream, bool overlap, Args... args) {
-  if (shared_bytes > 48 * 1024) {
-    FT_RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                 cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                 static_cast<int>(shared_bytes)));
-  }
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = dim3(threads);
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = overlap ? 1 : 0;
-  FT_RETURN_IF_CUDA_ERROR(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
-  FT_RETURN_IF_CUDA_ERROR(cudaGetLastError());
-  return OkStatus();
 }
 
 // Calls `function` with a value of the C++ type of `dtype`.

@@ -63,7 +63,7 @@ Status LaunchActivationTyped(Activation activation, T* x, int64_t num_elems,
                       : activation == Activation::kGeluErf
                           ? ActivationKernel<T, Activation::kGeluErf>
                           : ActivationKernel<T, Activation::kGeluTanh>;
-  return Launch(kernel, dim3(blocks), 256, 0, context.stream, context.overlap, x, num_elems);
+  return Launch(kernel, Grid{blocks}, 256, 0, context, x, num_elems);
 }
 
 }  // namespace
@@ -84,11 +84,13 @@ Status LaunchTranspose(const TransposeArgs& args, int elem_bytes, const LaunchCo
                                static_cast<int64_t>((m.rows + 31) / 32) * ((m.cols + 31) / 32));
   }
   if (blocks == 0) return OkStatus();
-  const dim3 grid(blocks, args.num_matrices);
+  const Grid grid = {blocks, args.num_matrices};
+  LaunchContext first = context;
+  first.overlap = false;
   if (elem_bytes == 2) {
-    return Launch(TransposeKernel<uint16_t>, grid, 256, 0, context.stream, false, args);
+    return Launch(TransposeKernel<uint16_t>, grid, 256, 0, first, args);
   }
-  return Launch(TransposeKernel<uint32_t>, grid, 256, 0, context.stream, false, args);
+  return Launch(TransposeKernel<uint32_t>, grid, 256, 0, first, args);
 }
 
 }  // namespace cuda

@@ -3,52 +3,23 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <list>
-#include <map>
+#include <cstdio>
 #include <mutex>
 
 #include "tf_ops/cuda/cuda_check.h"
 #include "tf_ops/cuda/gemm.h"
+#include "tf_ops/cuda/graph_cache.h"
 #include "tf_ops/cuda/kernels.h"
+#include "tf_ops/cuda/tuning.h"
 
 namespace ft {
 namespace cuda {
-
-Status GetLaunchContext(const ExecutionContext& execution, LaunchContext* context) {
-  int device;
-  FT_RETURN_IF_CUDA_ERROR(cudaGetDevice(&device));
-  static std::mutex mutex;
-  static auto* const known = new std::map<int, LaunchContext>();
-  std::lock_guard<std::mutex> lock(mutex);
-  LaunchContext& entry = (*known)[device];
-  if (entry.compute_capability == 0) {
-    int major, minor;
-    FT_RETURN_IF_CUDA_ERROR(
-        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    FT_RETURN_IF_CUDA_ERROR(
-        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
-    FT_RETURN_IF_CUDA_ERROR(
-        cudaDeviceGetAttribute(&entry.num_multiprocessors, cudaDevAttrMultiProcessorCount, device));
-    FT_RETURN_IF_CUDA_ERROR(cudaDeviceGetAttribute(
-        &entry.max_shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-    entry.compute_capability = major * 10 + minor;
-  }
-  *context = entry;
-  context->stream = static_cast<cudaStream_t>(execution.stream);
-  context->allow_tf32 = execution.allow_tf32;
-  return OkStatus();
-}
 
 namespace {
 
 // Below this many tokens weights dominate and LaunchSmallGemm wins over cuBLASLt: H100, BERT-base,
 // see benchmarks/gpu_profile.md.
 constexpr int64_t kSmallGemmRows = 32;
-
-// To capture and instantiate a graph takes the host as long as to launch the kernels of several
-// calls. Calls whose addresses rarely come back (several threads on one session) must not each pay
-// for it: a call earns one credit, a capture costs this many.
-constexpr int kCaptureCost = 16;
 
 // Byte offsets of one layer's packed weights. Kernels are [out, in].
 struct WeightLayout {
@@ -126,17 +97,24 @@ std::vector<GemmShape> LayerGemms(const EncoderConfig& config, bool allow_tf32, 
 
 const char* const kGemmNames[] = {"QKV", "attention output", "intermediate", "output"};
 
+// Keeps tuned products of a batch in gemm_config.in, with the sizes that the guide's file has.
+Status WriteTunedGemms(const EncoderConfig& config, int64_t batch_size, int64_t seq_len,
+                       const std::string& config_dir, std::vector<TunedGemm>* rows) {
+  for (TunedGemm& row : *rows) {
+    row.batch_size = batch_size;
+    row.seq_len = seq_len;
+    row.num_heads = config.num_heads;
+    row.head_size = config.head_size;
+  }
+  std::string environment;
+  FT_RETURN_IF_ERROR(GemmEnvironment(&environment));
+  return UpdateGemmConfig(GemmConfigPath(config_dir), environment, *rows);
+}
+
 class CudaEncoder : public Encoder {
  public:
   CudaEncoder(const EncoderConfig& config, const CudaEncoderOptions& options)
-      : config_(config), options_(options), weights_(config) {}
-
-  ~CudaEncoder() override {
-    for (const auto& entry : graphs_) {
-      if (entry.exec != nullptr) cudaGraphExecDestroy(entry.exec);
-    }
-    for (const auto& stream : capture_streams_) cudaStreamDestroy(stream.second);
-  }
+      : config_(config), options_(options), weights_(config), graphs_(options.max_graphs) {}
 
   const EncoderConfig& config() const override { return config_; }
 
@@ -190,12 +168,12 @@ class CudaEncoder : public Encoder {
     return OkStatus();
   }
 
-  int64_t WorkspaceBytes(const EncoderBatch& batch,
-                         const ExecutionContext& execution) const override {
+  Status WorkspaceBytes(const EncoderBatch& batch, const ExecutionContext& execution,
+                        int64_t* bytes) const override {
     LaunchContext context;
-    // Without a device Run says what is wrong; any size will do here.
-    if (!GetLaunchContext(execution, &context).ok()) return kAlignment;
-    return WorkspaceLayout(config_, batch, MaxSplits(batch.num_tokens, context)).total_bytes;
+    FT_RETURN_IF_ERROR(GetLaunchContext(execution, &context));
+    *bytes = WorkspaceLayout(config_, batch, MaxSplits(batch.num_tokens, context)).total_bytes;
+    return OkStatus();
   }
 
   Status Run(const EncoderBatch& batch, const void* packed, void* workspace,
@@ -207,17 +185,19 @@ class CudaEncoder : public Encoder {
     }
     LaunchContext context;
     FT_RETURN_IF_ERROR(GetLaunchContext(execution, &context));
-    std::call_once(config_loaded_, [this] { gemm_.LoadConfig(); });
-    if (options_.allow_gemm_test) {
-      FT_RETURN_IF_ERROR(TestGemms(batch, packed, workspace, context));
-    }
-    if (!options_.use_graphs) return Enqueue(batch, packed, workspace, context);
+    std::call_once(config_loaded_, [this] { gemm_.LoadConfig(options_.gemm_config_dir); });
+    // Timing and graphs of our own step back where the caller captures its stream.
     cudaStreamCaptureStatus capturing;
     FT_RETURN_IF_CUDA_ERROR(cudaStreamIsCapturing(context.stream, &capturing));
     if (capturing != cudaStreamCaptureStatusNone) {
       return Enqueue(batch, packed, workspace, context);
     }
-    return RunGraph(batch, packed, workspace, context);
+    if (options_.allow_gemm_test) FT_RETURN_IF_ERROR(TestGemms(batch, execution, context));
+    if (!options_.use_graphs) return Enqueue(batch, packed, workspace, context);
+    return graphs_.Run(GraphKey(batch, packed, workspace, context), context,
+                       [&](const LaunchContext& given) {
+                         return Enqueue(batch, packed, workspace, given);
+                       });
   }
 
  private:
@@ -367,163 +347,61 @@ class CudaEncoder : public Encoder {
     return OkStatus();
   }
 
-  // ---- GEMM test --------------------------------------------------------------------------------
-
-  // Times the algorithms of this batch's products on the call's own buffers, whose content Enqueue
-  // overwrites afterwards.
-  Status TestGemms(const EncoderBatch& batch, const void* packed, void* workspace,
+  // Tunes the products of this batch that are not tuned yet, for rows rounded up, so that ragged
+  // batches meet few shapes.
+  Status TestGemms(const EncoderBatch& batch, const ExecutionContext& execution,
                    const LaunchContext& context) const {
     const int64_t tokens = batch.num_tokens;
     if (UseSmallGemm(tokens, context)) return OkStatus();
     std::lock_guard<std::mutex> lock(test_mutex_);
-    const std::vector<GemmShape> shapes = LayerGemms(config_, context.allow_tf32, tokens);
-    const WorkspaceLayout layout(config_, batch, 0);
-    char* const work = static_cast<char*>(workspace);
-    const int64_t kernels[] = {weights_.qkv_kernel, weights_.attention_kernel,
-                               weights_.inner_kernel, weights_.output_kernel};
-    const int64_t biases[] = {weights_.qkv_bias, weights_.attention_bias, weights_.inner_bias,
-                              weights_.output_bias};
-    std::vector<TunedGemm> rows;
-    for (int which = 0; which < 4; ++which) {
-      if (gemm_.IsTuned(shapes[which])) continue;
-      GemmArgs args;
-      args.shape = shapes[which];
-      // Any data will do; the input's rows are real numbers in any case.
-      args.x = which == 0 ? batch.input : which == 3 ? work + layout.inner : work + layout.middle;
-      if (which != 0) {
-        FT_RETURN_IF_ERROR(FillFrom(batch.input, tokens * config_.hidden_size(),
-                                    const_cast<void*>(args.x), tokens * shapes[which].k, context));
-      }
-      args.w = static_cast<const char*>(packed) + kernels[which];
-      args.bias = static_cast<const char*>(packed) + biases[which];
-      args.residual = batch.input;
-      args.output = which == 0   ? work + layout.qkv
-                    : which == 2 ? work + layout.inner
-                                 : work + layout.sum;
-      args.workspace = work + layout.gemm;
-      std::vector<const void*> weights;
-      for (int64_t l = 0; l < config_.num_layers; ++l) {
-        weights.push_back(static_cast<const char*>(args.w) + l * weights_.layer_bytes);
-      }
-      TunedGemm row;
-      row.batch_size = batch.batch_size;
-      row.seq_len = batch.max_seq_len;
-      row.num_heads = config_.num_heads;
-      row.head_size = config_.head_size;
-      FT_RETURN_IF_ERROR(gemm_.Tune(args, weights, context.stream, &row));
-      rows.push_back(row);
+    std::vector<GemmShape> shapes;
+    for (const GemmShape& shape :
+         LayerGemms(config_, context.allow_tf32, Gemm::RoundRows(tokens))) {
+      if (!gemm_.IsTuned(shape)) shapes.push_back(shape);
     }
-    if (rows.empty()) return OkStatus();
-    std::string environment;
-    FT_RETURN_IF_ERROR(GemmEnvironment(&environment));
-    return UpdateGemmConfig(GemmConfigPath(), environment, rows);
-  }
-
-  // Repeats `source` until `target` is full.
-  Status FillFrom(const void* source, int64_t source_elems, void* target, int64_t target_elems,
-                  const LaunchContext& context) const {
-    const int64_t size = SizeOf(config_.dtype);
-    for (int64_t at = 0; at < target_elems; at += source_elems) {
-      FT_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(static_cast<char*>(target) + at * size, source,
-                                              std::min(source_elems, target_elems - at) * size,
-                                              cudaMemcpyDeviceToDevice, context.stream));
+    std::vector<TunedGemm> rows;
+    FT_RETURN_IF_ERROR(TuneGemms(shapes, execution, &gemm_, &rows));
+    if (rows.empty() || options_.gemm_config_dir.empty()) return OkStatus();
+    const Status written = WriteTunedGemms(config_, batch.batch_size, batch.max_seq_len,
+                                           options_.gemm_config_dir, &rows);
+    if (!written.ok()) {
+      static std::once_flag reported;
+      std::call_once(reported, [&] {
+        fprintf(stderr, "[WARNING] fastertransformer_tf: tuned GEMMs are used but not kept: %s\n",
+                written.message().c_str());
+      });
     }
     return OkStatus();
   }
-
-  // ---- CUDA graphs ------------------------------------------------------------------------------
 
   // Everything that a captured graph depends on.
-  using GraphKey = std::vector<uint64_t>;
-  struct GraphEntry {
-    GraphKey key;
-    cudaGraphExec_t exec = nullptr;  // null: seen once, not captured
-  };
-
-  // The first call of a key runs as it is, the second is captured, if there is credit: memory that
-  // never comes back at the same address costs no capture.
-  Status RunGraph(const EncoderBatch& batch, const void* packed, void* workspace,
-                  const LaunchContext& context) const {
-    int device;
-    FT_RETURN_IF_CUDA_ERROR(cudaGetDevice(&device));
+  static GraphCache::Key GraphKey(const EncoderBatch& batch, const void* packed,
+                                  const void* workspace, const LaunchContext& context) {
     const auto address = [](const void* pointer) { return reinterpret_cast<uint64_t>(pointer); };
-    GraphKey key = {static_cast<uint64_t>(device),
-                    static_cast<uint64_t>(batch.batch_size),
-                    static_cast<uint64_t>(batch.max_seq_len),
-                    static_cast<uint64_t>(batch.num_tokens),
-                    batch.packed,
-                    context.allow_tf32,
-                    address(batch.seq_offsets),
-                    address(batch.key_lengths),
-                    address(batch.attention_mask),
-                    address(batch.input),
-                    address(packed),
-                    address(workspace)};
+    GraphCache::Key key = {static_cast<uint64_t>(batch.batch_size),
+                           static_cast<uint64_t>(batch.max_seq_len),
+                           static_cast<uint64_t>(batch.num_tokens),
+                           batch.packed,
+                           context.allow_tf32,
+                           address(batch.seq_offsets),
+                           address(batch.key_lengths),
+                           address(batch.attention_mask),
+                           address(batch.input),
+                           address(packed),
+                           address(workspace)};
     for (const void* output : batch.outputs) key.push_back(address(output));
-
-    std::unique_lock<std::mutex> lock(graph_mutex_);
-    capture_credit_ = std::min(capture_credit_ + 1, kCaptureCost * max_graphs_);
-    auto entry = graphs_.begin();
-    while (entry != graphs_.end() && entry->key != key) ++entry;
-    if (entry == graphs_.end()) {
-      while (graphs_.size() >= static_cast<size_t>(max_graphs_)) {
-        if (graphs_.back().exec != nullptr) cudaGraphExecDestroy(graphs_.back().exec);
-        graphs_.pop_back();
-      }
-      graphs_.push_front({key, nullptr});
-      lock.unlock();
-      return Enqueue(batch, packed, workspace, context);
-    }
-    graphs_.splice(graphs_.begin(), graphs_, entry);
-    if (entry->exec == nullptr) {
-      if (capture_credit_ < kCaptureCost) {
-        lock.unlock();
-        return Enqueue(batch, packed, workspace, context);
-      }
-      capture_credit_ -= kCaptureCost;
-      FT_RETURN_IF_ERROR(Capture(batch, packed, workspace, context, device, &entry->exec));
-    }
-    // Under the lock, so that the entry is not evicted before it is launched.
-    FT_RETURN_IF_CUDA_ERROR(cudaGraphLaunch(entry->exec, context.stream));
-    return OkStatus();
-  }
-
-  // Captures on a stream of our own: the caller's may belong to others, too.
-  Status Capture(const EncoderBatch& batch, const void* packed, void* workspace,
-                 LaunchContext context, int device, cudaGraphExec_t* exec) const {
-    cudaStream_t& stream = capture_streams_[device];
-    if (stream == nullptr) {
-      FT_RETURN_IF_CUDA_ERROR(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-    }
-    FT_RETURN_IF_CUDA_ERROR(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    context.stream = stream;
-    const Status status = Enqueue(batch, packed, workspace, context);
-    cudaGraph_t graph = nullptr;
-    const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
-    if (!status.ok() || ended != cudaSuccess) {
-      if (graph != nullptr) cudaGraphDestroy(graph);
-      cudaGetLastError();
-      FT_RETURN_IF_ERROR(status);
-      return CudaStatus(ended, "cudaStreamEndCapture", __FILE__, __LINE__);
-    }
-    const cudaError_t instantiated = cudaGraphInstantiate(exec, graph, 0);
-    cudaGraphDestroy(graph);
-    return CudaStatus(instantiated, "cudaGraphInstantiate", __FILE__, __LINE__);
+    return key;
   }
 
   const EncoderConfig config_;
   const CudaEncoderOptions options_;
-  const int max_graphs_ = std::max(1, options_.max_graphs);
   const WeightLayout weights_;
 
   // Caches only: results do not depend on them.
   mutable Gemm gemm_;
+  mutable GraphCache graphs_;
   mutable std::once_flag config_loaded_;
   mutable std::mutex test_mutex_;
-  mutable std::mutex graph_mutex_;
-  mutable std::list<GraphEntry> graphs_;  // last used first
-  mutable int capture_credit_ = kCaptureCost * max_graphs_;
-  mutable std::map<int, cudaStream_t> capture_streams_;
 };
 
 }  // namespace
@@ -536,81 +414,23 @@ Status CreateCudaEncoder(const EncoderConfig& config, const CudaEncoderOptions& 
 }
 
 Status TuneEncoderGemms(const EncoderConfig& config, int64_t batch_size, int64_t seq_len,
-                        bool allow_tf32, void* stream, std::vector<std::string>* report) {
+                        bool allow_tf32, const std::string& config_dir,
+                        std::vector<std::string>* report) {
   FT_RETURN_IF_ERROR(ValidateConfig(config));
-  const int64_t tokens = batch_size * seq_len;
-  const std::vector<GemmShape> shapes = LayerGemms(config, allow_tf32, tokens);
-  const int64_t size = SizeOf(config.dtype);
-  // As many weights as make the cache forget them.
-  constexpr int64_t kCacheBytes = int64_t{96} << 20;
-  int64_t x_elems = 0, y_elems = 0, w_elems = 0;
-  for (const GemmShape& s : shapes) {
-    x_elems = std::max(x_elems, s.rows * s.k);
-    y_elems = std::max(y_elems, s.rows * s.n);
-    w_elems = std::max(w_elems, AlignUp(s.n * s.k, 128));
+  if (batch_size < 1 || seq_len < 1 || batch_size > INT32_MAX / 2 / seq_len) {
+    return InvalidArgument("batch_size and seq_len are ", batch_size, " and ", seq_len,
+                           ", expected at least 1 and a product of at most ", INT32_MAX / 2);
   }
-  const int64_t copies = std::max<int64_t>(1, kCacheBytes / (w_elems * size) + 1);
-  const int64_t bias_elems = AlignUp(std::max(config.inner_size, 3 * config.hidden_size()), 128);
-  const int64_t elems[] = {AlignUp(x_elems, 128), AlignUp(y_elems, 128), w_elems * copies,
-                           bias_elems};
-  int64_t bytes = kGemmWorkspaceBytes;
-  for (int64_t e : elems) bytes += e * size;
-  size_t free_bytes, total_bytes;
-  FT_RETURN_IF_CUDA_ERROR(cudaMemGetInfo(&free_bytes, &total_bytes));
-  if (free_bytes < static_cast<size_t>(bytes) + (10 << 20)) {
-    return ResourceExhausted("There is no enough device memory for gemm test! It needs ", bytes,
-                             " bytes, ", free_bytes, " are free");
+  const std::vector<GemmShape> shapes = LayerGemms(config, allow_tf32, batch_size * seq_len);
+  Gemm gemm;
+  std::vector<TunedGemm> rows;
+  FT_RETURN_IF_ERROR(TuneGemms(shapes, ExecutionContext(), &gemm, &rows));
+  for (size_t i = 0; i < rows.size(); ++i) {
+    report->push_back(StrCat("GEMM test ", i, ": [M: ", shapes[i].rows, " K: ", shapes[i].k,
+                             " N: ", shapes[i].n, "] ", kGemmNames[i], ": fast_algo costs ",
+                             rows[i].milliseconds, " ms"));
   }
-  // Random numbers: a product of zeros runs faster than a real one.
-  std::vector<uint16_t> random(1 << 20);
-  uint32_t state = 1;
-  for (uint16_t& r : random) {
-    state = state * 1664525u + 1013904223u;
-    // As float16 or bfloat16, and as the halves of a float32, numbers of small magnitude.
-    r = static_cast<uint16_t>((state >> 16 & 0x83ffu) | 0x2c00u);
-  }
-  char* memory;
-  FT_RETURN_IF_CUDA_ERROR(cudaMalloc(reinterpret_cast<void**>(&memory), bytes));
-  const auto tune = [&]() -> Status {
-    for (int64_t at = 0; at < bytes; at += random.size() * 2) {
-      FT_RETURN_IF_CUDA_ERROR(cudaMemcpy(memory + at, random.data(),
-                                         std::min<int64_t>(random.size() * 2, bytes - at),
-                                         cudaMemcpyHostToDevice));
-    }
-    char* const x = memory + kGemmWorkspaceBytes;
-    char* const y = x + elems[0] * size;
-    char* const w = y + elems[1] * size;
-    Gemm gemm;
-    std::vector<TunedGemm> rows;
-    for (int which = 0; which < 4; ++which) {
-      GemmArgs args;
-      args.shape = shapes[which];
-      args.x = x;
-      args.w = w;
-      args.bias = w + elems[2] * size;
-      args.residual = x;
-      args.output = y;
-      args.workspace = memory;
-      std::vector<const void*> weights;
-      for (int64_t c = 0; c < copies; ++c) weights.push_back(w + c * w_elems * size);
-      TunedGemm row;
-      row.batch_size = batch_size;
-      row.seq_len = seq_len;
-      row.num_heads = config.num_heads;
-      row.head_size = config.head_size;
-      FT_RETURN_IF_ERROR(gemm.Tune(args, weights, static_cast<cudaStream_t>(stream), &row));
-      report->push_back(StrCat("GEMM test ", which, ": [M: ", shapes[which].rows,
-                               " K: ", shapes[which].k, " N: ", shapes[which].n, "] ",
-                               kGemmNames[which], ": fast_algo costs ", row.milliseconds, " ms"));
-      rows.push_back(row);
-    }
-    std::string environment;
-    FT_RETURN_IF_ERROR(GemmEnvironment(&environment));
-    return UpdateGemmConfig(GemmConfigPath(), environment, rows);
-  };
-  const Status status = tokens > 0 ? tune() : OkStatus();
-  cudaFree(memory);
-  return status;
+  return WriteTunedGemms(config, batch_size, seq_len, config_dir, &rows);
 }
 
 }  // namespace cuda

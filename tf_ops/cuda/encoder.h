@@ -2,6 +2,8 @@
 #pragma once
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "tf_ops/core/encoder.h"
 
@@ -9,9 +11,10 @@ namespace ft {
 namespace cuda {
 
 struct CudaEncoderOptions {
-  // Time cuBLASLt's algorithms at the first call of each new shape and keep the result in
-  // gemm_config.in.
+  // Time cuBLASLt's algorithms at the first call of each new shape.
   bool allow_gemm_test = false;
+  // Where gemm_config.in lies: tuned algorithms are read from it and written to it. Empty: no file.
+  std::string gemm_config_dir;
   // Replay a CUDA graph when sizes and addresses of a call were seen before.
   bool use_graphs = true;
   int max_graphs = 32;
@@ -25,10 +28,11 @@ struct CudaEncoderOptions {
 Status CreateCudaEncoder(const EncoderConfig& config, const CudaEncoderOptions& options,
                          std::unique_ptr<Encoder>* encoder);
 
-// GEMM test of the sizes of one batch (what allow_gemm_test does), on random operands of its own.
-// Rows go to gemm_config.in; `report` gets one line per product.
+// GEMM test of the sizes of one batch (what allow_gemm_test does). Rows go to gemm_config.in in
+// `config_dir`; `report` gets one line per product.
 Status TuneEncoderGemms(const EncoderConfig& config, int64_t batch_size, int64_t seq_len,
-                        bool allow_tf32, void* stream, std::vector<std::string>* report);
+                        bool allow_tf32, const std::string& config_dir,
+                        std::vector<std::string>* report);
 
 }  // namespace cuda
 }  // namespace ft

@@ -14,7 +14,7 @@ namespace {
 
 static_assert(sizeof(cublasLtMatmulAlgo_t) == sizeof(GemmAlgorithm), "cuBLASLt's opaque form");
 
-constexpr size_t kMaxHeuristicEntries = 4096;
+constexpr size_t kMaxRemembered = 4096;
 constexpr int kMaxCandidates = 32;
 
 cudaDataType_t CudaType(DataType dtype) {
@@ -114,36 +114,73 @@ cublasStatus_t Multiply(const CublasLt* api, cublasLtHandle_t handle, const Desc
                              d.y, &algo, args.workspace, kGemmWorkspaceBytes, stream);
 }
 
+struct Event {
+  cudaEvent_t event = nullptr;
+  ~Event() {
+    if (event != nullptr) cudaEventDestroy(event);
+  }
+};
+
 GemmAlgorithm ToAlgorithm(const cublasLtMatmulAlgo_t& algo) {
   GemmAlgorithm result;
   std::memcpy(result.data(), &algo, sizeof(algo));
   return result;
 }
 
-// Rows are rounded up before the heuristic is asked, so that ragged batches meet few shapes.
-int64_t RoundRows(int64_t rows) {
-  return AlignUp(rows, rows <= 512 ? 32 : rows <= 4096 ? 128 : 512);
+// Whether cuBLASLt would run the algorithm for the shape: the bytes may come from a file.
+bool IsAccepted(const CublasLt* api, cublasLtHandle_t handle, const GemmShape& shape,
+                const GemmAlgorithm& algorithm) {
+  Descriptors d;
+  if (!d.Init(api, shape, reinterpret_cast<const void*>(uintptr_t{256})).ok()) return false;
+  cublasLtMatmulAlgo_t algo;
+  std::memcpy(&algo, algorithm.data(), sizeof(algo));
+  cublasLtMatmulHeuristicResult_t result = {};
+  return api->cublasLtMatmulAlgoCheck(handle, d.op, d.w, d.x, d.y, d.y, &algo, &result) ==
+             CUBLAS_STATUS_SUCCESS &&
+         result.state == CUBLAS_STATUS_SUCCESS &&
+         result.workspaceSize <= static_cast<size_t>(kGemmWorkspaceBytes);
 }
 
 }  // namespace
+
+int64_t Gemm::RoundRows(int64_t rows) {
+  return AlignUp(rows, rows <= 512 ? 32 : rows <= 4096 ? 128 : 512);
+}
 
 Gemm::Key Gemm::MakeKey(const GemmShape& s) {
   return {static_cast<int>(s.dtype), s.allow_tf32, s.rows, s.n, s.k, static_cast<int>(s.epilogue),
           s.residual};
 }
 
-void Gemm::LoadConfig() {
-  const std::string path = GemmConfigPath();
+void Gemm::LoadConfig(const std::string& directory) {
+  if (directory.empty()) return;
+  const std::string path = GemmConfigPath(directory);
   std::string environment;
   std::vector<TunedGemm> rows;
-  int num_foreign = 0;
-  Status status = GemmEnvironment(&environment);
+  int num_foreign = 0, num_refused = 0;
+  const CublasLt* api = nullptr;
+  cublasLtHandle_t handle = nullptr;
+  Status status = GetCublasLtHandle(&api, &handle);
+  if (status.ok()) status = GemmEnvironment(&environment);
   if (status.ok()) status = ReadGemmConfig(path, environment, &rows, &num_foreign);
-  {
+  for (const TunedGemm& row : rows) {
+    if (!IsAccepted(api, handle, row.shape, row.algorithm)) {
+      ++num_refused;
+      continue;
+    }
     std::lock_guard<std::mutex> lock(mutex_);
-    for (const TunedGemm& row : rows) tuned_[MakeKey(row.shape)] = row.algorithm;
+    tuned_[MakeKey(row.shape)] = row.algorithm;
   }
   static std::once_flag reported;
+  if (num_refused > 0) {
+    std::call_once(reported, [&] {
+      fprintf(stderr,
+              "[WARNING] %d rows of %s hold an algorithm that cuBLASLt refuses for their sizes; they "
+              "are ignored\n",
+              num_refused, path.c_str());
+    });
+    return;
+  }
   if (!status.ok() && status.code() == StatusCode::kInvalidArgument) {
     std::call_once(reported, [&] {
       fprintf(stderr, "[WARNING] %s is ignored: %s\n", path.c_str(), status.message().c_str());
@@ -154,6 +191,12 @@ void Gemm::LoadConfig() {
               num_foreign, path.c_str(), environment.c_str());
     });
   }
+}
+
+void Gemm::Remember(const Key& key, const GemmAlgorithm& algorithm,
+                    std::map<Key, GemmAlgorithm>* algorithms) {
+  if (algorithms->size() >= kMaxRemembered) algorithms->clear();
+  (*algorithms)[key] = algorithm;
 }
 
 bool Gemm::IsTuned(const GemmShape& shape) {
@@ -178,7 +221,8 @@ Status Gemm::Run(const GemmArgs& args, cudaStream_t stream) {
     if (found != tuned_.end()) {
       algorithm = found->second;
       known = true;
-    } else if ((found = heuristic_.find(key)) != heuristic_.end()) {
+    } else if ((found = heuristic_.find(MakeKey(args.shape))) != heuristic_.end() ||
+               (found = heuristic_.find(key)) != heuristic_.end()) {
       algorithm = found->second;
       known = true;
     }
@@ -188,16 +232,18 @@ Status Gemm::Run(const GemmArgs& args, cudaStream_t stream) {
     FT_RETURN_IF_ERROR(Heuristics(api, handle, rounded, 1, &results));
     algorithm = ToAlgorithm(results[0].algo);
     std::lock_guard<std::mutex> lock(mutex_);
-    if (heuristic_.size() >= kMaxHeuristicEntries) heuristic_.clear();
-    heuristic_[key] = algorithm;
+    Remember(key, algorithm, &heuristic_);
   }
   Descriptors d;
   FT_RETURN_IF_ERROR(d.Init(api, args.shape, args.bias));
   cublasStatus_t status = Multiply(api, handle, d, args, args.w, algorithm, stream);
   if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) {
-    // The algorithm for the rounded rows does not take these rows.
+    // The algorithm for the rounded rows does not take these rows: they get one of their own.
     FT_RETURN_IF_ERROR(Heuristics(api, handle, args.shape, 1, &results));
-    status = Multiply(api, handle, d, args, args.w, ToAlgorithm(results[0].algo), stream);
+    algorithm = ToAlgorithm(results[0].algo);
+    status = Multiply(api, handle, d, args, args.w, algorithm, stream);
+    std::lock_guard<std::mutex> lock(mutex_);
+    Remember(MakeKey(args.shape), algorithm, &heuristic_);
   }
   return CublasStatus(status, "cublasLtMatmul");
 }
@@ -211,9 +257,9 @@ Status Gemm::Tune(const GemmArgs& args, const std::vector<const void*>& weights,
   FT_RETURN_IF_ERROR(Heuristics(api, handle, args.shape, kMaxCandidates, &candidates));
   Descriptors d;
   FT_RETURN_IF_ERROR(d.Init(api, args.shape, args.bias));
-  cudaEvent_t begin, end;
-  FT_RETURN_IF_CUDA_ERROR(cudaEventCreate(&begin));
-  FT_RETURN_IF_CUDA_ERROR(cudaEventCreate(&end));
+  Event begin, end;
+  FT_RETURN_IF_CUDA_ERROR(cudaEventCreate(&begin.event));
+  FT_RETURN_IF_CUDA_ERROR(cudaEventCreate(&end.event));
   result->shape = args.shape;
   result->milliseconds = -1.f;
   // The runs of one candidate are one CUDA graph: launched one by one, small products would be timed
@@ -243,11 +289,11 @@ Status Gemm::Tune(const GemmArgs& args, const std::vector<const void*>& weights,
       FT_RETURN_IF_CUDA_ERROR(cudaGraphInstantiate(&exec, graph, 0));
       for (int round = 0; round < 2; ++round) {
         float milliseconds = 0.f;
-        FT_RETURN_IF_CUDA_ERROR(cudaEventRecord(begin, own));
+        FT_RETURN_IF_CUDA_ERROR(cudaEventRecord(begin.event, own));
         FT_RETURN_IF_CUDA_ERROR(cudaGraphLaunch(exec, own));
-        FT_RETURN_IF_CUDA_ERROR(cudaEventRecord(end, own));
-        FT_RETURN_IF_CUDA_ERROR(cudaEventSynchronize(end));
-        FT_RETURN_IF_CUDA_ERROR(cudaEventElapsedTime(&milliseconds, begin, end));
+        FT_RETURN_IF_CUDA_ERROR(cudaEventRecord(end.event, own));
+        FT_RETURN_IF_CUDA_ERROR(cudaEventSynchronize(end.event));
+        FT_RETURN_IF_CUDA_ERROR(cudaEventElapsedTime(&milliseconds, begin.event, end.event));
         milliseconds /= num_runs;
         if (best[i] < 0.f || milliseconds < best[i]) best[i] = milliseconds;
       }
@@ -258,8 +304,6 @@ Status Gemm::Tune(const GemmArgs& args, const std::vector<const void*>& weights,
     if (graph != nullptr) cudaGraphDestroy(graph);
   }
   if (own != nullptr) cudaStreamDestroy(own);
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
   FT_RETURN_IF_ERROR(status);
   for (size_t i = 0; i < candidates.size(); ++i) {
     if (best[i] >= 0.f && (result->milliseconds < 0.f || best[i] < result->milliseconds)) {

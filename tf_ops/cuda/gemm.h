@@ -54,18 +54,24 @@ struct TunedGemm {
 // The GPU, driver and cuBLASLt version that a tuned algorithm belongs to, without spaces.
 Status GemmEnvironment(std::string* key);
 
-// "$FT_GEMM_CONFIG_DIR/gemm_config.in", or gemm_config.in in the working directory.
-std::string GemmConfigPath();
+// gemm_config.in in `directory`.
+std::string GemmConfigPath(const std::string& directory);
+
+// The folder that command lines use: $FT_GEMM_CONFIG_DIR, or else the working directory, as
+// FasterTransformer's guide has it. A library inside somebody's process reads no file that merely lies
+// in its working directory: there $FT_GEMM_CONFIG_DIR alone counts.
+std::string CommandLineGemmConfigDir();
 
 // Reads the rows of `path` that belong to `environment`. Rows of other environments are skipped and
-// counted in `num_foreign`. A missing file is no error and gives no rows; a damaged one is
-// InvalidArgument with the line.
+// counted in `num_foreign`. A missing file is no error and gives no rows; a damaged one, or one that is
+// no ordinary file, is InvalidArgument with the line. The algorithms are those bytes that the file
+// holds: Gemm::LoadConfig lets cuBLASLt check them.
 Status ReadGemmConfig(const std::string& path, const std::string& environment,
                       std::vector<TunedGemm>* rows, int* num_foreign);
 
 // Puts `rows` in the file in place of rows for the same shapes, under a lock that several
-// processes respect, by writing a new file and renaming it. Other environments' rows stay. A damaged
-// file is replaced.
+// processes respect, by writing a new file and renaming it; neither follows a symbolic link. Other
+// environments' rows stay. A damaged file is replaced.
 Status UpdateGemmConfig(const std::string& path, const std::string& environment,
                         const std::vector<TunedGemm>& rows);
 
@@ -73,9 +79,12 @@ Status UpdateGemmConfig(const std::string& path, const std::string& environment,
 // use. Any number of threads.
 class Gemm {
  public:
-  // Takes the rows of the configuration file that fit this device; reports once to stderr what does
-  // not.
-  void LoadConfig();
+  // Takes the rows of gemm_config.in in `directory` that fit this device and that cuBLASLt accepts for
+  // their shapes; reports once to stderr what does not. Empty: no file.
+  void LoadConfig(const std::string& directory);
+
+  // Rows are rounded up before an algorithm is chosen, so that ragged batches meet few shapes.
+  static int64_t RoundRows(int64_t rows);
 
   Status Run(const GemmArgs& args, cudaStream_t stream);
 
@@ -90,10 +99,13 @@ class Gemm {
  private:
   using Key = std::tuple<int, bool, int64_t, int64_t, int64_t, int, bool>;
   static Key MakeKey(const GemmShape& shape);
+  // Bounded: all are forgotten where there are too many.
+  static void Remember(const Key& key, const GemmAlgorithm& algorithm,
+                       std::map<Key, GemmAlgorithm>* algorithms);
 
   std::mutex mutex_;
-  std::map<Key, GemmAlgorithm> tuned_;      // exact rows
-  std::map<Key, GemmAlgorithm> heuristic_;  // rows rounded up; bounded
+  std::map<Key, GemmAlgorithm> tuned_;      // exact rows, or rows rounded up
+  std::map<Key, GemmAlgorithm> heuristic_;  // rows rounded up, or exact where these need their own
 };
 
 }  // namespace cuda

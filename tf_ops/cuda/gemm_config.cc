@@ -1,12 +1,14 @@
 // gemm_config.in: the tuned algorithms of a machine.
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cinttypes>
-#include <fstream>
 #include <sstream>
 
 #include "tf_ops/cuda/cublaslt.h"
@@ -96,11 +98,75 @@ bool ParseRow(const std::string& line, TunedGemm* row, std::string* environment)
   return true;
 }
 
+// An open file.
+class File {
+ public:
+  File(const char* path, int flags, mode_t mode = 0) : descriptor_(open(path, flags, mode)) {}
+  explicit File(int descriptor) : descriptor_(descriptor) {}
+  ~File() {
+    if (descriptor_ >= 0) close(descriptor_);
+  }
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+  int descriptor() const { return descriptor_; }
+  bool is_open() const { return descriptor_ >= 0; }
+
+ private:
+  const int descriptor_;
+};
+
+// The content of an ordinary file; a missing one is empty. Nothing that is no such file is waited for.
+Status ReadText(const std::string& path, std::string* text) {
+  constexpr int64_t kMaxBytes = 16 << 20;
+  const File file(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  if (!file.is_open()) {
+    if (errno == ENOENT) return OkStatus();
+    return InvalidArgument("cannot be read: ", strerror(errno));
+  }
+  struct stat about;
+  if (fstat(file.descriptor(), &about) != 0 || !S_ISREG(about.st_mode) ||
+      about.st_size > kMaxBytes) {
+    return InvalidArgument("is not a file of at most ", kMaxBytes, " bytes");
+  }
+  text->resize(about.st_size);
+  size_t size = 0;
+  while (size < text->size()) {
+    const ssize_t count = read(file.descriptor(), &(*text)[size], text->size() - size);
+    if (count <= 0) break;
+    size += count;
+  }
+  text->resize(size);
+  return OkStatus();
+}
+
+// Puts `text` into the place of `path` by a rename; the new file is made where no link can be.
+Status ReplaceFile(const std::string& path, const std::string& text) {
+  std::string temporary = path + ".XXXXXX";
+  const File file(mkostemp(&temporary[0], O_CLOEXEC));
+  if (!file.is_open()) {
+    return FailedPrecondition("cannot create a file beside ", path, ": ", strerror(errno));
+  }
+  size_t size = 0;
+  while (size < text.size()) {
+    const ssize_t count = write(file.descriptor(), &text[size], text.size() - size);
+    if (count <= 0) break;
+    size += count;
+  }
+  if (size < text.size() || fchmod(file.descriptor(), 0644) != 0 ||
+      rename(temporary.c_str(), path.c_str()) != 0) {
+    const int error = errno;
+    unlink(temporary.c_str());
+    return FailedPrecondition("cannot write ", path, ": ", strerror(error));
+  }
+  return OkStatus();
+}
+
 // All rows with their environments.
 Status ReadAll(const std::string& path,
                std::vector<std::pair<TunedGemm, std::string>>* rows) {
-  std::ifstream file(path);
-  if (!file) return OkStatus();
+  std::string text;
+  FT_RETURN_IF_ERROR(ReadText(path, &text));
+  std::istringstream file(text);
   std::string line;
   int number = 0;
   while (std::getline(file, line)) {
@@ -141,10 +207,11 @@ Status GemmEnvironment(std::string* key) {
   return OkStatus();
 }
 
-std::string GemmConfigPath() {
+std::string GemmConfigPath(const std::string& directory) { return directory + "/gemm_config.in"; }
+
+std::string CommandLineGemmConfigDir() {
   const char* directory = getenv("FT_GEMM_CONFIG_DIR");
-  if (directory == nullptr || *directory == 0) return "gemm_config.in";
-  return std::string(directory) + "/gemm_config.in";
+  return directory == nullptr || *directory == 0 ? "." : directory;
 }
 
 Status ReadGemmConfig(const std::string& path, const std::string& environment,
@@ -164,10 +231,9 @@ Status ReadGemmConfig(const std::string& path, const std::string& environment,
 Status UpdateGemmConfig(const std::string& path, const std::string& environment,
                         const std::vector<TunedGemm>& rows) {
   const std::string lock_path = path + ".lock";
-  const int lock = open(lock_path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0666);
-  if (lock < 0 || flock(lock, LOCK_EX) != 0) {
-    if (lock >= 0) close(lock);
-    return FailedPrecondition("cannot lock ", lock_path);
+  const File lock(lock_path.c_str(), O_CREAT | O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0644);
+  if (!lock.is_open() || flock(lock.descriptor(), LOCK_EX) != 0) {
+    return FailedPrecondition("cannot lock ", lock_path, ": ", strerror(errno));
   }
   std::vector<std::pair<TunedGemm, std::string>> all;
   if (!ReadAll(path, &all).ok()) all.clear();
@@ -180,21 +246,10 @@ Status UpdateGemmConfig(const std::string& path, const std::string& environment,
     all.resize(kept);
     all.emplace_back(row, environment);
   }
-  const std::string temporary = StrCat(path, ".", getpid(), ".tmp");
-  Status status;
-  {
-    std::ofstream file(temporary, std::ios::trunc);
-    file << kHeader << '\n';
-    for (const auto& row : all) file << FormatRow(row.first, row.second) << '\n';
-    file.close();
-    if (!file) status = FailedPrecondition("cannot write ", temporary);
-  }
-  if (status.ok() && rename(temporary.c_str(), path.c_str()) != 0) {
-    status = FailedPrecondition("cannot rename ", temporary, " to ", path);
-  }
-  if (!status.ok()) unlink(temporary.c_str());
-  close(lock);
-  return status;
+  std::ostringstream text;
+  text << kHeader << '\n';
+  for (const auto& row : all) text << FormatRow(row.first, row.second) << '\n';
+  return ReplaceFile(path, text.str());
 }
 
 }  // namespace cuda

@@ -14,6 +14,7 @@ namespace cuda {
 // Where kernels of one call go, and what the device can do.
 struct LaunchContext {
   cudaStream_t stream = nullptr;
+  int device = 0;
   int compute_capability = 0;  // 90 for 9.0
   int num_multiprocessors = 0;
   int max_shared_bytes = 0;  // of one block, opted in

@@ -58,12 +58,19 @@ __global__ void __launch_bounds__(128)
   }
 }
 
-// Calls `function` with a word type that divides row_bytes (rows are then aligned to it).
+// Calls `function` with a word type that rows of both tensors are aligned to, and their words.
 template <typename Function>
-Status DispatchWord(int64_t row_bytes, const Function& function) {
-  if (row_bytes % 16 == 0) return function(uint4());
-  if (row_bytes % 4 == 0) return function(uint32_t());
-  return function(uint16_t());
+Status DispatchWord(const void* from, const void* to, int64_t row_bytes, const Function& function) {
+  constexpr int64_t kMaxRowBytes = INT32_MAX;
+  if (row_bytes > kMaxRowBytes) {
+    return Unimplemented("rows have ", row_bytes, " bytes; at most ", kMaxRowBytes);
+  }
+  const uint64_t all = reinterpret_cast<uint64_t>(from) | reinterpret_cast<uint64_t>(to) |
+                       static_cast<uint64_t>(row_bytes);
+  const int bytes = static_cast<int>(row_bytes);
+  if (all % 16 == 0) return function(uint4(), bytes / 16);
+  if (all % 4 == 0) return function(uint32_t(), bytes / 4);
+  return function(uint16_t(), bytes / 2);
 }
 
 template <bool kRebuild>
@@ -72,11 +79,11 @@ Status LaunchPadding(const void* input, const int32_t* offsets, int64_t batch_si
                      const LaunchContext& context) {
   const int64_t rows = batch_size * max_seq_len;
   if (rows == 0) return OkStatus();
-  return DispatchWord(row_bytes, [&](auto word) {
+  return DispatchWord(input, output, row_bytes, [&](auto word, int words) {
     using W = decltype(word);
-    return Launch(PaddingKernel<W, kRebuild>, dim3((rows + 3) / 4), 128, 0, context.stream,
-                  context.overlap, static_cast<const W*>(input), offsets, rows, max_seq_len,
-                  row_bytes / sizeof(W), static_cast<W*>(output));
+    return Launch(PaddingKernel<W, kRebuild>, Grid{(rows + 3) / 4}, 128, 0, context,
+                  static_cast<const W*>(input), offsets, rows, static_cast<int>(max_seq_len), words,
+                  static_cast<W*>(output));
   });
 }
 
@@ -84,12 +91,14 @@ Status LaunchPadding(const void* input, const int32_t* offsets, int64_t batch_si
 
 Status LaunchStoreIntegers(const int32_t* values, int64_t count, int32_t* output,
                            const LaunchContext& context) {
+  LaunchContext first = context;
+  first.overlap = false;
   for (int64_t at = 0; at < count; at += IntegerBlock::kSize) {
     IntegerBlock block;
     const int size = static_cast<int>(std::min<int64_t>(IntegerBlock::kSize, count - at));
     std::copy_n(values + at, size, block.v);
-    FT_RETURN_IF_ERROR(Launch(StoreIntegersKernel, dim3(1), 256, 0, context.stream, false, block,
-                              size, output + at));
+    FT_RETURN_IF_ERROR(
+        Launch(StoreIntegersKernel, Grid{1}, 256, 0, first, block, size, output + at));
   }
   return OkStatus();
 }
@@ -112,11 +121,13 @@ Status LaunchScatterRows(const void* packed, const int32_t* id_offsets, int64_t 
   if (padded_rows == 0) return OkStatus();
   FT_RETURN_IF_CUDA_ERROR(cudaMemsetAsync(padded, 0, padded_rows * row_bytes, context.stream));
   if (num_tokens == 0) return OkStatus();
-  return DispatchWord(row_bytes, [&](auto word) {
+  LaunchContext first = context;
+  first.overlap = false;
+  return DispatchWord(packed, padded, row_bytes, [&](auto word, int words) {
     using W = decltype(word);
-    return Launch(ScatterRowsKernel<W>, dim3((num_tokens + 3) / 4), 128, 0, context.stream, false,
-                  static_cast<const W*>(packed), id_offsets, num_tokens, padded_rows,
-                  row_bytes / sizeof(W), static_cast<W*>(padded));
+    return Launch(ScatterRowsKernel<W>, Grid{(num_tokens + 3) / 4}, 128, 0, first,
+                  static_cast<const W*>(packed), id_offsets, num_tokens, padded_rows, words,
+                  static_cast<W*>(padded));
   });
 }
 

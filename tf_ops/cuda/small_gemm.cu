@@ -161,13 +161,15 @@ template <typename T, int kRows, int kCols, int kWarpCols, int kStages>
 Status LaunchTile(const SmallGemmArgs& args, const LaunchContext& context) {
   const int64_t k_per_split =
       AlignUp((args.k + args.num_splits - 1) / args.num_splits, static_cast<int64_t>(kStep));
-  const dim3 grid((args.n + kCols - 1) / kCols, (args.rows + kRows - 1) / kRows, args.num_splits);
+  const Grid grid = {(args.n + kCols - 1) / kCols, (args.rows + kRows - 1) / kRows,
+                     args.num_splits};
   const int activation = args.has_activation ? static_cast<int>(args.activation) : -1;
   return Launch(SmallGemmKernel<T, kRows, kCols, kWarpCols, kStages>, grid, kThreads,
-                static_cast<size_t>(kStages) * (kRows + kCols) * kStep * sizeof(T), context.stream,
-                context.overlap, static_cast<const T*>(args.x), static_cast<const T*>(args.w),
+                int64_t{kStages} * (kRows + kCols) * kStep * sizeof(T), context,
+                static_cast<const T*>(args.x), static_cast<const T*>(args.w),
                 static_cast<const T*>(args.bias), static_cast<T*>(args.output), args.partials,
-                args.rows, args.n, args.k, k_per_split, activation);
+                static_cast<int>(args.rows), static_cast<int>(args.n), static_cast<int>(args.k),
+                static_cast<int>(k_per_split), activation);
 }
 
 template <typename T>

@@ -1,7 +1,9 @@
 // BertTransformer and BertEncoder, on every device: attributes and tensors are converted here, the rest
 // is core's Runner.
+#include <cstdlib>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -17,6 +19,11 @@ using ::tensorflow::OpKernel;
 using ::tensorflow::OpKernelConstruction;
 using ::tensorflow::OpKernelContext;
 using ::tensorflow::Tensor;
+
+std::string Environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
 
 class TensorHold final : public WeightHold {
  public:
@@ -48,6 +55,17 @@ class EncoderKernel : public OpKernel {
     OP_REQUIRES_OK(ctx, ctx->GetAttr("remove_padding", &remove_padding_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("cache_weights", &cache_weights_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("allow_gemm_test", &options_.allow_gemm_test));
+    // A model may come from anybody: whoever runs the process says whether files are read and written
+    // and whether calls may take the seconds that tuning takes.
+    options_.gemm_config_dir = Environment("FT_GEMM_CONFIG_DIR");
+    if (options_.allow_gemm_test && Environment("FT_ALLOW_GEMM_TEST") != "1") {
+      options_.allow_gemm_test = false;
+      static std::once_flag reported;
+      std::call_once(reported, [] {
+        LOG(WARNING) << "a model asks for allow_gemm_test, which is ignored unless the environment "
+                        "has FT_ALLOW_GEMM_TEST=1";
+      });
+    }
     OP_REQUIRES_OK(ctx, ctx->GetAttr("int8_mode", &int8_mode));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("fp8_mode", &fp8_mode));
     OP_REQUIRES(ctx, int8_mode == 0 && fp8_mode == 0,

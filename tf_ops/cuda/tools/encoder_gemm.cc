@@ -35,13 +35,14 @@ int main(int argc, char** argv) {
   }
   printf("Device %s\n***Encoder Gemm Testing Begin***\n", properties.name);
   std::vector<std::string> report;
+  const std::string directory = ft::cuda::CommandLineGemmConfigDir();
   const ft::Status status =
-      ft::cuda::TuneEncoderGemms(config, batch_size, seq_len, false, nullptr, &report);
+      ft::cuda::TuneEncoderGemms(config, batch_size, seq_len, false, directory, &report);
   for (const std::string& line : report) printf("%s\n", line.c_str());
   if (!status.ok()) {
     printf("[ERROR] %s\n", status.message().c_str());
     return 1;
   }
-  printf("%s is written\n***Encoder Gemm Testing End***\n", ft::cuda::GemmConfigPath().c_str());
+  printf("%s is written\n***Encoder Gemm Testing End***\n", ft::cuda::GemmConfigPath(directory).c_str());
   return 0;
 }

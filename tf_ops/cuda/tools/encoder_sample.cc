@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "tf_ops/cuda/encoder.h"
+#include "tf_ops/cuda/gemm.h"
 #include "tf_ops/cuda/kernels.h"
 
 namespace {
@@ -98,6 +99,7 @@ int main(int argc, char** argv) {
 
   ft::cuda::CudaEncoderOptions options;
   options.allow_gemm_test = argc == 10 && atoi(argv[9]) != 0;
+  options.gemm_config_dir = ft::cuda::CommandLineGemmConfigDir();
   options.use_graphs = !Flag("FT_SAMPLE_PROFILE");
   if (const char* rows = getenv("FT_SAMPLE_SMALL_ROWS")) options.small_gemm_rows = atol(rows);
   std::unique_ptr<ft::Encoder> encoder;

@@ -1,0 +1,54 @@
+// Launching kernels: what is known of each on a device, and the checks of what is passed to it.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "tf_ops/cuda/cuda_check.h"
+#include "tf_ops/cuda/kernels.h"
+
+namespace ft {
+namespace cuda {
+
+// Blocks of a launch, as computed, so that no narrowing hides a number that is too large.
+struct Grid {
+  int64_t x = 1, y = 1, z = 1;
+};
+
+// A kernel as the current device runs it. Its dynamic shared memory is raised to what the device has,
+// once, so that no launch with less stands in the way of one with more.
+struct KernelTraits {
+  // Its code has the wait for the previous kernel that overlapping launches need. Code for an older
+  // architecture, which the driver translates, has not, even on a device that could.
+  bool waits_for_previous = false;
+  int max_dynamic_shared_bytes = 0;
+};
+
+// Asks CUDA at a thread's first launch of the kernel on the device.
+Status GetKernelTraits(const void* kernel, const LaunchContext& context, KernelTraits* traits);
+
+// Checks `grid` and `shared_bytes`, and fills `config` but for its attributes.
+Status ConfigureLaunch(const KernelTraits& traits, const Grid& grid, int threads,
+                       int64_t shared_bytes, const LaunchContext& context,
+                       cudaLaunchConfig_t* config);
+
+// Launches `kernel` on context.stream. With context.overlap its prologue may run while the stream's
+// previous kernel ends.
+template <typename... Params, typename... Args>
+Status Launch(void (*kernel)(Params...), const Grid& grid, int threads, int64_t shared_bytes,
+              const LaunchContext& context, Args... args) {
+  KernelTraits traits;
+  cudaLaunchConfig_t config = {};
+  FT_RETURN_IF_ERROR(GetKernelTraits(reinterpret_cast<const void*>(kernel), context, &traits));
+  FT_RETURN_IF_ERROR(ConfigureLaunch(traits, grid, threads, shared_bytes, context, &config));
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = context.overlap && traits.waits_for_previous ? 1 : 0;
+  // Braces: an argument that would be narrowed does not compile.
+  FT_RETURN_IF_CUDA_ERROR(cudaLaunchKernelEx(&config, kernel, Params{args}...));
+  return OkStatus();
+}
+
+}  // namespace cuda
+}  // namespace ft
