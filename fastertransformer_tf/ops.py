@@ -158,6 +158,15 @@ def _is_assigned_in_place(weight: Any) -> bool:
     return True
 
 
+def _lengths(values: Any) -> tf.Tensor:
+    """Makes a tensor of lengths in the type that they have.
+
+    TensorFlow would convert an array to the type that is the op's default, and a length of 2^32 + 3
+    would become 3.
+    """
+    return tf.convert_to_tensor(values, tf.int32 if isinstance(values, (list, tuple)) else None)
+
+
 # AutoGraph would add its own variables to locals().
 @tf.autograph.experimental.do_not_convert
 def bert_transformer(
@@ -367,12 +376,12 @@ def bert_encoder(
     hidden_states = tf.convert_to_tensor(hidden_states)
     if sequence_length is None:
         remove_padding = False  # There is none.
-        sequence_length = tf.constant(np.zeros([0], np.int32))
+        sequence_length = np.zeros([0], np.int32)
     if attention_mask is None:
         attention_mask = tf.zeros([0], hidden_states.dtype)
     return _library.bert_encoder(
         hidden_states=hidden_states,
-        sequence_length=sequence_length,
+        sequence_length=_lengths(sequence_length),
         attention_mask=attention_mask,
         # A copy of what is no tensor yet: the op may look at an array's own memory, and find what
         # it has prepared by an address whose content has changed.
@@ -415,7 +424,9 @@ def build_mask_remove_padding(
     Raises:
       tf.errors.InvalidArgumentError: An input has a wrong shape or value.
     """
-    return _library.build_mask_remove_padding(from_tensor, sequence_length, name=name)
+    return _library.build_mask_remove_padding(
+        from_tensor, _lengths(sequence_length), name=name
+    )
 
 
 # AutoGraph would add its own variables to locals().

@@ -4,8 +4,10 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "tests/reference_layer.h"
@@ -53,8 +55,17 @@ unsigned Seed() {
   return seed != nullptr ? std::strtoul(seed, nullptr, 10) : std::random_device{}();
 }
 
-// Runs `c` on the backend and in float64; returns the largest difference on real tokens.
-double MaxDifference(const Case& c, unsigned seed) {
+// What the backend and float64 gave for the real tokens.
+struct Outcome {
+  std::vector<float> got;
+  Vector expected;
+};
+
+using Weights = std::vector<std::vector<Data>>;  // [layer][field]
+
+// Runs `c` on the backend and in float64, after `change` had the weights.
+Outcome Compute(const Case& c, unsigned seed,
+                const std::function<void(Weights* weights)>& change = nullptr) {
   const int64_t hidden = c.heads * c.size, seq_len = c.seq_len;
   const int64_t batch_size = c.lengths.size();
   std::mt19937 generator(seed);
@@ -74,7 +85,7 @@ double MaxDifference(const Case& c, unsigned seed) {
   std::unique_ptr<Encoder> encoder;
   EXPECT_TRUE(cpu::CreateCpuEncoder(config, &encoder).ok());
 
-  std::vector<std::vector<Data>> weights(c.layers);
+  Weights weights(c.layers);
   std::vector<LayerWeights> views(c.layers);
   for (int64_t l = 0; l < c.layers; ++l) {
     for (int f = 0; f < kWeightsPerLayer; ++f) {
@@ -85,6 +96,9 @@ double MaxDifference(const Case& c, unsigned seed) {
           random(NumElements(shape), shape.size() == 2 ? 1.0 / std::sqrt(shape[0]) : 0.1, gamma ? 1.0 : 0.0));
       views[l].*WeightFields()[f].view = {nullptr, c.dtype, shape};
     }
+  }
+  if (change != nullptr) change(&weights);
+  for (int64_t l = 0; l < c.layers; ++l) {
     for (int f = 0; f < kWeightsPerLayer; ++f) {
       (views[l].*WeightFields()[f].view).data = weights[l][f].bytes.data();
     }
@@ -155,13 +169,22 @@ double MaxDifference(const Case& c, unsigned seed) {
   }
   std::vector<float> got(tokens * hidden);
   cpu::Convert(output.bytes.data(), c.dtype, got.data(), DataType::kFloat32, got.size());
-  double worst = 0;
+  Outcome outcome;
   for (int64_t b = 0; b < batch_size; ++b) {
     const int64_t rows = c.mask > 1 ? (c.packed ? c.lengths[b] : seq_len) : c.lengths[b];
     for (int64_t i = row_of(b) * hidden; i < (row_of(b) + rows) * hidden; ++i) {
-      const double difference = std::abs(got[i] - x[i]);
-      if (!(difference <= worst)) worst = difference;  // NaN stays
+      outcome.got.push_back(got[i]);
+      outcome.expected.push_back(x[i]);
     }
+  }
+  return outcome;
+}
+
+double MaxDifference(const Outcome& outcome) {
+  double worst = 0;
+  for (size_t i = 0; i < outcome.got.size(); ++i) {
+    const double difference = std::abs(outcome.got[i] - outcome.expected[i]);
+    if (!(difference <= worst)) worst = difference;  // NaN stays
   }
   return worst;
 }
@@ -178,7 +201,7 @@ TEST_P(EncoderTest, MatchesFloat64) {
   const Case& c = GetParam();
   const unsigned seed = Seed();
   SCOPED_TRACE(testing::Message() << "FT_TEST_SEED=" << seed);
-  const double worst = MaxDifference(c, seed);
+  const double worst = MaxDifference(Compute(c, seed));
   EXPECT_LE(worst, Tolerance(c));
   EXPECT_FALSE(std::isnan(worst));
 }
@@ -210,6 +233,40 @@ std::vector<Case> Cases() {
 
 INSTANTIATE_TEST_SUITE_P(Sizes, EncoderTest, testing::ValuesIn(Cases()));
 
+// NaN, infinity of either sign, or a number.
+int Class(double x) { return std::isnan(x) ? 3 : std::isinf(x) ? (x > 0 ? 2 : 1) : 0; }
+
+// NaN and infinity in a weight come out where the definition has them: a damaged model must not give
+// plausible answers.
+TEST(EncoderTest, NonFiniteWeightsComeOut) {
+  for (const DataType dtype : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
+    for (const Activation activation :
+         {Activation::kGeluTanh, Activation::kGeluErf, Activation::kRelu}) {
+      for (int field = 0; field < kWeightsPerLayer; ++field) {
+        for (const double value : {kNaN, HUGE_VAL, -HUGE_VAL}) {
+          const Case c = {2, 8, 20, 1, {5, 3}, 5, dtype, field % 2 == 0, 0, activation};
+          const Outcome outcome = Compute(c, 1, [&](Weights* weights) {
+            Vector values = (*weights)[0][field].values;
+            values[values.size() / 3] = value;
+            (*weights)[0][field] = Round(values, dtype);
+          });
+          int num_special = 0;
+          for (size_t i = 0; i < outcome.got.size(); ++i) {
+            ASSERT_EQ(Class(outcome.got[i]), Class(outcome.expected[i]))
+                << Name(dtype) << ", " << WeightFields()[field].op_input << " = " << value
+                << ", element " << i << ": " << outcome.got[i] << ", expected "
+                << outcome.expected[i];
+            num_special += Class(outcome.got[i]) != 0;
+          }
+          // relu makes -inf 0, and nothing of it is seen.
+          const bool hidden = activation == Activation::kRelu && value < 0 && field == 11;
+          EXPECT_EQ(num_special > 0, !hidden) << WeightFields()[field].op_input << " = " << value;
+        }
+      }
+    }
+  }
+}
+
 TEST(EncoderTest, AnswersBadBatches) {
   EncoderConfig config;
   config.num_heads = 2;
@@ -230,6 +287,18 @@ TEST(EncoderTest, AnswersBadBatches) {
   EXPECT_NE(status.message().find("num_tokens is 7, expected 8"), std::string::npos);
   config.head_size = 0;
   EXPECT_EQ(cpu::CreateCpuEncoder(config, &encoder).code(), StatusCode::kInvalidArgument);
+}
+
+// $FT_CPU_ISA, which this target may have been given, is what runs, where the processor has it.
+TEST(IsaTest, RunsWhatItIsNamedFor) {
+  const char* isa = std::getenv("FT_CPU_ISA");
+  if (isa == nullptr) GTEST_SKIP() << "FT_CPU_ISA is not set";
+  const bool for_bfloat16 = std::string(isa) == "avx512bf16";
+  const cpu::Kernels& kernels =
+      cpu::GetKernels(for_bfloat16 ? DataType::kBFloat16 : DataType::kFloat32, true);
+  if (std::string(kernels.isa) != isa) {
+    GTEST_SKIP() << "this processor has no " << isa << ": " << kernels.isa << " ran";
+  }
 }
 
 }  // namespace

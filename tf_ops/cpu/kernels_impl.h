@@ -396,7 +396,9 @@ float Softmax(float* scores, T* probabilities, int64_t count, int64_t padded, fl
   for (int64_t j = count; j < padded; ++j) scores[j] = -INFINITY;
   Vec sums = Vec{};
   for (int64_t j = 0; j < padded; j += kLanes) {
-    Vec e = Exp((Load(scores + j) - top) * scale);
+    const Vec difference = (Load(scores + j) - top) * scale;
+    // Nothing below what Exp tells apart, as a value may be large; NaN stays.
+    Vec e = difference < -87.0f ? Vec{} : Exp(difference);
     if (j + kLanes > count) {  // the padding's share is exactly nothing
       alignas(64) float lanes[kLanes];
       Store(lanes, e);
