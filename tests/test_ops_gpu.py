@@ -399,6 +399,10 @@ def test_allow_gemm_test(rng, tmp_path, monkeypatch):
     """The first call writes the products it timed; a later one adds those of its own shape."""
     monkeypatch.setenv("FT_GEMM_CONFIG_DIR", str(tmp_path))
     heads, size = 4, 64
+    hidden, layers, _, _ = test_ops.case(rng, 2, 50, heads, size, dtype="float16")
+    run_encoder(hidden, [50, 50], layers, heads, size, allow_gemm_test=True)
+    assert not list(tmp_path.iterdir()), "a model alone switched tuning on"
+    monkeypatch.setenv("FT_ALLOW_GEMM_TEST", "1")
     rows = []
     for seq_len in (50, 50, 70):
         hidden, layers, x, weights = test_ops.case(rng, 2, seq_len, heads, size, dtype="float16")

@@ -1,20 +1,21 @@
-"""The cache of packed weights: bounded, right after eviction, filled once by many threads."""
+"""Prepared weights: once for every trace and kernel, from variables as from constants, bounded."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
-import threading
+import os
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
-import pytest
 import reference
 import tensorflow as tf
+from conftest import REPOSITORY
 
 from benchmarks import report
 from fastertransformer_tf import ops
-
-SETS_KEPT = 64  # EncoderKernel::kMaxCached
 
 
 def release_free_memory():
@@ -23,101 +24,101 @@ def release_free_memory():
     ctypes.CDLL(None).malloc_trim(0)
 
 
-def reset_peak():
-    """report.reset_peak, where the system lets it."""
-    try:
-        report.reset_peak()
-    except OSError as error:
-        pytest.skip(f"/proc/self/clear_refs cannot be written: {error}")
+# Run in a process of its own, whose log tells each preparation.
+SCRIPT = """
+import sys
+import numpy as np
+import tensorflow as tf
+from fastertransformer_tf import ops
+
+rng = np.random.default_rng(0)
+H, N, I = 32, 2, 64
+SHAPES = {"inter_kernel": (H, I), "inter_bias": (I,), "output_kernel": (I, H)}
+
+def values():
+    return [{key: (rng.normal(size=SHAPES.get(key, (H, H) if key.endswith("kernel") else (H,))) / 4)
+             .astype(np.float32) for key in ops.LAYER_WEIGHTS} for _ in range(2)]
+
+def encode(x, layers, **options):
+    return ops.bert_encoder(x, None, None, layers, head_num=N, size_per_head=H // N, **options)
+
+def count(name, call, times):
+    sys.stderr.flush()
+    print(f"BEGIN {name}", file=sys.stderr, flush=True)
+    for i in range(times):
+        call(i)
+    print(f"END {name}", file=sys.stderr, flush=True)
+
+x = tf.constant(rng.normal(size=(1, 3, H)).astype(np.float32))
+variables = [{key: tf.Variable(value) for key, value in layer.items()} for layer in values()]
+run = tf.function(lambda x: encode(x, variables)[-1])  # a trace for each length
+count("traces", lambda i: run(tf.zeros([1, i + 1, H])), 10)
+count("eager", lambda i: encode(x, variables), 5)
+count("all outputs", lambda i: encode(x, variables, num_outputs=2), 5)
+
+def assign(i):
+    variables[0]["attr_q_kernel"].assign(tf.zeros([H, H]))
+    run(x)
+count("assigned", assign, 3)
+
+constants = [{key: tf.constant(value) for key, value in layer.items()} for layer in values()]
+count("constants", lambda i: encode(x, constants, is_weight_const=bool(i % 2)), 6)
+count("not cached", lambda i: encode(x, constants, cache_weights=False), 3)
+
+with tf.Graph().as_default():
+    nodes = [{key: tf.constant(value) for key, value in layer.items()} for layer in values()]
+    y = encode(tf.constant(x.numpy()), nodes)[-1]
+    with tf.compat.v1.Session() as session:
+        count("session", lambda i: session.run(y), 5)
+"""
+EXPECTED = {
+    "traces": 1, "eager": 0, "all outputs": 0, "assigned": 3, "constants": 1, "not cached": 3,
+    "session": 1,
+}  # fmt: skip
 
 
-def constant_layers(weights, factor=1.0):
-    """Weights as tensors of their own memory, kernels times `factor`."""
-    return [
-        {
-            name: tf.constant(value * np.float32(factor) if value.ndim == 2 else value)
-            for name, value in layer.items()
-        }
-        for layer in weights
-    ]
+def test_prepared_once(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT)], cwd=REPOSITORY,
+        env=os.environ | {"TF_CPP_VMODULE": "call=1", "TF_CPP_MIN_LOG_LEVEL": "0"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-2000:]
+    found = {}
+    for line in result.stderr.splitlines():
+        if line.startswith("BEGIN "):
+            name = line.removeprefix("BEGIN ")
+            found[name] = 0
+        found_here = "prepares weights" in line
+        if found_here:
+            found[name] += 1
+    assert found == EXPECTED
 
 
-def size_mib(layers):
-    """MiB of all tensors."""
-    return sum(value.numpy().nbytes for layer in layers for value in layer.values()) / 2**20
-
-
-def encoder(weights, heads, size, is_weight_const):
-    """BertEncoder as a function of hidden states and weights: one kernel for all weight sets."""
-    specs = [{k: tf.TensorSpec(v.shape, tf.float32) for k, v in w.items()} for w in weights]
-    hidden = tf.TensorSpec([None, None, heads * size], tf.float32)
-
-    @tf.function(input_signature=[hidden, specs], autograph=False)
-    def run(x, layers):
-        return ops.bert_encoder(
-            x, None, None, layers, head_num=heads, size_per_head=size,
-            remove_padding=False, is_weight_const=is_weight_const,
-        )[0]  # fmt: skip
-
-    return run
-
-
-def test_more_weight_sets_than_are_kept(rng):
-    heads, size = 4, 64
-    weights = reference.random_layers(rng, 1, heads * size, 1024)
-    cached, fresh = (encoder(weights, heads, size, const) for const in (True, False))
+def test_fresh_buffers_do_not_grow_memory(rng):
+    """Weights that are computed in every call: neither sources nor prepared copies pile up."""
+    heads, size, calls = 8, 64, 60
+    weights = reference.random_layers(rng, 2, heads * size, 2048)
+    copy_mib = sum(value.nbytes for layer in weights for value in layer.values()) / 2**20
+    variables = [{key: tf.Variable(value) for key, value in layer.items()} for layer in weights]
     x = tf.constant(rng.normal(size=(1, 3, heads * size)).astype(np.float32))
 
-    def check(factor):
-        layers = constant_layers(weights, factor)
-        want = fresh(x, layers).numpy()
-        for _ in range(2):  # packed, then found
-            np.testing.assert_array_equal(cached(x, layers).numpy(), want)
-        return layers
+    @tf.function(autograph=False)
+    def run(factor):
+        layers = [{key: value * factor for key, value in layer.items()} for layer in variables]
+        return ops.bert_encoder(x, None, None, layers, head_num=heads, size_per_head=size)[0]
 
-    first = check(0.5)
-    alive = [check(1 + i / 100) for i in range(SETS_KEPT + 10)]  # so each has its own addresses
-    del alive
+    for i in range(10):
+        run(tf.constant(1 + i / 100))
     release_free_memory()
     before = report.resident_mib("VmRSS")
-    more = 3 * SETS_KEPT
-    for i in range(more):
-        check(2 + i / 100)
+    for i in range(calls):
+        got = run(tf.constant(1 + i / 100))
     release_free_memory()
     grown = report.resident_mib("VmRSS") - before
-    # Each set is held twice by the cache: packed, and as it was. Were none evicted, this is what
-    # would have been added.
-    unbounded = more * 2 * size_mib(first)
-    assert grown < unbounded / 8, f"{grown:.0f} of {unbounded:.0f} MiB"
-    # Evicted long ago: packed again.
-    np.testing.assert_array_equal(cached(x, first).numpy(), fresh(x, first).numpy())
-
-
-def test_threads_pack_once(rng):
-    heads, size, threads = 12, 64, 4
-    weights = reference.random_layers(rng, 2, heads * size, 3072)
-    run = encoder(weights, heads, size, True)
-    x = tf.constant(rng.normal(size=(1, 2, heads * size)).astype(np.float32))
-    run(x, constant_layers(weights, 0.5))  # makes the kernel and TensorFlow's threads
-    layers = constant_layers(weights)
-    packed = size_mib(layers)
-    barrier, outs = threading.Barrier(threads), [None] * threads
-
-    def work(i):
-        barrier.wait()
-        outs[i] = run(x, layers).numpy()
-
-    workers = [threading.Thread(target=work, args=(i,)) for i in range(threads)]
-    release_free_memory()
-    before = report.resident_mib("VmRSS")
-    reset_peak()
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    peak = report.resident_mib("VmHWM") - before
-    assert 0.8 * packed < peak < 1.5 * packed, f"{peak:.0f}, packed {packed:.0f} MiB"
-    for out in outs:
-        np.testing.assert_array_equal(out, outs[0])
-    expected = reference.encoder(x.numpy(), weights, heads)[-1]
-    np.testing.assert_allclose(outs[0], expected, atol=1e-4)
+    # Kept for ever they would be 2 * calls copies.
+    assert grown < 2.5 * copy_mib, f"{grown:.0f} MiB, a copy is {copy_mib:.0f} MiB"
+    factor = np.float32(1 + (calls - 1) / 100)
+    last = [{key: value * factor for key, value in layer.items()} for layer in weights]
+    expected = reference.encoder(x.numpy(), last, heads)[-1]
+    np.testing.assert_allclose(got, expected, atol=1e-4)

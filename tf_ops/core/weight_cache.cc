@@ -44,6 +44,9 @@ bool SameBuffers(const std::vector<LayerWeights>& a, const std::vector<LayerWeig
 
 Status Prepare(const Encoder& encoder, const WeightInputs& weights, const ExecutionContext& context,
                std::shared_ptr<const PreparedWeights>* prepared) {
+  if (context.log != nullptr) {
+    context.log(StrCat("prepares weights, ", encoder.PackedWeightBytes(), " bytes"));
+  }
   auto made = std::make_shared<PreparedWeights>();
   FT_RETURN_IF_ERROR(context.allocator->Allocate(encoder.PackedWeightBytes(), &made->memory));
   FT_RETURN_IF_ERROR(encoder.PackWeights(weights.layers, made->data(), context));
