@@ -5,17 +5,23 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <functional>
+#include <map>
+#include <mutex>
 #include <random>
+#include <sstream>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "tests/reference_layer.h"
@@ -23,7 +29,9 @@
 #include "tf_ops/core/encoder.h"
 #include "tf_ops/cuda/backend.h"
 #include "tf_ops/cuda/encoder.h"
+#include "tf_ops/cuda/cuda_check.h"
 #include "tf_ops/cuda/gemm.h"
+#include "tf_ops/cuda/graph_cache.h"
 #include "tf_ops/cuda/kernels.h"
 
 namespace {
@@ -326,6 +334,17 @@ void TestLayers() {
              {16, 64}, {4, 32}, {8, 96}, {12, 32}, {2, 64}, {3, 40}, {2, 128}, {2, 20}, {2, 160}}) {
       for (bool packed : {false, true})
         TestLayer({dtype, heads, size, 50, {50, 17, 0, 33}, packed});
+    }
+    // Sizes that are no multiple of 8, or of anything.
+    for (auto [heads, size, inner] : std::vector<std::tuple<int64_t, int64_t, int64_t>>{
+             {1, 7, 13}, {1, 26, 200}, {3, 1, 13}, {2, 100, 200}, {1, 256, 13}, {5, 3, 31}}) {
+      for (bool packed : {false, true}) {
+        for (bool mask : {false, true}) {
+          LayerCase c{dtype, heads, size, 37, {37, 5, 0, 20}, packed, mask};
+          c.inner = inner;
+          TestLayer(c);
+        }
+      }
     }
     // Masks, with rows that are masked altogether.
     TestLayer({dtype, 12, 64, 97, {97, 50}, false, true});
@@ -881,7 +900,7 @@ void TestInterface() {
         "no heads is InvalidArgument");
 }
 
-// core's Runner with memory of cudaMalloc.
+// core's Runner with memory of cudaMalloc, kept for the next who asks for as much.
 class CudaHost : public runner_checks::Host {
  public:
   CudaHost() { MustBeOk(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream"); }
@@ -904,14 +923,367 @@ class CudaHost : public runner_checks::Host {
 
  protected:
   Buffer AllocateMemory(int64_t bytes) override {
+    const int64_t rounded = AlignUp(std::max<int64_t>(bytes, 1), 512);
+    std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<void*>& free = free_[rounded];
     void* memory;
-    MustBeOk(cudaMalloc(&memory, std::max<int64_t>(bytes, 1)), "cudaMalloc");
-    return Buffer(memory, [](void* pointer) { cudaFree(pointer); });
+    if (free.empty()) {
+      MustBeOk(cudaMalloc(&memory, rounded), "cudaMalloc");
+    } else {
+      memory = free.back();
+      free.pop_back();
+    }
+    return Buffer(memory, [this, rounded](void* pointer) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      free_[rounded].push_back(pointer);
+    });
   }
 
  private:
   cudaStream_t stream_;
+  std::mutex mutex_;
+  std::map<int64_t, std::vector<void*>> free_;
 };
+
+// A BERT of `dtype` with random weights on the device.
+struct RaggedModel {
+  EncoderConfig config;
+  std::vector<std::unique_ptr<Device>> memory;
+  WeightInputs weights;
+
+  explicit RaggedModel(const EncoderConfig& c) : config(c) {
+    weights.layers.resize(config.num_layers);
+    for (LayerWeights& layer : weights.layers) {
+      for (int f = 0; f < kWeightsPerLayer; ++f) {
+        const Shape shape = WeightShape(config, f);
+        const bool gamma = f == 9 || f == 15;
+        Doubles v = Random(NumElements(shape),
+                           shape.size() == 2 ? 1 / std::sqrt(static_cast<double>(shape[0])) : 0.1,
+                           gamma ? 1.0 : 0.0);
+        memory.push_back(std::make_unique<Device>(&v, config.dtype));
+        layer.*WeightFields()[f].view = {memory.back()->data(), config.dtype, shape};
+      }
+    }
+    struct Forever : WeightHold {
+      bool IsLastOwner() const override { return false; }
+    };
+    weights.hold = [] { return std::make_unique<Forever>(); };
+  }
+};
+
+// One call of BertEncoder. `lengths` empty: all S.
+void Encode(Runner* runner, CudaHost* host, const RaggedModel& model, int64_t seq_len,
+            const std::vector<int32_t>& lengths, bool remove_padding, const void* input,
+            void* output) {
+  EncoderInputs inputs;
+  const int64_t batch_size = lengths.size();
+  inputs.hidden_states = {
+      input, model.config.dtype, {batch_size, seq_len, model.config.hidden_size()}};
+  inputs.sequence_length = {lengths.data(), DataType::kInt32, {batch_size}};
+  inputs.attention_mask = {nullptr, model.config.dtype, {0}};
+  inputs.remove_padding = remove_padding;
+  EncoderPlan plan;
+  PreparedEncoder prepared;
+  MustBeOk(PlanEncoder(model.config, inputs, &plan), "plan");
+  MustBeOk(runner->Prepare(model.weights, host->context(), &prepared), "prepare");
+  MustBeOk(runner->Run(prepared, inputs, plan, {output}, host->context()), "run");
+}
+
+std::vector<int32_t> RandomLengths(int64_t batch_size, int64_t seq_len) {
+  std::vector<int32_t> lengths;
+  for (int64_t b = 0; b < batch_size; ++b) lengths.push_back(1 + generator() % seq_len);
+  return lengths;
+}
+
+std::vector<char> ReadBytes(const void* data, int64_t bytes) {
+  std::vector<char> host(bytes);
+  MustBeOk(cudaDeviceSynchronize(), "sync");
+  MustBeOk(cudaMemcpy(host.data(), data, bytes, cudaMemcpyDeviceToHost), "read");
+  return host;
+}
+
+// Lengths, addresses and S that change from call to call give, bit for bit, what an encoder gives that
+// has never seen another call.
+void TestRagged() {
+  for (const DataType dtype : {DataType::kFloat16, DataType::kFloat32}) {
+    EncoderConfig config;
+    config.dtype = dtype;
+    config.num_heads = 4;
+    config.head_size = 64;
+    config.inner_size = 512;
+    config.num_layers = 3;
+    const RaggedModel model(config), other(config);
+    CudaHost host;
+    const auto caches = std::make_shared<DeviceCaches>(int64_t{1} << 32);
+    Runner runner(config, {}, &CudaBackend(), caches);
+    const int64_t h = config.hidden_size(), size = SizeOf(dtype);
+    int wrong = 0, calls = 0;
+    for (; calls < 500; ++calls) {
+      const int64_t batch_size = 1 + generator() % 8, seq_len = 1 + generator() % 150;
+      const bool remove_padding = generator() % 2;
+      const auto lengths = RandomLengths(batch_size, seq_len);
+      const RaggedModel& weights = generator() % 4 ? model : other;
+      Doubles x = Random(batch_size * seq_len * h, 1.0);
+      const Device input(&x, dtype);
+      Device output(x.size() * size), fresh_output(x.size() * size);
+      MustBeOk(cudaDeviceSynchronize(), "inputs");
+      Encode(&runner, &host, weights, seq_len, lengths, remove_padding, input.data(),
+             output.data());
+      CudaHost fresh_host;
+      Runner fresh(config, {}, &CudaBackend(),
+                   std::make_shared<DeviceCaches>(int64_t{1} << 32));
+      Encode(&fresh, &fresh_host, weights, seq_len, lengths, remove_padding, input.data(),
+             fresh_output.data());
+      const auto got = ReadBytes(output.data(), x.size() * size);
+      const auto want = ReadBytes(fresh_output.data(), x.size() * size);
+      // Rows of padding that is kept may hold anything.
+      for (int64_t b = 0; b < batch_size; ++b) {
+        const int64_t rows = remove_padding ? seq_len : lengths[b];
+        wrong += memcmp(&got[b * seq_len * h * size], &want[b * seq_len * h * size],
+                        rows * h * size) != 0;
+      }
+    }
+    Check(wrong == 0, StrCat("ragged ", Name(dtype), ": ", wrong, " sequences of ", calls,
+                             " calls differ from a fresh encoder's"));
+  }
+}
+
+// What CUDA graphs may and may not do.
+void TestGraphs() {
+  cudaStream_t stream;
+  MustBeOk(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
+  ExecutionContext execution;
+  execution.stream = stream;
+  LaunchContext context;
+  MustBeOk(GetLaunchContext(execution, &context), "context");
+  Device counter(4);
+  int enqueued = 0;
+  const auto enqueue = [&](const LaunchContext& given) {
+    ++enqueued;
+    const int32_t value = enqueued;
+    return LaunchStoreIntegers(&value, 1, static_cast<int32_t*>(counter.data()), given);
+  };
+  const auto stored = [&] {
+    int32_t value;
+    memcpy(&value, ReadBytes(counter.data(), 4).data(), 4);
+    return value;
+  };
+  {
+    GraphCache cache(2);
+    for (int i = 0; i < 5; ++i) MustBeOk(cache.Run({1}, context, enqueue), "run");
+    Check(enqueued == 2 && stored() == 2, "a key is enqueued, captured, then replayed");
+    for (uint64_t key = 2; key < 20; ++key) MustBeOk(cache.Run({key}, context, enqueue), "run");
+    Check(stored() == enqueued, "other keys run as they are");
+    MustBeOk(cache.Run({1}, context, enqueue), "run");
+    Check(stored() == enqueued, "an evicted key runs anew");
+  }
+  {
+    // What cannot be captured: the first call ends well, and so do all others.
+    GraphCache cache(2);
+    int failed = 0;
+    const auto not_capturable = [&](const LaunchContext& given) -> Status {
+      cudaStreamCaptureStatus status;
+      cudaStreamIsCapturing(given.stream, &status);
+      if (status != cudaStreamCaptureStatusNone) {
+        ++failed;
+        // A call that a capture forbids.
+        return cudaStreamSynchronize(given.stream) == cudaSuccess ? OkStatus()
+                                                                  : Internal("not in a capture");
+      }
+      return enqueue(given);
+    };
+    bool ok = true;
+    for (int i = 0; i < 100; ++i) ok = ok && cache.Run({1}, context, not_capturable).ok();
+    Check(ok && failed == 1 && stored() == enqueued,
+          StrCat("a failed capture fails no call and is not tried again: ", failed));
+  }
+  // An error that somebody left behind is not ours.
+  cudaFree(reinterpret_cast<void*>(8));
+  Check(enqueue(context).ok(), "a launch after somebody's failed call");
+  cudaGetLastError();
+  const Status reported =
+      CudaStatus(cudaFree(reinterpret_cast<void*>(8)), "cudaFree", __FILE__, __LINE__);
+  Check(!reported.ok() && cudaGetLastError() == cudaSuccess,
+        "an error that was reported is cleared");
+  // Inside the caller's own capture.
+  EncoderConfig config;
+  config.dtype = DataType::kFloat16;
+  config.num_heads = 2;
+  config.head_size = 64;
+  config.inner_size = 256;
+  const RaggedModel model(config);
+  CudaHost host;
+  EncoderOptions options;
+  options.allow_gemm_test = true;
+  Runner runner(config, options, &CudaBackend(), std::make_shared<DeviceCaches>(int64_t{1} << 30));
+  Doubles x = Random(2 * 100 * 128, 1.0);
+  const Device input(&x, config.dtype);
+  Device output(x.size() * 2), again(x.size() * 2);
+  const std::vector<int32_t> lengths = {100, 31};
+  Encode(&runner, &host, model, 100, lengths, true, input.data(), output.data());
+  const auto host_stream = static_cast<cudaStream_t>(host.context().stream);
+  cudaGraph_t graph;
+  cudaGraphExec_t exec;
+  MustBeOk(cudaStreamBeginCapture(host_stream, cudaStreamCaptureModeThreadLocal), "capture");
+  Encode(&runner, &host, model, 100, lengths, true, input.data(), again.data());
+  MustBeOk(cudaStreamEndCapture(host_stream, &graph), "end of the caller's capture");
+  MustBeOk(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
+  MustBeOk(cudaGraphLaunch(exec, host_stream), "launch");
+  Check(ReadBytes(output.data(), x.size() * 2) == ReadBytes(again.data(), x.size() * 2),
+        "inside the caller's capture");
+  cudaGraphExecDestroy(exec);
+  cudaGraphDestroy(graph);
+  cudaStreamDestroy(stream);
+}
+
+// Times Runner on repeated and on changing lengths: `cuda_test bench_ragged`.
+void BenchRagged() {
+  EncoderConfig config;
+  config.dtype = DataType::kFloat16;
+  config.num_heads = 12;
+  config.head_size = 64;
+  config.inner_size = 3072;
+  config.num_layers = 12;
+  const RaggedModel model(config);
+  printf("%-10s %-8s %12s %12s %8s\n", "shape", "padding", "repeated ms", "changing ms", "ratio");
+  for (auto [batch_size, seq_len] : std::vector<std::pair<int64_t, int64_t>>{
+           {1, 32}, {1, 128}, {8, 32}, {8, 128}, {8, 384}, {32, 128}, {32, 384}}) {
+    for (const bool remove_padding : {false, true}) {
+      CudaHost host;
+      Runner runner(config, {}, &CudaBackend(), std::make_shared<DeviceCaches>(int64_t{1} << 34));
+      Doubles x = Random(batch_size * seq_len * 768, 1.0);
+      const Device input(&x, config.dtype);
+      Device output(x.size() * 2);
+      MustBeOk(cudaDeviceSynchronize(), "inputs");
+      // The same batches in both orders, so that the work is the same.
+      std::vector<std::vector<int32_t>> batches;
+      for (int i = 0; i < 64; ++i) batches.push_back(RandomLengths(batch_size, seq_len));
+      const auto time = [&](bool changing) {
+        const int calls = 640;
+        const auto call = [&](int i) {
+          Encode(&runner, &host, model, seq_len, batches[changing ? i % 64 : i / 10 % 64],
+                 remove_padding, input.data(), output.data());
+        };
+        for (int i = 0; i < calls; ++i) call(i);
+        MustBeOk(cudaDeviceSynchronize(), "warm");
+        const auto begin = std::chrono::steady_clock::now();
+        for (int i = 0; i < calls; ++i) call(i);
+        MustBeOk(cudaDeviceSynchronize(), "timed");
+        return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin)
+                   .count() / calls;
+      };
+      const double repeated = time(false), changing = time(true);
+      printf("%-10s %-8s %12.4f %12.4f %8.3f\n", StrCat(batch_size, "x", seq_len).c_str(),
+             remove_padding ? "removed" : "kept", repeated, changing, changing / repeated);
+      fflush(stdout);
+      if (batch_size == 8 && seq_len == 32) {
+        const int num_threads = 8, calls = 400;
+        std::vector<std::thread> threads;
+        std::vector<std::unique_ptr<Device>> outputs;
+        for (int t = 0; t < num_threads; ++t) outputs.push_back(std::make_unique<Device>(x.size() * 2));
+        const auto begin = std::chrono::steady_clock::now();
+        for (int t = 0; t < num_threads; ++t) {
+          threads.emplace_back([&, t] {
+            for (int i = 0; i < calls; ++i) {
+              Encode(&runner, &host, model, seq_len, batches[(i * 7 + t) % 64], remove_padding,
+                     input.data(), outputs[t]->data());
+              MustBeOk(cudaStreamSynchronize(static_cast<cudaStream_t>(host.context().stream)),
+                       "thread");
+            }
+          });
+        }
+        for (std::thread& thread : threads) thread.join();
+        printf("           8 threads, ms a forward %.4f\n",
+               std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin)
+                       .count() / (num_threads * calls));
+      }
+    }
+  }
+}
+
+// NaN and infinity in weights, rows and masks come out where float64 has them.
+void TestNonFinite() {
+  const auto kind = [](double v) { return std::isnan(v) ? 3 : std::isinf(v) ? (v > 0 ? 2 : 1) : 0; };
+  for (const DataType dtype : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
+    for (const Activation activation :
+         {Activation::kGeluTanh, Activation::kGeluErf, Activation::kRelu}) {
+      for (auto [head_size, seq_len] : std::vector<std::pair<int64_t, int64_t>>{
+               {64, 9}, {64, 150}, {128, 150}, {40, 20}, {160, 20}}) {
+        int wrong = 0, special = 0;
+        std::string first;
+        // A weight, then a row, then an element of the mask.
+        for (int where = 0; where < kWeightsPerLayer + 2; ++where) {
+          for (const double value : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
+            EncoderConfig config;
+            config.dtype = dtype;
+            config.num_heads = 1;
+            config.head_size = head_size;
+            config.inner_size = 48;
+            config.activation = activation;
+            const int64_t h = head_size;
+            const Sequences s = MakeSequences(seq_len, {static_cast<int32_t>(seq_len), 5}, true);
+            Layer layer;
+            WeightInputs weights;
+            weights.layers.resize(1);
+            std::vector<std::unique_ptr<Device>> memory;
+            for (int f = 0; f < kWeightsPerLayer; ++f) {
+              const Shape shape = WeightShape(config, f);
+              Doubles& v = layer.values[f];
+              const bool gamma = f == 9 || f == 15;
+              v = Random(NumElements(shape), shape.size() == 2 ? 0.1 : 0.1, gamma ? 1.0 : 0.0);
+              if (f == where) v[v.size() / 3] = value;
+              memory.push_back(std::make_unique<Device>(&v, dtype));
+              weights.layers[0].*WeightFields()[f].view = {memory.back()->data(), dtype, shape};
+            }
+            Doubles x = Random(2 * seq_len * h, 1.0), mask;
+            if (where == kWeightsPerLayer) x[3 * h + 2] = value;
+            const bool has_mask = where == kWeightsPerLayer + 1;
+            if (has_mask) {
+              mask.assign(2 * seq_len * seq_len, 1.0);
+              mask[2 * seq_len + 4] = value;
+              // All of the first tile of keys is -inf, a later one is not.
+              for (int64_t j = 0; j < seq_len - 3; ++j) mask[4 * seq_len + j] = -HUGE_VAL;
+            }
+            const Device input(&x, dtype), mask_memory(&mask, dtype);
+            Device output(x.size() * SizeOf(dtype));
+            MustBeOk(cudaDeviceSynchronize(), "inputs");
+            CudaHost host;
+            Runner runner(config, {}, &CudaBackend(), std::make_shared<DeviceCaches>(0));
+            EncoderInputs inputs;
+            const int32_t lengths[] = {static_cast<int32_t>(seq_len), 5};
+            inputs.hidden_states = {input.data(), dtype, {2, seq_len, h}};
+            inputs.sequence_length = {lengths, DataType::kInt32, {2}};
+            inputs.attention_mask = {mask_memory.data(), dtype, {0}};
+            if (has_mask) inputs.attention_mask.shape = {2, seq_len, seq_len};
+            inputs.remove_padding = true;
+            EncoderPlan plan;
+            PreparedEncoder prepared;
+            MustBeOk(PlanEncoder(config, inputs, &plan), "plan");
+            MustBeOk(runner.Prepare(weights, host.context(), &prepared), "prepare");
+            MustBeOk(runner.Run(prepared, inputs, plan, {output.data()}, host.context()), "run");
+            MustBeOk(cudaDeviceSynchronize(), "run");
+            const Doubles got = output.Read(x.size(), dtype);
+            Doubles rows(x.begin(), x.begin() + seq_len * h);
+            rows.insert(rows.end(), x.begin() + seq_len * h, x.begin() + (seq_len + 5) * h);
+            const Doubles want = RunLayer(rows, layer, config, s, mask);
+            for (size_t i = 0; i < want.size(); ++i) {
+              special += kind(want[i]) != 0;
+              if (kind(got[i]) == kind(want[i])) continue;
+              if (wrong++ == 0) {
+                first = StrCat(" first: ", where < kWeightsPerLayer ? WeightFields()[where].op_input
+                                           : has_mask ? "mask" : "row",
+                               " = ", value, ", element ", i, " is ", got[i], ", expected ", want[i]);
+              }
+            }
+          }
+        }
+        Check(wrong == 0 && special > 0,
+              StrCat("non-finite ", Name(dtype), " activation ", static_cast<int>(activation),
+                     " head size ", head_size, " S=", seq_len, ": ", wrong, " wrong", first));
+      }
+    }
+  }
+}
 
 void TestRunner() {
   CudaHost host;
@@ -948,6 +1320,43 @@ void TestGemmConfig() {
   Check(rows.size() == 9 && num_foreign == 1 && rows[0].algorithm == row.algorithm &&
             rows[0].shape.epilogue == GemmEpilogue::kBiasGelu,
         "GEMM configuration survives writing and reading");
+  // Algorithms that no cuBLASLt made: refused by it, and the call goes on.
+  const std::string garbage = std::string(directory) + "/garbage";
+  mkdir(garbage.c_str(), 0755);
+  TunedGemm bad = row;
+  std::vector<TunedGemm> all_bad;
+  for (const int64_t rows_of : {97, 128, 147, 160, 194, 224}) {
+    for (auto [n, k, epilogue, residual] : std::vector<std::tuple<int64_t, int64_t, GemmEpilogue, bool>>{
+             {2304, 768, GemmEpilogue::kBias, false}, {768, 768, GemmEpilogue::kBias, true},
+             {3072, 768, GemmEpilogue::kBiasGelu, false}, {768, 3072, GemmEpilogue::kBias, true}}) {
+      bad.shape = {DataType::kFloat16, false, rows_of, n, k, epilogue, residual};
+      for (uint64_t& part : bad.algorithm) part = generator();
+      all_bad.push_back(bad);
+    }
+  }
+  MustBeOk(UpdateGemmConfig(garbage + "/gemm_config.in", environment, all_bad), "write");
+  gemm_config_dir = garbage;
+  TestLayer({DataType::kFloat16, 12, 64, 97, {97, 50}, false});
+  TestLayer({DataType::kFloat16, 12, 64, 97, {97, 50}, true});
+  gemm_config_dir.clear();
+  // Neither lock nor file follows a link, and nothing waits for a pipe.
+  const std::string victim = std::string(directory) + "/victim";
+  const std::string links = std::string(directory) + "/links";
+  mkdir(links.c_str(), 0755);
+  std::ofstream(victim) << "precious";
+  Check(symlink(victim.c_str(), (links + "/gemm_config.in.lock").c_str()) == 0, "symlink");
+  Check(UpdateGemmConfig(links + "/gemm_config.in", environment, {row}).code() ==
+            StatusCode::kFailedPrecondition, "a lock that is a link is refused");
+  std::stringstream content;
+  content << std::ifstream(victim).rdbuf();
+  Check(content.str() == "precious", "what a link points to is untouched");
+  const std::string pipe = std::string(directory) + "/pipe";
+  mkdir(pipe.c_str(), 0755);
+  Check(mkfifo((pipe + "/gemm_config.in").c_str(), 0644) == 0, "mkfifo");
+  int pipe_foreign = 0;
+  std::vector<TunedGemm> pipe_rows;
+  Check(ReadGemmConfig(pipe + "/gemm_config.in", environment, &pipe_rows, &pipe_foreign).code() ==
+            StatusCode::kInvalidArgument, "a pipe is refused");
   std::ofstream(path, std::ios::app) << "8 128 12 64 1 ### 1 768 10\n";
   Check(
       ReadGemmConfig(path, environment, &rows, &num_foreign).code() == StatusCode::kInvalidArgument,
@@ -987,6 +1396,10 @@ int main(int argc, char** argv) {
     BenchAttention();
     return failures == 0 ? 0 : 1;
   }
+  if (argc == 2 && std::string(argv[1]) == "bench_ragged") {
+    BenchRagged();
+    return failures == 0 ? 0 : 1;
+  }
   const struct {
     const char* name;
     void (*test)();
@@ -996,6 +1409,9 @@ int main(int argc, char** argv) {
                {"wgmma", TestWgmmaAttention},
                {"interface", TestInterface},
                {"runner", TestRunner},
+               {"ragged", TestRagged},
+               {"graphs", TestGraphs},
+               {"nonfinite", TestNonFinite},
                {"gemm_config", TestGemmConfig},
                {"layers", TestLayers},
                {"each_kernel", TestEachKernel}};

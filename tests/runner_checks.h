@@ -134,7 +134,7 @@ inline double Difference(const std::vector<float>& got, const Doubles& packed_ex
 inline void CheckEncoder(Host* host, const Expect& expect) {
   const EncoderConfig config = SmallConfig();
   const Model model(host, config, 1);
-  const auto cache = std::make_shared<WeightCache>(int64_t{1} << 30);
+  const auto cache = std::make_shared<DeviceCaches>(int64_t{1} << 30);
   Runner runner(config, {}, &host->backend(), cache);
   const std::vector<int32_t> lengths = {5, 0, 9, 1};
   const int64_t batch_size = 4, seq_len = 9, hidden = config.hidden_size();
@@ -193,65 +193,65 @@ inline void CheckEncoder(Host* host, const Expect& expect) {
       }
     }
   }
-  expect(cache->num_prepared() == 1 && cache->size() == 1,
-         StrCat("weights were prepared ", cache->num_prepared(), " times, expected once"));
+  expect(cache->weights.num_prepared() == 1 && cache->weights.size() == 1,
+         StrCat("weights were prepared ", cache->weights.num_prepared(), " times, expected once"));
 }
 
 // Weights are found by their buffers, and forgotten with them.
 inline void CheckWeightCache(Host* host, const Expect& expect) {
   const EncoderConfig config = SmallConfig();
-  const auto cache = std::make_shared<WeightCache>(int64_t{1} << 30);
+  const auto cache = std::make_shared<DeviceCaches>(int64_t{1} << 30);
   Runner first(config, {}, &host->backend(), cache), second(config, {}, &host->backend(), cache);
   auto model = std::make_unique<Model>(host, config, 3);
   PreparedEncoder a, b;
   expect(first.Prepare(model->weights, host->context(), &a).ok() &&
              second.Prepare(model->weights, host->context(), &b).ok() &&
-             a.weights == b.weights && cache->num_prepared() == 1,
+             a.weights == b.weights && cache->weights.num_prepared() == 1,
          "two runners share what one prepared");
   const Model other(host, config, 3);
   expect(first.Prepare(other.weights, host->context(), &b).ok() && a.weights != b.weights &&
-             cache->size() == 2,
+             cache->weights.size() == 2,
          "other buffers are other weights");
   model.reset();
   const Model third(host, config, 4);
-  expect(first.Prepare(third.weights, host->context(), &b).ok() && cache->size() == 2,
-         StrCat("weights whose buffers nobody holds are dropped: ", cache->size()));
+  expect(first.Prepare(third.weights, host->context(), &b).ok() && cache->weights.size() == 2,
+         StrCat("weights whose buffers nobody holds are dropped: ", cache->weights.size()));
   // New buffers in every call: never more than the last set is kept.
   for (int i = 0; i < 20; ++i) {
     const Model fresh(host, config, 5);
-    expect(first.Prepare(fresh.weights, host->context(), &b).ok() && cache->size() <= 3,
-           StrCat("fresh buffers, ", cache->size(), " sets kept"));
+    expect(first.Prepare(fresh.weights, host->context(), &b).ok() && cache->weights.size() <= 3,
+           StrCat("fresh buffers, ", cache->weights.size(), " sets kept"));
   }
   // A set that comes again is kept, also after many that did not.
-  const int64_t before = cache->num_prepared();
+  const int64_t before = cache->weights.num_prepared();
   const Model last(host, config, 6);
   for (int i = 0; i < 5; ++i) {
     expect(first.Prepare(last.weights, host->context(), &b).ok(), "prepared");
   }
-  expect(cache->num_prepared() <= before + 2,
-         StrCat("prepared ", cache->num_prepared() - before, " times in 5 calls"));
+  expect(cache->weights.num_prepared() <= before + 2,
+         StrCat("prepared ", cache->weights.num_prepared() - before, " times in 5 calls"));
   WeightInputs unkept = last.weights;
   unkept.hold = nullptr;
-  const int64_t unkept_before = cache->num_prepared();
+  const int64_t unkept_before = cache->weights.num_prepared();
   for (int i = 0; i < 2; ++i) {
     expect(first.Prepare(unkept, host->context(), &b).ok(), "prepared");
   }
-  expect(cache->num_prepared() == unkept_before + 2, "weights without a hold are prepared anew");
+  expect(cache->weights.num_prepared() == unkept_before + 2, "weights without a hold are prepared anew");
 
   // Bounded in bytes: sets of other models push out the oldest.
   PreparedEncoder size;
-  const auto small = std::make_shared<WeightCache>(
+  const auto small = std::make_shared<DeviceCaches>(
       a.encoder->PackedWeightBytes() * 2 + a.encoder->PackedWeightBytes() / 2);
   Runner bounded(config, {}, &host->backend(), small);
   std::vector<std::unique_ptr<Model>> models;
   for (int i = 0; i < 5; ++i) {
     models.push_back(std::make_unique<Model>(host, config, 10 + i));
-    expect(bounded.Prepare(models.back()->weights, host->context(), &b).ok() && small->size() <= 2,
-           StrCat("a cache for two sets holds ", small->size()));
+    expect(bounded.Prepare(models.back()->weights, host->context(), &b).ok() && small->weights.size() <= 2,
+           StrCat("a cache for two sets holds ", small->weights.size()));
   }
-  const auto none = std::make_shared<WeightCache>(0);
+  const auto none = std::make_shared<DeviceCaches>(0);
   Runner uncached(config, {}, &host->backend(), none);
-  expect(uncached.Prepare(models[0]->weights, host->context(), &b).ok() && none->size() == 0,
+  expect(uncached.Prepare(models[0]->weights, host->context(), &b).ok() && none->weights.size() == 0,
          "a cache without room keeps nothing, and the call goes on");
 }
 
@@ -263,7 +263,7 @@ inline void CheckFailedAllocations(Host* host, const Expect& expect) {
   const std::vector<int32_t> lengths = {3, 5};
   const DeviceRows rows(host, std::vector<float>(2 * 5 * hidden, 0.5f), 4);
   const DeviceRows out(host, std::vector<float>(2 * 5 * hidden, 0.f));
-  const auto cache = std::make_shared<WeightCache>(int64_t{1} << 30);
+  const auto cache = std::make_shared<DeviceCaches>(int64_t{1} << 30);
   Runner runner(config, {}, &host->backend(), cache);
   const auto call = [&](bool remove_padding) {
     EncoderInputs inputs;

@@ -46,11 +46,11 @@ TEST(RunnerTest, ThreadsPrepareOnce) {
   EncoderConfig config = runner_checks::SmallConfig();
   config.head_size = 128;
   config.inner_size = 2048;
-  const auto cache = std::make_shared<WeightCache>(int64_t{1} << 30);
+  const auto cache = std::make_shared<DeviceCaches>(int64_t{1} << 30);
   Runner runner(config, {}, &cpu::CpuBackend(), cache);
   for (unsigned round = 0; round < 10; ++round) {
     const runner_checks::Model model(&host, config, round);
-    const int64_t before = cache->num_prepared();
+    const int64_t before = cache->weights.num_prepared();
     std::atomic<int> waiting{8};
     std::vector<PreparedEncoder> prepared(8);
     std::vector<std::thread> threads;
@@ -62,7 +62,7 @@ TEST(RunnerTest, ThreadsPrepareOnce) {
       });
     }
     for (std::thread& thread : threads) thread.join();
-    EXPECT_EQ(cache->num_prepared(), before + 1);
+    EXPECT_EQ(cache->weights.num_prepared(), before + 1);
     for (const PreparedEncoder& result : prepared) EXPECT_EQ(result.weights, prepared[0].weights);
   }
 }

@@ -33,13 +33,20 @@ class Backend {
   // The alignment, in bytes, that rows given to an encoder need.
   virtual int64_t row_alignment() const = 0;
 
+  // Whether the work of calls is done later and in their order (a GPU's stream), not at once.
+  virtual bool is_ordered() const = 0;
+
+  // The rows to compute `num_tokens` packed tokens with, at least as many: where sizes cost something,
+  // few different ones.
+  virtual int64_t RoundRows(int64_t num_tokens) const = 0;
+
   // Physical memory of the current device.
   virtual Status MemoryBytes(int64_t* bytes) const = 0;
 
-  // Puts integers of the host where kernels can read them. *data: `values` themselves or a copy in
-  // *memory; it lives as long as both do.
-  virtual Status ToDevice(const int32_t* values, int64_t count, const ExecutionContext& context,
-                          Buffer* memory, const int32_t** data) const = 0;
+  // Puts integers of the host where kernels can read them. *data: `values` themselves, or a copy in
+  // `memory`, device memory for `count` integers. `values` may go when this returns, on a GPU.
+  virtual Status ToDevice(const int32_t* values, int64_t count, int32_t* memory,
+                          const ExecutionContext& context, const int32_t** data) const = 0;
 
   // Copies device memory to device memory.
   virtual Status Copy(const void* from, int64_t bytes, void* to,

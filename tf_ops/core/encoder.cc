@@ -42,6 +42,10 @@ Status ValidateBatch(const EncoderConfig& config, const EncoderBatch& batch) {
     if (batch.seq_offsets == nullptr) {
       return InvalidArgument("seq_offsets is null, expected int32 [", batch.batch_size + 1, "]");
     }
+    if (batch.rows() < batch.num_tokens) {
+      return InvalidArgument("num_rows is ", batch.num_rows, ", expected at least num_tokens, ",
+                             batch.num_tokens);
+    }
     if (batch.num_tokens > padded_tokens) {
       return InvalidArgument("num_tokens is ", batch.num_tokens, ", expected at most ",
                              padded_tokens, " = batch ", batch.batch_size, " x length ",

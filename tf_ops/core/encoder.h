@@ -23,6 +23,9 @@ struct EncoderBatch {
   int64_t batch_size = 0;   // B
   int64_t max_seq_len = 0;  // S
   int64_t num_tokens = 0;   // T
+  // Packed layout: rows that input and outputs have room for, at least T. Those past T hold anything,
+  // and may be computed: sizes that differ a little are then the same work. 0: T.
+  int64_t num_rows = 0;
   bool packed = false;
   // int32 [B+1], ascending from 0 to T, no step above S. Packed layout only, else null.
   const int32_t* seq_offsets = nullptr;
@@ -35,6 +38,8 @@ struct EncoderBatch {
   const void* input = nullptr;  // [T,H]
   // Either one pointer (the last layer's output [T,H]) or num_layers of them. May not alias input.
   std::vector<void*> outputs;
+
+  int64_t rows() const { return num_rows > 0 ? num_rows : num_tokens; }
 };
 
 class Encoder {

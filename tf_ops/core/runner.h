@@ -9,6 +9,7 @@
 //   runner.Run(prepared, inputs, plan, outputs, context);
 #pragma once
 
+#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -16,9 +17,17 @@
 
 #include "tf_ops/core/backend.h"
 #include "tf_ops/core/batch.h"
+#include "tf_ops/core/scratch.h"
 #include "tf_ops/core/weight_cache.h"
 
 namespace ft {
+
+// What all Runners of a device share. On a GPU all their calls are on one stream.
+struct DeviceCaches {
+  explicit DeviceCaches(int64_t max_weight_bytes) : weights(max_weight_bytes) {}
+  WeightCache weights;
+  Scratch scratch;
+};
 
 // An encoder and the weights that it runs with.
 struct PreparedEncoder {
@@ -27,14 +36,13 @@ struct PreparedEncoder {
 };
 
 // One model part: a BertEncoder or BertTransformer of one configuration. Any number of threads may
-// use it at once. On a GPU all calls of a Runner, and of all that share its cache, are on one stream.
+// use it at once.
 class Runner {
  public:
-  // The inner size of `config` is not read: it comes with the weights. `backend` and `cache` are
-  // shared by all Runners of a device.
+  // The inner size of `config` is not read: it comes with the weights.
   Runner(const EncoderConfig& config, const EncoderOptions& options, const Backend* backend,
-         std::shared_ptr<WeightCache> cache)
-      : config_(config), options_(options), backend_(backend), cache_(std::move(cache)) {}
+         std::shared_ptr<DeviceCaches> caches)
+      : config_(config), options_(options), backend_(backend), caches_(std::move(caches)) {}
 
   const EncoderConfig& config() const { return config_; }
 
@@ -54,18 +62,27 @@ class Runner {
  private:
   static constexpr size_t kMaxEncoders = 64;
 
+  int64_t row_bytes() const { return config_.hidden_size() * SizeOf(config_.dtype); }
   Status GetEncoder(int64_t inner_size, std::shared_ptr<Encoder>* encoder);
-  Status RunEncoder(const PreparedEncoder& prepared, EncoderBatch batch,
-                    const ExecutionContext& context) const;
+  // True if rows and mask of the batch are to be copied to addresses that stay: they are small, and lie
+  // where no recent batch's lay.
+  bool IsStaged(const EncoderBatch& batch) const;
+  // Computes the caller's rows. `integers` become the batch's seq_offsets, if it is packed, or its
+  // key_lengths; none: it has neither.
+  Status RunRows(const PreparedEncoder& prepared, EncoderBatch batch,
+                 const std::vector<int32_t>& integers, const ExecutionContext& context) const;
   Status RunWithoutPadding(const PreparedEncoder& prepared, const EncoderPlan& plan,
                            EncoderBatch batch, const ExecutionContext& context) const;
+  Status RunEncoder(const PreparedEncoder& prepared, const EncoderBatch& batch, void* workspace,
+                    const ExecutionContext& context) const;
 
   const EncoderConfig config_;
   const EncoderOptions options_;
   const Backend* const backend_;
-  const std::shared_ptr<WeightCache> cache_;
-  std::mutex mutex_;
+  const std::shared_ptr<DeviceCaches> caches_;
+  mutable std::mutex mutex_;
   std::map<int64_t, std::shared_ptr<Encoder>> encoders_;  // by inner size
+  mutable std::deque<std::vector<const void*>> recent_;   // addresses of batches; the newest first
 };
 
 // BuildMaskRemovePadding and RebuildPadding on rows of row_bytes bytes.

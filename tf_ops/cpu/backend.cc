@@ -31,13 +31,15 @@ class Cpu final : public Backend {
   }
 
   int64_t row_alignment() const override { return 1; }
+  bool is_ordered() const override { return false; }
+  int64_t RoundRows(int64_t num_tokens) const override { return num_tokens; }
 
   Status MemoryBytes(int64_t* bytes) const override {
     *bytes = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE);
     return OkStatus();
   }
 
-  Status ToDevice(const int32_t* values, int64_t, const ExecutionContext&, Buffer*,
+  Status ToDevice(const int32_t* values, int64_t, int32_t*, const ExecutionContext&,
                   const int32_t** data) const override {
     *data = values;
     return OkStatus();

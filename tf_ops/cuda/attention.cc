@@ -54,7 +54,7 @@ AttentionArgs MakeAttentionArgs(const EncoderConfig& config, const EncoderBatch&
   args.num_heads = config.num_heads;
   args.head_size = config.head_size;
   args.seq_offsets = batch.packed ? batch.seq_offsets : nullptr;
-  args.num_tokens = batch.num_tokens;
+  args.num_tokens = batch.rows();
   args.key_lengths = batch.packed ? nullptr : batch.key_lengths;
   args.mask = batch.attention_mask;
   return args;

@@ -4,6 +4,7 @@
 
 #include "tf_ops/cuda/cuda_check.h"
 #include "tf_ops/cuda/encoder.h"
+#include "tf_ops/cuda/gemm.h"
 #include "tf_ops/cuda/kernels.h"
 
 namespace ft {
@@ -36,6 +37,9 @@ class Cuda final : public Backend {
 
   // Kernels load 16 bytes at a time.
   int64_t row_alignment() const override { return 16; }
+  bool is_ordered() const override { return true; }
+
+  int64_t RoundRows(int64_t num_tokens) const override { return cuda::RoundRows(num_tokens); }
 
   Status MemoryBytes(int64_t* bytes) const override {
     size_t free_bytes, total_bytes;
@@ -44,13 +48,12 @@ class Cuda final : public Backend {
     return OkStatus();
   }
 
-  Status ToDevice(const int32_t* values, int64_t count, const ExecutionContext& context,
-                  Buffer* memory, const int32_t** data) const override {
+  Status ToDevice(const int32_t* values, int64_t count, int32_t* memory,
+                  const ExecutionContext& context, const int32_t** data) const override {
     LaunchContext launch;
     FT_RETURN_IF_ERROR(GetLaunchContext(context, &launch));
-    FT_RETURN_IF_ERROR(context.allocator->Allocate(count * 4, memory));
-    *data = static_cast<const int32_t*>(memory->get());
-    return LaunchStoreIntegers(values, count, static_cast<int32_t*>(memory->get()), launch);
+    *data = memory;
+    return LaunchStoreIntegers(values, count, memory, launch);
   }
 
   Status Copy(const void* from, int64_t bytes, void* to,

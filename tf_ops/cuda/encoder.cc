@@ -21,6 +21,9 @@ namespace {
 // see benchmarks/gpu_profile.md.
 constexpr int64_t kSmallGemmRows = 32;
 
+// Query rows of an attention kernel's block, at least.
+constexpr int64_t kAttentionRows = 64;
+
 // Byte offsets of one layer's packed weights. Kernels are [out, in].
 struct WeightLayout {
   int64_t qkv_kernel, qkv_bias, attention_kernel, attention_bias, attention_beta, attention_gamma,
@@ -57,7 +60,7 @@ struct WorkspaceLayout {
 
   WorkspaceLayout(const EncoderConfig& config, const EncoderBatch& batch, int max_splits) {
     const int64_t h = config.hidden_size(), i = config.inner_size, size = SizeOf(config.dtype);
-    const int64_t tokens = batch.num_tokens;
+    const int64_t tokens = batch.rows();
     int64_t at = 0;
     const auto take = [&](int64_t bytes) {
       const int64_t offset = at;
@@ -172,16 +175,22 @@ class CudaEncoder : public Encoder {
                         int64_t* bytes) const override {
     LaunchContext context;
     FT_RETURN_IF_ERROR(GetLaunchContext(execution, &context));
-    *bytes = WorkspaceLayout(config_, batch, MaxSplits(batch.num_tokens, context)).total_bytes;
+    *bytes = WorkspaceLayout(config_, batch, MaxSplits(batch.rows(), context)).total_bytes;
     return OkStatus();
   }
 
-  Status Run(const EncoderBatch& batch, const void* packed, void* workspace,
+  Status Run(const EncoderBatch& given, const void* packed, void* workspace,
              const ExecutionContext& execution) const override {
-    FT_RETURN_IF_ERROR(ValidateBatch(config_, batch));
-    if (batch.num_tokens == 0) return OkStatus();
-    if (batch.num_tokens > INT32_MAX / 2) {
-      return Unimplemented("num_tokens is ", batch.num_tokens, "; at most ", INT32_MAX / 2);
+    FT_RETURN_IF_ERROR(ValidateBatch(config_, given));
+    if (given.num_tokens == 0) return OkStatus();
+    if (given.rows() > INT32_MAX / 2) {
+      return Unimplemented("num_tokens is ", given.num_tokens, "; at most ", INT32_MAX / 2);
+    }
+    EncoderBatch batch = given;
+    // S is no more than a bound here, which gives the grid; rounded up, batches of about the same
+    // length are the same work.
+    if (batch.packed && batch.attention_mask == nullptr) {
+      batch.max_seq_len = AlignUp(batch.max_seq_len, kAttentionRows);
     }
     LaunchContext context;
     FT_RETURN_IF_ERROR(GetLaunchContext(execution, &context));
@@ -222,7 +231,7 @@ class CudaEncoder : public Encoder {
   // Puts all layers on context.stream.
   Status Enqueue(const EncoderBatch& batch, const void* packed, void* workspace,
                  LaunchContext context) const {
-    const int64_t tokens = batch.num_tokens, h = config_.hidden_size(), i = config_.inner_size;
+    const int64_t tokens = batch.rows(), h = config_.hidden_size(), i = config_.inner_size;
     const int max_splits = MaxSplits(tokens, context);
     const bool small = max_splits > 0;
     const WorkspaceLayout layout(config_, batch, max_splits);
@@ -351,12 +360,12 @@ class CudaEncoder : public Encoder {
   // batches meet few shapes.
   Status TestGemms(const EncoderBatch& batch, const ExecutionContext& execution,
                    const LaunchContext& context) const {
-    const int64_t tokens = batch.num_tokens;
+    const int64_t tokens = batch.rows();
     if (UseSmallGemm(tokens, context)) return OkStatus();
     std::lock_guard<std::mutex> lock(test_mutex_);
     std::vector<GemmShape> shapes;
     for (const GemmShape& shape :
-         LayerGemms(config_, context.allow_tf32, Gemm::RoundRows(tokens))) {
+         LayerGemms(config_, context.allow_tf32, RoundRows(tokens))) {
       if (!gemm_.IsTuned(shape)) shapes.push_back(shape);
     }
     std::vector<TunedGemm> rows;
@@ -380,7 +389,7 @@ class CudaEncoder : public Encoder {
     const auto address = [](const void* pointer) { return reinterpret_cast<uint64_t>(pointer); };
     GraphCache::Key key = {static_cast<uint64_t>(batch.batch_size),
                            static_cast<uint64_t>(batch.max_seq_len),
-                           static_cast<uint64_t>(batch.num_tokens),
+                           static_cast<uint64_t>(batch.rows()),
                            batch.packed,
                            context.allow_tf32,
                            address(batch.seq_offsets),

@@ -17,7 +17,7 @@ struct CudaEncoderOptions {
   std::string gemm_config_dir;
   // Replay a CUDA graph when sizes and addresses of a call were seen before.
   bool use_graphs = true;
-  int max_graphs = 32;
+  int max_graphs = 64;
   // Up to this many tokens 16-bit products use the kernel for few rows. -1: the measured default.
   int64_t small_gemm_rows = -1;
 };

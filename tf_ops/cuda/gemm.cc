@@ -56,10 +56,8 @@ class Descriptors {
     const cublasLtEpilogue_t epilogue = epilogues[static_cast<int>(shape.epilogue)];
     FT_RETURN_IF_CUBLAS_ERROR(api->cublasLtMatmulDescSetAttribute(
         op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof(epilogue)));
-    if (shape.epilogue != GemmEpilogue::kNone) {
-      FT_RETURN_IF_CUBLAS_ERROR(api->cublasLtMatmulDescSetAttribute(
-          op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof(bias)));
-    }
+    has_bias_ = shape.epilogue != GemmEpilogue::kNone;
+    FT_RETURN_IF_ERROR(SetBias(bias));
     FT_RETURN_IF_CUBLAS_ERROR(
         api->cublasLtMatrixLayoutCreate(&w, type, shape.k, shape.n, shape.k));
     FT_RETURN_IF_CUBLAS_ERROR(
@@ -69,11 +67,19 @@ class Descriptors {
     return OkStatus();
   }
 
+  Status SetBias(const void* bias) {
+    if (!has_bias_) return OkStatus();
+    FT_RETURN_IF_CUBLAS_ERROR(api_->cublasLtMatmulDescSetAttribute(
+        op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof(bias)));
+    return OkStatus();
+  }
+
   cublasLtMatmulDesc_t op = nullptr;
   cublasLtMatrixLayout_t w = nullptr, x = nullptr, y = nullptr;
 
  private:
   const CublasLt* api_ = nullptr;
+  bool has_bias_ = false;
 };
 
 // Up to `count` algorithms for `shape`, the heuristic's favourite first.
@@ -143,9 +149,18 @@ bool IsAccepted(const CublasLt* api, cublasLtHandle_t handle, const GemmShape& s
 
 }  // namespace
 
-int64_t Gemm::RoundRows(int64_t rows) {
-  return AlignUp(rows, rows <= 512 ? 32 : rows <= 4096 ? 128 : 512);
+int64_t RoundRows(int64_t rows) {
+  const int64_t step = rows <= 16 ? 16 : rows <= 512 ? 32 : rows <= 4096 ? 128 : 256;
+  return AlignUp(rows, step);
 }
+
+struct Gemm::Product {
+  Descriptors descriptors;
+  GemmAlgorithm algorithm;
+};
+
+Gemm::Gemm() = default;
+Gemm::~Gemm() = default;
 
 Gemm::Key Gemm::MakeKey(const GemmShape& s) {
   return {static_cast<int>(s.dtype), s.allow_tf32, s.rows, s.n, s.k, static_cast<int>(s.epilogue),
@@ -170,6 +185,7 @@ void Gemm::LoadConfig(const std::string& directory) {
     }
     std::lock_guard<std::mutex> lock(mutex_);
     tuned_[MakeKey(row.shape)] = row.algorithm;
+    products_.clear();
   }
   static std::once_flag reported;
   if (num_refused > 0) {
@@ -193,15 +209,49 @@ void Gemm::LoadConfig(const std::string& directory) {
   }
 }
 
-void Gemm::Remember(const Key& key, const GemmAlgorithm& algorithm,
-                    std::map<Key, GemmAlgorithm>* algorithms) {
-  if (algorithms->size() >= kMaxRemembered) algorithms->clear();
-  (*algorithms)[key] = algorithm;
-}
-
 bool Gemm::IsTuned(const GemmShape& shape) {
   std::lock_guard<std::mutex> lock(mutex_);
   return tuned_.count(MakeKey(shape)) > 0;
+}
+
+// The algorithm that was tuned for the shape or for its rows rounded up, or the heuristic's.
+Status Gemm::Choose(const GemmShape& shape, GemmAlgorithm* algorithm) {
+  GemmShape rounded = shape;
+  rounded.rows = RoundRows(shape.rows);
+  for (const GemmShape& s : {shape, rounded}) {
+    const auto found = tuned_.find(MakeKey(s));
+    if (found != tuned_.end()) {
+      *algorithm = found->second;
+      return OkStatus();
+    }
+  }
+  const Key key = MakeKey(rounded);
+  auto found = heuristic_.find(key);
+  if (found == heuristic_.end()) {
+    const CublasLt* api;
+    cublasLtHandle_t handle;
+    std::vector<cublasLtMatmulHeuristicResult_t> results;
+    FT_RETURN_IF_ERROR(GetCublasLtHandle(&api, &handle));
+    FT_RETURN_IF_ERROR(Heuristics(api, handle, rounded, 1, &results));
+    if (heuristic_.size() >= kMaxRemembered) heuristic_.clear();
+    found = heuristic_.emplace(key, ToAlgorithm(results[0].algo)).first;
+  }
+  *algorithm = found->second;
+  return OkStatus();
+}
+
+Status Gemm::GetProduct(const GemmShape& shape, Product** product) {
+  std::unique_ptr<Product>& entry = products_[MakeKey(shape)];
+  if (entry == nullptr) {
+    const CublasLt* api;
+    FT_RETURN_IF_ERROR(GetCublasLt(&api));
+    auto made = std::make_unique<Product>();
+    FT_RETURN_IF_ERROR(made->descriptors.Init(api, shape, nullptr));
+    FT_RETURN_IF_ERROR(Choose(shape, &made->algorithm));
+    entry = std::move(made);
+  }
+  *product = entry.get();
+  return OkStatus();
 }
 
 Status Gemm::Run(const GemmArgs& args, cudaStream_t stream) {
@@ -209,41 +259,20 @@ Status Gemm::Run(const GemmArgs& args, cudaStream_t stream) {
   const CublasLt* api;
   cublasLtHandle_t handle;
   FT_RETURN_IF_ERROR(GetCublasLtHandle(&api, &handle));
-  GemmShape rounded = args.shape;
-  rounded.rows = RoundRows(rounded.rows);
-  const Key key = MakeKey(rounded);
-  GemmAlgorithm algorithm;
-  bool known = false;
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    auto found = tuned_.find(MakeKey(args.shape));
-    if (found == tuned_.end()) found = tuned_.find(key);
-    if (found != tuned_.end()) {
-      algorithm = found->second;
-      known = true;
-    } else if ((found = heuristic_.find(MakeKey(args.shape))) != heuristic_.end() ||
-               (found = heuristic_.find(key)) != heuristic_.end()) {
-      algorithm = found->second;
-      known = true;
-    }
-  }
-  std::vector<cublasLtMatmulHeuristicResult_t> results;
-  if (!known) {
-    FT_RETURN_IF_ERROR(Heuristics(api, handle, rounded, 1, &results));
-    algorithm = ToAlgorithm(results[0].algo);
-    std::lock_guard<std::mutex> lock(mutex_);
-    Remember(key, algorithm, &heuristic_);
-  }
-  Descriptors d;
-  FT_RETURN_IF_ERROR(d.Init(api, args.shape, args.bias));
-  cublasStatus_t status = Multiply(api, handle, d, args, args.w, algorithm, stream);
+  // Held while the product is launched: its descriptor is given this call's bias.
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (products_.size() >= kMaxRemembered) products_.clear();
+  Product* product;
+  FT_RETURN_IF_ERROR(GetProduct(args.shape, &product));
+  FT_RETURN_IF_ERROR(product->descriptors.SetBias(args.bias));
+  cublasStatus_t status =
+      Multiply(api, handle, product->descriptors, args, args.w, product->algorithm, stream);
   if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) {
     // The algorithm for the rounded rows does not take these rows: they get one of their own.
+    std::vector<cublasLtMatmulHeuristicResult_t> results;
     FT_RETURN_IF_ERROR(Heuristics(api, handle, args.shape, 1, &results));
-    algorithm = ToAlgorithm(results[0].algo);
-    status = Multiply(api, handle, d, args, args.w, algorithm, stream);
-    std::lock_guard<std::mutex> lock(mutex_);
-    Remember(MakeKey(args.shape), algorithm, &heuristic_);
+    product->algorithm = ToAlgorithm(results[0].algo);
+    status = Multiply(api, handle, product->descriptors, args, args.w, product->algorithm, stream);
   }
   return CublasStatus(status, "cublasLtMatmul");
 }
@@ -313,7 +342,9 @@ Status Gemm::Tune(const GemmArgs& args, const std::vector<const void*>& weights,
   }
   if (result->milliseconds < 0.f) return Internal("no cuBLASLt algorithm ran in the GEMM test");
   std::lock_guard<std::mutex> lock(mutex_);
+  if (tuned_.size() >= kMaxRemembered) tuned_.clear();
   tuned_[MakeKey(args.shape)] = result->algorithm;
+  products_.clear();  // Some may have been made with another.
   return OkStatus();
 }
 

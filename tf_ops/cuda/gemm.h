@@ -5,6 +5,7 @@
 
 #include <array>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <tuple>
@@ -75,16 +76,20 @@ Status ReadGemmConfig(const std::string& path, const std::string& environment,
 Status UpdateGemmConfig(const std::string& path, const std::string& environment,
                         const std::vector<TunedGemm>& rows);
 
-// Runs products and remembers the algorithm of each shape, for the device that was current at first
-// use. Any number of threads.
+// Rows rounded up, so that ragged batches meet few shapes. The tiles of products have 128 rows or more
+// where there are many; of few rows each costs.
+int64_t RoundRows(int64_t rows);
+
+// Runs products and remembers the algorithm and the descriptors of each shape, for the device that was
+// current at first use. Any number of threads.
 class Gemm {
  public:
+  Gemm();
+  ~Gemm();
+
   // Takes the rows of gemm_config.in in `directory` that fit this device and that cuBLASLt accepts for
   // their shapes; reports once to stderr what does not. Empty: no file.
   void LoadConfig(const std::string& directory);
-
-  // Rows are rounded up before an algorithm is chosen, so that ragged batches meet few shapes.
-  static int64_t RoundRows(int64_t rows);
 
   Status Run(const GemmArgs& args, cudaStream_t stream);
 
@@ -98,14 +103,16 @@ class Gemm {
 
  private:
   using Key = std::tuple<int, bool, int64_t, int64_t, int64_t, int, bool>;
+  struct Product;  // a shape's descriptors and algorithm
+
   static Key MakeKey(const GemmShape& shape);
-  // Bounded: all are forgotten where there are too many.
-  static void Remember(const Key& key, const GemmAlgorithm& algorithm,
-                       std::map<Key, GemmAlgorithm>* algorithms);
+  Status Choose(const GemmShape& shape, GemmAlgorithm* algorithm);
+  Status GetProduct(const GemmShape& shape, Product** product);
 
   std::mutex mutex_;
   std::map<Key, GemmAlgorithm> tuned_;      // exact rows, or rows rounded up
-  std::map<Key, GemmAlgorithm> heuristic_;  // rows rounded up, or exact where these need their own
+  std::map<Key, GemmAlgorithm> heuristic_;  // rows rounded up
+  std::map<Key, std::unique_ptr<Product>> products_;  // exact rows; bounded, as all are
 };
 
 }  // namespace cuda

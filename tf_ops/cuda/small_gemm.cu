@@ -9,7 +9,7 @@ namespace cuda {
 namespace {
 
 constexpr int kStep = 128;     // of k in one stage
-constexpr int kChunks = 16;    // 16-byte chunks of a stage's row
+[[maybe_unused]] constexpr int kChunks = 16;    // 16-byte chunks of a stage's row
 constexpr int kThreads = 128;  // 4 warps
 
 // The block computes y[kRows, kCols] over the k range of blockIdx.z. kWarpCols warps split the

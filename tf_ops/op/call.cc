@@ -48,14 +48,14 @@ class TfThreadPool : public ThreadPool {
   int num_threads_;
 };
 
-// A WeightCache that lives as long as TensorFlow's device does.
-class WeightCacheResource : public tensorflow::ResourceBase {
+// Caches that live as long as TensorFlow's device does.
+class DeviceCachesResource : public tensorflow::ResourceBase {
  public:
-  explicit WeightCacheResource(int64_t max_bytes)
-      : cache(std::make_shared<WeightCache>(max_bytes)) {}
-  std::string DebugString() const override { return "prepared weights of fastertransformer_tf"; }
+  explicit DeviceCachesResource(int64_t max_weight_bytes)
+      : caches(std::make_shared<DeviceCaches>(max_weight_bytes)) {}
+  std::string DebugString() const override { return "caches of fastertransformer_tf"; }
 
-  const std::shared_ptr<WeightCache> cache;
+  const std::shared_ptr<DeviceCaches> caches;
 };
 
 }  // namespace
@@ -79,18 +79,18 @@ Status Call::Init() {
   return OkStatus();
 }
 
-Status Call::GetWeightCache(std::shared_ptr<WeightCache>* cache) const {
+Status Call::GetCaches(std::shared_ptr<DeviceCaches>* caches) const {
   tensorflow::ResourceMgr* const resources = ctx_->resource_manager();
-  WeightCacheResource* resource;
-  FT_RETURN_IF_ERROR(FromAbsl(resources->LookupOrCreate<WeightCacheResource>(
-      resources->default_container(), "fastertransformer_tf/prepared_weights", &resource,
-      [this](WeightCacheResource** created) {
+  DeviceCachesResource* resource;
+  FT_RETURN_IF_ERROR(FromAbsl(resources->LookupOrCreate<DeviceCachesResource>(
+      resources->default_container(), "fastertransformer_tf/caches", &resource,
+      [this](DeviceCachesResource** created) {
         int64_t bytes;
         const Status status = backend_->MemoryBytes(&bytes);
-        if (status.ok()) *created = new WeightCacheResource(WeightCacheLimit(bytes));
+        if (status.ok()) *created = new DeviceCachesResource(WeightCacheLimit(bytes));
         return ToAbsl(status);
       })));
-  *cache = resource->cache;
+  *caches = resource->caches;
   resource->Unref();
   return OkStatus();
 }

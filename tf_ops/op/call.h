@@ -5,8 +5,7 @@
 #include <mutex>
 
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tf_ops/core/backend.h"
-#include "tf_ops/core/weight_cache.h"
+#include "tf_ops/core/runner.h"
 
 namespace ft::op {
 
@@ -23,8 +22,8 @@ class Call : public Allocator {
   const Backend& backend() const { return *backend_; }
   const ExecutionContext& execution() const { return execution_; }
 
-  // The prepared weights of this device, shared by all kernels, traces and sessions on it.
-  Status GetWeightCache(std::shared_ptr<WeightCache>* cache) const;
+  // What all kernels and traces on this device share.
+  Status GetCaches(std::shared_ptr<DeviceCaches>* caches) const;
 
   // From TensorFlow's allocator of the device.
   Status Allocate(int64_t bytes, Buffer* buffer) override;

@@ -138,9 +138,9 @@ class EncoderKernel : public OpKernel {
   Status MakeRunner(const Call& call) {
     std::lock_guard<std::mutex> lock(mutex_);
     if (runner_ != nullptr) return OkStatus();
-    std::shared_ptr<WeightCache> cache;
-    FT_RETURN_IF_ERROR(call.GetWeightCache(&cache));
-    runner_ = std::make_unique<Runner>(config_, options_, &call.backend(), std::move(cache));
+    std::shared_ptr<DeviceCaches> caches;
+    FT_RETURN_IF_ERROR(call.GetCaches(&caches));
+    runner_ = std::make_unique<Runner>(config_, options_, &call.backend(), std::move(caches));
     return OkStatus();
   }
 
