@@ -904,7 +904,13 @@ void TestInterface() {
 class CudaHost : public runner_checks::Host {
  public:
   CudaHost() { MustBeOk(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream"); }
-  ~CudaHost() override { cudaStreamDestroy(stream_); }
+  // After everything that it gave memory to.
+  ~CudaHost() override {
+    cudaStreamDestroy(stream_);
+    for (const auto& size : free_) {
+      for (void* memory : size.second) cudaFree(memory);
+    }
+  }
   const Backend& backend() const override { return CudaBackend(); }
   ExecutionContext context() override {
     ExecutionContext context;
@@ -1014,8 +1020,7 @@ void TestRagged() {
     config.num_layers = 3;
     const RaggedModel model(config), other(config);
     CudaHost host;
-    const auto caches = std::make_shared<DeviceCaches>(int64_t{1} << 32);
-    Runner runner(config, {}, &CudaBackend(), caches);
+    Runner runner(config, {}, &CudaBackend(), std::make_shared<DeviceCaches>(int64_t{1} << 32));
     const int64_t h = config.hidden_size(), size = SizeOf(dtype);
     int wrong = 0, calls = 0;
     for (; calls < 500; ++calls) {
@@ -1029,7 +1034,7 @@ void TestRagged() {
       MustBeOk(cudaDeviceSynchronize(), "inputs");
       Encode(&runner, &host, weights, seq_len, lengths, remove_padding, input.data(),
              output.data());
-      CudaHost fresh_host;
+      CudaHost fresh_host;  // before what takes memory of it
       Runner fresh(config, {}, &CudaBackend(),
                    std::make_shared<DeviceCaches>(int64_t{1} << 32));
       Encode(&fresh, &fresh_host, weights, seq_len, lengths, remove_padding, input.data(),

@@ -288,7 +288,9 @@ inline void CheckFailedAllocations(Host* host, const Expect& expect) {
       ++num_failed;
       expect(status.code() == StatusCode::kResourceExhausted, status.message());
     }
-    expect(num_failed >= 1, StrCat(num_failed, " allocations of a call failed in turn"));
+    // Later calls find memory that is kept.
+    expect(num_failed >= 1 || remove_padding,
+           StrCat(num_failed, " allocations of a call failed in turn"));
     expect(call(remove_padding).ok(), "the call after them is right");
   }
 }

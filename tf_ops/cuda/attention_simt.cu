@@ -376,7 +376,7 @@ __global__ void __launch_bounds__(128) AttentionSimpleKernel(const AttentionPara
       out[d] = sum;
     }
   }
-  const float inverse = row_sum > 0.f ? 1.f / row_sum : 0.f;
+  const float inverse = SoftmaxInverse(row_sum, range.keys);
   T* output = static_cast<T*>(p.output) + (range.first + row) * hidden + head * p.head_size;
   for (int d = thread; d < p.head_size; d += 128) output[d] = FromFloat<T>(out[d] * inverse);
 }
