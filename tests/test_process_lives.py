@@ -172,3 +172,18 @@ def test_ops_under_each_instruction_set(isa):
         check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-3000:]
+
+
+def test_random_calls():
+    """tests/fuzz_ops.py; FT_FUZZ_CASES makes it longer, FT_TEST_SEED repeats a run."""
+    calls = int(os.environ.get("FT_FUZZ_CASES", 3000))
+    seed = os.environ.get("FT_TEST_SEED", "20261125")
+    result = subprocess.run(
+        [sys.executable, str(REPOSITORY / "tests" / "fuzz_ops.py"), seed, str(calls)],
+        cwd=REPOSITORY, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, (result.stdout[-300:], result.stderr[-3000:])
+    last = result.stdout.splitlines()[-1].split()
+    results, errors = int(last[0]), int(last[2])
+    assert results + errors == calls and min(results, errors) > calls // 10
