@@ -6,22 +6,22 @@ namespace ft {
 namespace {
 
 constexpr WeightField kFields[kWeightsPerLayer] = {
-    {"attr_q_kernel", &LayerWeights::query_kernel},
-    {"attr_q_bias", &LayerWeights::query_bias},
-    {"attr_k_kernel", &LayerWeights::key_kernel},
-    {"attr_k_bias", &LayerWeights::key_bias},
-    {"attr_v_kernel", &LayerWeights::value_kernel},
-    {"attr_v_bias", &LayerWeights::value_bias},
-    {"attr_output_kernel", &LayerWeights::attention_output_kernel},
-    {"attr_output_bias", &LayerWeights::attention_output_bias},
-    {"attr_output_layernorm_beta", &LayerWeights::attention_layernorm_beta},
-    {"attr_output_layernorm_gamma", &LayerWeights::attention_layernorm_gamma},
-    {"inter_kernel", &LayerWeights::intermediate_kernel},
-    {"inter_bias", &LayerWeights::intermediate_bias},
-    {"output_kernel", &LayerWeights::output_kernel},
-    {"output_bias", &LayerWeights::output_bias},
-    {"output_layernorm_beta", &LayerWeights::output_layernorm_beta},
-    {"output_layernorm_gamma", &LayerWeights::output_layernorm_gamma},
+    {"attr_q_kernel", &LayerWeights::query_kernel, "HH", true},
+    {"attr_q_bias", &LayerWeights::query_bias, "H", false},
+    {"attr_k_kernel", &LayerWeights::key_kernel, "HH", true},
+    {"attr_k_bias", &LayerWeights::key_bias, "H", false},
+    {"attr_v_kernel", &LayerWeights::value_kernel, "HH", true},
+    {"attr_v_bias", &LayerWeights::value_bias, "H", false},
+    {"attr_output_kernel", &LayerWeights::attention_output_kernel, "HH", true},
+    {"attr_output_bias", &LayerWeights::attention_output_bias, "H", false},
+    {"attr_output_layernorm_beta", &LayerWeights::attention_layernorm_beta, "H", false},
+    {"attr_output_layernorm_gamma", &LayerWeights::attention_layernorm_gamma, "H", false},
+    {"inter_kernel", &LayerWeights::intermediate_kernel, "HI", true},
+    {"inter_bias", &LayerWeights::intermediate_bias, "I", false},
+    {"output_kernel", &LayerWeights::output_kernel, "IH", true},
+    {"output_bias", &LayerWeights::output_bias, "H", false},
+    {"output_layernorm_beta", &LayerWeights::output_layernorm_beta, "H", false},
+    {"output_layernorm_gamma", &LayerWeights::output_layernorm_gamma, "H", false},
 };
 
 }  // namespace
@@ -29,16 +29,11 @@ constexpr WeightField kFields[kWeightsPerLayer] = {
 const WeightField* WeightFields() { return kFields; }
 
 Shape WeightShape(const EncoderConfig& config, int field) {
-  const int64_t hidden = config.hidden_size();
-  const auto view = kFields[field].view;
-  if (view == &LayerWeights::intermediate_kernel) return {hidden, config.inner_size};
-  if (view == &LayerWeights::intermediate_bias) return {config.inner_size};
-  if (view == &LayerWeights::output_kernel) return {config.inner_size, hidden};
-  for (const auto kernel : {&LayerWeights::query_kernel, &LayerWeights::key_kernel,
-                            &LayerWeights::value_kernel, &LayerWeights::attention_output_kernel}) {
-    if (view == kernel) return {hidden, hidden};
+  Shape shape;
+  for (const char* letter = kFields[field].shape; *letter != 0; ++letter) {
+    shape.push_back(*letter == 'I' ? config.inner_size : config.hidden_size());
   }
-  return {hidden};
+  return shape;
 }
 
 Status ValidateWeights(const EncoderConfig& config, const std::vector<LayerWeights>& layers) {

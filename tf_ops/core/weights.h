@@ -30,10 +30,14 @@ struct LayerWeights {
 
 inline constexpr int kWeightsPerLayer = 16;
 
-// One weight's place in LayerWeights and its name as an op input, in the order of the op's inputs.
+// What there is to know of one of the sixteen: the one list that shapes, checks, tests and tools of C++
+// derive from.
 struct WeightField {
-  const char* op_input;
-  TensorView LayerWeights::*view;
+  const char* op_input;             // its name as an input of BertTransformer and BertEncoder
+  TensorView LayerWeights::*view;   // its place in LayerWeights
+  const char* shape;                // a letter for each dimension: H hidden size, I inner size
+  bool is_quantized;                // int8 or float8 in the low-precision modes, with a scale for each
+                                    // column: the last dimension, the product's outputs
 };
 
 // The sixteen fields, in the order in which BertTransformer and BertEncoder take them.
