@@ -95,11 +95,11 @@ int main(int argc, char** argv) {
   const auto aligned = [](int64_t bytes) {
     return std::aligned_alloc(2 << 20, ft::AlignUp(bytes + 1, 2 << 20));
   };
-  void* packed = aligned(encoder->PackedWeightBytes());
+  void* packed = aligned(encoder->PreparedWeightBytes());
   int64_t workspace_bytes;
   if (!encoder->WorkspaceBytes(batch, context, &workspace_bytes).ok()) return 1;
   void* workspace = aligned(workspace_bytes);
-  if (!encoder->PackWeights(layers, packed, context).ok()) return 1;
+  if (!encoder->PrepareWeights(layers, packed, context).ok()) return 1;
   const double encoder_ms =
       MedianMs([&] { status = encoder->Run(batch, packed, workspace, context); });
 
@@ -112,7 +112,7 @@ int main(int argc, char** argv) {
   const char* panels = static_cast<const char*>(packed);
   const auto left = Random(tokens * std::max(inner, hidden), kernels.compute_dtype);
   float* sums = static_cast<float*>(aligned(tokens * std::max(inner, 3 * hidden) * 4));
-  const int64_t per_layer = encoder->PackedWeightBytes() / config.num_layers;
+  const int64_t per_layer = encoder->PreparedWeightBytes() / config.num_layers;
   for (const auto& product : products) {
     const int64_t panel_bytes = ft::cpu::PanelBytes(kernels, product.k);
     const bool by_rows = tokens >= threads * kernels.min_rows_per_thread;

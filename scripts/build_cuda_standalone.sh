@@ -26,13 +26,13 @@ export out includes codes wgmma_codes cuda
 compile() {
   local object=$out/obj/$(echo "$1" | tr / _).o
   case $1 in
-    *_wgmma_*.cu) "$cuda/bin/nvcc" -std=c++17 -O3 -I. $wgmma_codes -Xcompiler -fPIC,-fvisibility=hidden -c "$1" -o "$object" ;;
+    */wgmma_*.cu) "$cuda/bin/nvcc" -std=c++17 -O3 -I. $wgmma_codes -Xcompiler -fPIC,-fvisibility=hidden -c "$1" -o "$object" ;;
     *.cu) "$cuda/bin/nvcc" -std=c++17 -O3 -I. $codes -Xcompiler -fPIC,-fvisibility=hidden -c "$1" -o "$object" ;;
     *) g++ -std=c++17 -O3 -Wall -fPIC -fvisibility=hidden -fopenmp $includes -c "$1" -o "$object" ;;
   esac
 }
 export -f compile
-sources=$(ls tf_ops/core/*.cc tf_ops/cuda/*.cc tf_ops/cuda/*.cu)
+sources=$(find tf_ops/core tf_ops/cuda -path tf_ops/cuda/tools -prune -o \( -name '*.cc' -o -name '*.cu' \) -print | sort)
 printf '%s\n' $sources tf_ops/cuda/tools/encoder_gemm.cc tf_ops/cuda/tools/encoder_sample.cc tests/cuda_test.cc |
   xargs -P "${JOBS:-2}" -I{} bash -c 'compile {}'
 objects=$(for s in $sources; do echo "$out/obj/$(echo "$s" | tr / _).o"; done)

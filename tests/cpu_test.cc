@@ -149,12 +149,12 @@ Outcome Compute(const Case& c, unsigned seed,
     return std::unique_ptr<void, decltype(&std::free)>(
         std::aligned_alloc(kAlignment, AlignUp(bytes + 1, kAlignment)), &std::free);
   };
-  const auto packed = aligned(encoder->PackedWeightBytes());
+  const auto packed = aligned(encoder->PreparedWeightBytes());
   int64_t workspace_bytes = 0;
   EXPECT_TRUE(encoder->WorkspaceBytes(batch, context, &workspace_bytes).ok());
   const auto workspace = aligned(workspace_bytes);
   std::memset(workspace.get(), 0xff, workspace_bytes);  // NaN in every type
-  Status status = encoder->PackWeights(views, packed.get(), context);
+  Status status = encoder->PrepareWeights(views, packed.get(), context);
   EXPECT_TRUE(status.ok()) << status.message();
   status = encoder->Run(batch, packed.get(), workspace.get(), context);
   EXPECT_TRUE(status.ok()) << status.message();

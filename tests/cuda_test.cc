@@ -27,12 +27,14 @@
 #include "tests/reference_layer.h"
 #include "tests/runner_checks.h"
 #include "tf_ops/core/encoder.h"
+#include "tf_ops/cuda/attention/attention.h"
 #include "tf_ops/cuda/backend.h"
-#include "tf_ops/cuda/encoder.h"
 #include "tf_ops/cuda/cuda_check.h"
-#include "tf_ops/cuda/gemm.h"
+#include "tf_ops/cuda/encoder.h"
+#include "tf_ops/cuda/gemm/gemm.h"
 #include "tf_ops/cuda/graph_cache.h"
-#include "tf_ops/cuda/kernels.h"
+#include "tf_ops/cuda/norm/layer_norm.h"
+#include "tf_ops/cuda/rows/padding.h"
 
 namespace {
 
@@ -161,7 +163,7 @@ struct LayerCase {
   int64_t layers = 1;
   Activation activation = Activation::kGeluTanh;
   int64_t inner = 0;  // 0: 4H
-  int64_t small_gemm_rows = -1;
+  int64_t few_rows = -1;
   bool mask_of_keys = false;  // masks that are numbers of keys, and others beside them
 };
 
@@ -173,7 +175,7 @@ std::string Describe(const LayerCase& c) {
   if (c.mask) text += c.mask_of_keys ? " masks of keys" : " mask";
   if (c.activation == Activation::kGeluErf) text += " erf";
   if (c.activation == Activation::kRelu) text += " relu";
-  if (c.small_gemm_rows >= 0) text += StrCat(" small_gemm_rows=", c.small_gemm_rows);
+  if (c.few_rows >= 0) text += StrCat(" few_rows=", c.few_rows);
   return text;
 }
 
@@ -251,19 +253,19 @@ void TestLayer(const LayerCase& c) {
   Device offsets_memory(offsets), lengths_memory(c.lengths);
 
   CudaEncoderOptions options;
-  options.small_gemm_rows = c.small_gemm_rows;
+  options.few_rows = c.few_rows;
   options.gemm_config_dir = gemm_config_dir;
   std::unique_ptr<Encoder> encoder;
   const std::string name = Describe(c);
   MustBeOk(CreateCudaEncoder(config, options, &encoder), name);
-  Device packed(encoder->PackedWeightBytes());
+  Device packed(encoder->PreparedWeightBytes());
   cudaStream_t stream;
   MustBeOk(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
   ExecutionContext execution;
   execution.stream = stream;
   // The stream does not wait for what a Device puts on the default stream.
   MustBeOk(cudaDeviceSynchronize(), "before packing");
-  MustBeOk(encoder->PackWeights(views, packed.data(), execution), name);
+  MustBeOk(encoder->PrepareWeights(views, packed.data(), execution), name);
 
   EncoderBatch batch;
   batch.batch_size = batch_size;

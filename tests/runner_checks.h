@@ -241,7 +241,7 @@ inline void CheckWeightCache(Host* host, const Expect& expect) {
   // Bounded in bytes: sets of other models push out the oldest.
   PreparedEncoder size;
   const auto small = std::make_shared<DeviceCaches>(
-      a.encoder->PackedWeightBytes() * 2 + a.encoder->PackedWeightBytes() / 2);
+      a.encoder->PreparedWeightBytes() * 2 + a.encoder->PreparedWeightBytes() / 2);
   Runner bounded(config, {}, &host->backend(), small);
   std::vector<std::unique_ptr<Model>> models;
   for (int i = 0; i < 5; ++i) {

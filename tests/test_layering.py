@@ -69,13 +69,13 @@ def test_every_folder_with_sources_has_a_rule() -> None:
     ("layer", "include"),
     [
         ("core", '#include "tensorflow/core/framework/op.h"'),
-        ("core", '#include "tf_ops/cpu/kernels.h"'),
-        ("core", '#include "tf_ops/cuda/kernels.h"'),
+        ("core", '#include "tf_ops/cpu/encoder.h"'),
+        ("core", '#include "tf_ops/cuda/encoder.h"'),
         ("cpu", "#include <cuda_runtime.h>"),
-        ("cpu", '#include "tf_ops/cuda/kernels.h"'),
+        ("cpu", '#include "tf_ops/cuda/encoder.h"'),
         ("cpu", '# include "absl/strings/str_cat.h"'),
-        ("cuda", '#include "tf_ops/cpu/kernels.h"'),
-        ("cuda", '#include "tf_ops/op/op_utils.h"'),
+        ("cuda", '#include "tf_ops/cpu/encoder.h"'),
+        ("cuda", '#include "tf_ops/op/convert.h"'),
         ("cuda", '#include "xla/stream_executor/stream.h"'),
     ],
 )

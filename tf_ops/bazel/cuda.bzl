@@ -22,7 +22,7 @@ def _cuda_library_impl(ctx):
         codes.append("-gencode=arch=compute_{0},code=compute_{0}".format(CUDA_ARCHS[-1]))
     objects = []
     for source in ctx.files.srcs:
-        output = ctx.actions.declare_file("%s_objs/%s.o" % (ctx.label.name, source.basename))
+        output = ctx.actions.declare_file("%s_objs/%s.o" % (ctx.label.name, source.short_path))
         args = ctx.actions.args()
         args.add_all(["-std=c++17", "-O3", "-I.", "-Xcompiler", "-fPIC,-fvisibility=hidden"])
         args.add_all(["-ccbin", toolchain.compiler_executable])

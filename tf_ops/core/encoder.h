@@ -4,7 +4,7 @@
 //   y = LayerNorm(a Wo + b + x);  out = LayerNorm(act(y W1 + b) W2 + b + y)
 //
 // Any number of threads may call Run of one Encoder at once: all that it changes are caches (algorithms,
-// CUDA graphs), on which no result depends. It owns no tensor memory: packed weights and workspace are
+// CUDA graphs), on which no result depends. It owns no tensor memory: prepared weights and workspace are
 // given by the caller, so that they come from the framework's allocators. Pointers are host pointers for the CPU and device pointers for CUDA.
 #pragma once
 
@@ -48,20 +48,20 @@ class Encoder {
 
   virtual const EncoderConfig& config() const = 0;
 
-  // Bytes of the packed weights of all layers.
-  virtual int64_t PackedWeightBytes() const = 0;
+  // Bytes of the prepared weights of all layers.
+  virtual int64_t PreparedWeightBytes() const = 0;
 
-  // Brings the weights of all layers into the backend's own layout. `packed` is aligned to
+  // Brings the weights of all layers into the backend's own layout. `prepared` is aligned to
   // kAlignment. Weights are checked first (ValidateWeights).
-  virtual Status PackWeights(const std::vector<LayerWeights>& layers, void* packed,
-                             const ExecutionContext& context) const = 0;
+  virtual Status PrepareWeights(const std::vector<LayerWeights>& layers, void* prepared,
+                                const ExecutionContext& context) const = 0;
 
   // Bytes of temporary memory that Run needs for `batch`; only sizes and flags of it are read.
   virtual Status WorkspaceBytes(const EncoderBatch& batch, const ExecutionContext& context,
                                 int64_t* bytes) const = 0;
 
   // Computes all layers. `workspace` is aligned to kAlignment; its content may be anything.
-  virtual Status Run(const EncoderBatch& batch, const void* packed, void* workspace,
+  virtual Status Run(const EncoderBatch& batch, const void* prepared, void* workspace,
                      const ExecutionContext& context) const = 0;
 };
 

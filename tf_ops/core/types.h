@@ -114,7 +114,7 @@ struct TensorView {
   Shape shape;
 };
 
-inline constexpr int64_t kAlignment = 256;  // of everything inside workspaces and packed weights
+inline constexpr int64_t kAlignment = 256;  // of everything inside workspaces and prepared weights
 
 inline int64_t AlignUp(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;

@@ -45,11 +45,11 @@ bool SameBuffers(const std::vector<LayerWeights>& a, const std::vector<LayerWeig
 Status Prepare(const Encoder& encoder, const WeightInputs& weights, const ExecutionContext& context,
                std::shared_ptr<const PreparedWeights>* prepared) {
   if (context.log != nullptr) {
-    context.log(StrCat("prepares weights, ", encoder.PackedWeightBytes(), " bytes"));
+    context.log(StrCat("prepares weights, ", encoder.PreparedWeightBytes(), " bytes"));
   }
   auto made = std::make_shared<PreparedWeights>();
-  FT_RETURN_IF_ERROR(context.allocator->Allocate(encoder.PackedWeightBytes(), &made->memory));
-  FT_RETURN_IF_ERROR(encoder.PackWeights(weights.layers, made->data(), context));
+  FT_RETURN_IF_ERROR(context.allocator->Allocate(encoder.PreparedWeightBytes(), &made->memory));
+  FT_RETURN_IF_ERROR(encoder.PrepareWeights(weights.layers, made->data(), context));
   *prepared = std::move(made);
   return OkStatus();
 }
@@ -136,12 +136,12 @@ Status WeightCache::Get(const Encoder& encoder, const WeightInputs& weights,
       ready_.wait(lock);
     }
     ++num_prepared_;
-    if (weights.hold != nullptr && MayKeep(weights.layers, encoder.PackedWeightBytes())) {
+    if (weights.hold != nullptr && MayKeep(weights.layers, encoder.PreparedWeightBytes())) {
       mine = std::make_shared<Entry>();
       mine->config = encoder.config();
       mine->layers = weights.layers;
       mine->hold = weights.hold();
-      mine->bytes = encoder.PackedWeightBytes();
+      mine->bytes = encoder.PreparedWeightBytes();
       entries_.push_front(mine);
       bytes_ += mine->bytes;
     }

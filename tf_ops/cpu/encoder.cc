@@ -97,13 +97,13 @@ class CpuEncoder : public Encoder {
 
   const EncoderConfig& config() const override { return config_; }
 
-  int64_t PackedWeightBytes() const override {
+  int64_t PreparedWeightBytes() const override {
     Arena arena(nullptr);
     for (int64_t layer = 0; layer < config_.num_layers; ++layer) LayOut(&arena);
     return arena.used();
   }
 
-  Status PackWeights(const std::vector<LayerWeights>& layers, void* packed,
+  Status PrepareWeights(const std::vector<LayerWeights>& layers, void* packed,
                      const ExecutionContext& context) const override;
 
   Status WorkspaceBytes(const EncoderBatch& batch, const ExecutionContext& context,
@@ -223,14 +223,14 @@ class CpuEncoder : public Encoder {
   const int64_t hidden_;
 };
 
-Status CpuEncoder::PackWeights(const std::vector<LayerWeights>& layers, void* packed,
+Status CpuEncoder::PrepareWeights(const std::vector<LayerWeights>& layers, void* packed,
                                const ExecutionContext& context) const {
   FT_RETURN_IF_ERROR(ValidateWeights(config_, layers));
   // Large pages make streaming the weights faster; the kernel is free to refuse.
   constexpr int64_t kHugePage = 2 << 20;
   const uintptr_t begin = AlignUp(reinterpret_cast<uintptr_t>(packed), kHugePage);
   const uintptr_t end =
-      (reinterpret_cast<uintptr_t>(packed) + PackedWeightBytes()) / kHugePage * kHugePage;
+      (reinterpret_cast<uintptr_t>(packed) + PreparedWeightBytes()) / kHugePage * kHugePage;
   if (begin < end) (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 
   Arena arena(packed);

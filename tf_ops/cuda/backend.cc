@@ -2,10 +2,11 @@
 
 #include <cuda_runtime_api.h>
 
+#include "tf_ops/cuda/attention/attention.h"
 #include "tf_ops/cuda/cuda_check.h"
 #include "tf_ops/cuda/encoder.h"
-#include "tf_ops/cuda/gemm.h"
-#include "tf_ops/cuda/kernels.h"
+#include "tf_ops/cuda/gemm/gemm.h"
+#include "tf_ops/cuda/rows/padding.h"
 
 namespace ft {
 namespace cuda {

@@ -5,7 +5,7 @@
 #include <mutex>
 
 #include "tf_ops/cuda/cuda_check.h"
-#include "tf_ops/cuda/kernels.h"
+#include "tf_ops/cuda/device_context.h"
 
 namespace ft {
 namespace cuda {

@@ -2,103 +2,27 @@
 
 #include <cuda_runtime_api.h>
 
-#include <algorithm>
 #include <cstdio>
 #include <mutex>
+#include <variant>
 
+#include "tf_ops/cuda/attention/attention.h"
 #include "tf_ops/cuda/cuda_check.h"
-#include "tf_ops/cuda/gemm.h"
+#include "tf_ops/cuda/gemm/few_rows.h"
+#include "tf_ops/cuda/gemm/gemm.h"
+#include "tf_ops/cuda/gemm/tuning.h"
 #include "tf_ops/cuda/graph_cache.h"
-#include "tf_ops/cuda/kernels.h"
-#include "tf_ops/cuda/tuning.h"
+#include "tf_ops/cuda/layer_plan.h"
+#include "tf_ops/cuda/norm/layer_norm.h"
+#include "tf_ops/cuda/prepared_weights.h"
+#include "tf_ops/cuda/rows/elementwise.h"
 
 namespace ft {
 namespace cuda {
-
 namespace {
-
-// Below this many tokens weights dominate and LaunchSmallGemm wins over cuBLASLt: H100, BERT-base,
-// see benchmarks/gpu_profile.md.
-constexpr int64_t kSmallGemmRows = 32;
 
 // Query rows of an attention kernel's block, at least.
 constexpr int64_t kAttentionRows = 64;
-
-// Byte offsets of one layer's packed weights. Kernels are [out, in].
-struct WeightLayout {
-  int64_t qkv_kernel, qkv_bias, attention_kernel, attention_bias, attention_beta, attention_gamma,
-      inner_kernel, inner_bias, output_kernel, output_bias, output_beta, output_gamma, layer_bytes;
-
-  explicit WeightLayout(const EncoderConfig& config) {
-    const int64_t h = config.hidden_size(), i = config.inner_size;
-    int64_t at = 0;
-    const auto take = [&](int64_t elems) {
-      const int64_t offset = at;
-      at += AlignUp(elems * SizeOf(config.dtype), kAlignment);
-      return offset;
-    };
-    qkv_kernel = take(3 * h * h);
-    qkv_bias = take(3 * h);
-    attention_kernel = take(h * h);
-    attention_bias = take(h);
-    attention_beta = take(h);
-    attention_gamma = take(h);
-    inner_kernel = take(h * i);
-    inner_bias = take(i);
-    output_kernel = take(i * h);
-    output_bias = take(h);
-    output_beta = take(h);
-    output_gamma = take(h);
-    layer_bytes = at;
-  }
-};
-
-// Byte offsets of the workspace. The inner activations take the place of QKV and attention output,
-// which are dead by then.
-struct WorkspaceLayout {
-  int64_t qkv, attention, inner, sum, middle, partials, mask_keys, gemm, total_bytes;
-
-  WorkspaceLayout(const EncoderConfig& config, const EncoderBatch& batch, int max_splits) {
-    const int64_t h = config.hidden_size(), i = config.inner_size, size = SizeOf(config.dtype);
-    const int64_t tokens = batch.rows();
-    int64_t at = 0;
-    const auto take = [&](int64_t bytes) {
-      const int64_t offset = at;
-      at += AlignUp(bytes, kAlignment);
-      return offset;
-    };
-    const int64_t qkv_bytes = AlignUp(tokens * 3 * h * size, kAlignment);
-    qkv = inner = take(std::max(qkv_bytes + tokens * h * size, tokens * i * size));
-    attention = qkv + qkv_bytes;
-    sum = take(tokens * h * size);
-    middle = take(tokens * h * size);
-    partials = take(max_splits * tokens * h * 4);
-    mask_keys = take(batch.attention_mask == nullptr ? 0 : batch.batch_size * kMaskParts * 4);
-    gemm = take(max_splits == 0 ? kGemmWorkspaceBytes : 0);
-    total_bytes = at;
-  }
-};
-
-GemmEpilogue EpilogueOf(const EncoderConfig& config) {
-  // In float32 the library's GELU is too coarse for an exact result: a kernel of ours follows.
-  if (config.activation == Activation::kRelu) return GemmEpilogue::kBiasRelu;
-  if (config.activation == Activation::kGeluTanh && config.dtype != DataType::kFloat32) {
-    return GemmEpilogue::kBiasGelu;
-  }
-  return GemmEpilogue::kBias;
-}
-
-// The four products of a layer.
-std::vector<GemmShape> LayerGemms(const EncoderConfig& config, bool allow_tf32, int64_t tokens) {
-  const int64_t h = config.hidden_size(), i = config.inner_size;
-  const bool tf32 = allow_tf32 && config.dtype == DataType::kFloat32;
-  return {{config.dtype, tf32, tokens, 3 * h, h, GemmEpilogue::kBias, false},
-          {config.dtype, tf32, tokens, h, h, GemmEpilogue::kBias, true},
-          {config.dtype, tf32, tokens, i, h, EpilogueOf(config), false},
-          {config.dtype, tf32, tokens, h, i, GemmEpilogue::kBias, true}};
-}
-
-const char* const kGemmNames[] = {"QKV", "attention output", "intermediate", "output"};
 
 // Keeps tuned products of a batch in gemm_config.in, with the sizes that the guide's file has.
 Status WriteTunedGemms(const EncoderConfig& config, int64_t batch_size, int64_t seq_len,
@@ -114,72 +38,152 @@ Status WriteTunedGemms(const EncoderConfig& config, int64_t batch_size, int64_t 
   return UpdateGemmConfig(GemmConfigPath(config_dir), environment, *rows);
 }
 
+// Attention of all sequences. With a mask that may say no more than lengths, two launches: of the
+// sequences that need no mask, and of the others.
+struct AttentionLaunches {
+  AttentionArgs args, no_mask;
+  AttentionChoice choice, no_mask_choice;
+
+  Status Launch(const LaunchContext& context) const {
+    if (args.mask_keys != nullptr) {
+      FT_RETURN_IF_ERROR(LaunchAttention(no_mask, no_mask_choice, context));
+    }
+    return LaunchAttention(args, choice, context);
+  }
+};
+
+// Puts the steps of one layer on a stream.
+class StepRunner {
+ public:
+  StepRunner(const EncoderConfig& config, const LayerPlan& plan, int64_t rows, char* workspace,
+             Gemm* gemm, const AttentionLaunches* attention)
+      : config_(config),
+        plan_(plan),
+        rows_(rows),
+        workspace_(workspace),
+        gemm_(gemm),
+        attention_(attention) {}
+
+  // From the second step on, what came before the call has ended.
+  Status RunLayer(const void* input, const char* weights, void* output, LaunchContext* context) {
+    input_ = input;
+    output_ = output;
+    weights_ = weights;
+    for (const Step& step : plan_.steps) {
+      FT_RETURN_IF_ERROR(
+          std::visit([&](const auto& kind) { return Run(kind, *context); }, step));
+      context->overlap = context->compute_capability >= 90;
+    }
+    return OkStatus();
+  }
+
+ private:
+  void* At(Edge edge) const {
+    if (edge == Edge::kInput) return const_cast<void*>(input_);
+    if (edge == Edge::kOutput) return output_;
+    return workspace_ + plan_.edges[static_cast<int>(edge)];
+  }
+
+  Status Run(const GemmStep& step, const LaunchContext& context) const {
+    GemmArgs args;
+    args.shape = step.shape;
+    args.x = At(step.input);
+    args.w = weights_ + step.kernel;
+    args.bias = weights_ + step.bias;
+    args.residual = At(step.residual);
+    args.output = At(step.output);
+    args.workspace = workspace_ + plan_.gemm_workspace;
+    return gemm_->Run(args, context.stream);
+  }
+
+  Status Run(const FewRowsStep& step, const LaunchContext& context) const {
+    FewRowsGemmArgs args;
+    args.dtype = config_.dtype;
+    args.rows = rows_;
+    args.n = step.n;
+    args.k = step.k;
+    args.x = At(step.input);
+    args.w = weights_ + step.kernel;
+    args.num_splits = step.num_splits;
+    if (step.output == Edge::kPartials) {
+      args.partials = static_cast<float*>(At(step.output));
+    } else {
+      args.bias = weights_ + step.bias;
+      args.output = At(step.output);
+    }
+    args.has_activation = step.has_activation;
+    args.activation = config_.activation;
+    return LaunchFewRowsGemm(args, context);
+  }
+
+  Status Run(const ActivationStep& step, const LaunchContext& context) const {
+    return LaunchActivation(config_.dtype, config_.activation, At(step.edge), rows_ * step.columns,
+                            context);
+  }
+
+  Status Run(const AttentionStep&, const LaunchContext& context) const {
+    return attention_->Launch(context);
+  }
+
+  Status Run(const NormStep& step, const LaunchContext& context) const {
+    LayerNormArgs args;
+    args.dtype = config_.dtype;
+    args.rows = rows_;
+    args.hidden_size = config_.hidden_size();
+    args.epsilon = config_.layernorm_epsilon;
+    if (step.num_partials > 0) {
+      args.partials = static_cast<const float*>(At(step.input));
+      args.num_partials = step.num_partials;
+      args.bias = weights_ + step.bias;
+      args.residual = At(step.residual);
+    } else {
+      args.input = At(step.input);
+    }
+    args.gamma = weights_ + step.gamma;
+    args.beta = weights_ + step.beta;
+    args.output = At(step.output);
+    return LaunchLayerNorm(args, context);
+  }
+
+  const EncoderConfig& config_;
+  const LayerPlan& plan_;
+  const int64_t rows_;
+  char* const workspace_;
+  Gemm* const gemm_;
+  const AttentionLaunches* const attention_;
+  const void* input_ = nullptr;
+  void* output_ = nullptr;
+  const char* weights_ = nullptr;
+};
+
 class CudaEncoder : public Encoder {
  public:
   CudaEncoder(const EncoderConfig& config, const CudaEncoderOptions& options)
-      : config_(config), options_(options), weights_(config), graphs_(options.max_graphs) {}
+      : config_(config), options_(options), weights_(config), graphs_(options.max_graphs) {
+    plan_options_.few_rows = options.few_rows;
+  }
 
   const EncoderConfig& config() const override { return config_; }
 
-  int64_t PackedWeightBytes() const override { return config_.num_layers * weights_.layer_bytes; }
+  int64_t PreparedWeightBytes() const override { return config_.num_layers * weights_.layer_bytes; }
 
-  Status PackWeights(const std::vector<LayerWeights>& layers, void* packed,
-                     const ExecutionContext& execution) const override {
+  Status PrepareWeights(const std::vector<LayerWeights>& layers, void* prepared,
+                        const ExecutionContext& execution) const override {
     FT_RETURN_IF_ERROR(ValidateWeights(config_, layers));
     LaunchContext context;
     FT_RETURN_IF_ERROR(GetLaunchContext(execution, &context));
-    const int64_t size = SizeOf(config_.dtype);
-    const int h = static_cast<int>(config_.hidden_size()), i = static_cast<int>(config_.inner_size);
-    for (size_t index = 0; index < layers.size(); ++index) {
-      const LayerWeights& layer = layers[index];
-      char* const base = static_cast<char*>(packed) + index * weights_.layer_bytes;
-      TransposeArgs transposes;
-      const auto transpose = [&](const TensorView& view, int64_t offset, int rows, int cols) {
-        auto& matrix = transposes.matrices[transposes.num_matrices++];
-        matrix.input = view.data;
-        matrix.output = base + offset;
-        matrix.rows = rows;
-        matrix.cols = cols;
-      };
-      const int64_t square = int64_t{h} * h * size;
-      transpose(layer.query_kernel, weights_.qkv_kernel, h, h);
-      transpose(layer.key_kernel, weights_.qkv_kernel + square, h, h);
-      transpose(layer.value_kernel, weights_.qkv_kernel + 2 * square, h, h);
-      transpose(layer.attention_output_kernel, weights_.attention_kernel, h, h);
-      transpose(layer.intermediate_kernel, weights_.inner_kernel, h, i);
-      transpose(layer.output_kernel, weights_.output_kernel, i, h);
-      FT_RETURN_IF_ERROR(LaunchTranspose(transposes, static_cast<int>(size), context));
-      const struct {
-        const TensorView& view;
-        int64_t offset;
-        int64_t elems;
-      } vectors[] = {{layer.query_bias, weights_.qkv_bias, h},
-                     {layer.key_bias, weights_.qkv_bias + h * size, h},
-                     {layer.value_bias, weights_.qkv_bias + 2 * h * size, h},
-                     {layer.attention_output_bias, weights_.attention_bias, h},
-                     {layer.attention_layernorm_beta, weights_.attention_beta, h},
-                     {layer.attention_layernorm_gamma, weights_.attention_gamma, h},
-                     {layer.intermediate_bias, weights_.inner_bias, i},
-                     {layer.output_bias, weights_.output_bias, h},
-                     {layer.output_layernorm_beta, weights_.output_beta, h},
-                     {layer.output_layernorm_gamma, weights_.output_gamma, h}};
-      for (const auto& v : vectors) {
-        FT_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(base + v.offset, v.view.data, v.elems * size,
-                                                cudaMemcpyDeviceToDevice, context.stream));
-      }
-    }
-    return OkStatus();
+    return cuda::PrepareWeights(config_, layers, prepared, context);
   }
 
   Status WorkspaceBytes(const EncoderBatch& batch, const ExecutionContext& execution,
                         int64_t* bytes) const override {
     LaunchContext context;
     FT_RETURN_IF_ERROR(GetLaunchContext(execution, &context));
-    *bytes = WorkspaceLayout(config_, batch, MaxSplits(batch.rows(), context)).total_bytes;
+    *bytes = MakePlan(batch, context).total_bytes;
     return OkStatus();
   }
 
-  Status Run(const EncoderBatch& given, const void* packed, void* workspace,
+  Status Run(const EncoderBatch& given, const void* prepared, void* workspace,
              const ExecutionContext& execution) const override {
     FT_RETURN_IF_ERROR(ValidateBatch(config_, given));
     if (given.num_tokens == 0) return OkStatus();
@@ -199,158 +203,46 @@ class CudaEncoder : public Encoder {
     cudaStreamCaptureStatus capturing;
     FT_RETURN_IF_CUDA_ERROR(cudaStreamIsCapturing(context.stream, &capturing));
     if (capturing != cudaStreamCaptureStatusNone) {
-      return Enqueue(batch, packed, workspace, context);
+      return Enqueue(batch, prepared, workspace, context);
     }
-    if (options_.allow_gemm_test) FT_RETURN_IF_ERROR(TestGemms(batch, execution, context));
-    if (!options_.use_graphs) return Enqueue(batch, packed, workspace, context);
-    return graphs_.Run(GraphKey(batch, packed, workspace, context), context,
-                       [&](const LaunchContext& given) {
-                         return Enqueue(batch, packed, workspace, given);
+    if (options_.allow_gemm_test) FT_RETURN_IF_ERROR(TestGemms(given, execution, context));
+    if (!options_.use_graphs) return Enqueue(batch, prepared, workspace, context);
+    return graphs_.Run(GraphKey(batch, prepared, workspace, context), context,
+                       [&](const LaunchContext& on) {
+                         return Enqueue(batch, prepared, workspace, on);
                        });
   }
 
  private:
-  // Splits of k of the two products whose sums layer norm adds up; 0: this call uses cuBLASLt.
-  int MaxSplits(int64_t tokens, const LaunchContext& context) const {
-    if (!UseSmallGemm(tokens, context)) return 0;
-    const int64_t h = config_.hidden_size(), i = config_.inner_size;
-    return std::max(SmallGemmSplits(tokens, h, h, context), SmallGemmSplits(tokens, h, i, context));
-  }
-
-  bool UseSmallGemm(int64_t tokens, const LaunchContext& context) const {
-    const int64_t limit = options_.small_gemm_rows >= 0 ? options_.small_gemm_rows : kSmallGemmRows;
-    if (tokens > limit) return false;
-    SmallGemmArgs args;
-    args.dtype = config_.dtype;
-    args.rows = tokens;
-    args.n = config_.hidden_size();
-    args.k = config_.inner_size;
-    return SmallGemmSupported(args, context) && args.n % 8 == 0 && args.k % 8 == 0;
+  LayerPlan MakePlan(const EncoderBatch& batch, const LaunchContext& context) const {
+    return MakeLayerPlan(config_, weights_, batch, plan_options_, context);
   }
 
   // Puts all layers on context.stream.
-  Status Enqueue(const EncoderBatch& batch, const void* packed, void* workspace,
+  Status Enqueue(const EncoderBatch& batch, const void* prepared, void* workspace,
                  LaunchContext context) const {
-    const int64_t tokens = batch.rows(), h = config_.hidden_size(), i = config_.inner_size;
-    const int max_splits = MaxSplits(tokens, context);
-    const bool small = max_splits > 0;
-    const WorkspaceLayout layout(config_, batch, max_splits);
+    const LayerPlan plan = MakePlan(batch, context);
     char* const work = static_cast<char*>(workspace);
-    AttentionArgs heads = MakeAttentionArgs(config_, batch);
-    heads.qkv = work + layout.qkv;
-    heads.output = work + layout.attention;
-    // With mask_keys a second launch computes the sequences that need no mask.
-    AttentionArgs no_mask;
-    AttentionChoice no_mask_attention;
-    if (FindsMaskKeys(heads)) {
-      auto* const mask_keys = reinterpret_cast<int32_t*>(work + layout.mask_keys);
-      FT_RETURN_IF_ERROR(LaunchFindMaskKeys(heads, mask_keys, context));
-      heads.mask_keys = mask_keys;
-      no_mask = heads;
-      no_mask.mask = nullptr;
-      no_mask_attention = SelectAttention(no_mask, context);
+    AttentionLaunches attention;
+    attention.args = MakeAttentionArgs(config_, batch);
+    attention.args.qkv = work + plan.edges[static_cast<int>(Edge::kQkv)];
+    attention.args.output = work + plan.edges[static_cast<int>(Edge::kContext)];
+    if (FindsMaskKeys(attention.args)) {
+      auto* const mask_keys = reinterpret_cast<int32_t*>(work + plan.mask_keys);
+      FT_RETURN_IF_ERROR(LaunchFindMaskKeys(attention.args, mask_keys, context));
+      attention.args.mask_keys = mask_keys;
+      attention.no_mask = attention.args;
+      attention.no_mask.mask = nullptr;
+      attention.no_mask_choice = SelectAttention(attention.no_mask, context);
     }
-    const AttentionChoice attention = SelectAttention(heads, context);
-    const std::vector<GemmShape> shapes = LayerGemms(config_, context.allow_tf32, tokens);
+    attention.choice = SelectAttention(attention.args, context);
 
-    // y = epilogue(x w^T + bias [+ residual]).
-    const auto gemm = [&](int which, const void* x, const void* w, const void* bias,
-                          const void* residual, void* y) {
-      GemmArgs args;
-      args.shape = shapes[which];
-      args.x = x;
-      args.w = w;
-      args.bias = bias;
-      args.residual = residual;
-      args.output = y;
-      args.workspace = work + layout.gemm;
-      return gemm_.Run(args, context.stream);
-    };
-    const auto small_gemm = [&](int64_t n, int64_t k, const void* x, const void* w,
-                                const void* bias, void* y, float* partials, int num_splits,
-                                bool has_activation) {
-      SmallGemmArgs args;
-      args.dtype = config_.dtype;
-      args.rows = tokens;
-      args.n = n;
-      args.k = k;
-      args.x = x;
-      args.w = w;
-      args.bias = bias;
-      args.output = y;
-      args.partials = partials;
-      args.num_splits = num_splits;
-      args.has_activation = has_activation;
-      args.activation = config_.activation;
-      return LaunchSmallGemm(args, context);
-    };
-
+    StepRunner steps(config_, plan, batch.rows(), work, &gemm_, &attention);
     const void* x = batch.input;
     for (int64_t l = 0; l < config_.num_layers; ++l) {
-      const char* const w = static_cast<const char*>(packed) + l * weights_.layer_bytes;
       void* const output = batch.outputs[batch.outputs.size() == 1 ? 0 : l];
-      float* const partials = reinterpret_cast<float*>(work + layout.partials);
-
-      if (small) {
-        FT_RETURN_IF_ERROR(small_gemm(3 * h, h, x, w + weights_.qkv_kernel, w + weights_.qkv_bias,
-                                      work + layout.qkv, nullptr, 1, false));
-      } else {
-        FT_RETURN_IF_ERROR(
-            gemm(0, x, w + weights_.qkv_kernel, w + weights_.qkv_bias, nullptr, work + layout.qkv));
-      }
-      // From the second kernel on, what came before this call has ended.
-      context.overlap = context.compute_capability >= 90;
-
-      if (heads.mask_keys != nullptr) {
-        FT_RETURN_IF_ERROR(LaunchAttention(no_mask, no_mask_attention, context));
-      }
-      FT_RETURN_IF_ERROR(LaunchAttention(heads, attention, context));
-
-      // Both layer norms: of the split sums with bias and residual, or of the product that has
-      // them.
-      LayerNormArgs norm;
-      norm.dtype = config_.dtype;
-      norm.rows = tokens;
-      norm.hidden_size = h;
-      norm.epsilon = config_.layernorm_epsilon;
-      const auto add_and_norm = [&](int which, int64_t k, const void* input, const char* kernel,
-                                    const char* bias, const void* residual, const char* gamma,
-                                    const char* beta, void* result) {
-        if (small) {
-          norm.num_partials = SmallGemmSplits(tokens, h, k, context);
-          FT_RETURN_IF_ERROR(small_gemm(h, k, input, kernel, nullptr, nullptr, partials,
-                                        norm.num_partials, false));
-          norm.partials = partials;
-          norm.bias = bias;
-          norm.residual = residual;
-        } else {
-          FT_RETURN_IF_ERROR(gemm(which, input, kernel, bias, residual, work + layout.sum));
-          norm.input = work + layout.sum;
-        }
-        norm.gamma = gamma;
-        norm.beta = beta;
-        norm.output = result;
-        return LaunchLayerNorm(norm, context);
-      };
-      FT_RETURN_IF_ERROR(add_and_norm(1, h, work + layout.attention, w + weights_.attention_kernel,
-                                      w + weights_.attention_bias, x, w + weights_.attention_gamma,
-                                      w + weights_.attention_beta, work + layout.middle));
-
-      if (small) {
-        FT_RETURN_IF_ERROR(small_gemm(i, h, work + layout.middle, w + weights_.inner_kernel,
-                                      w + weights_.inner_bias, work + layout.inner, nullptr, 1,
-                                      true));
-      } else {
-        FT_RETURN_IF_ERROR(gemm(2, work + layout.middle, w + weights_.inner_kernel,
-                                w + weights_.inner_bias, nullptr, work + layout.inner));
-        if (shapes[2].epilogue == GemmEpilogue::kBias) {
-          FT_RETURN_IF_ERROR(LaunchActivation(config_.dtype, config_.activation,
-                                              work + layout.inner, tokens * i, context));
-        }
-      }
-      FT_RETURN_IF_ERROR(add_and_norm(3, i, work + layout.inner, w + weights_.output_kernel,
-                                      w + weights_.output_bias, work + layout.middle,
-                                      w + weights_.output_gamma, w + weights_.output_beta, output));
+      FT_RETURN_IF_ERROR(steps.RunLayer(
+          x, static_cast<const char*>(prepared) + l * weights_.layer_bytes, output, &context));
       x = output;
     }
     return OkStatus();
@@ -360,13 +252,12 @@ class CudaEncoder : public Encoder {
   // batches meet few shapes.
   Status TestGemms(const EncoderBatch& batch, const ExecutionContext& execution,
                    const LaunchContext& context) const {
-    const int64_t tokens = batch.rows();
-    if (UseSmallGemm(tokens, context)) return OkStatus();
+    EncoderBatch rounded = batch;
+    rounded.num_rows = RoundRows(batch.rows());
     std::lock_guard<std::mutex> lock(test_mutex_);
     std::vector<GemmShape> shapes;
-    for (const GemmShape& shape :
-         LayerGemms(config_, context.allow_tf32, RoundRows(tokens))) {
-      if (!gemm_.IsTuned(shape)) shapes.push_back(shape);
+    for (const GemmStep& step : GemmSteps(MakePlan(rounded, context))) {
+      if (!gemm_.IsTuned(step.shape)) shapes.push_back(step.shape);
     }
     std::vector<TunedGemm> rows;
     FT_RETURN_IF_ERROR(TuneGemms(shapes, execution, &gemm_, &rows));
@@ -384,7 +275,7 @@ class CudaEncoder : public Encoder {
   }
 
   // Everything that a captured graph depends on.
-  static GraphCache::Key GraphKey(const EncoderBatch& batch, const void* packed,
+  static GraphCache::Key GraphKey(const EncoderBatch& batch, const void* prepared,
                                   const void* workspace, const LaunchContext& context) {
     const auto address = [](const void* pointer) { return reinterpret_cast<uint64_t>(pointer); };
     GraphCache::Key key = {static_cast<uint64_t>(batch.batch_size),
@@ -396,7 +287,7 @@ class CudaEncoder : public Encoder {
                            address(batch.key_lengths),
                            address(batch.attention_mask),
                            address(batch.input),
-                           address(packed),
+                           address(prepared),
                            address(workspace)};
     for (const void* output : batch.outputs) key.push_back(address(output));
     return key;
@@ -405,6 +296,7 @@ class CudaEncoder : public Encoder {
   const EncoderConfig config_;
   const CudaEncoderOptions options_;
   const WeightLayout weights_;
+  PlanOptions plan_options_;
 
   // Caches only: results do not depend on them.
   mutable Gemm gemm_;
@@ -430,13 +322,27 @@ Status TuneEncoderGemms(const EncoderConfig& config, int64_t batch_size, int64_t
     return InvalidArgument("batch_size and seq_len are ", batch_size, " and ", seq_len,
                            ", expected at least 1 and a product of at most ", INT32_MAX / 2);
   }
-  const std::vector<GemmShape> shapes = LayerGemms(config, allow_tf32, batch_size * seq_len);
+  ExecutionContext execution;
+  execution.allow_tf32 = allow_tf32;
+  LaunchContext context;
+  FT_RETURN_IF_ERROR(GetLaunchContext(execution, &context));
+  EncoderBatch batch;
+  batch.batch_size = batch_size;
+  batch.max_seq_len = seq_len;
+  batch.num_tokens = batch_size * seq_len;
+  // cuBLASLt's products also where the kernel for few rows would be chosen.
+  PlanOptions options;
+  options.few_rows = 0;
+  const std::vector<GemmStep> steps =
+      GemmSteps(MakeLayerPlan(config, WeightLayout(config), batch, options, context));
+  std::vector<GemmShape> shapes;
+  for (const GemmStep& step : steps) shapes.push_back(step.shape);
   Gemm gemm;
   std::vector<TunedGemm> rows;
-  FT_RETURN_IF_ERROR(TuneGemms(shapes, ExecutionContext(), &gemm, &rows));
+  FT_RETURN_IF_ERROR(TuneGemms(shapes, execution, &gemm, &rows));
   for (size_t i = 0; i < rows.size(); ++i) {
     report->push_back(StrCat("GEMM test ", i, ": [M: ", shapes[i].rows, " K: ", shapes[i].k,
-                             " N: ", shapes[i].n, "] ", kGemmNames[i], ": fast_algo costs ",
+                             " N: ", shapes[i].n, "] ", steps[i].name, ": fast_algo costs ",
                              rows[i].milliseconds, " ms"));
   }
   return WriteTunedGemms(config, batch_size, seq_len, config_dir, &rows);

@@ -19,7 +19,7 @@ struct CudaEncoderOptions {
   bool use_graphs = true;
   int max_graphs = 64;
   // Up to this many tokens 16-bit products use the kernel for few rows. -1: the measured default.
-  int64_t small_gemm_rows = -1;
+  int64_t few_rows = -1;
 };
 
 // An encoder for the CUDA devices of this process; the device that is current in a call is used.

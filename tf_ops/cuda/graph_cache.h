@@ -10,7 +10,7 @@
 #include <mutex>
 #include <vector>
 
-#include "tf_ops/cuda/kernels.h"
+#include "tf_ops/cuda/device_context.h"
 
 namespace ft {
 namespace cuda {

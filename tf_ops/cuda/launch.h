@@ -4,7 +4,7 @@
 #include <cuda_runtime.h>
 
 #include "tf_ops/cuda/cuda_check.h"
-#include "tf_ops/cuda/kernels.h"
+#include "tf_ops/cuda/device_context.h"
 
 namespace ft {
 namespace cuda {

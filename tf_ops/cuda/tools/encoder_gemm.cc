@@ -5,7 +5,7 @@
 #include <stdlib.h>
 
 #include "tf_ops/cuda/encoder.h"
-#include "tf_ops/cuda/gemm.h"
+#include "tf_ops/cuda/gemm/gemm.h"
 
 int main(int argc, char** argv) {
   if (argc != 7) {

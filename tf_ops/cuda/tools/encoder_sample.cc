@@ -4,7 +4,7 @@
 // Times the encoder on random data without TensorFlow. All sequences have length S, or S/2 with
 // padding removed. Environment: FT_SAMPLE_MASKED=1 keeps S rows but masks the keys from S/2 on, by
 // lengths, FT_SAMPLE_MASK_TENSOR=1 by a mask [B,S,S]; FT_SAMPLE_TF32=1 allows TF32;
-// FT_SAMPLE_SMALL_ROWS sets the limit of the kernel for few rows; FT_SAMPLE_PROFILE=1 runs once,
+// FT_SAMPLE_FEW_ROWS sets the limit of the kernel for few rows; FT_SAMPLE_PROFILE=1 runs once,
 // without graphs, for a profiler.
 #include <cuda_runtime_api.h>
 #include <stdio.h>
@@ -17,8 +17,7 @@
 #include <vector>
 
 #include "tf_ops/cuda/encoder.h"
-#include "tf_ops/cuda/gemm.h"
-#include "tf_ops/cuda/kernels.h"
+#include "tf_ops/cuda/gemm/gemm.h"
 
 namespace {
 
@@ -101,7 +100,7 @@ int main(int argc, char** argv) {
   options.allow_gemm_test = argc == 10 && atoi(argv[9]) != 0;
   options.gemm_config_dir = ft::cuda::CommandLineGemmConfigDir();
   options.use_graphs = !Flag("FT_SAMPLE_PROFILE");
-  if (const char* rows = getenv("FT_SAMPLE_SMALL_ROWS")) options.small_gemm_rows = atol(rows);
+  if (const char* rows = getenv("FT_SAMPLE_FEW_ROWS")) options.few_rows = atol(rows);
   std::unique_ptr<ft::Encoder> encoder;
   Check(ft::cuda::CreateCudaEncoder(config, options, &encoder));
 
@@ -156,8 +155,8 @@ int main(int argc, char** argv) {
   execution.stream = stream;
   execution.allow_tf32 = Flag("FT_SAMPLE_TF32");
   void *packed, *workspace;
-  Check(cudaMalloc(&packed, encoder->PackedWeightBytes()));
-  Check(encoder->PackWeights(layers, packed, execution));
+  Check(cudaMalloc(&packed, encoder->PreparedWeightBytes()));
+  Check(encoder->PrepareWeights(layers, packed, execution));
   int64_t workspace_bytes;
   Check(encoder->WorkspaceBytes(batch, execution, &workspace_bytes));
   Check(cudaMalloc(&workspace, workspace_bytes));

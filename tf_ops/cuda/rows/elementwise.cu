@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "tf_ops/cuda/device_utils.cuh"
-#include "tf_ops/cuda/kernels.h"
+#include "tf_ops/cuda/rows/elementwise.h"
 
 namespace ft {
 namespace cuda {

@@ -1,4 +1,4 @@
-#include "tf_ops/cuda/attention_mma.cuh"
+#include "tf_ops/cuda/attention/mma.cuh"
 
 namespace ft {
 namespace cuda {

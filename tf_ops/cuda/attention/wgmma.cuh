@@ -8,8 +8,8 @@
 
 #include <mutex>
 
-#include "tf_ops/cuda/attention_internal.h"
-#include "tf_ops/cuda/hopper_utils.cuh"
+#include "tf_ops/cuda/attention/hopper.cuh"
+#include "tf_ops/cuda/attention/params.h"
 
 namespace ft {
 namespace cuda {

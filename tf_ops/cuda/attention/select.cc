@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "tf_ops/cuda/attention_internal.h"
+#include "tf_ops/cuda/attention/params.h"
 
 namespace ft {
 namespace cuda {

@@ -11,9 +11,9 @@
 #include <cinttypes>
 #include <sstream>
 
-#include "tf_ops/cuda/cublaslt.h"
 #include "tf_ops/cuda/cuda_check.h"
-#include "tf_ops/cuda/gemm.h"
+#include "tf_ops/cuda/gemm/cublaslt.h"
+#include "tf_ops/cuda/gemm/gemm.h"
 
 namespace ft {
 namespace cuda {

@@ -1,5 +1,5 @@
 // Attention in float32 arithmetic: tiled for head sizes up to 128, simple for any other.
-#include "tf_ops/cuda/attention_internal.h"
+#include "tf_ops/cuda/attention/params.h"
 #include "tf_ops/cuda/device_utils.cuh"
 
 namespace ft {

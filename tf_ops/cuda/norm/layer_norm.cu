@@ -1,6 +1,6 @@
 // Bias + residual + layer norm in one pass.
 #include "tf_ops/cuda/device_utils.cuh"
-#include "tf_ops/cuda/kernels.h"
+#include "tf_ops/cuda/norm/layer_norm.h"
 
 namespace ft {
 namespace cuda {

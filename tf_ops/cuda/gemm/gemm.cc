@@ -1,12 +1,12 @@
-#include "tf_ops/cuda/gemm.h"
+#include "tf_ops/cuda/gemm/gemm.h"
 
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <memory>
 
-#include "tf_ops/cuda/cublaslt.h"
 #include "tf_ops/cuda/cuda_check.h"
+#include "tf_ops/cuda/gemm/cublaslt.h"
 
 namespace ft {
 namespace cuda {

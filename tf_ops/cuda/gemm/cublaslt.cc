@@ -1,4 +1,4 @@
-#include "tf_ops/cuda/cublaslt.h"
+#include "tf_ops/cuda/gemm/cublaslt.h"
 
 #include <dlfcn.h>
 #include <link.h>

@@ -1,4 +1,4 @@
-#include "tf_ops/cuda/tuning.h"
+#include "tf_ops/cuda/gemm/tuning.h"
 
 #include <algorithm>
 

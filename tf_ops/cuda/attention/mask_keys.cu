@@ -1,6 +1,6 @@
 // Which keys a mask lets through: most masks say no more than a length, and attention over a number
 // of keys is faster than attention with a mask.
-#include "tf_ops/cuda/attention_internal.h"
+#include "tf_ops/cuda/attention/params.h"
 #include "tf_ops/cuda/device_utils.cuh"
 
 namespace ft {

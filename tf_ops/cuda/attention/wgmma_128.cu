@@ -1,4 +1,4 @@
-#include "tf_ops/cuda/attention_wgmma.cuh"
+#include "tf_ops/cuda/attention/wgmma.cuh"
 
 namespace ft {
 namespace cuda {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "tf_ops/core/execution.h"
-#include "tf_ops/cuda/gemm.h"
+#include "tf_ops/cuda/gemm/gemm.h"
 
 namespace ft {
 namespace cuda {

@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "tf_ops/cuda/device_utils.cuh"
-#include "tf_ops/cuda/kernels.h"
+#include "tf_ops/cuda/gemm/few_rows.h"
 
 namespace ft {
 namespace cuda {
@@ -19,7 +19,7 @@ constexpr int kThreads = 128;  // 4 warps
 // bank conflict. Accumulates in float32. Requires k % 8 == 0, n % 2 == 0.
 template <typename T, int kRows, int kCols, int kWarpCols, int kStages>
 __global__ void __launch_bounds__(kThreads)
-    SmallGemmKernel(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias,
+    FewRowsGemmKernel(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias,
                     T* __restrict__ output, float* __restrict__ partials, int rows, int n, int k,
                     int k_per_split, int activation) {
 #if __CUDA_ARCH__ >= 800
@@ -158,13 +158,13 @@ void TileSize(int64_t rows, int* tile_rows, int* tile_cols) {
 }
 
 template <typename T, int kRows, int kCols, int kWarpCols, int kStages>
-Status LaunchTile(const SmallGemmArgs& args, const LaunchContext& context) {
+Status LaunchTile(const FewRowsGemmArgs& args, const LaunchContext& context) {
   const int64_t k_per_split =
       AlignUp((args.k + args.num_splits - 1) / args.num_splits, static_cast<int64_t>(kStep));
   const Grid grid = {(args.n + kCols - 1) / kCols, (args.rows + kRows - 1) / kRows,
                      args.num_splits};
   const int activation = args.has_activation ? static_cast<int>(args.activation) : -1;
-  return Launch(SmallGemmKernel<T, kRows, kCols, kWarpCols, kStages>, grid, kThreads,
+  return Launch(FewRowsGemmKernel<T, kRows, kCols, kWarpCols, kStages>, grid, kThreads,
                 int64_t{kStages} * (kRows + kCols) * kStep * sizeof(T), context,
                 static_cast<const T*>(args.x), static_cast<const T*>(args.w),
                 static_cast<const T*>(args.bias), static_cast<T*>(args.output), args.partials,
@@ -173,7 +173,7 @@ Status LaunchTile(const SmallGemmArgs& args, const LaunchContext& context) {
 }
 
 template <typename T>
-Status LaunchTyped(const SmallGemmArgs& args, const LaunchContext& context) {
+Status LaunchTyped(const FewRowsGemmArgs& args, const LaunchContext& context) {
   int tile_rows, tile_cols;
   TileSize(args.rows, &tile_rows, &tile_cols);
   if (tile_rows == 16) return LaunchTile<T, 16, 32, 1, 6>(args, context);
@@ -184,12 +184,12 @@ Status LaunchTyped(const SmallGemmArgs& args, const LaunchContext& context) {
 
 }  // namespace
 
-bool SmallGemmSupported(const SmallGemmArgs& args, const LaunchContext& context) {
+bool FewRowsGemmSupported(const FewRowsGemmArgs& args, const LaunchContext& context) {
   return context.compute_capability >= 80 && SizeOf(args.dtype) == 2 && args.k % 8 == 0 &&
          args.n % 8 == 0 && args.rows <= 65535 && context.max_shared_bytes >= 98304;
 }
 
-int SmallGemmSplits(int64_t rows, int64_t n, int64_t k, const LaunchContext& context) {
+int FewRowsGemmSplits(int64_t rows, int64_t n, int64_t k, const LaunchContext& context) {
   int tile_rows, tile_cols;
   TileSize(rows, &tile_rows, &tile_cols);
   const int64_t tiles = (rows + tile_rows - 1) / tile_rows * ((n + tile_cols - 1) / tile_cols);
@@ -199,7 +199,7 @@ int SmallGemmSplits(int64_t rows, int64_t n, int64_t k, const LaunchContext& con
       std::min<int64_t>({wanted, std::max<int64_t>(1, k / (2 * kStep)), int64_t{8}}));
 }
 
-Status LaunchSmallGemm(const SmallGemmArgs& args, const LaunchContext& context) {
+Status LaunchFewRowsGemm(const FewRowsGemmArgs& args, const LaunchContext& context) {
   if (args.rows == 0) return OkStatus();
   if (args.dtype == DataType::kFloat16) return LaunchTyped<half>(args, context);
   if (args.dtype == DataType::kBFloat16) return LaunchTyped<__nv_bfloat16>(args, context);

@@ -1,7 +1,7 @@
 // What the attention kernels share among themselves.
 #pragma once
 
-#include "tf_ops/cuda/kernels.h"
+#include "tf_ops/cuda/attention/attention.h"
 
 namespace ft {
 namespace cuda {

@@ -5,7 +5,7 @@
 // softmax is kept up to date with a running maximum and sum per query row.
 #pragma once
 
-#include "tf_ops/cuda/attention_internal.h"
+#include "tf_ops/cuda/attention/params.h"
 #include "tf_ops/cuda/device_utils.cuh"
 
 namespace ft {

@@ -1,0 +1,29 @@
+// Activation in place and the transposition of weights. All pointers are device pointers, 16-byte aligned unless said
+// otherwise; all work is put on the context's stream, and nothing waits for it.
+#pragma once
+
+#include "tf_ops/core/weights.h"
+#include "tf_ops/cuda/device_context.h"
+
+namespace ft {
+namespace cuda {
+
+// x = activation(x), num_elems of dtype, in place.
+Status LaunchActivation(DataType dtype, Activation activation, void* x, int64_t num_elems,
+                        const LaunchContext& context);
+
+struct TransposeArgs {
+  static constexpr int kMaxMatrices = kWeightsPerLayer;
+  int num_matrices = 0;
+  struct {
+    const void* input = nullptr;  // [rows,cols]
+    void* output = nullptr;       // [cols,rows]
+    int rows = 0, cols = 0;
+  } matrices[kMaxMatrices];
+};
+
+// Transposes several matrices of elements of `elem_bytes` 2 or 4 bytes (no alignment needed).
+Status LaunchTranspose(const TransposeArgs& args, int elem_bytes, const LaunchContext& context);
+
+}  // namespace cuda
+}  // namespace ft
