@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "tf_ops/cpu/encoder.h"
-#include "tf_ops/cpu/kernels.h"
+#include "tf_ops/cpu/primitives/primitives.h"
 #include "tf_ops/cpu/thread_pool.h"
 
 namespace {
@@ -103,48 +103,48 @@ int main(int argc, char** argv) {
   const double encoder_ms =
       MedianMs([&] { status = encoder->Run(batch, packed, workspace, context); });
 
-  // The products alone, on the same kernels: rows in blocks as the encoder takes them.
-  const ft::cpu::Kernels& kernels = ft::cpu::GetKernels(config.dtype, true);
+  // The products alone, on the same primitives: rows in blocks as the encoder takes them.
+  const ft::cpu::Primitives& primitives = ft::cpu::GetPrimitives(config.dtype, true);
   const struct {
     int64_t k, n;
   } products[] = {{hidden, 3 * hidden}, {hidden, hidden}, {hidden, inner}, {inner, hidden}};
   double products_ms = 0, flops = 0;
   const char* panels = static_cast<const char*>(packed);
-  const auto left = Random(tokens * std::max(inner, hidden), kernels.compute_dtype);
+  const auto left = Random(tokens * std::max(inner, hidden), primitives.compute_dtype);
   float* sums = static_cast<float*>(aligned(tokens * std::max(inner, 3 * hidden) * 4));
   const int64_t per_layer = encoder->PreparedWeightBytes() / config.num_layers;
   for (const auto& product : products) {
-    const int64_t panel_bytes = ft::cpu::PanelBytes(kernels, product.k);
-    const bool by_rows = tokens >= threads * kernels.min_rows_per_thread;
+    const int64_t panel_bytes = primitives.gemm.PanelBytes(product.k);
+    const bool by_rows = tokens >= threads * primitives.schedule.min_rows_per_thread;
     const int64_t row_block =
-        by_rows ? std::min(kernels.block_rows, (tokens + threads - 1) / threads) : tokens;
+        by_rows ? std::min(primitives.schedule.block_rows, (tokens + threads - 1) / threads) : tokens;
     const int64_t col_block =
-        by_rows ? product.n : ft::AlignUp(product.n / (threads * 4), kernels.panel_width);
+        by_rows ? product.n : ft::AlignUp(product.n / (threads * 4), primitives.gemm.panel_width);
     const int64_t row_tasks = (tokens + row_block - 1) / row_block;
     const int64_t col_tasks = (product.n + col_block - 1) / col_block;
     products_ms += MedianMs([&] {
       for (int64_t layer = 0; layer < config.num_layers; ++layer) {
         pool.ParallelFor(row_tasks * col_tasks, [&](int64_t task) {
           const int64_t row = task / col_tasks * row_block, col = task % col_tasks * col_block;
-          for (int64_t k = 0; k < product.k; k += kernels.inner_chunk) {
+          for (int64_t k = 0; k < product.k; k += primitives.gemm.inner_chunk) {
             GemmArgs g;
-            g.a = left.data() + (row * product.k + k) * ft::SizeOf(kernels.compute_dtype);
+            g.a = left.data() + (row * product.k + k) * ft::SizeOf(primitives.compute_dtype);
             g.lda = product.k;
-            g.panels = panels + layer * per_layer + col / kernels.panel_width * panel_bytes +
-                       k * kernels.panel_width * ft::SizeOf(kernels.compute_dtype);
+            g.panels = panels + layer * per_layer + col / primitives.gemm.panel_width * panel_bytes +
+                       k * primitives.gemm.panel_width * ft::SizeOf(primitives.compute_dtype);
             g.panel_bytes = panel_bytes;
             g.rows = std::min(row_block, tokens - row);
-            g.k = std::min(kernels.inner_chunk, product.k - k);
+            g.k = std::min(primitives.gemm.inner_chunk, product.k - k);
             g.cols = std::min(col_block, product.n - col);
             g.c = sums + row * product.n + col;
             g.ldc = product.n;
             g.accumulate = k > 0;
-            kernels.gemm(g);
+            primitives.gemm.gemm(g);
           }
         });
       }
     });
-    panels += ft::AlignUp((product.n + kernels.panel_width - 1) / kernels.panel_width * panel_bytes,
+    panels += ft::AlignUp((product.n + primitives.gemm.panel_width - 1) / primitives.gemm.panel_width * panel_bytes,
                           ft::kAlignment);
     flops += 2.0 * tokens * product.k * product.n * config.num_layers;
   }
@@ -153,7 +153,7 @@ int main(int argc, char** argv) {
   std::printf(
       "{\"isa\": \"%s\", \"encoder_ms\": %.3f, \"products_ms\": %.3f, \"gflops\": %.1f, "
       "\"floor_ms\": %.3f, \"ratio\": %.3f}\n",
-      kernels.isa, encoder_ms, products_ms, flops / products_ms / 1e6, floor_ms,
+      primitives.isa, encoder_ms, products_ms, flops / products_ms / 1e6, floor_ms,
       encoder_ms / floor_ms);
   std::free(packed);
   std::free(workspace);

@@ -13,7 +13,7 @@
 #include "tests/reference_layer.h"
 #include "tf_ops/core/encoder.h"
 #include "tf_ops/cpu/encoder.h"
-#include "tf_ops/cpu/kernels.h"
+#include "tf_ops/cpu/primitives/primitives.h"
 #include "tf_ops/cpu/thread_pool.h"
 
 namespace ft {
@@ -294,10 +294,10 @@ TEST(IsaTest, RunsWhatItIsNamedFor) {
   const char* isa = std::getenv("FT_CPU_ISA");
   if (isa == nullptr) GTEST_SKIP() << "FT_CPU_ISA is not set";
   const bool for_bfloat16 = std::string(isa) == "avx512bf16";
-  const cpu::Kernels& kernels =
-      cpu::GetKernels(for_bfloat16 ? DataType::kBFloat16 : DataType::kFloat32, true);
-  if (std::string(kernels.isa) != isa) {
-    GTEST_SKIP() << "this processor has no " << isa << ": " << kernels.isa << " ran";
+  const cpu::Primitives& primitives =
+      cpu::GetPrimitives(for_bfloat16 ? DataType::kBFloat16 : DataType::kFloat32, true);
+  if (std::string(primitives.isa) != isa) {
+    GTEST_SKIP() << "this processor has no " << isa << ": " << primitives.isa << " ran";
   }
 }
 

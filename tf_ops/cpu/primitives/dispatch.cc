@@ -1,4 +1,4 @@
-#include "tf_ops/cpu/kernels.h"
+#include "tf_ops/cpu/primitives/primitives.h"
 
 #include <cstdlib>
 #include <cstring>
@@ -7,20 +7,20 @@
 namespace ft::cpu {
 
 namespace generic {
-extern const Kernels kFloatKernels;
+extern const Primitives kFloatPrimitives;
 void ConvertImpl(const void* x, DataType x_dtype, void* y, DataType y_dtype, int64_t count);
 }  // namespace generic
 #ifdef __x86_64__
 namespace avx2 {
-extern const Kernels kFloatKernels;
+extern const Primitives kFloatPrimitives;
 void ConvertImpl(const void* x, DataType x_dtype, void* y, DataType y_dtype, int64_t count);
 }  // namespace avx2
 namespace avx512 {
-extern const Kernels kFloatKernels;
+extern const Primitives kFloatPrimitives;
 void ConvertImpl(const void* x, DataType x_dtype, void* y, DataType y_dtype, int64_t count);
 }  // namespace avx512
 namespace avx512bf16 {
-extern const Kernels kBfloat16Kernels;
+extern const Primitives kBfloat16Primitives;
 }  // namespace avx512bf16
 #endif
 
@@ -58,18 +58,18 @@ Isa CurrentIsa() {
 
 }  // namespace
 
-const Kernels& GetKernels(DataType dtype, bool even_sizes) {
+const Primitives& GetPrimitives(DataType dtype, bool even_sizes) {
   (void)even_sizes;
 #ifdef __x86_64__
   const Isa isa = CurrentIsa();
   if (dtype == DataType::kBFloat16 && even_sizes && isa == kAvx512Bf16) {
-    return avx512bf16::kBfloat16Kernels;
+    return avx512bf16::kBfloat16Primitives;
   }
-  if (isa >= kAvx512) return avx512::kFloatKernels;
-  if (isa == kAvx2) return avx2::kFloatKernels;
+  if (isa >= kAvx512) return avx512::kFloatPrimitives;
+  if (isa == kAvx2) return avx2::kFloatPrimitives;
 #endif
   (void)dtype;
-  return generic::kFloatKernels;
+  return generic::kFloatPrimitives;
 }
 
 void Convert(const void* x, DataType x_dtype, void* y, DataType y_dtype, int64_t count) {

@@ -1,5 +1,0 @@
-// The kernels for one instruction set; BUILD gives this file its compiler flags.
-#define FT_ISA avx512bf16
-#define FT_LANES 16
-#define FT_COMPUTE_BFLOAT16
-#include "tf_ops/cpu/kernels_impl.h"

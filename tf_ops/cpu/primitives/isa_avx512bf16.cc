@@ -1,0 +1,5 @@
+// The primitives for one instruction set; BUILD gives this file its compiler flags.
+#define FT_ISA avx512bf16
+#define FT_LANES 16
+#define FT_COMPUTE_BFLOAT16
+#include "tf_ops/cpu/primitives/isa.h"
