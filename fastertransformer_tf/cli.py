@@ -22,7 +22,7 @@ _OWNER = "fastertransformer_tf.cli"
 _INTERRUPTED = 130
 
 
-def run_program(main: Callable[[list[str]], object], doc: str, flag_modules: Sequence[str]) -> None:
+def run_program(main: Callable[[list[str]], int | None], doc: str, flag_modules: Sequence[str]) -> None:
     """Parses the flags, runs `main` and exits; an error is told in one line on stderr.
 
     The line is `program: sentence` and the exit status 1. An exception that no user can have
@@ -32,7 +32,8 @@ def run_program(main: Callable[[list[str]], object], doc: str, flag_modules: Seq
     script would show none: here the flags of `flag_modules` are shown.
 
     Args:
-      main: Called with the arguments that are not flags (the first is the program's name).
+      main: Called with the arguments that are not flags (the first is the program's name); returns
+        the exit status, None for 0.
       doc: Text above the flags in --help.
       flag_modules: Modules whose flags are explained, e.g. `fastertransformer_tf.import_hf`.
     """
@@ -51,9 +52,9 @@ def run_program(main: Callable[[list[str]], object], doc: str, flag_modules: Seq
 
     def run(argv: list[str]) -> int:
         try:
-            main(argv)
+            status = main(argv)
             sys.stdout.flush()  # Here, where a full disk is told as any other error is.
-            return 0
+            return status or 0
         except KeyboardInterrupt:
             if flags.FLAGS.traceback:
                 traceback.print_exc()
@@ -86,7 +87,7 @@ def run_flag_program(
 
     def main(argv: list[str]) -> None:
         no_positional(argv)
-        _quiet_logs(flags.FLAGS)
+        quiet_logs(flags.FLAGS)
         run(flags.FLAGS)
 
     define_flags(flags.FLAGS)
@@ -178,7 +179,7 @@ def _define_traceback_flag() -> None:
         )
 
 
-def _quiet_logs(flag_values: flags.FlagValues) -> None:
+def quiet_logs(flag_values: flags.FlagValues) -> None:
     """Logs warnings and errors only (google's code logs every tensor) unless --verbosity is given.
 
     Args:

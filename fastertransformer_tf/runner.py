@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,7 +95,8 @@ def encoder_options(flag_values: flags.FlagValues) -> modeling.EncoderOptions:
         raise UserError(str(error)) from error
 
 
-# The programs' entry point and required flags need no TensorFlow: they live in cli.
+# What needs no TensorFlow lives in cli.
+quiet_logs = cli.quiet_logs
 run_flag_program = cli.run_flag_program
 require_flags = cli.require_flags
 
