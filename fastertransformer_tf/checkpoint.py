@@ -157,6 +157,20 @@ def refuse_url(path: str, flag: str) -> None:
         )
 
 
+def refuse_pattern(path: str) -> None:
+    """Refuses the path of a checkpoint that TensorFlow cannot read.
+
+    Raises:
+      UserError: It holds a character that TensorFlow, which looks for files by pattern, takes for
+        something else.
+    """
+    if re.search(r"[][*?\\]", os.path.abspath(path)):
+        raise UserError(
+            f"TensorFlow takes the path {path} for a pattern and finds no checkpoint in it, "
+            "expected one without * ? [ ] \\"
+        )
+
+
 def _prefix(path: str) -> str:
     """Returns the prefix of the checkpoint that `path` means.
 
@@ -166,9 +180,11 @@ def _prefix(path: str) -> str:
     """
     refuse_url(path, "init_checkpoint")
     if os.path.isfile(f"{path}.index"):
+        refuse_pattern(path)
         _check_data_files(path)
         return path
     if os.path.isdir(path):
+        refuse_pattern(path)
         latest = latest_in(path)
         if latest is None:
             raise FileNotFoundError(
