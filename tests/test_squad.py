@@ -311,7 +311,7 @@ REMOVED = object()
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("data",), REMOVED, "is not a SQuAD file: data is missing, expected a list"),
+        (("data",), REMOVED, ": data is missing, expected a list"),
         (("data",), {}, ": data is {}, expected a list"),
         (("data",), [], "holds no question"),
         (("data", 0), 7, ": data[0] is 7, expected an object"),
@@ -370,7 +370,7 @@ def test_other_wrong_files(dataset):
         '{"data": [': "is not JSON",
         "[" * 100000: "is not JSON",
         '{"data": [' + "1" * 5000 + "]}": "is ",
-        "3": "holds 3, expected a SQuAD file's object",
+        "3": ": the whole is 3, expected an object",
         '{"data": [], "data": []}': "has the key 'data' twice",
     }.items():
         dataset.write_text(text)
