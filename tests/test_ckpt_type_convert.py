@@ -83,7 +83,7 @@ def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint_io, "publish_checkpoint", fail)
+    monkeypatch.setattr(checkpoint_io, "write_checkpoint", fail)
     with pytest.raises(OSError, match="disk full"):
         ckpt_type_convert.convert_checkpoint(tmp_path / "in.ckpt", tmp_path / "out.ckpt")
     assert set(_read(tmp_path / "out.ckpt")) == {"old"}

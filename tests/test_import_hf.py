@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 
-from fastertransformer_tf import checkpoint_io, import_hf
+from fastertransformer_tf import import_hf
 
 CONFIG = {
     "architectures": ["BertModel"],
@@ -280,16 +280,6 @@ def test_missing_and_damaged_files(tmp_path, tensors):
     (hf / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match="config.json does not exist"):
         import_hf.import_hf(hf, tmp_path / "out")
-
-
-def test_save_checkpoint_replaces_and_leaves_no_temporary_files(tmp_path):
-    prefix = tmp_path / "deep" / "a.ckpt"
-    checkpoint_io.save_checkpoint(prefix, {"x": np.float32([1, 2])})
-    checkpoint_io.save_checkpoint(prefix, {"y": np.float16([3])})
-    assert set(_read(str(prefix))) == {"y"}
-    assert len(list(prefix.parent.iterdir())) == 2
-    with pytest.raises(ValueError, match="would hold no tensor"):
-        checkpoint_io.save_checkpoint(prefix, {})
 
 
 # ---- MiniLM: the TensorFlow graph of the imported checkpoint against NumPy on the HF tensors ----
