@@ -494,7 +494,9 @@ def _read_shards(
         )
     for name, file in weight_map.items():
         # A name of another folder could make any file of the machine part of the model.
-        if not isinstance(file, str) or file != Path(file).name or "\0" in file:
+        if not (isinstance(file, str) and file.strip(".") and file == Path(file).name) or (
+            "\0" in file
+        ):
             raise UserError(
                 f"{index}: the file of {_short(name)} is {_short(file)}, expected the name of a "
                 "file beside it"
