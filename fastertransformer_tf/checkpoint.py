@@ -21,6 +21,7 @@ import tensorflow as tf
 from absl import logging
 
 from fastertransformer_tf import bert_compat
+from fastertransformer_tf.errors import UserError
 
 _tf1 = tf.compat.v1
 
@@ -45,7 +46,7 @@ class Checkpoint:
 
         Raises:
           FileNotFoundError: There is none of that name.
-          ValueError: It cannot be read.
+          UserError: It cannot be read.
         """
         self.path = os.fspath(path)
         if not tf.io.gfile.exists(self.path + ".index"):
@@ -55,7 +56,7 @@ class Checkpoint:
         try:
             self._reader = tf.train.load_checkpoint(self.path)
         except (tf.errors.OpError, RuntimeError, ValueError) as error:
-            raise ValueError(f"checkpoint {self.path} cannot be read: {error}") from error
+            raise UserError(f"checkpoint {self.path} cannot be read: {error}") from error
         self.shapes: dict[str, list[int]] = self._reader.get_variable_to_shape_map()
         self.dtypes: dict[str, tf.DType] = self._reader.get_variable_to_dtype_map()
 
@@ -67,21 +68,21 @@ class Checkpoint:
           dtype: Type of a floating-point variable, to cast it to; as it is stored when None.
 
         Raises:
-          ValueError: A damaged or missing data file; with `dtype` also a variable of another kind,
+          UserError: A damaged or missing data file; with `dtype` also a variable of another kind,
             or a value that is not finite or overflows the type.
         """
         try:
             value = self._reader.get_tensor(name)
         # TensorFlow raises each of them for some kind of damage.
         except (tf.errors.OpError, IndexError, RuntimeError) as error:
-            raise ValueError(f"checkpoint {self.path} cannot be read: {name}: {error}") from error
+            raise UserError(f"checkpoint {self.path} cannot be read: {name}: {error}") from error
         if dtype is None:
             return value
         if not self.dtypes[name].is_floating:
-            raise ValueError(f"{name} is {self.dtypes[name].name}, expected floating point")
+            raise UserError(f"{name} is {self.dtypes[name].name}, expected floating point")
         unusable = int(np.sum(~np.isfinite(value)))
         if unusable:  # Packed int8 bytes read as floats are such, too.
-            raise ValueError(
+            raise UserError(
                 f"{name} has {unusable} values that are not finite: the checkpoint is quantized or "
                 "its training failed"
             )
@@ -91,7 +92,7 @@ class Checkpoint:
             cast = value.astype(tf.as_dtype(dtype).as_numpy_dtype)
         overflowed = int(np.sum(~np.isfinite(cast.astype(np.float32))))
         if overflowed:
-            raise ValueError(
+            raise UserError(
                 f"{name} has {overflowed} values that overflow {tf.as_dtype(dtype).name}, the "
                 f"largest {np.abs(value.astype(np.float64)).max():.6g}"
             )
@@ -144,7 +145,7 @@ def restored_constants(
 
     Raises:
       FileNotFoundError: There is no such checkpoint.
-      ValueError: At the end of the block, all at once: variables that the checkpoint lacks, has in
+      UserError: At the end of the block, all at once: variables that the checkpoint lacks, has in
         another shape, or that overflow `dtype`. At once: constants too large for one graph.
     """
     dtype = bert_compat.float_type(dtype)
@@ -175,7 +176,7 @@ def restored_constants(
         restored.used.add(name)
         restored.num_bytes += value.nbytes
         if restored.num_bytes > MAX_CONSTANT_BYTES:
-            raise ValueError(
+            raise UserError(
                 f"the weights of {source.path} in {dtype.name} pass {MAX_CONSTANT_BYTES} bytes, "
                 "what one frozen TensorFlow graph can hold: use float16 or bfloat16, or keep them "
                 "as variables"
@@ -186,7 +187,7 @@ def restored_constants(
     with _tf1.variable_scope(_tf1.get_variable_scope(), custom_getter=get_constant):
         yield restored
     if restored.problems:
-        raise ValueError(
+        raise UserError(
             f"checkpoint {source.path} does not fit the model, {len(restored.problems)} variables: "
             + "; ".join(restored.problems)
         )

@@ -26,6 +26,7 @@ from fastertransformer_tf import (
     training,
 )
 from fastertransformer_tf import cli as cli_lib
+from fastertransformer_tf.errors import UserError
 
 _tf1 = tf.compat.v1
 _OWNER = "fastertransformer_tf.run_classifier_wrap"
@@ -89,7 +90,7 @@ class Classifier(runner.Model):
 
         Raises:
           FileNotFoundError: There is no such checkpoint.
-          ValueError: It does not fit the model.
+          UserError: It does not fit the model.
         """
         source = checkpoint.Checkpoint(checkpoint_path)
         self.global_step = source.global_step()
@@ -134,11 +135,11 @@ def make_features(
       int32 arrays input_ids, input_mask, segment_ids [examples, S] and label_ids [examples].
 
     Raises:
-      ValueError: An example has a label that the task has not.
+      UserError: An example has a label that the task has not.
     """
     unknown = sorted({str(e.label) for e in examples} - set(labels))
     if unknown:
-        raise ValueError(f"the data has the labels {unknown}, expected {labels}")
+        raise UserError(f"the data has the labels {unknown}, expected {labels}")
     features = bert_compat.run_classifier().convert_examples_to_features(
         examples, labels, max_seq_length, tokenizer
     )
@@ -202,27 +203,27 @@ def prepare(values: flags.FlagValues) -> Job:
     """Checks the command line and loads what it names.
 
     Raises:
-      ValueError: A flag is missing, wrong, or not in this version.
+      UserError: A flag is missing, wrong, or not in this version.
       FileNotFoundError: A file is not there.
     """
     runner.require_flags(values, _REQUIRED)
     options = runner.encoder_options(values)
     runner.check_training_flags(values)
     if not (values.do_train or values.do_eval or values.do_predict or values.export_dir):
-        raise ValueError("nothing to do: give --do_train, --do_eval, --do_predict or --export_dir")
+        raise UserError("nothing to do: give --do_train, --do_eval, --do_predict or --export_dir")
     runner.check_export_dir(values.export_dir)
     for name in ("eval_batch_size", "predict_batch_size"):
         if getattr(values, name) < 1:
-            raise ValueError(f"--{name}={getattr(values, name)}, expected at least 1")
+            raise UserError(f"--{name}={getattr(values, name)}, expected at least 1")
     if values.max_seq_length < 3:
-        raise ValueError(
+        raise UserError(
             f"--max_seq_length={values.max_seq_length}, expected at least 3: [CLS] and two [SEP]"
         )
     if values.output_logits and not values.do_eval:
-        raise ValueError("--output_logits needs --do_eval")
+        raise UserError("--output_logits needs --do_eval")
     task = values.task_name.lower()
     if task not in processors():
-        raise ValueError(f"--task_name={values.task_name}, expected {', '.join(processors())}")
+        raise UserError(f"--task_name={values.task_name}, expected {', '.join(processors())}")
     if not tf.io.gfile.isdir(values.data_dir):
         raise FileNotFoundError(f"--data_dir={values.data_dir} is not a folder")
     config = runner.load_config(values.bert_config_file, values.max_seq_length)
@@ -244,16 +245,16 @@ def _examples(job: Job, which: str) -> list[Any]:
     """Reads the "train", "dev" or "test" examples.
 
     Raises:
-      ValueError: A file of the task is missing or empty.
+      UserError: A file of the task is missing or empty.
     """
     try:
         examples = getattr(job.processor, f"get_{which}_examples")(job.values.data_dir)
     except tf.errors.NotFoundError as error:
-        raise ValueError(
+        raise UserError(
             f"--data_dir={job.values.data_dir} has no {which} data of {job.task}: {error.message}"
         ) from error
     if not examples:
-        raise ValueError(f"the {which} data of {job.task} in {job.values.data_dir} is empty")
+        raise UserError(f"the {which} data of {job.task} in {job.values.data_dir} is empty")
     return examples
 
 
@@ -329,7 +330,7 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
       The metrics of the evaluation; empty without --do_eval.
 
     Raises:
-      ValueError: A flag is missing, wrong, or not in this version.
+      UserError: A flag is missing, wrong, or not in this version.
       FileNotFoundError: A file is not there.
     """
     with bert_compat.bound_flags(values):

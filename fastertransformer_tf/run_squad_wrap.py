@@ -14,6 +14,7 @@ import tensorflow as tf
 from absl import flags
 
 from fastertransformer_tf import bert_compat, checkpoint, modeling, runner, squad, training
+from fastertransformer_tf.errors import UserError
 
 _tf1 = tf.compat.v1
 _OWNER = "fastertransformer_tf.run_squad_wrap"
@@ -81,7 +82,7 @@ class QuestionAnswerer(runner.Model):
 
         Raises:
           FileNotFoundError: There is no such checkpoint.
-          ValueError: It does not fit the model.
+          UserError: It does not fit the model.
         """
         with tf.Graph().as_default() as graph:
             inputs = {
@@ -101,7 +102,7 @@ def squad_options(values: flags.FlagValues) -> squad.SquadOptions:
     """Makes the options of parsed flags.
 
     Raises:
-      ValueError: A value is out of range.
+      UserError: A value is out of range.
     """
     names = squad.SquadOptions.__dataclass_fields__
     return squad.SquadOptions(**{name: getattr(values, name) for name in names})
@@ -114,7 +115,7 @@ def run(values: flags.FlagValues) -> dict[str, str]:
       Question id to answer; empty without --do_predict.
 
     Raises:
-      ValueError: A flag is missing, wrong, or does not go with another.
+      UserError: A flag is missing, wrong, or does not go with another.
       FileNotFoundError: A file is not there.
     """
     with bert_compat.bound_flags(values):
@@ -122,7 +123,7 @@ def run(values: flags.FlagValues) -> dict[str, str]:
         encoder = runner.encoder_options(values)
         runner.check_training_flags(values)
         if not (values.do_train or values.do_predict or values.export_dir):
-            raise ValueError("nothing to do: give --do_train, --do_predict or --export_dir")
+            raise UserError("nothing to do: give --do_train, --do_predict or --export_dir")
         runner.check_export_dir(values.export_dir)
         for job, file in (("do_train", "train_file"), ("do_predict", "predict_file")):
             if getattr(values, job):

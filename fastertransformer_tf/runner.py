@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +15,10 @@ import rich.console
 import rich.table
 import tensorflow as tf
 import tqdm
-from absl import flags, logging
+from absl import flags
 
 from fastertransformer_tf import bert_compat, checkpoint_io, cli, modeling, training
+from fastertransformer_tf.errors import UserError
 
 if TYPE_CHECKING:  # typing has Self from Python 3.11 on.
     from typing_extensions import Self
@@ -70,72 +71,34 @@ def check_export_dir(path: str | None) -> None:
     """Refuses to export over something.
 
     Raises:
-      ValueError: The folder is there already.
+      UserError: The folder is there already.
     """
     if path and os.path.exists(path):
-        raise ValueError(f"--export_dir={path} exists already, expected a new folder")
+        raise UserError(f"--export_dir={path} exists already, expected a new folder")
 
 
 def encoder_options(flag_values: flags.FlagValues) -> modeling.EncoderOptions:
     """Makes the options of parsed flags.
 
     Raises:
-      ValueError: A combination that does not go together.
+      UserError: A combination that does not go together.
     """
-    return modeling.EncoderOptions(
-        floatx=flag_values.floatx,
-        remove_padding=flag_values.remove_padding,
-        int8_mode=flag_values.int8_mode,
-        allow_gemm_test=flag_values.allow_gemm_test,
-        use_tensorflow=flag_values.use_tensorflow_transformer,
-    )
+    try:
+        return modeling.EncoderOptions(
+            floatx=flag_values.floatx,
+            remove_padding=flag_values.remove_padding,
+            int8_mode=flag_values.int8_mode,
+            allow_gemm_test=flag_values.allow_gemm_test,
+            use_tensorflow=flag_values.use_tensorflow_transformer,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
-def quiet_logs(flag_values: flags.FlagValues) -> None:
-    """Logs warnings and errors only (google's code logs every tensor) unless --verbosity is given.
-
-    Args:
-      flag_values: The process's parsed flags.
-    """
-    if not flag_values["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
-        # What TensorFlow warns of here are functions of its own that it finds out of date.
-        _tf1.logging.set_verbosity(_tf1.logging.ERROR)
-
-
-def run_flag_program(
-    define_flags: Callable[[flags.FlagValues], None],
-    run: Callable[[flags.FlagValues], object],
-    doc: str | None,
-    owners: Sequence[str],
-) -> None:
-    """The console entry point of a program whose options are all flags.
-
-    Args:
-      define_flags: Defines the program's flags.
-      run: Runs the program with parsed flags.
-      doc: The program's docstring, for --help.
-      owners: The modules whose flags --help explains.
-    """
-
-    def main(argv: list[str]) -> None:
-        cli.no_positional(argv)
-        quiet_logs(flags.FLAGS)
-        run(flags.FLAGS)
-
-    define_flags(flags.FLAGS)
-    cli.run_program(main, doc or "", owners)
-
-
-def require_flags(flag_values: flags.FlagValues, names: Iterable[str]) -> None:
-    """Refuses a command line that lacks flags.
-
-    Raises:
-      ValueError: Naming all that are missing.
-    """
-    missing = [f"--{name}" for name in names if flag_values[name].value is None]
-    if missing:
-        raise ValueError(f"required flags are missing: {', '.join(missing)}")
+# What needs no TensorFlow lives in cli.
+quiet_logs = cli.quiet_logs
+run_flag_program = cli.run_flag_program
+require_flags = cli.require_flags
 
 
 def require_file(path: str, flag: str) -> None:
@@ -152,12 +115,12 @@ def check_training_flags(flag_values: flags.FlagValues) -> None:
     """Refuses flags of google's programs that nothing here can follow.
 
     Raises:
-      ValueError: --use_tpu, or --do_train in another type than float32 or without padding.
+      UserError: --use_tpu, or --do_train in another type than float32 or without padding.
     """
     if flag_values.use_tpu:
-        raise ValueError("--use_tpu=true: there is no TPU support, expected false")
+        raise UserError("--use_tpu=true: there is no TPU support, expected false")
     if flag_values.do_train and flag_values.floatx != "float32":
-        raise ValueError(
+        raise UserError(
             f"--do_train trains in float32, but --floatx={flag_values.floatx}: train first, then "
             "run the checkpoint in another type"
         )
@@ -167,7 +130,7 @@ def training_options(flag_values: flags.FlagValues, num_examples: int) -> traini
     """Makes the options of a training over `num_examples` of google's flags.
 
     Raises:
-      ValueError: A value is out of range.
+      UserError: A value is out of range.
     """
     return training.TrainingOptions.from_epochs(
         num_examples,
@@ -184,7 +147,7 @@ def load_tokenizer(flag_values: flags.FlagValues) -> Any:
 
     Raises:
       FileNotFoundError: There is no such vocabulary.
-      ValueError: The case does not go with what --init_checkpoint's name says.
+      UserError: The case does not go with what --init_checkpoint's name says.
     """
     require_file(flag_values.vocab_file, "vocab_file")
     tokenization = bert_compat.tokenization()
@@ -202,17 +165,17 @@ def load_config(path: str, max_seq_length: int) -> Any:
 
     Raises:
       FileNotFoundError: It is not there.
-      ValueError: It is no BERT configuration, or max_seq_length does not fit.
+      UserError: It is no BERT configuration, or max_seq_length does not fit.
     """
     require_file(path, "bert_config_file")
     try:
         config = bert_compat.modeling().BertConfig.from_json_file(path)
     except ValueError as error:
-        raise ValueError(f"--bert_config_file={path} is not JSON: {error}") from error
+        raise UserError(f"--bert_config_file={path} is not JSON: {error}") from error
     if not isinstance(config.vocab_size, int):
-        raise ValueError(f"--bert_config_file={path} has no vocab_size, expected a BERT config")
+        raise UserError(f"--bert_config_file={path} has no vocab_size, expected a BERT config")
     if not 1 <= max_seq_length <= config.max_position_embeddings:
-        raise ValueError(
+        raise UserError(
             f"--max_seq_length={max_seq_length}, expected 1 to {config.max_position_embeddings}: "
             "the position embeddings of the model"
         )
@@ -297,7 +260,7 @@ class Model:
           outputs: Names of its outputs, which need no other input.
 
         Raises:
-          ValueError: The folder is there already.
+          UserError: The folder is there already.
         """
         check_export_dir(path)
         saved = _tf1.saved_model
@@ -414,9 +377,9 @@ def make_output_dir(path: str) -> None:
     """Creates the output folder.
 
     Raises:
-      ValueError: It cannot be made.
+      UserError: It cannot be made.
     """
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"--output_dir={path} cannot be made: {error}") from error
+        raise UserError(f"--output_dir={path} cannot be made: {error}") from error

@@ -21,6 +21,7 @@ from absl import flags
 from tqdm import tqdm
 
 from fastertransformer_tf import bert_compat, checkpoint_io
+from fastertransformer_tf.errors import UserError
 
 PREDICTIONS_FILE = "predictions.json"
 NBEST_FILE = "nbest_predictions.json"
@@ -45,13 +46,13 @@ class SquadOptions:
         """Checks the values.
 
         Raises:
-          ValueError: One is out of range.
+          UserError: One is out of range.
         """
         for name in ("doc_stride", "max_query_length", "n_best_size", "max_answer_length"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+                raise UserError(f"{name} is {getattr(self, name)}, expected at least 1")
         if self.max_seq_length <= self.max_query_length + 3:
-            raise ValueError(
+            raise UserError(
                 f"max_seq_length is {self.max_seq_length}, expected more than max_query_length "
                 f"{self.max_query_length} + 3"
             )
@@ -87,7 +88,7 @@ def load(
 
     Raises:
       FileNotFoundError: There is no such file.
-      ValueError: It is not JSON of SQuAD's form, or holds no question.
+      UserError: It is not JSON of SQuAD's form, or holds no question.
     """
     run_squad = bert_compat.run_squad()
     if not Path(file).is_file():
@@ -96,9 +97,9 @@ def load(
         try:
             examples = run_squad.read_squad_examples(str(file), is_training)
         except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{file} is not a SQuAD file: {error!r}") from error
+            raise UserError(f"{file} is not a SQuAD file: {error!r}") from error
     if not examples:
-        raise ValueError(f"{file} holds no question")
+        raise UserError(f"{file} holds no question")
     if is_training:
         np.random.default_rng(seed).shuffle(examples)
     features: list[Any] = []
@@ -143,7 +144,7 @@ def write_predictions(
       Question id to answer.
 
     Raises:
-      ValueError: The logits are not [E,S], or not finite where they count.
+      UserError: The logits are not [E,S], or not finite where they count.
     """
     shape = data.arrays["input_ids"].shape
     for name, logits in (("start_logits", start_logits), ("end_logits", end_logits)):
@@ -155,7 +156,7 @@ def write_predictions(
         length = len(feature.tokens)
         starts, ends = starts[:length].astype(np.float64), ends[:length].astype(np.float64)
         if not (np.isfinite(starts).all() and np.isfinite(ends).all()):
-            raise ValueError(f"window {feature.unique_id} has logits that are not finite")
+            raise UserError(f"window {feature.unique_id} has logits that are not finite")
         results[feature.unique_id] = run_squad.RawResult(
             feature.unique_id, starts.tolist(), ends.tolist()
         )

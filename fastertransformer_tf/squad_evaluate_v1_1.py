@@ -20,9 +20,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app
-
 from fastertransformer_tf import cli
+from fastertransformer_tf.errors import UserError
 
 VERSION = "1.1"
 
@@ -64,19 +63,19 @@ def evaluate(
       {"exact_match": percent, "f1": percent}, means over all questions.
 
     Raises:
-      ValueError: There is no question, or one has no answer.
+      UserError: There is no question, or one has no answer.
     """
     questions = [
         qa for article in articles for paragraph in article["paragraphs"] for qa in paragraph["qas"]
     ]
     if not questions:
-        raise ValueError("the dataset has no question, at least one is expected")
+        raise UserError("the dataset has no question, at least one is expected")
 
     def best(score: Callable[[str, str], float], qa: Mapping[str, Any]) -> float:
         if qa["id"] not in predictions:
             return 0.0
         if not qa["answers"]:
-            raise ValueError(f"question {qa['id']} has no answer; SQuAD v1.1 always has one")
+            raise UserError(f"question {qa['id']} has no answer; SQuAD v1.1 always has one")
         return max(score(predictions[qa["id"]], answer["text"]) for answer in qa["answers"])
 
     for qa in questions:
@@ -93,12 +92,12 @@ def evaluate_files(dataset_file: str | Path, predictions_file: str | Path) -> di
 
     Raises:
       FileNotFoundError: A file is missing.
-      ValueError: A file is not JSON of the expected form.
+      UserError: A file is not JSON of the expected form.
     """
     dataset = _read_json(dataset_file)
     predictions = _read_json(predictions_file)
     if "data" not in dataset:
-        raise ValueError(f"{dataset_file} has no `data`: expected a SQuAD v1.1 file")
+        raise UserError(f"{dataset_file} has no `data`: expected a SQuAD v1.1 file")
     if dataset.get("version") != VERSION:
         print(
             f"{dataset_file} has version {dataset.get('version')!r}, expected {VERSION!r}",
@@ -111,9 +110,9 @@ def _read_json(path: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        raise UserError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):  # A damaged file, not a wrong call: ValueError.
-        raise ValueError(f"{path} holds a JSON {type(content).__name__}, expected an object")
+        raise UserError(f"{path} holds a JSON {type(content).__name__}, expected an object")
     return content
 
 
@@ -122,7 +121,7 @@ def main() -> None:
 
     def run(argv: Sequence[str]) -> None:
         if len(argv) != 3:
-            raise app.UsageError(f"{len(argv) - 1} arguments given, expected DATASET PREDICTIONS")
+            raise UserError(f"{len(argv) - 1} arguments given, expected DATASET PREDICTIONS")
         print(json.dumps(evaluate_files(argv[1], argv[2])))
 
     cli.run_program(run, __doc__, [__name__])

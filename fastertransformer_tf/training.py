@@ -24,6 +24,7 @@ import tensorflow.compat.v1 as tf
 from tqdm import tqdm
 
 from fastertransformer_tf import bert_compat, checkpoint, checkpoint_io, modeling
+from fastertransformer_tf.errors import UserError
 
 # Features with one entry a token; their columns past the longest sequence of a batch are cut off.
 _TOKEN_FEATURES = ("input_ids", "input_mask", "segment_ids")
@@ -56,18 +57,18 @@ class TrainingOptions:
         """Checks the values.
 
         Raises:
-          ValueError: One is out of range.
+          UserError: One is out of range.
         """
         for name in ("train_batch_size", "num_train_steps", "save_checkpoints_steps"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+                raise UserError(f"{name} is {getattr(self, name)}, expected at least 1")
         if not 0 <= self.num_warmup_steps <= self.num_train_steps:
-            raise ValueError(
+            raise UserError(
                 f"num_warmup_steps is {self.num_warmup_steps}, expected 0 to num_train_steps "
                 f"{self.num_train_steps}"
             )
         if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}, expected more than 0")
+            raise UserError(f"learning_rate is {self.learning_rate}, expected more than 0")
 
     @classmethod
     def from_epochs(
@@ -89,7 +90,7 @@ class TrainingOptions:
         """
         steps = int(num_examples / max(1, train_batch_size) * num_train_epochs)
         if steps < 1:
-            raise ValueError(
+            raise UserError(
                 f"{num_examples} examples for {num_train_epochs} epochs make no step of "
                 f"train_batch_size {train_batch_size}"
             )
@@ -128,9 +129,9 @@ def train(
 
     Raises:
       FileNotFoundError: There is no init_checkpoint.
-      ValueError: output_dir holds a training with other settings; init_checkpoint holds none of
+      UserError: output_dir holds a training with other settings; init_checkpoint holds none of
         the variables; features differ in their number of rows.
-      FloatingPointError: The loss is no finite number.
+      UserError: The loss is no finite number.
     """
     output_dir = Path(output_dir)
     num_examples = _num_rows(features)
@@ -181,7 +182,7 @@ def train(
                     feed = {inputs[name]: value for name, value in batch.items()}
                     _, value = session.run([train_op, loss], feed)
                     if not math.isfinite(value):
-                        raise FloatingPointError(
+                        raise UserError(
                             f"the loss of step {step} is {value}: a smaller learning_rate than "
                             f"{options.learning_rate} may help"
                         )
@@ -273,7 +274,7 @@ def _check_settings(output_dir: Path, settings: Mapping[str, Any], *, resumed: b
     path = output_dir / _SETTINGS_FILE
     if not resumed or not path.is_file():
         if resumed:
-            raise ValueError(
+            raise UserError(
                 f"{output_dir} holds a checkpoint that this program did not train (no "
                 f"{_SETTINGS_FILE}); give another output_dir"
             )
@@ -286,7 +287,7 @@ def _check_settings(output_dir: Path, settings: Mapping[str, Any], *, resumed: b
         if old.get(name) != settings.get(name)
     ]
     if differing:
-        raise ValueError(
+        raise UserError(
             f"{output_dir} holds a training with {', '.join(differing)}; give another output_dir "
             "or the same settings"
         )
@@ -321,7 +322,7 @@ def _initialize_from(init_checkpoint: str) -> None:
         variables, init_checkpoint
     )
     if not assignment_map:
-        raise ValueError(
+        raise UserError(
             f"init_checkpoint {init_checkpoint} holds none of the model's {len(variables)} "
             f"variables, such as {variables[0].op.name}"
         )
