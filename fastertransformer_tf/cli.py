@@ -22,7 +22,9 @@ _OWNER = "fastertransformer_tf.cli"
 _INTERRUPTED = 130
 
 
-def run_program(main: Callable[[list[str]], int | None], doc: str, flag_modules: Sequence[str]) -> None:
+def run_program(
+    main: Callable[[list[str]], int | None], doc: str, flag_modules: Sequence[str]
+) -> None:
     """Parses the flags, runs `main` and exits; an error is told in one line on stderr.
 
     The line is `program: sentence` and the exit status 1. An exception that no user can have
