@@ -289,7 +289,7 @@ def minilm(tmp_path_factory):
     try:
         folder = import_hf.packaged_minilm()
     except FileNotFoundError as error:
-        pytest.skip(str(error))
+        pytest.skip(f"acceptance data not found: {error}")
     return folder, import_hf.import_hf(folder, tmp_path_factory.mktemp("minilm"))
 
 

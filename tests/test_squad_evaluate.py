@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import REPOSITORY
 
 from fastertransformer_tf import squad_evaluate_v1_1 as squad
 
@@ -64,8 +65,9 @@ def test_bad_data():
 def _run(*arguments):
     command = [sys.executable, "-m", "fastertransformer_tf.squad_evaluate_v1_1"]
     return subprocess.run(
-        [*command, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+        [*command, *map(str, arguments)],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
 
 
 def test_program(tmp_path):
