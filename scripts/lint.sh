@@ -16,11 +16,11 @@ check() {
   echo "[lint] $name"
   "$@" || failed+=("$name")
 }
-check "ruff check" "$FT_PYTHON" -m ruff check -q .
-check "ruff format" "$FT_PYTHON" -m ruff format -q --check .
-check mypy "$FT_PYTHON" -m mypy
+check "ruff check" "$tools/ruff" check -q .
+check "ruff format" "$tools/ruff" format -q --check .
+check mypy "$tools/mypy"
 # tomllib is imported only where there is one.
-check vermin "$FT_PYTHON" -m vermin -q -t=3.10- --no-tips --violations --eval-annotations \
+check vermin "$tools/vermin" -q -t=3.10- --no-tips --violations --eval-annotations \
   --backport typing_extensions --exclude tomllib fastertransformer_tf sample benchmarks tests setup.py
 check clang-format "$tools/clang-format" --dry-run -Werror "${sources[@]}"
 if [ ${#failed[@]} -gt 0 ]; then
