@@ -26,6 +26,7 @@ from typing import Any
 import tensorflow as tf
 from absl import flags as absl_flags
 
+from fastertransformer_tf import vocabulary
 from fastertransformer_tf.errors import UserError
 
 _tf1 = tf.compat.v1
@@ -241,8 +242,6 @@ class _ModelTf(_Tf):
 
 # --- Flags ----------------------------------------------------------------------------------------
 
-_bound_flags: absl_flags.FlagValues | None = None
-
 
 class _Flags:
     """FLAGS of a bert module: the program's value where it has one, else google's default."""
@@ -251,8 +250,9 @@ class _Flags:
         self._defaults = defaults
 
     def __getattr__(self, name: str) -> Any:
-        if _bound_flags is not None and name in _bound_flags:
-            return _bound_flags[name].value
+        bound = getattr(_state, "flags", None)
+        if bound is not None and name in bound:
+            return bound[name].value
         return self._defaults[name].value
 
 
@@ -276,17 +276,17 @@ class _FlagsModule(ModuleType):
 
 @contextlib.contextmanager
 def bound_flags(values: absl_flags.FlagValues) -> Iterator[None]:
-    """Makes bert's modules read their FLAGS from a program's parsed flags, inside the block.
+    """Makes bert's modules read their FLAGS from a program's parsed flags, in this thread.
 
     Args:
       values: The flags; a name it lacks keeps google's default.
     """
-    global _bound_flags
-    previous, _bound_flags = _bound_flags, values
+    previous = getattr(_state, "flags", None)
+    _state.flags = values
     try:
         yield
     finally:
-        _bound_flags = previous
+        _state.flags = previous
 
 
 def define_google_flags(
@@ -378,6 +378,8 @@ def _load(name: str) -> ModuleType:
             raise
         if name == "modeling":
             _patch_modeling(module)
+        if name == "tokenization":  # Its own numbers distinct tokens, not lines.
+            module.__dict__["load_vocab"] = vocabulary.load
         setattr(sys.modules["bert"], name, module)
         return module
 
