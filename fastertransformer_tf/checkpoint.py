@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import glob
 import hashlib
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -82,6 +83,20 @@ class Checkpoint:
                 f"checkpoint {self.path} is object-based (tf.train.Checkpoint or Keras), expected "
                 "a name-based one, such as tf.compat.v1.train.Saver and google's programs write"
             )
+
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        """Refuses an index that says more than the data files hold.
+
+        TensorFlow would ask for that memory before it finds out.
+        """
+        held = sum(map(os.path.getsize, glob.glob(f"{glob.escape(self.path)}.data-*")))
+        for name, shape in self.shapes.items():
+            size = math.prod(shape) * self.dtypes[name].size
+            if size > held:
+                error = ValueError(f"{size} bytes, but its files have {held}")
+                raise self._unreadable(error, name)
 
     def _unreadable(self, error: Exception, name: str = "") -> UserError:
         text = getattr(error, "message", None) or str(error) or type(error).__name__

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from fastertransformer_tf import checkpoint, checkpoint_io, runner
+from fastertransformer_tf import checkpoint, checkpoint_io
 from fastertransformer_tf import cli as cli_lib
 from fastertransformer_tf.errors import UserError, listed
 
@@ -189,7 +189,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues) -> list[tuple[str, str, str]]:
     """Runs the program with parsed flags; see `convert_checkpoint`."""
-    runner.require_flags(values, ("init_checkpoint", "fp16_checkpoint"))
+    cli_lib.require_flags(values, ("init_checkpoint", "fp16_checkpoint"))
     rows = convert_checkpoint(
         values.init_checkpoint,
         values.fp16_checkpoint,
@@ -205,7 +205,7 @@ def run(values: flags.FlagValues) -> list[tuple[str, str, str]]:
 
 def cli() -> None:
     """The console entry point."""
-    runner.run_flag_program(define_flags, run, __doc__, [_OWNER])
+    cli_lib.run_flag_program(define_flags, run, __doc__, [_OWNER])
 
 
 if __name__ == "__main__":

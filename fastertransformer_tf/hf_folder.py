@@ -30,6 +30,7 @@ _TOKENIZER_CLASSES = frozenset(
 # Marks that google's scripts put around sentences, and the one for words that cannot be cut.
 _MARKS = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 _SPECIAL_TOKENS = frozenset({"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"})
+_FILE_NAME = re.compile(r"(?!\.+$)[^/]+")
 # google's limit is 200 characters, transformers' 100: no limit below or above these is like either.
 _WORD_LIMITS = range(100, 201)
 
@@ -486,7 +487,7 @@ def _read_shards(
         )
     for name, file in weight_map.items():
         # A name of another folder could make any file of the machine part of the model.
-        if not isinstance(file, str) or not re.fullmatch(r"(?!\.+$)[^/\0]+", file):
+        if not (isinstance(file, str) and file.isprintable() and _FILE_NAME.fullmatch(file)):
             raise UserError(
                 f"{index}: the file of {_short(name)} is {_short(file)}, expected the name of a "
                 "file beside it"

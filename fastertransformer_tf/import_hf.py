@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from fastertransformer_tf import checkpoint_io, hf_folder, runner
+from fastertransformer_tf import checkpoint_io, hf_folder
 from fastertransformer_tf import cli as cli_lib
 from fastertransformer_tf.errors import UserError, listed
 
@@ -441,7 +441,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues) -> ImportedModel:
     """Runs the program with parsed flags; see `import_hf`."""
-    runner.require_flags(values, ("hf_model", "output_dir"))
+    cli_lib.require_flags(values, ("hf_model", "output_dir"))
     imported = import_hf(
         values.hf_model,
         values.output_dir,
@@ -458,7 +458,7 @@ def run(values: flags.FlagValues) -> ImportedModel:
 
 def cli() -> None:
     """The console entry point."""
-    runner.run_flag_program(define_flags, run, __doc__, [_OWNER])
+    cli_lib.run_flag_program(define_flags, run, __doc__, [_OWNER])
 
 
 if __name__ == "__main__":

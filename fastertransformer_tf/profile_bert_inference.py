@@ -13,12 +13,11 @@ from absl import flags
 
 from fastertransformer_tf import (
     bert_compat,
-    checkpoint,
     encoder_graphs,
     profile_util,
     run_classifier_wrap,
-    runner,
 )
+from fastertransformer_tf import cli as cli_lib
 from fastertransformer_tf.errors import UserError
 
 _OWNER = "fastertransformer_tf.profile_bert_inference"
@@ -53,13 +52,8 @@ def run(values: flags.FlagValues) -> list[np.ndarray]:
     values["do_eval"].value = True  # what prepare expects of a job over the dev set
     with bert_compat.bound_flags(values):
         job = run_classifier_wrap.prepare(values)
-        path = checkpoint.choose_checkpoint(values.init_checkpoint, values.output_dir)
-        features = run_classifier_wrap.make_features(
-            run_classifier_wrap._examples(job, "dev"),
-            job.labels,
-            values.max_seq_length,
-            job.tokenizer,
-        )
+        assert job.source is not None  # Without training there is always one.
+        features = job.features("dev")
         batch_size = values.eval_batch_size
         whole = len(features["label_ids"]) // batch_size
         if not whole:
@@ -74,7 +68,7 @@ def run(values: flags.FlagValues) -> list[np.ndarray]:
             model = run_classifier_wrap.Classifier(
                 job.config,
                 len(job.labels),
-                path,
+                job.source,
                 options,
                 encoder_graphs.session_config(values.xla),
             )
@@ -96,7 +90,7 @@ def run(values: flags.FlagValues) -> list[np.ndarray]:
 
 def cli() -> None:
     """The console entry point."""
-    runner.run_flag_program(define_flags, run, __doc__, [_OWNER, _TASK])
+    cli_lib.run_flag_program(define_flags, run, __doc__, [_OWNER, _TASK])
 
 
 if __name__ == "__main__":

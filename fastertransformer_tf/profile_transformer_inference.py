@@ -199,7 +199,7 @@ def run(values: flags.FlagValues) -> list[np.ndarray]:
 
 def cli() -> None:
     """The console entry point."""
-    runner.run_flag_program(define_flags, run, __doc__, [_OWNER])
+    cli_lib.run_flag_program(define_flags, run, __doc__, [_OWNER])
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def check_flags(values: flags.FlagValues) -> modeling.EncoderOptions:
     Raises:
       UserError: One is missing, or does not go with another.
     """
-    runner.require_flags(values, ("output_dir", "profiling_output_file"))
+    cli.require_flags(values, ("output_dir", "profiling_output_file"))
     if values.use_tensorflow_transformer:
         raise UserError("--use_tensorflow_transformer: this program always runs both, leave it out")
     name = values.profiling_output_file
