@@ -118,6 +118,10 @@ class Checkpoint:
             value = self._reader.get_tensor(name)
         except (tf.errors.OpError, RuntimeError, ValueError, TypeError, IndexError) as error:
             raise self._unreadable(error, name) from error
+        except MemoryError as error:  # Of a text its files say how long it is.
+            raise UserError(
+                f"checkpoint {self.path} is damaged, or memory does not suffice for {name}"
+            ) from error
         if dtype is None:
             return value
         if not self.dtypes[name].is_floating:
