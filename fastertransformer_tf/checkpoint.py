@@ -75,8 +75,10 @@ class Checkpoint:
             self._reader = tf.train.load_checkpoint(self.path)
             self.shapes: dict[str, list[int]] = self._reader.get_variable_to_shape_map()
             self.dtypes: dict[str, tf.DType] = self._reader.get_variable_to_dtype_map()
-        # TensorFlow raises each of them for some kind of damage.
-        except (tf.errors.OpError, RuntimeError, ValueError, TypeError, IndexError) as error:
+        # TensorFlow raises each of them for some kind of damage; an index asks for little memory.
+        except (
+            tf.errors.OpError, RuntimeError, ValueError, TypeError, IndexError, MemoryError
+        ) as error:  # fmt: skip
             raise self._unreadable(error) from error
         if _OBJECT_GRAPH in self.shapes:
             raise UserError(
