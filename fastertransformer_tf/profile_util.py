@@ -149,7 +149,7 @@ def compare(
 
 
 def time_in_turn(sides: Sequence[Side], num_iter: int) -> list[np.ndarray]:
-    """Times the sides in turn, so that drift of the machine hits them alike.
+    """Times the sides in turn, now this one first and now that, so that drift hits them alike.
 
     Args:
       sides: What to time; each runs once before.
@@ -167,7 +167,8 @@ def time_in_turn(sides: Sequence[Side], num_iter: int) -> list[np.ndarray]:
         calls.append((call, batches))
     seconds = np.zeros((len(sides), num_iter))
     for turn in tqdm(range(num_iter), "timing", leave=False):
-        for index, (call, batches) in enumerate(calls):
+        for index in range(len(calls)) if turn % 2 else reversed(range(len(calls))):
+            call, batches = calls[index]
             batch = batches[turn % len(batches)]
             start = time.perf_counter()
             call(*batch)
