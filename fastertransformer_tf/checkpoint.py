@@ -13,9 +13,10 @@ import contextlib
 import dataclasses
 import glob
 import hashlib
+import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ import tensorflow as tf
 from absl import logging
 
 from fastertransformer_tf import bert_compat
-from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.errors import UserError, listed
 
 _tf1 = tf.compat.v1
 
@@ -39,15 +40,6 @@ _FILE_SUFFIX = re.compile(r"\.(index|meta|data-\d{5}-of-(\d{5}))$")
 _TRAINED = re.compile(r"model\.ckpt-\d+\.(index|data-\d{5}-of-\d{5})$")
 # The variable in which tf.train.Checkpoint and Keras keep what the others belong to.
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
-# More names than these say no more in an error message.
-MAX_LISTED = 10
-
-
-def listed(problems: Iterable[str]) -> str:
-    """Joins the first of some problems and says how many more there are."""
-    problems = list(problems)
-    more = len(problems) - MAX_LISTED
-    return "; ".join(problems[:MAX_LISTED]) + (f"; and {more} more" if more > 0 else "")
 
 
 class Checkpoint:
@@ -74,14 +66,30 @@ class Checkpoint:
             self._reader = tf.train.load_checkpoint(self.path)
             self.shapes: dict[str, list[int]] = self._reader.get_variable_to_shape_map()
             self.dtypes: dict[str, tf.DType] = self._reader.get_variable_to_dtype_map()
-        # TensorFlow raises each of them for some kind of damage.
-        except (tf.errors.OpError, RuntimeError, ValueError, TypeError, IndexError) as error:
+        # TensorFlow raises each of them for some kind of damage; an index asks for little memory.
+        except (
+            tf.errors.OpError, RuntimeError, ValueError, TypeError, IndexError, MemoryError
+        ) as error:  # fmt: skip
             raise self._unreadable(error) from error
         if _OBJECT_GRAPH in self.shapes:
             raise UserError(
                 f"checkpoint {self.path} is object-based (tf.train.Checkpoint or Keras), expected "
                 "a name-based one, such as tf.compat.v1.train.Saver and google's programs write"
             )
+
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        """Refuses an index that says more than the data files hold.
+
+        TensorFlow would ask for that memory before it finds out.
+        """
+        held = sum(map(os.path.getsize, glob.glob(f"{glob.escape(self.path)}.data-*")))
+        for name, shape in self.shapes.items():
+            size = math.prod(shape) * self.dtypes[name].size
+            if size > held:
+                error = ValueError(f"{size} bytes, but its files have {held}")
+                raise self._unreadable(error, name)
 
     def _unreadable(self, error: Exception, name: str = "") -> UserError:
         text = getattr(error, "message", None) or str(error) or type(error).__name__
@@ -103,6 +111,10 @@ class Checkpoint:
             value = self._reader.get_tensor(name)
         except (tf.errors.OpError, RuntimeError, ValueError, TypeError, IndexError) as error:
             raise self._unreadable(error, name) from error
+        except MemoryError as error:  # Of a text its files say how long it is.
+            raise UserError(
+                f"checkpoint {self.path} is damaged, or memory does not suffice for {name}"
+            ) from error
         if dtype is None:
             return value
         if not self.dtypes[name].is_floating:

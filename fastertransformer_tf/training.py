@@ -41,7 +41,7 @@ from fastertransformer_tf import (
     sessions,
     text_files,
 )
-from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.errors import UserError, listed
 
 if TYPE_CHECKING:  # typing has Self from Python 3.11 on.
     from typing_extensions import Self
@@ -56,8 +56,8 @@ _STEPS, _WARMUP = "num_train_steps", "num_warmup_steps"
 
 # A file of a checkpoint of ours, whole or still being written.
 _SAVED = re.compile(r"model\.ckpt-(\d+)\.(index|data-\d{5}-of-\d{5})(\.tempstate\d+)?$")
-# The others that a kill may leave: of `checkpoint` and of training.json.
-_UNFINISHED = re.compile(r"checkpoint\.tmp[0-9a-f]+$|\.training\.json\.\d+-[0-9a-f]+\.tmp$")
+# What a kill may leave of the file `checkpoint`.
+_UNFINISHED = re.compile(r"checkpoint\.tmp[0-9a-f]+$")
 
 
 @dataclass(frozen=True)
@@ -641,10 +641,10 @@ def _check_fit(
     if problems:
         raise UserError(
             f"checkpoint {source.path} does not fit the model to train, {len(problems)} of "
-            f"{len(variables)} variables: {checkpoint.listed(problems)}"
+            f"{len(variables)} variables: {listed(problems)}"
         )
     if new:
-        print(f"initialised at random, not in {source.path}: {checkpoint.listed(new)}")
+        print(f"initialised at random, not in {source.path}: {listed(new)}")
     return found
 
 

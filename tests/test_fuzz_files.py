@@ -1,4 +1,7 @@
-"""Mutated files of users: refused in one sentence, or read right. The cases: fuzz_files.py."""
+"""Mutated files of users: refused in one sentence, or read right. The cases: fuzz_files.py.
+
+FT_FUZZ_CASES makes a long run; FT_TEST_SEED repeats one.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ import pathlib
 import numpy as np
 import pytest
 from absl import flags
-from fuzz_files import REFUSED, Fuzzer, attempt, mutate_bytes, mutate_json
+from fuzz_files import REFUSED, Fuzzer, attempt, mutated_json
+from mutation import CASES, mutate_bytes, mutate_text
 from tiny_bert import CONFIG, TinyBert, make_tiny_bert
 
 from fastertransformer_tf import bert_compat, run_classifier_wrap
@@ -33,37 +37,34 @@ def fuzzer(tiny: TinyBert, tmp_path: pathlib.Path) -> Fuzzer:
 
 @pytest.mark.parametrize("kind", Fuzzer.KINDS)
 def test_mutated_files(
-    fuzzer: Fuzzer, kind: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture
+    fuzzer: Fuzzer, kind: str, rng: np.random.Generator, capsys: pytest.CaptureFixture
 ) -> None:
-    seed = request.config.getoption("--fuzz-seed")
+    seed = int(rng.integers(2**32))
     refused = 0
-    cases = request.config.getoption("--fuzz-cases")
-    for number in range(cases):
-        rng = np.random.default_rng([seed, Fuzzer.KINDS.index(kind), number])
+    for number in range(CASES):
         try:
-            refused += getattr(fuzzer, kind)(rng) is REFUSED
+            refused += getattr(fuzzer, kind)(np.random.default_rng([seed, number])) is REFUSED
         except Exception as error:
-            raise AssertionError(f"{kind}, --fuzz-seed={seed}, case {number}: {error!r}") from error
+            raise AssertionError(f"{kind}: seed {seed}, case {number}: {error!r}") from error
         capsys.readouterr()  # Progress bars.
-    with capsys.disabled():
-        print(f"\n{kind}: {refused} of {cases} mutated files refused, the others right")
+    print(f"{kind}: {refused} of {CASES} mutated files refused, the others right")
     # Both ways are taken: neither all is refused nor nothing.
-    assert 0 < refused < cases
+    assert 0 < refused < CASES
 
 
 def test_no_result_from_damaged_input(
-    tiny: TinyBert, tmp_path: pathlib.Path, request: pytest.FixtureRequest
+    tiny: TinyBert, tmp_path: pathlib.Path, rng: np.random.Generator
 ) -> None:
     """The whole program: with one file mutated it ends well with results, or without any."""
-    seed = request.config.getoption("--fuzz-seed")
+    seed = int(rng.integers(2**32))
     ends = set()
-    for number in range(max(15, request.config.getoption("--fuzz-cases") // 20)):
+    for number in range(max(20, CASES // 20)):
         folder = tmp_path / str(number)
         folder.mkdir()
         try:
-            ends.add(_evaluate_mutated(np.random.default_rng([seed, 99, number]), tiny, folder))
+            ends.add(_evaluate_mutated(np.random.default_rng([seed, number]), tiny, folder))
         except Exception as error:
-            raise AssertionError(f"--fuzz-seed={seed}, case {number}: {error!r}") from error
+            raise AssertionError(f"seed {seed}, case {number}: {error!r}") from error
     assert ends == {True, False}
 
 
@@ -79,9 +80,10 @@ def _evaluate_mutated(rng: np.random.Generator, tiny: TinyBert, folder: pathlib.
         files[f"model.ckpt{suffix}"] = pathlib.Path(f"{tiny.checkpoint}{suffix}").read_bytes()
     name = list(files)[rng.integers(len(files))]
     if name == "bert_config.json":
-        files[name] = mutate_json(rng, files[name].decode()).encode("utf-8", "surrogatepass")
+        files[name] = mutated_json(rng, CONFIG)
     else:
-        files[name] = mutate_bytes(rng, files[name])
+        mutate = mutate_bytes if name.startswith("model") else mutate_text
+        files[name] = mutate(rng, files[name])
     for file, content in files.items():
         (folder / file).write_bytes(content)
     values = flags.FlagValues()
