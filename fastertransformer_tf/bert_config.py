@@ -7,7 +7,6 @@ from something else, such as an importer: what passes it can be built and run. F
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -33,9 +32,9 @@ class _Number:
     default: Any = _REQUIRED
 
     def accepts(self, value: Any) -> bool:
-        """Whether `value` is such a number; true and false are none."""
+        """Whether `value` is such a number; true and false are none, and NaN is in no range."""
         kinds = (int,) if self.kind is int else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, kinds):
             return False
         above = value > self.low if self.open_low else value >= self.low
         return above and (value < self.high if self.open_high else value <= self.high)

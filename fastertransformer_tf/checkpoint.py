@@ -16,7 +16,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ import tensorflow as tf
 from absl import logging
 
 from fastertransformer_tf import bert_compat
-from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.errors import UserError, listed
 
 _tf1 = tf.compat.v1
 
@@ -40,15 +40,6 @@ _FILE_SUFFIX = re.compile(r"\.(index|meta|data-\d{5}-of-(\d{5}))$")
 _TRAINED = re.compile(r"model\.ckpt-\d+\.(index|data-\d{5}-of-\d{5})$")
 # The variable in which tf.train.Checkpoint and Keras keep what the others belong to.
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
-# More names than these say no more in an error message.
-MAX_LISTED = 10
-
-
-def listed(problems: Iterable[str]) -> str:
-    """Joins the first of some problems and says how many more there are."""
-    problems = list(problems)
-    more = len(problems) - MAX_LISTED
-    return "; ".join(problems[:MAX_LISTED]) + (f"; and {more} more" if more > 0 else "")
 
 
 class Checkpoint:
@@ -178,6 +169,20 @@ def refuse_url(path: str, flag: str) -> None:
         )
 
 
+def refuse_pattern(path: str) -> None:
+    """Refuses the path of a checkpoint that TensorFlow cannot read.
+
+    Raises:
+      UserError: It holds a character that TensorFlow, which looks for files by pattern, takes for
+        something else.
+    """
+    if re.search(r"[][*?\\]", os.path.abspath(path)):
+        raise UserError(
+            f"TensorFlow takes the path {path} for a pattern and finds no checkpoint in it, "
+            "expected one without * ? [ ] \\"
+        )
+
+
 def _prefix(path: str) -> str:
     """Returns the prefix of the checkpoint that `path` means.
 
@@ -187,9 +192,11 @@ def _prefix(path: str) -> str:
     """
     refuse_url(path, "init_checkpoint")
     if os.path.isfile(f"{path}.index"):
+        refuse_pattern(path)
         _check_data_files(path)
         return path
     if os.path.isdir(path):
+        refuse_pattern(path)
         latest = latest_in(path)
         if latest is None:
             raise FileNotFoundError(

@@ -39,10 +39,10 @@ def run_program(
       doc: Text above the flags in --help.
       flag_modules: Modules whose flags are explained, e.g. `fastertransformer_tf.import_hf`.
     """
-    program = os.path.basename(sys.argv[0])
+    program = os.path.basename(sys.argv[0]).removesuffix(".py")
     _define_traceback_flag()
     if {"--help", "-h", "-help", "--helpshort"} & set(sys.argv[1:]):
-        print(f"{doc.strip()}\n\nFlags:\n{explain_flags([program, *flag_modules, _OWNER])}")
+        print(f"{doc.strip()}\n\nFlags:\n{explain_flags([sys.argv[0], *flag_modules, _OWNER])}")
         raise SystemExit(0)
 
     def parse(argv: Sequence[str]) -> list[str]:

@@ -39,8 +39,9 @@ class Split:
 
     @property
     def num_columns(self) -> int:
-        """Columns that a row has at least."""
-        return 1 + max(self.text_a, self.text_b or 0, self.label or 0)
+        """Columns that a row has at least; a label that ends it comes after the texts."""
+        label = self.label or 0
+        return 1 + max(self.text_a, self.text_b or 0, label) + (label < 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,18 @@ class Task:
         """Reads the test set; see `examples`."""
         return self.examples(data_dir, TEST)
 
+    def require(self, which: str) -> None:
+        """Refuses a set that google's format of the task does not have.
+
+        Raises:
+          UserError: It is none of `splits`.
+        """
+        if which not in self.splits:
+            raise UserError(
+                f"--task_name={self.name} has no {which} data in google's format, expected one of "
+                f"{', '.join(self.splits)}"
+            )
+
     def examples(self, data_dir: str, which: str) -> list[Any]:
         """Reads a set.
 
@@ -89,11 +102,7 @@ class Task:
           UserError: The task has no such set, the file holds no example, or a row (named by file
             and line) has not enough columns or another label.
         """
-        if which not in self.splits:
-            raise UserError(
-                f"--task_name={self.name} has no {which} data in google's format, expected one of "
-                f"{', '.join(self.splits)}"
-            )
+        self.require(which)
         split = self.splits[which]
         path = os.path.join(data_dir, split.file)
         if not os.path.isfile(path):
@@ -103,30 +112,32 @@ class Task:
         example = bert_compat.run_classifier().InputExample
         found = []
         for number, line in enumerate(text_files.read_lines(path), 1):
-            row = line.split("\t")  # A quote is a character as any other.
-            if (number == 1 and split.header) or split.language not in (None, row[0]):
+            if number == 1 and split.header:
                 continue
-            self._check_columns(row, split, f"{path}, line {number}")
+            where = f"{path}, line {number}"
+            row = self._columns(line, split, where)
+            if split.language not in (None, row[0]):
+                continue
             found.append(
                 example(
                     guid=f"{which}-{number - 1}",
                     text_a=row[split.text_a],
                     text_b=None if split.text_b is None else row[split.text_b],
-                    label=self._label(row, split, f"{path}, line {number}"),
+                    label=self._label(row, split, where),
                 )
             )
         if not found:
             raise UserError(f"{path} holds no example, expected at least one row")
         return found
 
-    def _check_columns(self, row: list[str], split: Split, where: str) -> None:
-        if row == [""]:
-            raise UserError(f"{where}: a blank line, expected {split.num_columns} columns or more")
+    def _columns(self, line: str, split: Split, where: str) -> list[str]:
+        row = line.split("\t")  # A quote is a character as any other.
         if len(row) < split.num_columns:
+            what = f"{len(row)} column{'s' if len(row) > 1 else ''}" if line else "a blank line"
             raise UserError(
-                f"{where}: {len(row)} column{'s' if len(row) > 1 else ''}, expected at least "
-                f"{split.num_columns}, parted by tabs"
+                f"{where}: {what}, expected at least {split.num_columns} columns, parted by tabs"
             )
+        return row
 
     def _label(self, row: list[str], split: Split, where: str) -> str:
         if split.label is None:

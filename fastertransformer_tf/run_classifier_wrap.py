@@ -235,11 +235,7 @@ def prepare(values: flags.FlagValues) -> Job:
     if task.is_pair:
         runner.check_segments(config, values.bert_config_file)
     tokenizer = runner.load_tokenizer(values, config)
-    examples = {
-        which: task.examples(values.data_dir, which)
-        for job, which in (("do_train", "train"), ("do_eval", "dev"), ("do_predict", "test"))
-        if values[job].value
-    }
+    examples = {which: task.examples(values.data_dir, which) for which in _needed_sets(values)}
     if values.do_train:
         runner.training_options(values, len(examples["train"]))
     source = runner.check_model(values, config)
@@ -257,6 +253,12 @@ def prepare(values: flags.FlagValues) -> Job:
     )
 
 
+def _needed_sets(values: flags.FlagValues) -> list[str]:
+    """Which sets of examples the flags ask for."""
+    sets = {"do_train": glue.TRAIN, "do_eval": glue.DEV, "do_predict": glue.TEST}
+    return [which for job, which in sets.items() if getattr(values, job)]
+
+
 def _check_flags(values: flags.FlagValues) -> modeling.EncoderOptions:
     """Checks what the flags say by themselves; returns how the encoder is built."""
     runner.require_flags(values, _REQUIRED)
@@ -272,6 +274,8 @@ def _check_flags(values: flags.FlagValues) -> modeling.EncoderOptions:
         )
     if values.task_name.lower() not in glue.TASKS:
         raise UserError(f"--task_name={values.task_name}, expected {', '.join(glue.TASKS)}")
+    for which in _needed_sets(values):
+        glue.TASKS[values.task_name.lower()].require(which)
     if not os.path.isdir(values.data_dir):
         raise FileNotFoundError(f"--data_dir={values.data_dir} is not a folder")
     if values.output_logits:

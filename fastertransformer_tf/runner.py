@@ -315,6 +315,8 @@ def check_model(flag_values: flags.FlagValues, config: Any) -> checkpoint.Checkp
     path = flag_values.init_checkpoint
     if not flag_values.do_train:
         path = checkpoint.choose_checkpoint(path, flag_values.output_dir)
+    else:
+        checkpoint.refuse_pattern(flag_values.output_dir)
     if not path:
         return None
     source = checkpoint.Checkpoint(path)

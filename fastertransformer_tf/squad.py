@@ -137,9 +137,6 @@ class _Reader:
 
     def read(self) -> tuple[list[Any], int]:
         content = text_files.read_json(self._file)
-        if not isinstance(content, dict):
-            shown = text_files.describe(content)
-            raise UserError(f"{self._file} holds {shown}, expected a SQuAD file's object")
         for i, article in enumerate(self._get(content, "", "data", list)):
             where = f"data[{i}]"
             for j, paragraph in enumerate(self._get(article, where, "paragraphs", list)):
@@ -149,21 +146,10 @@ class _Reader:
         return self._examples, self._dropped
 
     def _get(self, parent: Any, where: str, key: str, kind: type) -> Any:
-        """Returns parent[key], which must be there and of a type."""
-        path = f"{where}.{key}" if where else key
-        noun = {list: "a list", str: "a text", int: "a whole number", bool: "true or false"}[kind]
-        if not isinstance(parent, dict):
-            raise self._wrong(where, parent, "an object")
-        if key not in parent:
-            raise UserError(f"{self._file} is not a SQuAD file: {path} is missing, expected {noun}")
-        value = parent[key]
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise self._wrong(path, value, noun)
-        return value
+        return text_files.member(parent, key, kind, self._file, where)
 
     def _wrong(self, path: str, value: Any, expected: str) -> UserError:
-        shown = text_files.describe(value)
-        return UserError(f"{self._file}: {path} is {shown}, expected {expected}")
+        return text_files.wrong(value, expected, self._file, path)
 
     def _read_paragraph(self, paragraph: Any, where: str) -> None:
         words, word_of_character = _words(self._get(paragraph, where, "context", str))

@@ -72,3 +72,41 @@ def describe(value: Any) -> str:
     except (TypeError, ValueError):
         text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+_NOUNS = {
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    int: "a whole number",
+    bool: "true or false",
+}
+
+
+def member(parent: Any, key: str, kind: type, file: str, where: str = "") -> Any:
+    """Returns a member of a JSON object, which must be there and of a type.
+
+    Args:
+      parent: The object.
+      key: The member.
+      kind: dict, list, str, int or bool.
+      file: The file, to begin the message with.
+      where: Where in the file the object is, e.g. data[3].paragraphs[0].
+
+    Raises:
+      UserError: `parent` is no object, or the member is missing or of another type.
+    """
+    path = f"{where}.{key}" if where else key
+    if not isinstance(parent, dict):
+        raise wrong(parent, _NOUNS[dict], file, where or "the whole")
+    if key not in parent:
+        raise UserError(f"{file}: {path} is missing, expected {_NOUNS[kind]}")
+    value = parent[key]
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise wrong(value, _NOUNS[kind], file, path)
+    return value
+
+
+def wrong(value: Any, expected: str, file: str, where: str) -> UserError:
+    """Makes the error of a value in a JSON file."""
+    return UserError(f"{file}: {where} is {describe(value)}, expected {expected}")

@@ -41,7 +41,7 @@ from fastertransformer_tf import (
     sessions,
     text_files,
 )
-from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.errors import UserError, listed
 
 if TYPE_CHECKING:  # typing has Self from Python 3.11 on.
     from typing_extensions import Self
@@ -159,6 +159,7 @@ class TrainingFolder:
           OSError: It cannot be made or locked.
           UserError: Another training is running in it, or it holds a training that cannot go on.
         """
+        checkpoint.refuse_pattern(str(self.path))
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = self._locked()
         try:
@@ -247,30 +248,33 @@ class TrainingFolder:
         ]
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Compares what changes a training's result with training.json, or writes that file.
+        """Compares what changes a training's result with training.json, where there is a training.
 
         Raises:
           UserError: It holds other settings, or is missing beside a checkpoint.
         """
+        if self.last is None:
+            return
         path = self.path / _SETTINGS_FILE
-        settings = json.loads(json.dumps(settings))  # As they will be read: tuples are lists.
-        if path.is_file():
-            old = text_files.read_json(path)
-            if not isinstance(old, dict):
-                raise UserError(f"{path} holds {text_files.describe(old)}, expected settings")
-            _compare_settings(self.path, old, settings)
-            if old == settings:
-                return
-            print(
-                f"{_STEPS} {old[_STEPS]} becomes {settings[_STEPS]}: the training in {self.path} "
-                "goes on, its learning rate following the new number"
-            )
-        elif self.last is not None:
+        if not path.is_file():
             raise UserError(
                 f"{self.path} holds a checkpoint that this program did not train (no "
                 f"{_SETTINGS_FILE}); give another output_dir"
             )
-        checkpoint_io.write_text(path, json.dumps(settings, indent=2) + "\n")
+        old = text_files.read_json(path)
+        if not isinstance(old, dict):
+            raise UserError(f"{path} holds {text_files.describe(old)}, expected settings")
+        _compare_settings(self.path, old, settings)
+        if old[_STEPS] != settings[_STEPS]:
+            print(
+                f"{_STEPS} {old[_STEPS]} becomes {settings[_STEPS]}: the training in {self.path} "
+                "goes on, its learning rate following the new number"
+            )
+
+    def write_settings(self, settings: Mapping[str, Any]) -> None:
+        """Writes training.json, whole or not at all."""
+        text = json.dumps(settings, indent=2) + "\n"
+        checkpoint_io.write_text(self.path / _SETTINGS_FILE, text)
 
 
 def _compare_settings(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -355,10 +359,16 @@ def train(
       ValueError: The features differ in their number of rows.
     """
     source = checkpoint.Checkpoint(init_checkpoint) if init_checkpoint else None
-    folder.check_settings(_all_settings(features, options, source, settings or {}))
+    described = _all_settings(features, options, source, settings or {})
+    folder.check_settings(described)
+    if folder.last is not None:
+        print(f"training goes on from {folder.last}")
+        source = checkpoint.Checkpoint(folder.last)
     with tf.Graph().as_default():
-        graph = _TrainingGraph(build_loss, features, options, source if not folder.last else None)
+        graph = _TrainingGraph(build_loss, features, options)
+        graph.start_from(source, whole=folder.last is not None)
         _check_disk(folder, options)
+        folder.write_settings(described)
         with tf.Session(config=sessions.session_config()) as session:
             step = graph.start(session, folder)
             _run_steps(session, graph, features, options, folder, step)
@@ -374,7 +384,6 @@ class _TrainingGraph:
         build_loss: Callable[[Mapping[str, tf.Tensor]], tf.Tensor],
         features: Mapping[str, np.ndarray],
         options: TrainingOptions,
-        source: checkpoint.Checkpoint | None,
     ) -> None:
         tf.set_random_seed(options.seed)
         self.inputs = {
@@ -387,8 +396,6 @@ class _TrainingGraph:
             bert_compat.dropout_seed(options.seed, step_now),
         ):
             self.loss = build_loss(self.inputs)
-        if source is not None:
-            _initialize_from(source)
         self.train_op = bert_compat.optimization().create_optimizer(
             self.loss,
             options.learning_rate,
@@ -399,28 +406,40 @@ class _TrainingGraph:
         self.is_finite = tf.reduce_all(
             [tf.reduce_all(tf.is_finite(weight)) for weight in tf.trainable_variables()]
         )
-        self._initializer = tf.global_variables_initializer()
+        self._source: checkpoint.Checkpoint | None = None
+        self._restored: list[str] = []
         # Relative: the folder may be moved.
         self._saver = tf.train.Saver(max_to_keep=options.keep_checkpoints, save_relative_paths=True)
 
+    def start_from(self, source: checkpoint.Checkpoint | None, *, whole: bool) -> None:
+        """Tells which checkpoint to start from, and checks that it fits.
+
+        Args:
+          source: The checkpoint; None starts from random weights.
+          whole: All variables must be in it, with the optimizer's; else the weights that it has.
+
+        Raises:
+          UserError: It does not fit.
+        """
+        if source is None:
+            return
+        variables = tf.global_variables() if whole else tf.trainable_variables()
+        self._restored = _check_fit(source, {v.op.name: v for v in variables}, whole=whole)
+        self._source = source
+
     def start(self, session: tf.Session, folder: TrainingFolder) -> int:
-        """Restores the folder's last checkpoint, or initialises and saves; returns the step."""
+        """Initialises all variables, saves them where nothing is saved yet; returns the step."""
+        session.run(tf.global_variables_initializer())
+        variables = {v.op.name: v for v in tf.global_variables()}
+        for name in self._restored:
+            assert self._source is not None
+            assign = variables[name].initializer
+            session.run(assign, {assign.inputs[1]: self._source.load(name)})
         if folder.last is None:
-            session.run(self._initializer)
             # As google's Estimator does. A disk that is full, say, shows here, not hours later.
             self.save(session, folder, 0)
-            return 0
-        saver = self._saver.saver_def
-        try:
-            # Not Saver.restore, for which the path is a pattern.
-            session.run(saver.restore_op_name, {saver.filename_tensor_name: folder.last})
-        except tf.errors.OpError as error:
-            raise UserError(
-                f"checkpoint {folder.last}, from which the training would go on, is damaged or "
-                f"does not fit the model: {error.message}"
-            ) from error
-        self._saver.recover_last_checkpoints(folder.checkpoints())
-        print(f"training goes on from {folder.last}")
+        else:
+            self._saver.recover_last_checkpoints(folder.checkpoints())
         return int(session.run(self.global_step))
 
     def save(self, session: tf.Session, folder: TrainingFolder, step: int) -> None:
@@ -592,39 +611,41 @@ def _create_global_step() -> tuple[tf.Variable, tf.Tensor]:
     return step, step.value()
 
 
-def _initialize_from(source: checkpoint.Checkpoint) -> None:
-    """Makes the trainable variables start from a checkpoint, those that it has.
+def _check_fit(
+    source: checkpoint.Checkpoint, variables: Mapping[str, tf.Variable], *, whole: bool
+) -> list[str]:
+    """Checks that the values of a checkpoint can be given to variables.
+
+    Returns:
+      The names of the variables that it has.
 
     Raises:
-      UserError: It has none of them, or some in another shape or type, or not finite.
+      UserError: It has some of them in another shape or type, or not finite; none of them; or, if
+        it should be `whole`, not all.
     """
-    variables = {v.op.name: v for v in tf.trainable_variables()}
-    found = [name for name in variables if name in source.shapes]
-    if not found:
-        raise UserError(
-            f"init_checkpoint {source.path} holds none of the model's {len(variables)} variables, "
-            f"such as {next(iter(variables))}"
-        )
     problems = []
+    found = [name for name in variables if name in source.shapes]
     for name in found:
-        have = f"{source.dtypes[name].name} {source.shapes[name]}"
+        have = f"{source.dtypes[name].name} {list(source.shapes[name])}"
         want = f"{variables[name].dtype.base_dtype.name} {variables[name].shape.as_list()}"
         if have != want:
             problems.append(f"{name} is {have}, expected {want}")
-            continue
-        try:
-            source.load(name, "float32")
-        except UserError as error:
-            problems.append(str(error))
+        elif source.dtypes[name].is_floating:
+            try:
+                source.load(name, "float32")
+            except UserError as error:
+                problems.append(str(error))
+    new = [name for name in variables if name not in source.shapes]
+    if whole or not found:
+        problems += [f"{name} is missing" for name in new]
     if problems:
         raise UserError(
-            f"init_checkpoint {source.path} does not fit the model, {len(problems)} variables: "
-            f"{checkpoint.listed(problems)}"
+            f"checkpoint {source.path} does not fit the model to train, {len(problems)} of "
+            f"{len(variables)} variables: {listed(problems)}"
         )
-    tf.train.init_from_checkpoint(source.path, {name: name for name in found})
-    new = [name for name in variables if name not in source.shapes]
     if new:
-        print(f"initialised at random, not in {source.path}: {checkpoint.listed(new)}")
+        print(f"initialised at random, not in {source.path}: {listed(new)}")
+    return found
 
 
 def _batches(

@@ -311,7 +311,7 @@ REMOVED = object()
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("data",), REMOVED, "is not a SQuAD file: data is missing, expected a list"),
+        (("data",), REMOVED, ": data is missing, expected a list"),
         (("data",), {}, ": data is {}, expected a list"),
         (("data",), [], "holds no question"),
         (("data", 0), 7, ": data[0] is 7, expected an object"),
@@ -370,7 +370,7 @@ def test_other_wrong_files(dataset):
         '{"data": [': "is not JSON",
         "[" * 100000: "is not JSON",
         '{"data": [' + "1" * 5000 + "]}": "is ",
-        "3": "holds 3, expected a SQuAD file's object",
+        "3": ": the whole is 3, expected an object",
         '{"data": [], "data": []}': "has the key 'data' twice",
     }.items():
         dataset.write_text(text)
@@ -479,6 +479,58 @@ def test_mistakes_are_found_before_any_work(model, tmp_path, changes, message, m
     with pytest.raises(UserError, match=re.escape(message)):
         run(**arguments)
     assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+TRAINING = {"do_train": True, "train_batch_size": 2, "num_train_epochs": 2, "learning_rate": 1e-2}
+
+
+def test_training_and_the_documented_second_pass(model, tmp_path, capsys):
+    """As google's README: train, then predict with other thresholds and the first checkpoint."""
+    file = tmp_path / "squad.json"
+    del model["init_checkpoint"]
+    pretrained = make_tiny_bert(tmp_path / "pre").checkpoint
+    arguments = model | {"version_2_with_negative": True, "init_checkpoint": pretrained}
+    predicting = {"do_predict": True, "predict_file": file}
+    first = run(**arguments, **TRAINING, **predicting, train_file=file)
+    assert set(first) == {f"q{i}" for i in range(8)}
+    odds = json.loads((tmp_path / "out" / "null_odds.json").read_text())
+    capsys.readouterr()
+    second = run(**arguments, **predicting, do_train=False, null_score_diff_threshold=-1e9)
+    assert set(second.values()) == {""}
+    assert json.loads((tmp_path / "out" / "null_odds.json").read_text()) == odds
+    shown = capsys.readouterr().out
+    assert (
+        f"checkpoint: {tmp_path}/out/model.ckpt-8 (the latest trained in --output_dir, in" in shown
+    )
+    # Alone a pre-trained checkpoint has no answers to give.
+    with pytest.raises(UserError, match="it has no head|its head is of another kind"):
+        run(**arguments | {"output_dir": tmp_path / "new"}, **predicting)
+
+
+def test_a_training_goes_on_with_the_same_inputs_only(model, tmp_path):
+    arguments = model | TRAINING | {"train_file": tmp_path / "squad.json", "num_train_epochs": 1}
+    run(**arguments)
+    assert run(**arguments) == {}
+    for name, value in {
+        "doc_stride": 4,
+        "max_query_length": 3,
+        "max_seq_length": 25,
+        "do_lower_case": False,
+        "version_2_with_negative": True,
+        "learning_rate": 2e-2,
+    }.items():
+        with pytest.raises(UserError, match=rf"out holds a training with .*{name} "):
+            run(**arguments | {name: value})
+
+
+def test_an_empty_file_to_predict_is_found_before_the_training(model, tmp_path):
+    (tmp_path / "empty.json").write_text('{"data": []}')
+    with pytest.raises(UserError, match="empty.json holds no question"):
+        run(
+            **model, **TRAINING, train_file=tmp_path / "squad.json", do_predict=True,
+            predict_file=tmp_path / "empty.json",
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_op_answers_as_tensorflow_does(tmp_path, shared_data):
