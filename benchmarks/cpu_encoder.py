@@ -373,7 +373,7 @@ def to_markdown(data: dict[str, Any]) -> str:
         parts.append(f"\n## {model}\n\n")
         samples = [sorted(len(r["samples_ms"]) for r in s["results"]) for s in shapes]
         rows.append(["samples", "", "", *(f"{some[0]}-{some[-1]}" for some in samples)])
-        rows.append(["commit", "", "", *(s["commit"] for s in shapes)])
+        rows.append(["commit", "", "", *(s.get("commit", data["commit"]) for s in shapes)])
         parts.append(report.markdown_table(["engine", "dtype", "fill", *labels], rows))
         ratios = []
         for dtype in data["dtypes"]:
@@ -472,7 +472,7 @@ def _append_to(data: dict[str, Any], path: pathlib.Path) -> None:
         data[key] = list(dict.fromkeys([*before[key], *data[key]]))
     data["missing"] = before["missing"]
     data["shapes"] = before["shapes"]
-    others = sorted({shape["commit"] for shape in data["shapes"]} - {data["commit"]})
+    others = sorted({s["commit"] for s in data["shapes"]} - {data["commit"]})
     if others:
         logging.warning("%s keeps shapes of other commits: %s", path, ", ".join(others))
 

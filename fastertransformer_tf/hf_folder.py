@@ -9,7 +9,6 @@ tokenization.py; what HuggingFace's does is that of transformers' BertTokenizer 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import pickle
 import re
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from fastertransformer_tf import text_files
 from fastertransformer_tf.errors import UserError, listed
 
 # tokenizer_class of transformers that cut words as google's tokenizer does. PreTrainedTokenizerFast
@@ -52,21 +52,14 @@ def existing(path: Path) -> Path:
     return path
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a file that holds a JSON object in UTF-8, with or without a byte-order mark.
+def read_object(path: Path) -> dict[str, Any]:
+    """Reads a file that holds a JSON object; see `text_files.read_json`.
 
     Raises:
       FileNotFoundError: There is no such file.
       UserError: It holds something else.
     """
-    try:
-        content = json.loads(existing(path).read_bytes().decode("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8: byte {error.start} is {error.reason}") from error
-    except (ValueError, RecursionError) as error:  # A number of 10,000 digits; 10,000 brackets.
-        raise UserError(f"{path} is not JSON that Python can read: {error}") from error
+    content = text_files.read_json(existing(path))
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a JSON {type(content).__name__}, expected an object")
     return content
@@ -182,14 +175,14 @@ def read_tokenizer(folder: Path, added_tokens: str = "refuse") -> Tokenizer:
         what they say.
     """
     config_path = folder / "tokenizer_config.json"
-    config = read_json(config_path) if config_path.is_file() else {}
+    config = read_object(config_path) if config_path.is_file() else {}
     fast_path = folder / "tokenizer.json"
-    fast = read_json(fast_path) if fast_path.is_file() else {}
+    fast = read_object(fast_path) if fast_path.is_file() else {}
     lower, strip = _Setting(), _Setting()
     _read_tokenizer_config(config, config_path, lower, strip)
     marks_path = folder / "special_tokens_map.json"
     if marks_path.is_file():
-        _check_marks(read_json(marks_path), marks_path)
+        _check_marks(read_object(marks_path), marks_path)
     if fast:
         _read_normalizer(fast, fast_path, lower, strip)
         _check_pre_and_post(fast, fast_path)
@@ -323,7 +316,9 @@ def _read_vocab(folder: Path, fast: Mapping[str, Any], fast_path: Path) -> list[
         if ids is None:
             raise FileNotFoundError(f"{folder} holds neither vocab.txt nor tokenizer.json")
         return _in_order(ids, fast_path)
-    vocab = _read_vocab_txt(vocab_path)
+    vocab = text_files.read_lines(vocab_path)
+    if not any(vocab):
+        raise UserError(f"{vocab_path} is empty, expected a token a line")
     if ids is not None:
         # Of lines that are the same the last one counts, in google's code as in transformers'.
         lines = {token: number for number, token in enumerate(vocab)}
@@ -333,21 +328,6 @@ def _read_vocab(folder: Path, fast: Mapping[str, Any], fast_path: Path) -> list[
                     f"{vocab_path} and {fast_path} contradict each other: the id of "
                     f"{_short(token)} is {lines.get(token)} and {ids.get(token)}, expected the same"
                 )
-    return vocab
-
-
-def _read_vocab_txt(path: Path) -> list[str]:
-    """Reads vocab.txt: a token a line, its number being the id."""
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: not UTF-8 ({error.reason})") from error
-    # Only \n ends an entry: some vocabularies hold other Unicode line separators as tokens.
-    vocab = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
-    if vocab == [""]:
-        raise UserError(f"{path} is empty, expected a token a line")
     return vocab
 
 
@@ -376,9 +356,14 @@ def _in_order(ids: Mapping[str, int], path: Path) -> list[str]:
     if sorted(ids.values()) != list(range(len(vocab))):
         raise UserError(f"{path}: expected the ids 0 ... {len(vocab) - 1}, each once")
     for token in vocab:
-        if "\n" in token or "\r" in token:
-            raise UserError(f"{path}: token {_short(token)} has a line break, expected none")
+        if not _is_line(token):
+            raise UserError(f"{path}: token {_short(token)} cannot be a line of vocab.txt")
     return vocab
+
+
+def _is_line(token: str) -> bool:
+    """Whether a token can be written as a line: without line breaks or half characters."""
+    return not re.search("[\\n\\r\\ud800-\\udfff]", token)
 
 
 def _read_added_tokens(
@@ -404,7 +389,7 @@ def _read_added_tokens(
 
     path = folder / "added_tokens.json"
     if path.is_file():
-        for token, number in read_json(path).items():
+        for token, number in read_object(path).items():
             add(number, token, path)
     path = folder / "tokenizer.json"
     entries = fast.get("added_tokens") or []
@@ -433,7 +418,7 @@ def _add_tokens(vocab: list[str], extra: Mapping[int, str], added_tokens: str) -
                     f"added token {_short(token)} has the id {number}, expected "
                     f"{_short(vocab[number])}, which the vocabulary has there"
                 )
-        elif number > len(vocab) or token in ids or "\n" in token or "\r" in token:
+        elif number > len(vocab) or token in ids or not _is_line(token):
             raise UserError(
                 f"added token {_short(token)} has the id {number}, expected a new token of one "
                 f"line with the id {len(vocab)}, the next one"
@@ -480,7 +465,7 @@ def _read_shards(
     index: Path, read: Callable[[Path], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
     """Reads the files that an index names, and checks that they hold what it says."""
-    weight_map = read_json(index).get("weight_map")
+    weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(
             f"{index}: weight_map is {_short(weight_map)}, expected tensor names and file names"

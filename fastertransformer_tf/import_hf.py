@@ -162,7 +162,7 @@ def import_hf(
             f"hf_model {folder} is not a folder; expected one with config.json, vocab.txt and "
             f"model.safetensors, or the name {PACKAGED_MINILM}"
         )
-    hf_config = hf_folder.read_json(folder / "config.json")
+    hf_config = hf_folder.read_object(folder / "config.json")
     bert_config = convert_config(hf_config)
     tokenizer = hf_folder.read_tokenizer(folder, added_tokens)
     if len(tokenizer.vocab) > bert_config["vocab_size"]:

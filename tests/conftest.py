@@ -43,6 +43,12 @@ def _gpu_problem() -> str | None:
     return None
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the options of the fuzzers: a short run by default, a long one where asked for."""
+    parser.addoption("--fuzz-cases", type=int, default=200, help="mutated files of each kind")
+    parser.addoption("--fuzz-seed", type=int, default=1, help="seed of the mutations")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Registers the markers, so that they exist also where pyproject.toml is not beside tests/."""
     config.addinivalue_line("markers", "gpu: needs a GPU that TensorFlow can use")

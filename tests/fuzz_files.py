@@ -1,25 +1,128 @@
-"""Tells what is right for mutated files that users give.
+"""Mutates the files that users give, and tells what is right for each of them.
 
 A case is one mutated file: the code under test either refuses it (UserError or OSError, one line
 that is not empty) or gives what an independent oracle says. Any other exception is a fault. The
-cases of a kind are numbered; seed and number make a case again.
+cases of a kind are numbered; kind, seed and number make a case again.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Callable
 
 import numpy as np
-from mutation import mutate_bytes, mutate_json, mutate_text
 
 from fastertransformer_tf import bert_compat, bert_config, checkpoint, glue, squad, text_files
 from fastertransformer_tf import run_classifier_wrap as classifier
 from fastertransformer_tf.errors import UserError
 
 REFUSED = object()
+
+# Pieces that have broken readers before.
+BYTES = [
+    *(
+        b"",
+        b"\n",
+        b"\r\n",
+        b"\r",
+        b"\0",
+        b"\t",
+        b"\t" * 5,
+        b'"',
+        b"'",
+        b",",
+        b" ",
+        b"\xff",
+        b"\xc3",
+    ),
+    *(b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\xe2\x80\xa8", b"\xc2\x85", b"\x0b", b"\x1c", b"a" * 300),
+    *(
+        b"[UNK]",
+        b"0",
+        b"1",
+        b"-1",
+        b"1e400",
+        b"NaN",
+        b"null",
+        b"true",
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b":",
+    ),
+    *(b"\\u0000", b"\\ud800", "\u4e2d\u6587".encode(), "\u0301".encode(), b"##"),
+]
+VALUES = [
+    *(None, True, False, 0, 1, -1, 2, 7, 10**6, 2**31, 2**63, 10**400, 0.0, 0.5, 1.0, -0.1, 1e308),
+    *(math.nan, math.inf, -math.inf, "", " ", "a", "0", "gelu", "GELU", "\0", "\ud800", "\u2028"),
+    *("a" * 1000, [], [0], {}, {"a": 0}, [[]], [None]),
+]
+
+
+def mutate_bytes(rng: np.random.Generator, data: bytes) -> bytes:
+    """Changes, inserts, removes, repeats or swaps a few pieces of a file."""
+    result = bytearray(data)
+    for _ in range(rng.integers(1, 4)):
+        at = int(rng.integers(0, len(result) + 1))
+        end = min(len(result), at + int(rng.choice([1, 2, 8, 64, 1000])))
+        match rng.integers(0, 7):
+            case 0:
+                result[at:at] = BYTES[rng.integers(len(BYTES))]
+            case 1:
+                result[at:end] = BYTES[rng.integers(len(BYTES))]
+            case 2:
+                del result[at:end]
+            case 3:
+                result[at:at] = result[at:end]
+            case 4:
+                del result[at:]
+            case 5 if at < len(result):
+                result[at] ^= 1 << int(rng.integers(8))
+            case 6:
+                lines = bytes(result).split(b"\n")
+                i, j = rng.integers(0, len(lines), 2)
+                lines[i] = lines[j]
+                result = bytearray(b"\n".join(lines))
+    return bytes(result)
+
+
+def mutate_json(rng: np.random.Generator, text: str) -> str:
+    """Replaces, removes, adds or doubles members anywhere in a JSON file."""
+    content = json.loads(text)
+    for _ in range(rng.integers(1, 3)):
+        places: list[tuple[list | dict, object]] = []
+
+        def walk(node: object, places: list = places) -> None:
+            keys = (
+                node
+                if isinstance(node, dict)
+                else range(len(node) if isinstance(node, list) else 0)
+            )
+            for key in list(keys):
+                places.append((node, key))
+                walk(node[key], places)  # type: ignore[index]
+
+        walk(content)
+        if not places:
+            break
+        parent, key = places[rng.integers(len(places))]
+        match rng.integers(0, 5):
+            case 0:
+                del parent[key]
+            case 1 if isinstance(parent, list):
+                parent.append(json.loads(json.dumps(parent[key])))
+            case 2 if isinstance(parent[key], str):
+                piece = BYTES[rng.integers(len(BYTES))].decode("utf-8", "replace")
+                at = int(rng.integers(0, len(parent[key]) + 1))
+                parent[key] = parent[key][:at] + piece + parent[key][at:]
+            case _:
+                parent[key] = copy.deepcopy(VALUES[rng.integers(len(VALUES))])
+    return json.dumps(content, ensure_ascii=bool(rng.integers(2)))
 
 
 def attempt(function: Callable[[], object]) -> object:
@@ -31,16 +134,6 @@ def attempt(function: Callable[[], object]) -> object:
         assert message.strip(), f"{error!r} has no message"
         assert len(message.splitlines()) == 1, f"{message!r} is more than one line"
         return REFUSED
-
-
-def mutated_json(rng: np.random.Generator, value: object) -> bytes:
-    """A JSON file of which a value or the text was changed."""
-    if rng.integers(4):
-        for _ in range(rng.integers(1, 3)):
-            value = mutate_json(rng, value)
-        text = json.dumps(value, ensure_ascii=bool(rng.integers(2)))
-        return text.encode("utf-8", "surrogatepass")
-    return mutate_text(rng, json.dumps(value).encode())
 
 
 @dataclasses.dataclass
@@ -65,7 +158,7 @@ class Fuzzer:
             ("mnli", b"h\n" + (b"1\t" + b"x\t" * 7 + b"the cat\ta dog\tz\tneutral\n") * 3),
         ][rng.integers(3)]
         name = {"mnli": "dev_matched.tsv"}.get(task, "dev.tsv")
-        (self.folder / name).write_bytes(mutate_text(rng, rows))
+        (self.folder / name).write_bytes(mutate_bytes(rng, rows))
         examples = attempt(lambda: glue.TASKS[task].get_dev_examples(str(self.folder)))
         if examples is REFUSED:
             return REFUSED
@@ -88,7 +181,7 @@ class Fuzzer:
     def vocab(self, rng: np.random.Generator) -> object:
         """The id of a token is the number of the last line that holds it."""
         file = self.folder / "vocab.txt"
-        file.write_bytes(mutate_text(rng, self.vocabulary))
+        file.write_bytes(mutate_bytes(rng, self.vocabulary))
         make = bert_compat.tokenization().FullTokenizer
         tokenizer = attempt(lambda: make(str(file), True))
         if tokenizer is REFUSED:
@@ -102,7 +195,11 @@ class Fuzzer:
     def config_file(self, rng: np.random.Generator) -> object:
         """What is accepted has whole sizes and numbers in range, and is what the file says."""
         file = self.folder / "bert_config.json"
-        file.write_bytes(mutated_json(rng, self.config))
+        text = json.dumps(self.config)
+        if rng.integers(4):
+            file.write_text(mutate_json(rng, text), encoding="utf-8", errors="surrogatepass")
+        else:
+            file.write_bytes(mutate_bytes(rng, text.encode()))
         config = attempt(lambda: bert_config.load(file))
         if config is REFUSED:
             return REFUSED
@@ -120,7 +217,11 @@ class Fuzzer:
     def squad_file(self, rng: np.random.Generator) -> object:
         """Reads, cuts and answers; google's reader sees the same examples, if we accept."""
         file = self.folder / "squad.json"
-        file.write_bytes(mutated_json(rng, _squad_data()))
+        text = json.dumps(_squad_data())
+        if rng.integers(4):
+            file.write_text(mutate_json(rng, text), encoding="utf-8", errors="surrogatepass")
+        else:
+            file.write_bytes(mutate_bytes(rng, text.encode()))
         options = squad.SquadOptions(
             24,
             4,

@@ -1,6 +1,6 @@
 """Mutated files of users: refused in one sentence, or read right. The cases: fuzz_files.py.
 
-FT_FUZZ_CASES makes a long run; FT_TEST_SEED repeats one.
+--fuzz-cases=10000 makes a long run, --fuzz-seed another one.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import pathlib
 import numpy as np
 import pytest
 from absl import flags
-from fuzz_files import REFUSED, Fuzzer, attempt, mutated_json
-from mutation import CASES, mutate_bytes, mutate_text
+from fuzz_files import REFUSED, Fuzzer, attempt, mutate_bytes, mutate_json
 from tiny_bert import CONFIG, TinyBert, make_tiny_bert
 
 from fastertransformer_tf import bert_compat, run_classifier_wrap
@@ -37,34 +36,37 @@ def fuzzer(tiny: TinyBert, tmp_path: pathlib.Path) -> Fuzzer:
 
 @pytest.mark.parametrize("kind", Fuzzer.KINDS)
 def test_mutated_files(
-    fuzzer: Fuzzer, kind: str, rng: np.random.Generator, capsys: pytest.CaptureFixture
+    fuzzer: Fuzzer, kind: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture
 ) -> None:
-    seed = int(rng.integers(2**32))
+    seed = request.config.getoption("--fuzz-seed")
     refused = 0
-    for number in range(CASES):
+    cases = request.config.getoption("--fuzz-cases")
+    for number in range(cases):
+        rng = np.random.default_rng([seed, Fuzzer.KINDS.index(kind), number])
         try:
-            refused += getattr(fuzzer, kind)(np.random.default_rng([seed, number])) is REFUSED
+            refused += getattr(fuzzer, kind)(rng) is REFUSED
         except Exception as error:
-            raise AssertionError(f"{kind}: seed {seed}, case {number}: {error!r}") from error
+            raise AssertionError(f"{kind}, --fuzz-seed={seed}, case {number}: {error!r}") from error
         capsys.readouterr()  # Progress bars.
-    print(f"{kind}: {refused} of {CASES} mutated files refused, the others right")
+    with capsys.disabled():
+        print(f"\n{kind}: {refused} of {cases} mutated files refused, the others right")
     # Both ways are taken: neither all is refused nor nothing.
-    assert 0 < refused < CASES
+    assert 0 < refused < cases
 
 
 def test_no_result_from_damaged_input(
-    tiny: TinyBert, tmp_path: pathlib.Path, rng: np.random.Generator
+    tiny: TinyBert, tmp_path: pathlib.Path, request: pytest.FixtureRequest
 ) -> None:
     """The whole program: with one file mutated it ends well with results, or without any."""
-    seed = int(rng.integers(2**32))
+    seed = request.config.getoption("--fuzz-seed")
     ends = set()
-    for number in range(max(20, CASES // 20)):
+    for number in range(max(15, request.config.getoption("--fuzz-cases") // 20)):
         folder = tmp_path / str(number)
         folder.mkdir()
         try:
-            ends.add(_evaluate_mutated(np.random.default_rng([seed, number]), tiny, folder))
+            ends.add(_evaluate_mutated(np.random.default_rng([seed, 99, number]), tiny, folder))
         except Exception as error:
-            raise AssertionError(f"seed {seed}, case {number}: {error!r}") from error
+            raise AssertionError(f"--fuzz-seed={seed}, case {number}: {error!r}") from error
     assert ends == {True, False}
 
 
@@ -80,10 +82,9 @@ def _evaluate_mutated(rng: np.random.Generator, tiny: TinyBert, folder: pathlib.
         files[f"model.ckpt{suffix}"] = pathlib.Path(f"{tiny.checkpoint}{suffix}").read_bytes()
     name = list(files)[rng.integers(len(files))]
     if name == "bert_config.json":
-        files[name] = mutated_json(rng, CONFIG)
+        files[name] = mutate_json(rng, files[name].decode()).encode("utf-8", "surrogatepass")
     else:
-        mutate = mutate_bytes if name.startswith("model") else mutate_text
-        files[name] = mutate(rng, files[name])
+        files[name] = mutate_bytes(rng, files[name])
     for file, content in files.items():
         (folder / file).write_bytes(content)
     values = flags.FlagValues()

@@ -1,7 +1,7 @@
 """Damaged models: import_hf and ckpt_type_convert refuse them in one line or give a right result.
 
-Every case follows from the seed and its number, which a failure shows: FT_TEST_SEED repeats a run,
-FT_FUZZ_CASES=10000 makes a long one.
+Every case follows from the seed and its number, which a failure shows; --fuzz-seed and --fuzz-cases
+as for test_fuzz_files.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tensorflow as tf
-from mutation import CASES, copy_files, mutate_file
+from fuzz_files import mutate_bytes, mutate_json
 from test_hf_folder import TOKENIZER, WORDS
 from tiny_hf import CONFIG, random_tensors, write_hf_folder
 
@@ -26,8 +26,23 @@ HAS_TORCH = importlib.util.find_spec("torch") is not None
 SMALL = CONFIG | {"num_hidden_layers": 1}
 
 
-def _case(seed: int, number: int) -> np.random.Generator:
-    return np.random.default_rng([seed, number])
+def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target)
+
+
+def _damage(rng: np.random.Generator, path: pathlib.Path) -> None:
+    """Mutates a file, takes it away or puts a folder there."""
+    kind = rng.random()
+    if kind < 0.03:
+        path.unlink()
+        if kind < 0.015:
+            path.mkdir()
+    elif path.suffix == ".json" and kind < 0.7:
+        text = mutate_json(rng, path.read_text(encoding="utf-8"))
+        path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    else:
+        path.write_bytes(mutate_bytes(rng, path.read_bytes()))
 
 
 def _read(prefix: pathlib.Path | str) -> dict[str, np.ndarray]:
@@ -83,10 +98,10 @@ def _check_imported(imported: import_hf.ImportedModel) -> None:
 
 
 @pytest.mark.parametrize("weights", ["one", "shards", "torch"])
-def test_damaged_hf_folders(tmp_path, rng, weights):
+def test_damaged_hf_folders(tmp_path, request, weights):
     if weights == "torch" and not HAS_TORCH:
         pytest.skip("pytorch_model.bin is read by torch")
-    seed = int(rng.integers(2**32))
+    seed, cases = (request.config.getoption(f"--fuzz-{name}") for name in ("seed", "cases"))
     whole, damaged, output = (tmp_path / name for name in ("whole", "damaged", "out"))
     _write_model(whole, weights)
     imported = import_hf.import_hf(whole, output)
@@ -94,14 +109,14 @@ def test_damaged_hf_folders(tmp_path, rng, weights):
     expected = _read(imported.checkpoint)
     files = sorted(path.name for path in whole.iterdir())
     results = {"refused": 0, "imported": 0}
-    for number in range(CASES):
-        case = _case(seed, number)
-        copy_files(whole, damaged)
+    for number in range(cases):
+        case = np.random.default_rng([seed, number])
+        _copy(whole, damaged)
         shutil.rmtree(output, ignore_errors=True)
         names = case.choice(files, case.integers(1, 3), replace=False)
         for name in names:
-            mutate_file(case, damaged / name)
-        where = f"seed {seed}, case {number}: {', '.join(names)}"
+            _damage(case, damaged / name)
+        where = f"--fuzz-seed={seed}, case {number}: {', '.join(names)}"
         try:
             imported = import_hf.import_hf(
                 damaged, output, missing_pooler=str(case.choice(import_hf.MISSING_POOLER)),
@@ -122,12 +137,12 @@ def test_damaged_hf_folders(tmp_path, rng, weights):
                 np.testing.assert_array_equal(variables[name], value, err_msg=where)
         results["imported"] += 1
     print(weights, results)
-    assert results["refused"] > CASES / 3
+    assert results["refused"] > cases / 3
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_damaged_checkpoints(tmp_path, rng):
-    seed = int(rng.integers(2**32))
+def test_damaged_checkpoints(tmp_path, request):
+    seed, cases = (request.config.getoption(f"--fuzz-{name}") for name in ("seed", "cases"))
     whole, damaged, output = (tmp_path / name for name in ("whole", "damaged", "out"))
     values = np.random.default_rng(2)
     tensors = {
@@ -140,13 +155,13 @@ def test_damaged_checkpoints(tmp_path, rng):
     checkpoint_io.save_checkpoint(whole / "m.ckpt", tensors)
     expected = ckpt_type_convert.convert_tensors(tensors)
     refused = 0
-    for number in range(CASES):
-        case = _case(seed, number)
-        copy_files(whole, damaged)
+    for number in range(cases):
+        case = np.random.default_rng([seed, number])
+        _copy(whole, damaged)
         shutil.rmtree(output, ignore_errors=True)
         suffix = str(case.choice([checkpoint_io.INDEX_SUFFIX, checkpoint_io.DATA_SUFFIX]))
-        mutate_file(case, damaged / f"m.ckpt{suffix}")
-        where = f"seed {seed}, case {number}: {suffix}"
+        _damage(case, damaged / f"m.ckpt{suffix}")
+        where = f"--fuzz-seed={seed}, case {number}: {suffix}"
         try:
             ckpt_type_convert.convert_checkpoint(damaged / "m.ckpt", output / "m.ckpt")
         except (UserError, OSError) as error:
@@ -162,4 +177,4 @@ def test_damaged_checkpoints(tmp_path, rng):
         for name, value in expected.items():
             np.testing.assert_array_equal(converted[name], value, err_msg=where)
     print("refused", refused)
-    assert refused > CASES / 3
+    assert refused > cases / 3

@@ -214,7 +214,7 @@ def test_vocabularies(hf, tmp_path):
     assert written.split("\n") == [*lines, ""]
     shutil.rmtree(tmp_path / "out")
     (hf / "vocab.txt").write_bytes(b"[PAD]\n\xff\xfe\n")
-    assert "vocab.txt, line 2: not UTF-8" in refusal(hf, tmp_path / "out")
+    assert "vocab.txt, line 2: the byte 0xff is not UTF-8" in refusal(hf, tmp_path / "out")
     (hf / "vocab.txt").write_bytes(b"")
     assert "vocab.txt is empty" in refusal(hf, tmp_path / "out")
     (hf / "vocab.txt").unlink()
@@ -222,7 +222,9 @@ def test_vocabularies(hf, tmp_path):
     write(hf, "tokenizer.json", changed("model.vocab", {"a": 0, "b": 2}))
     assert "expected the ids 0 ... 1, each once" in refusal(hf, tmp_path / "out")
     write(hf, "tokenizer.json", changed("model.vocab", {"a": 0, "b\nc": 1}))
-    assert "has a line break" in refusal(hf, tmp_path / "out")
+    assert "'b\\nc' cannot be a line of vocab.txt" in refusal(hf, tmp_path / "out")
+    write(hf, "tokenizer.json", changed("model.vocab", {"a": 0, "\ud800": 1}))
+    assert "cannot be a line of vocab.txt" in refusal(hf, tmp_path / "out")
 
 
 # ---- JSON and configuration ----------------------------------------------------------------------
@@ -234,13 +236,14 @@ JSON_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "added_t
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "line 1: not JSON"),
-        (b'{\n"a": ,\n}', "line 2: not JSON"),
+        (b"", "is not JSON that can be read"),
+        (b'{\n"a": ,\n}', "is not JSON that can be read: Expecting value: line 2"),
+        (b'{"a": 1, "a": 2}', "an object has the key 'a' twice"),
         (b"[1]", "holds a JSON list, expected an object"),
         (b"null", "holds a JSON NoneType, expected an object"),
-        (b'{"a": "\xff"}', "is not UTF-8: byte 7"),
-        (b"[" * 100000, "not JSON that Python can read"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "not JSON that Python can read"),
+        (b'{"a": "\xff"}', "line 1: the byte 0xff is not UTF-8"),
+        (b"[" * 100000, "not JSON that can be read"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not JSON that can be read"),
     ],
 )
 def test_files_that_hold_no_json_object(hf, tmp_path, name, content, message):
