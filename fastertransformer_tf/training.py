@@ -56,8 +56,8 @@ _STEPS, _WARMUP = "num_train_steps", "num_warmup_steps"
 
 # A file of a checkpoint of ours, whole or still being written.
 _SAVED = re.compile(r"model\.ckpt-(\d+)\.(index|data-\d{5}-of-\d{5})(\.tempstate\d+)?$")
-# The others that a kill may leave: of `checkpoint` and of training.json.
-_UNFINISHED = re.compile(r"checkpoint\.tmp[0-9a-f]+$|\.training\.json\.\d+-[0-9a-f]+\.tmp$")
+# What a kill may leave of the file `checkpoint`.
+_UNFINISHED = re.compile(r"checkpoint\.tmp[0-9a-f]+$")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Mutated files of users: refused in one sentence, or read right. The cases: fuzz_files.py."""
+"""Mutated files of users: refused in one sentence, or read right. The cases: fuzz_files.py.
+
+--fuzz-cases=10000 makes a long run, --fuzz-seed another one.
+"""
 
 from __future__ import annotations
 

@@ -329,7 +329,6 @@ def test_what_killed_saves_left_is_removed(tmp_path, config, features, capsys):
         "model.ckpt-6.data-00000-of-00001",
         "model.ckpt-3.data-00000-of-00001",
         "checkpoint.tmp0123456789abcdef",
-        ".training.json.123-0a1b2c3d.tmp",
     ]
     mine = ["model.ckpt-2.notes", "checkpoint.tmp.txt", "my-model.ckpt-6.index", "eval_results.txt"]
     for name in left + mine:
