@@ -23,7 +23,10 @@ _INTERRUPTED = 130
 
 
 def run_program(
-    main: Callable[[list[str]], int | None], doc: str, flag_modules: Sequence[str]
+    main: Callable[[list[str]], int | None],
+    doc: str,
+    flag_modules: Sequence[str],
+    define_flags: Callable[[flags.FlagValues], None] | None = None,
 ) -> None:
     """Parses the flags, runs `main` and exits; an error is told in one line on stderr.
 
@@ -38,38 +41,39 @@ def run_program(
         the exit status, None for 0.
       doc: Text above the flags in --help.
       flag_modules: Modules whose flags are explained, e.g. `fastertransformer_tf.import_hf`.
+      define_flags: Defines flags that are not defined yet.
     """
-    program = os.path.basename(sys.argv[0]).removesuffix(".py")
     _define_traceback_flag()
-    if {"--help", "-h", "-help", "--helpshort"} & set(sys.argv[1:]):
-        print(f"{doc.strip()}\n\nFlags:\n{explain_flags([sys.argv[0], *flag_modules, _OWNER])}")
-        raise SystemExit(0)
+
+    def define() -> None:
+        if define_flags is not None:
+            define_flags(flags.FLAGS)
+        if {"--help", "-h", "-help", "--helpshort"} & set(sys.argv[1:]):
+            shown = explain_flags([sys.argv[0], *flag_modules, _OWNER])
+            print(f"{doc.strip()}\n\nFlags:\n{shown}")
+            sys.stdout.flush()
+            raise SystemExit(0)
 
     def parse(argv: Sequence[str]) -> list[str]:
-        try:
-            return flags.FLAGS(argv)
-        except flags.Error as error:  # absl would add two lines.
-            print(f"{program}: {_one_line(str(error))}", file=sys.stderr)
-            raise SystemExit(1) from None
+        arguments: list[str] = []
+        status = _told(lambda: arguments.extend(flags.FLAGS(argv)))
+        if status:
+            raise SystemExit(status)
+        return arguments
 
     def run(argv: list[str]) -> int:
         _let_tuning_follow_the_command_line()
-        try:
+
+        def flushed_main() -> int | None:
             status = main(argv)
             sys.stdout.flush()  # Here, where a full disk is told as any other error is.
-            return status or 0
-        except KeyboardInterrupt:
-            if flags.FLAGS.traceback:
-                traceback.print_exc()
-            print(f"{program}: interrupted", file=sys.stderr)
-            return _INTERRUPTED
-        except Exception as error:
-            if flags.FLAGS.traceback:
-                traceback.print_exc()
-            print(f"{program}: {describe_error(error)}", file=sys.stderr)
-            _give_up_stdout_if_broken()
-            return 1
+            return status
 
+        return _told(flushed_main)
+
+    status = _told(define)
+    if status:
+        raise SystemExit(status)
     app.run(run, flags_parser=parse)
 
 
@@ -93,8 +97,27 @@ def run_flag_program(
         quiet_logs(flags.FLAGS)
         run(flags.FLAGS)
 
-    define_flags(flags.FLAGS)
-    run_program(main, doc or "", owners)
+    run_program(main, doc or "", owners, define_flags)
+
+
+def _told(action: Callable[[], int | None]) -> int:
+    """Runs a part of a program; tells its error in one line. Returns the exit status."""
+    program = os.path.basename(sys.argv[0]).removesuffix(".py")
+    # As an argument, too: the error may come before the flags are parsed.
+    shows = "--traceback" in sys.argv or (flags.FLAGS.is_parsed() and flags.FLAGS.traceback)
+    try:
+        return action() or 0
+    except KeyboardInterrupt:
+        line, status = "interrupted", _INTERRUPTED
+        if shows:
+            traceback.print_exc()
+    except Exception as error:
+        line, status = describe_error(error), 1
+        if shows:
+            traceback.print_exc()
+    print(f"{program}: {line}", file=sys.stderr)
+    _give_up_stdout_if_broken()
+    return status
 
 
 def describe_error(error: BaseException) -> str:
@@ -109,7 +132,7 @@ def describe_error(error: BaseException) -> str:
       marked as a fault of the program.
     """
     name = type(error).__name__
-    if isinstance(error, UserError):
+    if isinstance(error, (UserError, flags.Error)):
         text = str(error)
     elif isinstance(error, OSError):
         text = _os_error(error)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from fastertransformer_tf import bert_compat, checkpoint, modeling, ops
+from fastertransformer_tf import bert_compat, checkpoint, modeling, ops, sessions
 from fastertransformer_tf.errors import UserError, listed
 
 # Weight name inside a layer (google-research BERT's checkpoint names) -> the ops' input name.
@@ -293,10 +293,9 @@ def session_config(xla: bool, threads: int = 0) -> tf.ConfigProto:
     With `xla` sessions of this process that ask for XLA compile CPU kernels too, provided that
     none ran before this call: TensorFlow looks at its switch once.
     """
-    config = tf.ConfigProto(
-        intra_op_parallelism_threads=threads, inter_op_parallelism_threads=1 if threads else 0
-    )
-    config.gpu_options.allow_growth = True
+    config = sessions.session_config()
+    config.intra_op_parallelism_threads = threads
+    config.inter_op_parallelism_threads = 1 if threads else 0
     if xla:
         # A session's level reaches CPU kernels only with this private switch; TF_XLA_FLAGS, which
         # says the same, is read when TensorFlow is loaded.

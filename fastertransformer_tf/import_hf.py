@@ -279,7 +279,7 @@ def convert_tensors(
     faults: list[str] = []
     variables: dict[str, np.ndarray] = {}
     used: set[str] = set()
-    pooler_is_missing = f"{prefix}pooler.dense.weight" not in tensors
+    pooler_is_missing = not any(name.startswith(f"{prefix}pooler.dense.") for name in tensors)
     for hf_name, target in targets.items():
         found = next((n for n in _spellings(hf_name) if n in tensors), None)
         if found is None:

@@ -261,7 +261,7 @@ def _needed_sets(values: flags.FlagValues) -> list[str]:
 
 def _check_flags(values: flags.FlagValues) -> modeling.EncoderOptions:
     """Checks what the flags say by themselves; returns how the encoder is built."""
-    runner.require_flags(values, _REQUIRED)
+    cli_lib.require_flags(values, _REQUIRED)
     runner.check_paths(values, _PATHS)
     options = runner.encoder_options(values)
     runner.check_training_flags(values)
@@ -378,7 +378,7 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
 
 def cli() -> None:
     """The console entry point."""
-    runner.run_flag_program(define_flags, run, __doc__, [_OWNER])
+    cli_lib.run_flag_program(define_flags, run, __doc__, [_OWNER])
 
 
 if __name__ == "__main__":

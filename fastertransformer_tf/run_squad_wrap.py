@@ -16,6 +16,7 @@ import tensorflow as tf
 from absl import flags
 
 from fastertransformer_tf import bert_compat, checkpoint, modeling, runner, squad, training
+from fastertransformer_tf import cli as cli_lib
 from fastertransformer_tf.errors import UserError
 
 _tf1 = tf.compat.v1
@@ -186,7 +187,7 @@ def prepare(values: flags.FlagValues) -> Job:
       UserError: A flag is missing, wrong, or does not go with another; a file is not as expected.
       OSError: A file is not there or cannot be read.
     """
-    runner.require_flags(values, _REQUIRED)
+    cli_lib.require_flags(values, _REQUIRED)
     runner.check_paths(values, _PATHS)
     encoder = runner.encoder_options(values)
     runner.check_training_flags(values)
@@ -198,7 +199,7 @@ def prepare(values: flags.FlagValues) -> Job:
         for job, file in (("do_train", "train_file"), ("do_predict", "predict_file"))
         if values[job].value
     ]
-    runner.require_flags(values, files)
+    cli_lib.require_flags(values, files)
     for file in files:
         runner.require_file(getattr(values, file), file)
     runner.check_export_dir(values.export_dir)
@@ -260,7 +261,7 @@ def _train(job: Job) -> str:
 
 def cli() -> None:
     """The console entry point."""
-    runner.run_flag_program(define_flags, run, __doc__, [_OWNER])
+    cli_lib.run_flag_program(define_flags, run, __doc__, [_OWNER])
 
 
 if __name__ == "__main__":

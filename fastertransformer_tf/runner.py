@@ -156,12 +156,6 @@ def encoder_options(flag_values: flags.FlagValues) -> modeling.EncoderOptions:
         raise UserError(str(error)) from error
 
 
-# What needs no TensorFlow lives in cli.
-quiet_logs = cli.quiet_logs
-run_flag_program = cli.run_flag_program
-require_flags = cli.require_flags
-
-
 def require_file(path: str, flag: str) -> None:
     """Refuses a flag that names no file.
 

@@ -280,8 +280,8 @@ class TrainingFolder:
 def _compare_settings(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Refuses other settings, except more steps."""
     same = dict(old)
-    with contextlib.suppress(TypeError):  # A damaged file may hold anything.
-        if new[_STEPS] > old.get(_STEPS, 0):
+    with contextlib.suppress(TypeError, KeyError):  # A damaged file may hold anything.
+        if new[_STEPS] > old[_STEPS]:
             same |= {name: new[name] for name in (_STEPS, _WARMUP)}
     differing = [
         f"{name} {text_files.describe(old.get(name))} (now {text_files.describe(new.get(name))})"
@@ -290,8 +290,8 @@ def _compare_settings(folder: Path, old: Mapping[str, Any], new: Mapping[str, An
     ]
     if differing:
         raise UserError(
-            f"{folder} holds a training with {', '.join(differing)}; give another output_dir or "
-            "the same settings"
+            f"{folder} holds a training with {listed(differing)}: give another output_dir or the "
+            "same settings"
         )
 
 

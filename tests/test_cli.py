@@ -97,6 +97,7 @@ def last_lines(done: subprocess.CompletedProcess) -> list[str]:
         ("", ["--number=x"], "-c: flag --number=x: invalid literal for int() with base 10: 'x'"),
         ("", ["--nonsense"], "-c: Unknown command line flag 'nonsense'"),
         ("", ["x"], "-c: unexpected arguments: x; every option is a flag"),
+        ("", ["--flagfile=/none"], "-c: "),
     ],
 )
 def test_one_line_and_status_1(statement: str, arguments: list[str], expected: str) -> None:
@@ -105,6 +106,20 @@ def test_one_line_and_status_1(statement: str, arguments: list[str], expected: s
     (line,) = last_lines(done)
     assert line.startswith(expected)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["--traceback"]])
+def test_flags_that_cannot_be_defined(arguments: list[str]) -> None:
+    code = PROGRAM.replace(
+        "cli.FlagDefiner", "raise UserError('bert is missing')\n    cli.FlagDefiner"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code.format(statement=""), *arguments],
+        cwd=REPOSITORY, text=True, check=False, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert last_lines(done) == ["-c: bert is missing"]
+    assert ("Traceback" in done.stderr) == (arguments == ["--traceback"])
 
 
 def test_traceback_shows_where() -> None:

@@ -319,6 +319,17 @@ def test_a_folder_without_usable_checkpoint_file_is_refused(tmp_path, config, fe
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == kept
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"num_train_steps": "many"}', "\0"])
+def test_damaged_settings_are_refused(tmp_path, config, features, content):
+    build = training.classifier_loss(config, 2)
+    _train(build, features, _options(**SHORT), tmp_path)
+    (tmp_path / "training.json").write_text(content)
+    with pytest.raises(UserError, match="is not JSON|expected settings|holds a training with") as e:
+        _train(build, features, _options(**SHORT), tmp_path)
+    assert str(tmp_path) in str(e.value)
+    assert (tmp_path / "training.json").read_text() == content
+
+
 def test_what_killed_saves_left_is_removed(tmp_path, config, features, capsys):
     build = training.classifier_loss(config, 2)
     _train(build, features, _options(**SHORT), tmp_path)
