@@ -155,7 +155,10 @@ def _locked_folder(parent: Path, name: str) -> tuple[Path, int]:
     """Makes a working folder and locks it."""
     while True:
         path = parent / f".{name}.{secrets.token_hex(4)}.tmp"
-        path.mkdir()
+        try:
+            path.mkdir()
+        except OSError as error:  # About what the user knows, not about a name made here.
+            raise OSError(error.errno, error.strerror, str(parent / name)) from error
         lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

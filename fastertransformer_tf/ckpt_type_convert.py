@@ -164,8 +164,7 @@ def _check_prefix(prefix: str | Path) -> None:
       UserError: It is a folder, or a file's name.
     """
     prefix = str(prefix)
-    if "://" in prefix:
-        raise UserError(f"fp16_checkpoint is {prefix}, expected a prefix on this machine")
+    checkpoint.refuse_url(prefix, "fp16_checkpoint")
     is_file_name = prefix.endswith(checkpoint_io.INDEX_SUFFIX) or ".data-" in Path(prefix).name
     if is_file_name or prefix.endswith("/") or Path(prefix).is_dir():
         raise UserError(

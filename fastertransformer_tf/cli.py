@@ -62,6 +62,8 @@ def run_program(
         return arguments
 
     def run(argv: list[str]) -> int:
+        _let_tuning_follow_the_command_line()
+
         def flushed_main() -> int | None:
             status = main(argv)
             sys.stdout.flush()  # Here, where a full disk is told as any other error is.
@@ -181,6 +183,19 @@ def _tensorflow_error(error: Any) -> str:
     if cause.startswith("OOM ") or "out of memory" in cause.lower():
         return f"out of memory: {cause}; a smaller batch size or max_seq_length needs less"
     return f"TensorFlow: {kind}: {cause}" if cause else f"TensorFlow: {kind}"
+
+
+def _let_tuning_follow_the_command_line() -> None:
+    """Lets the ops read and write gemm_config.in as this command line asks for.
+
+    FasterTransformer's guide leaves encoder_gemm's file in the working directory, and its programs
+    read it there. The ops themselves look at the environment alone, so that neither the folder that
+    a server was started in nor a model that it loads makes them read or write a file.
+    """
+    os.environ.setdefault("FT_GEMM_CONFIG_DIR", os.curdir)
+    # The sample's flag is a text, as the original's.
+    if "allow_gemm_test" in flags.FLAGS and flags.FLAGS.allow_gemm_test in (True, "True"):
+        os.environ["FT_ALLOW_GEMM_TEST"] = "1"
 
 
 def _give_up_stdout_if_broken() -> None:

@@ -1,4 +1,4 @@
-"""Reads a HuggingFace BERT folder: config.json, the tokenizer's files and the weights.
+"""Reads a HuggingFace BERT folder: JSON objects, the tokenizer's files and the weights.
 
 What is damaged, of a wrong type or more than google's tokenizer can do is refused in one sentence
 that names the file and what is in it. What google's tokenizer does is that of google-research/bert
@@ -9,7 +9,6 @@ tokenization.py; what HuggingFace's does is that of transformers' BertTokenizer 
 from __future__ import annotations
 
 import dataclasses
-import math
 import pickle
 import re
 from collections.abc import Callable, Mapping
@@ -65,61 +64,9 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-# ---- Configuration -------------------------------------------------------------------------------
-
-
 def is_whole(value: object) -> bool:
     """Whether a value of JSON is a whole number (Python's bool is one, JSON's is none)."""
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return is_whole(value) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _size(value: Any) -> bool:
-    return is_whole(value) and 1 <= value < 2**31
-
-
-def _probability(value: Any) -> bool:
-    return _is_number(value) and 0 <= value < 1
-
-
-_SIZE = (_size, "a whole number from 1 to 2147483647")
-_PROBABILITY = (_probability, "a number from 0 to below 1")
-# What a value must be, and how that is said.
-CONFIG_TYPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "attention_probs_dropout_prob": _PROBABILITY,
-    "hidden_dropout_prob": _PROBABILITY,
-    "hidden_size": _SIZE,
-    "initializer_range": (lambda v: _is_number(v) and 0 <= v <= 1, "a number from 0 to 1"),
-    "intermediate_size": _SIZE,
-    "max_position_embeddings": _SIZE,
-    "num_attention_heads": _SIZE,
-    "num_hidden_layers": _SIZE,
-    "type_vocab_size": _SIZE,
-    "vocab_size": _SIZE,
-    "layer_norm_eps": (lambda v: _is_number(v) and 0 < v <= 1, "a number above 0, at most 1"),
-    "architectures": (
-        lambda v: v is None or (isinstance(v, list) and all(isinstance(x, str) for x in v)),
-        "a list of names",
-    ),
-}
-
-
-def check_config_types(config: Mapping[str, Any]) -> None:
-    """Checks the type and range of what config.json says, where it says it.
-
-    Raises:
-      UserError: Something is wrong; all of it is listed.
-    """
-    faults = [
-        f"{key} is {_short(config[key])}, expected {meaning}"
-        for key, (is_right, meaning) in CONFIG_TYPES.items()
-        if key in config and not is_right(config[key])
-    ]
-    if faults:
-        raise UserError(f"config.json: {listed(faults)}")
 
 
 # ---- Tokenizer -----------------------------------------------------------------------------------

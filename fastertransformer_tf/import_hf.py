@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from fastertransformer_tf import checkpoint_io, hf_folder
+from fastertransformer_tf import bert_config, checkpoint, checkpoint_io, hf_folder
 from fastertransformer_tf import cli as cli_lib
 from fastertransformer_tf.errors import UserError, listed
 
@@ -156,6 +156,7 @@ def import_hf(
     ):
         if value not in known:
             raise UserError(f"{flag} is {value!r}, expected {' or '.join(map(repr, known))}")
+    checkpoint.refuse_url(str(output_dir), "output_dir")
     folder = packaged_minilm() if str(hf_model) == PACKAGED_MINILM else Path(hf_model)
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -163,16 +164,16 @@ def import_hf(
             f"model.safetensors, or the name {PACKAGED_MINILM}"
         )
     hf_config = hf_folder.read_object(folder / "config.json")
-    bert_config = convert_config(hf_config)
+    config = convert_config(hf_config)
     tokenizer = hf_folder.read_tokenizer(folder, added_tokens)
-    if len(tokenizer.vocab) > bert_config["vocab_size"]:
+    if len(tokenizer.vocab) > config["vocab_size"]:
         raise UserError(
             f"the vocabulary of {folder} has {len(tokenizer.vocab)} entries, expected at most "
-            f"vocab_size {bert_config['vocab_size']} of config.json"
+            f"vocab_size {config['vocab_size']} of config.json"
         )
     variables, ignored = convert_tensors(
         hf_folder.read_tensors(folder),
-        bert_config,
+        config,
         missing_pooler=missing_pooler,
         architectures=hf_config.get("architectures") or (),
     )
@@ -180,7 +181,7 @@ def import_hf(
     with checkpoint_io.staged_folder(output) as stage:
         vocab_text = "".join(f"{token}\n" for token in tokenizer.vocab)
         (stage / VOCAB_NAME).write_text(vocab_text, encoding="utf-8")
-        config_text = json.dumps(bert_config, indent=2, sort_keys=True) + "\n"
+        config_text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         (stage / CONFIG_NAME).write_text(config_text, encoding="utf-8")
         checkpoint_io.write_checkpoint(stage / CHECKPOINT_NAME, variables)
     return ImportedModel(
@@ -209,7 +210,6 @@ def convert_config(hf_config: Mapping[str, Any]) -> dict[str, Any]:
     missing = [key for key in (*_CONFIG_KEYS, "hidden_act") if key not in hf_config]
     if missing:
         raise UserError(f"config.json lacks {', '.join(missing)}")
-    hf_folder.check_config_types(hf_config)
     expected = {
         "model_type": ("bert", None),
         "position_embedding_type": ("absolute", None),
@@ -230,22 +230,24 @@ def convert_config(hf_config: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(
             f"config.json: hidden_act is {hidden_act!r}, expected one of {', '.join(_ACTIVATIONS)}"
         )
-    if hf_config["hidden_size"] % hf_config["num_attention_heads"]:
+    architectures = hf_config.get("architectures")
+    if architectures is not None and not (
+        isinstance(architectures, list) and all(isinstance(name, str) for name in architectures)
+    ):
         raise UserError(
-            f"config.json: hidden_size is {hf_config['hidden_size']}, expected a multiple of "
-            f"num_attention_heads {hf_config['num_attention_heads']}"
+            f"config.json: architectures is {architectures!r}, expected a list of names"
         )
-    config = {key: hf_config[key] for key in _CONFIG_KEYS}
-    config["hidden_act"] = _ACTIVATIONS[hidden_act]
-    epsilon = float(hf_config.get("layer_norm_eps", _GOOGLE_LAYER_NORM_EPS))
-    if epsilon != _GOOGLE_LAYER_NORM_EPS:
-        config["layer_norm_eps"] = epsilon
+    keys = [*_CONFIG_KEYS, *(["layer_norm_eps"] if "layer_norm_eps" in hf_config else [])]
+    changed = {key: hf_config[key] for key in keys} | {"hidden_act": _ACTIVATIONS[hidden_act]}
+    config = bert_config.check(changed, "config.json")
+    if config.get("layer_norm_eps") == _GOOGLE_LAYER_NORM_EPS:
+        del config["layer_norm_eps"]
     return config
 
 
 def convert_tensors(
     tensors: Mapping[str, np.ndarray],
-    bert_config: Mapping[str, Any],
+    config: Mapping[str, Any],
     *,
     missing_pooler: str = "refuse",
     architectures: tuple[str, ...] | list[str] = (),
@@ -254,7 +256,7 @@ def convert_tensors(
 
     Args:
       tensors: HF name to array, float16, bfloat16, float32 or float64.
-      bert_config: As `convert_config` returns it.
+      config: As `convert_config` returns it.
       missing_pooler: As for `import_hf`.
       architectures: `architectures` of config.json; a `classifier` is taken for one of sequences
         unless they name another kind.
@@ -266,18 +268,18 @@ def convert_tensors(
       UserError: Tensors are unknown, missing, of a wrong shape or type, or not finite; the first
         ten of them are listed.
     """
-    num_layers = bert_config["num_hidden_layers"]
-    if num_layers > len(tensors):  # Before a damaged number makes a list of that length.
+    num_layers = config["num_hidden_layers"]
+    if num_layers > len(tensors):  # Before every tensor of so many layers is listed as missing.
         raise UserError(
             f"the weights are {len(tensors)} tensors, expected 16 for each of the "
             f"{num_layers} num_hidden_layers of config.json"
         )
     prefix = "bert." if any(name.startswith("bert.") for name in tensors) else ""
-    targets = _targets(tensors, bert_config, prefix, architectures)
+    targets = _targets(tensors, config, prefix, architectures)
     faults: list[str] = []
     variables: dict[str, np.ndarray] = {}
     used: set[str] = set()
-    pooler_is_missing = f"{prefix}pooler.dense.weight" not in tensors
+    pooler_is_missing = not any(name.startswith(f"{prefix}pooler.dense.") for name in tensors)
     for hf_name, target in targets.items():
         found = next((n for n in _spellings(hf_name) if n in tensors), None)
         if found is None:
@@ -301,7 +303,7 @@ def convert_tensors(
             f"{len(faults)} tensors do not make a google-research BERT: {listed(faults)}"
         )
     if pooler_is_missing:
-        hidden = bert_config["hidden_size"]
+        hidden = config["hidden_size"]
         variables["bert/pooler/dense/kernel"] = np.zeros((hidden, hidden), np.float32)
         variables["bert/pooler/dense/bias"] = np.zeros(hidden, np.float32)
     return variables, tuple(sorted(ignored))

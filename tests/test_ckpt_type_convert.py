@@ -110,7 +110,7 @@ def test_values_that_are_not_finite_are_refused_by_name(tmp_path):
 def test_a_name_that_cannot_be_read_again_is_refused(tmp_path, name):
     checkpoint_io.save_checkpoint(tmp_path / "in" / "in.ckpt", {"a": np.float32([1])})
     output = name if "://" in name else f"{tmp_path}/{name}"
-    with pytest.raises(ValueError, match="fp16_checkpoint is .*, expected a prefix"):
+    with pytest.raises(ValueError, match="fp16_checkpoint.* is .*, expected a p"):
         ckpt_type_convert.convert_checkpoint(tmp_path / "in" / "in.ckpt", output)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 

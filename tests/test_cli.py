@@ -153,3 +153,30 @@ def test_interrupt_ends_in_one_line(tmp_path: pathlib.Path) -> None:
     assert process.returncode == 130
     assert [line for line in stderr.splitlines() if line.startswith("-c: ")] == ["-c: interrupted"]
     assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "expected"),
+    [
+        ([], {}, ". None"),
+        (["--allow_gemm_test"], {}, ". 1"),
+        ([], {"FT_GEMM_CONFIG_DIR": "/x"}, "/x None"),
+    ],
+)
+def test_tuning_follows_the_command_line(
+    arguments: list[str], variables: dict[str, str], expected: str
+) -> None:
+    code = """
+import os
+from absl import flags
+from fastertransformer_tf import cli
+flags.DEFINE_boolean("allow_gemm_test", False, "As the programs have it.")
+names = "FT_GEMM_CONFIG_DIR", "FT_ALLOW_GEMM_TEST"
+cli.run_program(lambda argv: print(*map(os.environ.get, names)), "Doc.", [])
+"""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("FT_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=kept | variables, cwd=REPOSITORY,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.strip() == expected, done.stderr

@@ -287,11 +287,16 @@ def test_wrong_values_in_config_json(key, value):
     assert "\n" not in str(caught.value)
 
 
+def test_a_url_is_no_folder(hf, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="gs://bucket/out is a URL"):
+        import_hf.import_hf(hf, "gs://bucket/out")
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
 def test_more_layers_than_tensors(hf, tmp_path):
-    write(hf, "config.json", CONFIG | {"num_hidden_layers": 2**31 - 1})
-    assert "expected 16 for each of the 2147483647 num_hidden_layers" in refusal(
-        hf, tmp_path / "out"
-    )
+    write(hf, "config.json", CONFIG | {"num_hidden_layers": 1000})
+    assert "expected 16 for each of the 1000 num_hidden_layers" in refusal(hf, tmp_path / "out")
 
 
 # ---- Weights -------------------------------------------------------------------------------------
