@@ -1,8 +1,9 @@
 """Times the BertEncoder op and its peers, in turn, in one run, on this machine's CPU.
 
 For every model and shape all contestants (engine x dtype x fill) are compiled, their outputs are
-checked against TensorFlow's float32 graph, and only then timed: A B C ... A B C ..., so that drift
-of the machine hits all of them alike. Writes JSON (all samples), a Markdown table and a plot.
+checked against TensorFlow's float32 graph, and only then timed, in rounds in which each has its
+turn, in another order every time, so that drift of the machine and what ran just before hit all of
+them alike. Writes JSON (all samples), a Markdown table and a plot.
 
   python -m benchmarks.cpu_encoder --models=bert-base --shapes=1x32,8x128 --dtypes=float32
 """
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from benchmarks import engines as engines_lib
 from benchmarks import report
-from benchmarks.encoder_model import MODELS, EncoderModel, random_batch
+from benchmarks.encoder_model import FILLS, MODELS, EncoderModel, random_batch
 from fastertransformer_tf.encoder_graphs import random_weights
 
 # The peers that stand for one row each; of ONNX Runtime's two forms the faster one is timed.
@@ -34,13 +35,20 @@ _SHAPES = flags.DEFINE_list(
     "shapes", "8x384,8x128,1x384,8x32,1x128,1x32", "Batch x sequence length, in this order."
 )
 _DTYPES = flags.DEFINE_list("dtypes", "float32,bfloat16", "Of float32, bfloat16.")
-_FILLS = flags.DEFINE_list("fills", "full,half", "full: no padding; half: S/2 tokens in each S.")
+_FILLS = flags.DEFINE_list(
+    "fills", list(FILLS), "full: no padding; half: S/2 tokens in each S; short: S/2 in each S/2."
+)
 _ENGINES = flags.DEFINE_list("engines", [*PEERS, *OPS], f"Of {', '.join((*PEERS, *OPS))}.")
 _HALF_ENGINES = flags.DEFINE_list(
-    "half_engines", [*PEERS, *OPS], "Of --engines, those that are timed on half-filled batches too."
+    "half_engines",
+    [*PEERS, *OPS],
+    "Of --engines, those that are timed on half-filled and short batches too.",
 )
 _APPEND = flags.DEFINE_bool(
-    "append", False, "Keep the other shapes of today's file, which earlier runs measured."
+    "append",
+    False,
+    "Keep the other shapes of today's file, which earlier runs measured, maybe of other commits: "
+    "the report then tells the commit of each shape.",
 )
 _THREADS = flags.DEFINE_integer("threads", 2, "CPU threads of every engine.", lower_bound=1)
 _BUDGET = flags.DEFINE_float("budget", 600, "Seconds of timing, shared by the shapes.")
@@ -49,22 +57,22 @@ _MAX_ROUNDS = flags.DEFINE_integer("max_rounds", 40, "Turns at most.", 1)
 _GEMM_FLOOR = flags.DEFINE_string(
     "gemm_floor",
     None,
-    "A program that measures the time of the encoder's own GEMMs. It is called for each shape as "
+    "A program that estimates the time of the encoder's own GEMMs. It is called for each shape as "
     "`PROGRAM batch seq layers heads size inner dtype threads` and prints a JSON object with "
-    "floor_ms (time of one forward pass if nothing but its GEMMs and attention's multiplications "
-    "were done) and anything else worth keeping.",
+    "floor_ms (estimated time of one forward pass if nothing but its GEMMs and attention's "
+    "multiplications were done) and anything else worth keeping.",
 )
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", str(report.RESULTS), "Where the results go.")
 _NAME = flags.DEFINE_string("name", "cpu_encoder", "First part of the names of the result files.")
 
 # Largest ||output - reference|| / ||reference|| over real tokens.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2}
-# A contestant quicker than _QUICK_SECONDS first waits at each turn, until the threads of the one
-# before have stopped spinning, and then runs untimed for a while, to settle caches and clocks.
-_QUICK_SECONDS = 0.2
 # A shape is marked where other work kept more CPUs busy.
 _DISTURBED_CPUS = 0.15
+# A contestant first waits at each turn, until the threads of the one before have stopped spinning,
+# and then runs untimed for so long, and once at least, to settle caches and clocks.
 _SETTLE_SECONDS = 0.02
+_ORDER_SEED = 1
 
 
 @dataclasses.dataclass
@@ -91,10 +99,9 @@ class Contestant:
 
     def turn(self, seconds: float) -> None:
         """Takes the samples of one turn; `seconds` is what a call took before."""
-        if seconds < _QUICK_SECONDS:
-            time.sleep(_SETTLE_SECONDS)
-            for _ in range(1 + int(_SETTLE_SECONDS / seconds)):
-                self.run()
+        time.sleep(_SETTLE_SECONDS)
+        for _ in range(1 + int(_SETTLE_SECONDS / seconds)):
+            self.run()
         for _ in range(max(1, min(10, int(0.05 / seconds)))):
             self.samples_ms.append(1e3 * self.time())
 
@@ -119,15 +126,16 @@ def check(contestants: list[Contestant], references: dict[str, np.ndarray], half
 
     Args:
       contestants: to run once each.
-      references: output of TensorFlow's float32 graph for each fill, [B,S,H].
+      references: output of TensorFlow's float32 graph for "full" and "half", [B,S,H].
       half: S/2, the real length of "half".
 
     Raises:
       AssertionError: one of this project's ops is wrong.
     """
     for contestant in contestants:
-        real = slice(0, half if contestant.fill == "half" else None)
-        reference = references[contestant.fill][:, real]
+        # "short" has the real tokens of "half".
+        real = slice(0, None if contestant.fill == "full" else half)
+        reference = references["full" if contestant.fill == "full" else "half"][:, real]
         difference = np.array(contestant.run())[:, real] - reference
         contestant.relative_error = float(np.linalg.norm(difference) / np.linalg.norm(reference))
         # NaN is not right either.
@@ -145,6 +153,11 @@ def _row(engine: str) -> str:
     return engine.replace(" plain", "").replace(" fused", "")
 
 
+def _is_half_engine(engine: str) -> bool:
+    """Whether it is timed on half-filled and short batches."""
+    return _row(engine) in _HALF_ENGINES.value
+
+
 class Bench:
     """All engines of one model."""
 
@@ -152,37 +165,47 @@ class Bench:
         """Loads every engine that --engines and --dtypes ask for."""
         self.model = model
         self.missing: dict[str, str] = {}
-        self._engines: dict[tuple[str, str], engines_lib.Engine] = {}
+        # An engine is compiled for one shape, so short batches have engines of their own.
+        self._engines: dict[tuple[str, str, bool], engines_lib.Engine] = {}
         weights = random_weights(model)
         self._reference = engines_lib.TensorFlow(model, weights, "float32", _THREADS.value)
         wanted = [name for name in engines_lib.ENGINES if _row(name) in _ENGINES.value]
-        for dtype in _DTYPES.value:
-            for name in tqdm(wanted, f"{model.name} {dtype}: loading", leave=False):
-                try:
-                    self._engines[name, dtype] = engines_lib.ENGINES[name](
-                        model, weights, dtype, _THREADS.value
-                    )
-                except engines_lib.EngineUnavailable as error:
-                    self.missing[f"{name} {dtype}"] = str(error)
-                    logging.warning("%s %s is left out: %s", name, dtype, error)
+        kinds = {fill == "short" for fill in _FILLS.value}
+        keys = [
+            (name, dtype, short)
+            for dtype in _DTYPES.value
+            for name in wanted
+            for short in sorted(kinds)
+            if not (short and (name == "op remove_padding" or not _is_half_engine(name)))
+        ]
+        for name, dtype, short in tqdm(keys, f"{model.name}: loading", leave=False):
+            try:
+                self._engines[name, dtype, short] = engines_lib.ENGINES[name](
+                    model, weights, dtype, _THREADS.value
+                )
+            except engines_lib.EngineUnavailable as error:
+                self.missing[f"{name} {dtype}"] = str(error)
+                logging.warning("%s %s is left out: %s", name, dtype, error)
 
     def contestants(self, batch: int, seq: int) -> list[Contestant]:
         """Compiles every engine for a shape and returns the contestants, outputs checked."""
-        batches = {fill: random_batch(self.model, batch, seq, fill) for fill in _FILLS.value}
+        batches = {fill: random_batch(self.model, batch, seq, fill) for fill in FILLS}
         self._reference.compile(batch, seq)
         references = {
-            fill: np.array(self._reference.bind(*inputs)()) for fill, inputs in batches.items()
+            fill: np.array(self._reference.bind(*batches[fill])()) for fill in ("full", "half")
         }
         self._reference.close()
         found = []
-        for (name, dtype), engine in tqdm(self._engines.items(), "compiling", leave=False):
-            engine.compile(batch, seq)
-            for fill, inputs in batches.items():
+        for (name, dtype, short), engine in tqdm(self._engines.items(), "compiling", leave=False):
+            engine.compile(batch, seq // 2 if short else seq)
+            for fill in _FILLS.value:
+                if (fill == "short") != short:
+                    continue
                 if name == "op remove_padding" and fill == "full":
                     continue  # there is nothing to remove
-                if fill == "half" and _row(name) not in _HALF_ENGINES.value:
+                if fill == "half" and not _is_half_engine(name):
                     continue
-                found.append(Contestant(name, dtype, fill, engine.bind(*inputs)))
+                found.append(Contestant(name, dtype, fill, engine.bind(*batches[fill])))
         check(found, references, seq // 2)
         return self._best_onnxruntime(found)
 
@@ -211,7 +234,7 @@ class Bench:
 
 
 def measure(contestants: list[Contestant], seconds: float, label: str) -> float:
-    """Times all contestants in turn for about `seconds`.
+    """Times all contestants for about `seconds`, each once a round, in random order.
 
     Returns:
       CPUs that something else on the machine kept busy meanwhile, on average: 0 on a quiet one.
@@ -221,15 +244,15 @@ def measure(contestants: list[Contestant], seconds: float, label: str) -> float:
         contestant.run()
         estimate[id(contestant)] = contestant.time()
     start, others = time.perf_counter(), report.other_cpu_seconds()
-    rounds = 0
+    rounds, order = 0, np.random.default_rng(_ORDER_SEED)
     with tqdm(total=_MAX_ROUNDS.value, desc=label, unit="round", leave=False) as progress:
         gc.collect()
         gc.disable()
         while rounds < _MAX_ROUNDS.value and (
             rounds < _MIN_ROUNDS.value or time.perf_counter() - start < seconds
         ):
-            for contestant in contestants:
-                contestant.turn(estimate[id(contestant)])
+            for index in order.permutation(len(contestants)):
+                contestants[index].turn(estimate[id(contestants[index])])
             rounds += 1
             progress.update()
         gc.enable()
@@ -282,13 +305,22 @@ def comparisons(shape: dict[str, Any], dtype: str) -> dict[str, float | str]:
     if packed is not None:
         found["half_packed_ms"] = packed["median_ms"]
         found["full_over_half_packed"] = op["median_ms"] / packed["median_ms"]
+        short = _peers(shape, dtype, "short")
+        if short:
+            # What a user has who cuts a batch to its longest sequence, where all are as long.
+            best_short = min(short, key=lambda r: r["median_ms"])
+            found["best_peer_short"] = best_short["engine"]
+            found["best_peer_short_ms"] = best_short["median_ms"]
+            found["half_packed_over_best_peer_short"] = (
+                packed["median_ms"] / best_short["median_ms"]
+            )
     float32 = _find(shape, "op", "float32", "full")
     if dtype != "float32" and float32 is not None:
         found["float32_over_this"] = float32["median_ms"] / op["median_ms"]
     floor = shape["gemm_floor"].get(dtype)
     if floor is not None:
-        found["floor_ms"] = floor["floor_ms"]
-        found["op_over_floor"] = op["median_ms"] / floor["floor_ms"]
+        found["gemm_estimate_ms"] = floor["floor_ms"]
+        found["op_over_gemm_estimate"] = op["median_ms"] / floor["floor_ms"]
     return found
 
 
@@ -299,10 +331,13 @@ def to_markdown(data: dict[str, Any]) -> str:
         report.describe_header(data),
         f"{data['threads']} threads for every engine. ",
         ", ".join(f"{name} {version}" for name, version in data["versions"].items()),
-        ". Milliseconds per forward pass, median (p10-p90), all contestants of a shape timed in "
-        "turn in one process. half: every sequence holds S/2 tokens and S/2 padding. (wrong): its "
-        "output disagreed with TensorFlow's float32 graph and its time is not compared. "
-        "(disturbed): other work kept CPUs busy meanwhile.\n\n",
+        ". Milliseconds per forward pass, median (p10-p90) of as many samples as the row "
+        "samples says, all contestants of a shape timed in turn in one process. half: every "
+        "sequence holds S/2 tokens and S/2 padding; short: the same tokens in a batch of length "
+        "S/2. (wrong): its output disagreed with TensorFlow's float32 graph and its time is not "
+        "compared. (disturbed): other work kept CPUs busy meanwhile. GEMM estimate: the op's own "
+        "products timed alone, and attention's arithmetic at their rate, in "
+        "another process and at another moment: the op may come out below it.\n\n",
     ]
     for name, reason in data["missing"].items():
         parts.append(f"* left out: {name}: {reason}\n")
@@ -336,6 +371,9 @@ def to_markdown(data: dict[str, Any]) -> str:
                 )
             rows.append([engine, dtype, fill, *cells])
         parts.append(f"\n## {model}\n\n")
+        samples = [sorted(len(r["samples_ms"]) for r in s["results"]) for s in shapes]
+        rows.append(["samples", "", "", *(f"{some[0]}-{some[-1]}" for some in samples)])
+        rows.append(["commit", "", "", *(s.get("commit", data["commit"]) for s in shapes)])
         parts.append(report.markdown_table(["engine", "dtype", "fill", *labels], rows))
         ratios = []
         for dtype in data["dtypes"]:
@@ -369,10 +407,10 @@ def plot(data: dict[str, Any], path: Any) -> None:  # noqa: ANN401
             peers = _peers(shape, "float32", data["fills"][0])
             scale = min((r["median_ms"] for r in peers or shape["results"]), default=1.0)
             for r in shape["results"]:
-                packed = r["engine"] == "op remove_padding"
+                packed = r["engine"] == "op remove_padding" or r["fill"] == "short"
                 if not r["right"] or (r["fill"] != data["fills"][0] and not packed):
                     continue
-                half = ", half" if r["fill"] == "half" else ""
+                half = f", {r['fill']}" if r["fill"] != "full" else ""
                 label = f"{_row(r['engine'])} {r['dtype']}{half}"
                 bars.setdefault(label, [np.nan] * len(shapes))[index] = r["median_ms"] / scale
         width = 0.85 / max(1, len(bars))
@@ -405,7 +443,7 @@ def _check_flags() -> None:
     for flag, allowed in (
         (_MODELS, MODELS),
         (_DTYPES, TOLERANCE),
-        (_FILLS, ("full", "half")),
+        (_FILLS, FILLS),
         (_ENGINES, (*PEERS, *OPS)),
         (_HALF_ENGINES, (*PEERS, *OPS)),
     ):
@@ -434,6 +472,9 @@ def _append_to(data: dict[str, Any], path: pathlib.Path) -> None:
         data[key] = list(dict.fromkeys([*before[key], *data[key]]))
     data["missing"] = before["missing"]
     data["shapes"] = before["shapes"]
+    others = sorted({s["commit"] for s in data["shapes"]} - {data["commit"]})
+    if others:
+        logging.warning("%s keeps shapes of other commits: %s", path, ", ".join(others))
 
 
 def main(argv: list[str]) -> None:

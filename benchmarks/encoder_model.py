@@ -26,6 +26,9 @@ MODELS = {
 }
 
 
+FILLS = ("full", "half", "short")
+
+
 def random_batch(
     model: EncoderModel, batch: int, seq: int, fill: str, seed: int = 2
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -35,15 +38,18 @@ def random_batch(
       model: the encoder.
       batch: B.
       seq: S, the padded length.
-      fill: "full", or "half": every sequence's real length is S/2.
+      fill: "full"; "half": every sequence's real length is S/2; or "short": the tokens of "half"
+        in a batch that is padded to S/2, so that there is no padding.
       seed: of the random generator; the hidden states do not depend on `fill`.
 
     Returns:
-      Hidden states float32 [B,S,H] and lengths int32 [B].
+      Hidden states float32 [B,S,H], of "short" [B,S/2,H], and lengths int32 [B].
     """
-    if fill not in ("full", "half"):
-        raise ValueError(f"fill is {fill!r}, expected 'full' or 'half'")
+    if fill not in FILLS:
+        raise ValueError(f"fill is {fill!r}, expected one of {', '.join(FILLS)}")
     rng = np.random.default_rng(seed)
     hidden = rng.standard_normal((batch, seq, model.hidden), dtype=np.float32)
     length = seq if fill == "full" else seq // 2
+    if fill == "short":
+        hidden = np.ascontiguousarray(hidden[:, :length])
     return hidden, np.full(batch, length, np.int32)

@@ -54,11 +54,12 @@ class Engine:
 
     @classmethod
     def version(cls) -> str:
-        """Version of the package, or "missing"."""
+        """Version of the package; "missing", or "from the checkout" where it is not installed."""
         try:
             return importlib.metadata.version(cls.package)
         except importlib.metadata.PackageNotFoundError:
-            return "missing"
+            found = importlib.util.find_spec(cls.package) is not None
+            return "from the checkout" if found else "missing"
 
     def compile(self, batch: int | None, seq: int | None) -> None:
         """Gets ready for hidden states of shape [batch, seq, H]."""

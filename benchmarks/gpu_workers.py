@@ -1,11 +1,12 @@
 """The processes of gpu_encoder.py: each prepares engines, waits for its turn, then times them.
 
-    python -m benchmarks.gpu_workers torch|xla|op --shapes=1x32,8x128 --workdir=DIR ...
+    python -m benchmarks.gpu_workers truth|torch|xla|op --shapes=1x32,8x128 --workdir=DIR ...
 
 A worker prints READY when all that needs no quiet GPU is done (imports, compilation), waits for a
 line on stdin, times, prints one RESULT line with JSON for each measurement, and DONE. PyTorch and
-TensorFlow never share a process. All engines get the same weights and hidden states; a part of
-every engine's output goes to the work folder, where gpu_encoder.py compares them.
+TensorFlow never share a process. All engines get the same weights and hidden states. The worker
+"truth" runs first and leaves what TensorFlow's own float32 encoder gives in the work folder; each
+engine is compared with that, and only then timed.
 
 "masked": keys from S/2 on are masked. "packed": S/2 tokens in each sequence, padding removed;
 PyTorch gets the dense batch of half the length, the ideal of padding removal.
@@ -32,6 +33,8 @@ INNER = 4 * HIDDEN
 # A loop is timed over so many milliseconds, so that the overhead of its call does not count.
 LOOP_MS = 100.0
 RUNS = 5
+# Largest ||output - truth|| / ||truth||.
+TOLERANCE = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2, "bf16": 6e-2}
 
 Layers = list[dict[str, np.ndarray]]
 
@@ -104,7 +107,7 @@ class Worker:
     def measure(
         self, shape: tuple[int, int], precision: str, variant: str, run: Callable[[], float]
     ) -> None:
-        """Reports what `run` measures, or why it could not."""
+        """Reports what `run`, which checks its output first, measures, or why it could not."""
         fields = {"engine": self.engine, "shape": f"{shape[0]}x{shape[1]}"}
         fields |= {"precision": precision, "variant": variant}
         if self.time_left() <= 0:
@@ -115,13 +118,29 @@ class Worker:
         except Exception as error:  # noqa: BLE001 (one failure must not lose the other results)
             tell("RESULT", **fields, error=f"{type(error).__name__}: {error}"[:500])
 
-    def save(
+    def truth_path(self, shape: tuple[int, int], variant: str) -> pathlib.Path:
+        """Where the real rows of two sequences lie, as they should be."""
+        keys = "all" if variant == "full" else "half"
+        return self.workdir / f"truth_{keys}_{shape[0]}x{shape[1]}.npy"
+
+    def check(
         self, shape: tuple[int, int], precision: str, variant: str, output: np.ndarray
     ) -> None:
-        """Keeps the real rows of two sequences for the comparison."""
-        length = max(1, shape[1] // 2) if variant != "full" else shape[1]
-        name = f"{self.engine}_{precision}_{variant}_{shape[0]}x{shape[1]}.npy"
-        np.save(self.workdir / name, output[:2, :length].astype(np.float32))
+        """Compares an output with the truth and reports its relative error.
+
+        Raises:
+          ValueError: It is wrong, so that it must not be timed.
+        """
+        truth = np.load(self.truth_path(shape, variant)).astype(np.float64)
+        difference = np.asarray(output)[:2, : truth.shape[1]].astype(np.float64) - truth
+        error = float(np.linalg.norm(difference) / np.linalg.norm(truth))
+        fields = {"engine": self.engine, "shape": f"{shape[0]}x{shape[1]}"}
+        fields |= {"precision": precision, "variant": variant}
+        tell("CHECKED", **fields, relative_error=float(f"{error:.3g}"))
+        if not error <= TOLERANCE[precision]:
+            raise ValueError(
+                f"relative error {error:.3g}, expected at most {TOLERANCE[precision]}: not timed"
+            )
 
 
 # ---- PyTorch -------------------------------------------------------------------------------------
@@ -204,11 +223,10 @@ def run_torch(worker: Worker) -> None:
             fields = {"shape": f"{shape[0]}x{shape[1]}", "precision": precision}
             tell("RESULT", engine="torch", variant=variant, error=run_once, **fields)
             continue
-        run_once()
-        worker.save(shape, precision, variant, output().float().cpu().numpy())
-        worker.measure(
-            shape, precision, variant, functools.partial(_torch_times, run_once, worker.gpu)
+        run = functools.partial(
+            _torch_checked, worker, (shape, precision, variant), run_once, output
         )
+        worker.measure(shape, precision, variant, run)
     tell("VERSIONS", torch=torch.__version__, cuda=str(torch.version.cuda))
 
 
@@ -228,6 +246,15 @@ def _torch_runner(forward: Callable, device: str) -> tuple[Callable, Callable]:
     with torch.cuda.graph(graph):
         output = forward()
     return graph.replay, lambda: output
+
+
+def _torch_checked(
+    worker: Worker, what: tuple[tuple[int, int], str, str], run_once: Callable, output: Callable
+) -> float:
+    """Checks an output, then times: milliseconds of a forward."""
+    run_once()
+    worker.check(*what, output().float().cpu().numpy())
+    return _torch_times(run_once, worker.gpu)
 
 
 def _torch_times(run_once: Callable, gpu: bool) -> float:
@@ -282,6 +309,30 @@ def _expected_ms(shape: tuple[int, int], precision: str, layers: int) -> float:
     return 0.4 * layers / 12 + 1e3 * flop / rate
 
 
+def run_truth(worker: Worker) -> None:
+    """TensorFlow's own encoder in IEEE float32, without XLA, with all keys and half of them."""
+    _set_up_tensorflow()
+    import tensorflow as tf
+
+    from fastertransformer_tf import encoder_graphs
+
+    sizes = encoder_graphs.EncoderSizes(worker.layers, HEADS, SIZE, INNER)
+    layers = random_layers(worker.layers)
+    wait_for_turn()
+    with tf.device(_device(worker)):
+        weights = [{k: tf.constant(v) for k, v in layer.items()} for layer in layers]
+        encoder = tf.function(
+            functools.partial(encoder_graphs.tensorflow_encoder, sizes=sizes, weights=weights),
+            autograph=False,
+        )
+        for shape in worker.shapes:
+            hidden = tf.constant(hidden_states(*shape)[:2])
+            for variant, length in (("full", shape[1]), ("masked", max(1, shape[1] // 2))):
+                lengths = tf.fill([hidden.shape[0]], length)
+                output = encoder(hidden, lengths).numpy()
+                np.save(worker.truth_path(shape, variant), output[:, :length])
+
+
 def run_xla(worker: Worker) -> None:
     """TensorFlow's own encoder under XLA, the loop inside one call, its length known to XLA."""
     _set_up_tensorflow()
@@ -326,11 +377,10 @@ def run_xla(worker: Worker) -> None:
                 return tf.reduce_mean(tf.cast(end, tf.float32))
 
             try:
+                once = tf.function(encoder, jit_compile=True, autograph=False)
+                worker.check(shape, precision, "masked", once(x, lengths).numpy())
                 compiled = tf.function(loop, jit_compile=True, autograph=False)
                 float(compiled(x, lengths))
-                if shape in ((1, 32), (8, 128)):  # one more compilation
-                    once = tf.function(encoder, jit_compile=True, autograph=False)
-                    worker.save(shape, precision, "masked", once(x, lengths).numpy())
                 prepared.append((shape, precision, turns, (compiled, x, lengths)))
             except Exception as error:  # noqa: BLE001 (reported for this shape alone)
                 prepared.append((shape, precision, None, f"{type(error).__name__}: {error}"[:500]))
@@ -431,7 +481,7 @@ class OpLoops:
         return run
 
     def measure(self, shape: tuple[int, int], variant: str) -> float:
-        """Milliseconds of a turn; the output of one turn is saved first."""
+        """Milliseconds of a turn; the output of one turn is checked first."""
         tf = self._tf
         batch, seq_len = shape
         length = seq_len if variant == "full" else max(1, seq_len // 2)
@@ -454,7 +504,7 @@ class OpLoops:
             done = tf.reduce_mean(output)
         counts = np.full(batch, length, np.int32)
         once = self.session.run(output, {lengths: counts, turns: 1})
-        self._worker.save(shape, self._precision, variant, once)
+        self._worker.check(shape, self._precision, variant, once)
         call = self.session.make_callable(done, [lengths, turns])
         call(counts, 2)
         begin = time.perf_counter()
@@ -502,11 +552,11 @@ def run_op(worker: Worker) -> None:
     tell("VERSIONS", tensorflow=tf.__version__)
 
 
-KINDS = {"torch": run_torch, "xla": run_xla, "op": run_op}
+KINDS = {"truth": run_truth, "torch": run_torch, "xla": run_xla, "op": run_op}
 
 
-def main() -> None:
-    """Runs one worker."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of one worker."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--engine", help="name in the results; default: the kind")
@@ -517,7 +567,12 @@ def main() -> None:
     parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu")
     parser.add_argument("--deadline", type=float, default=math.inf, help="seconds of the epoch")
     parser.add_argument("--compile_deadline", type=float, default=math.inf, help="likewise")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Runs one worker."""
+    args = make_parser().parse_args()
     KINDS[args.kind](Worker(args))
     tell("DONE")
     sys.stdout.flush()

@@ -1,6 +1,7 @@
 """Runs MRPC's dev set by run_classifier_wrap's model: TensorFlow's transformer against the op.
 
-Both run in this process, in turn, over the whole set; every logit is compared first. Writes JSON.
+All run in this process over the whole set, in rounds, in another order every time; every logit is
+compared first. Writes JSON.
 
   python -m benchmarks.mrpc_end_to_end --data=../shared/data
 """
@@ -56,12 +57,7 @@ def main(argv: list[str]) -> None:
             contestants[name] = modeling.EncoderOptions(floatx=floatx, remove_padding=remove)
     with bert_compat.bound_flags(values):
         job = run_classifier_wrap.prepare(values)
-        features = run_classifier_wrap.make_features(
-            job.processor.get_dev_examples(values.data_dir),
-            job.labels,
-            _SEQ.value,
-            job.tokenizer,
-        )
+        features = job.features("dev")
         path = _CHECKPOINT.value or _find_checkpoint(model_dir)
         models = {
             name: run_classifier_wrap.Classifier(job.config, len(job.labels), path, options)
@@ -75,9 +71,10 @@ def main(argv: list[str]) -> None:
         "contestants": {},
     }
     speeds: dict[str, list[float]] = {name: [] for name in models}
-    expected = None
+    expected, order = None, np.random.default_rng(1)
     for turn in range(_ROUNDS.value + 1):
-        for name, model in models.items():
+        for name in order.permutation(list(models)) if turn else list(models):
+            model = models[name]
             done = model.run(features, _BATCH.value, name)
             if turn:
                 speeds[name].append(done.examples_per_second)

@@ -97,7 +97,7 @@ def git_commit() -> str:
 
 def timestamp() -> str:
     """Now, in UTC."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def header() -> dict[str, Any]:

@@ -26,6 +26,9 @@ from typing import Any
 import tensorflow as tf
 from absl import flags as absl_flags
 
+from fastertransformer_tf import vocabulary
+from fastertransformer_tf.errors import UserError
+
 _tf1 = tf.compat.v1
 _lock = threading.RLock()
 _state = threading.local()
@@ -48,7 +51,7 @@ def floatx(dtype: str | tf.DType) -> Iterator[None]:
       dtype: float32, float16 or bfloat16, a name or a type.
 
     Raises:
-      ValueError: Another type.
+      UserError: Another type.
     """
     previous = current_floatx()
     _state.floatx = float_type(dtype)
@@ -67,11 +70,11 @@ def float_type(dtype: str | tf.DType) -> tf.DType:
     """Returns the TensorFlow type of a name or type.
 
     Raises:
-      ValueError: Not float32, float16 or bfloat16.
+      UserError: Not float32, float16 or bfloat16.
     """
     name = dtype.name if isinstance(dtype, tf.DType) else dtype
     if name not in FLOAT_TYPES:
-        raise ValueError(f"floatx is {name!r}, expected one of {', '.join(FLOAT_TYPES)}")
+        raise UserError(f"floatx is {name!r}, expected one of {', '.join(FLOAT_TYPES)}")
     return FLOAT_TYPES[name]
 
 
@@ -85,10 +88,10 @@ def layer_norm_epsilon(epsilon: float) -> Iterator[None]:
     `BertModel` sets it to its configuration's `layer_norm_eps` where there is one.
 
     Raises:
-      ValueError: It is not above 0.
+      UserError: It is not above 0.
     """
     if not epsilon > 0:
-        raise ValueError(f"layer_norm_eps is {epsilon!r}, expected a number above 0")
+        raise UserError(f"layer_norm_eps is {epsilon!r}, expected a number above 0")
     previous = current_layer_norm_epsilon()
     _state.layer_norm_epsilon = epsilon
     try:
@@ -162,7 +165,7 @@ def layer_norm(
       A tensor of the shape and type of `inputs`.
 
     Raises:
-      ValueError: Another axis.
+      UserError: Another axis.
     """
     if (begin_norm_axis, begin_params_axis) != (-1, -1):
         raise ValueError(
@@ -239,8 +242,6 @@ class _ModelTf(_Tf):
 
 # --- Flags ----------------------------------------------------------------------------------------
 
-_bound_flags: absl_flags.FlagValues | None = None
-
 
 class _Flags:
     """FLAGS of a bert module: the program's value where it has one, else google's default."""
@@ -249,8 +250,9 @@ class _Flags:
         self._defaults = defaults
 
     def __getattr__(self, name: str) -> Any:
-        if _bound_flags is not None and name in _bound_flags:
-            return _bound_flags[name].value
+        bound = getattr(_state, "flags", None)
+        if bound is not None and name in bound:
+            return bound[name].value
         return self._defaults[name].value
 
 
@@ -274,17 +276,17 @@ class _FlagsModule(ModuleType):
 
 @contextlib.contextmanager
 def bound_flags(values: absl_flags.FlagValues) -> Iterator[None]:
-    """Makes bert's modules read their FLAGS from a program's parsed flags, inside the block.
+    """Makes bert's modules read their FLAGS from a program's parsed flags, in this thread.
 
     Args:
       values: The flags; a name it lacks keeps google's default.
     """
-    global _bound_flags
-    previous, _bound_flags = _bound_flags, values
+    previous = getattr(_state, "flags", None)
+    _state.flags = values
     try:
         yield
     finally:
-        _bound_flags = previous
+        _state.flags = previous
 
 
 def define_google_flags(
@@ -343,7 +345,7 @@ def _load(name: str) -> ModuleType:
     """Loads `bert.<name>` with its stand-ins, once.
 
     Raises:
-      ImportError: bert-tensorflow is not installed.
+      UserError: bert-tensorflow is not installed.
     """
     full_name = f"bert.{name}"
     with _lock:
@@ -355,7 +357,7 @@ def _load(name: str) -> ModuleType:
         except ModuleNotFoundError:
             spec = None
         if spec is None or spec.loader is None:
-            raise ImportError(
+            raise UserError(
                 f"{full_name} is not installed, expected bert-tensorflow 1.0.4: "
                 "pip install bert-tensorflow==1.0.4"
             )
@@ -376,6 +378,8 @@ def _load(name: str) -> ModuleType:
             raise
         if name == "modeling":
             _patch_modeling(module)
+        if name == "tokenization":  # Its own numbers distinct tokens, not lines.
+            module.__dict__["load_vocab"] = vocabulary.load
         setattr(sys.modules["bert"], name, module)
         return module
 

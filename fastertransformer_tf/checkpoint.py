@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
+import hashlib
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -21,6 +24,7 @@ import tensorflow as tf
 from absl import logging
 
 from fastertransformer_tf import bert_compat
+from fastertransformer_tf.errors import UserError, listed
 
 _tf1 = tf.compat.v1
 
@@ -29,6 +33,13 @@ MAX_CONSTANT_BYTES = 2**31 - 2**24
 
 # What training leaves in a checkpoint beside the weights.
 _TRAINING_STATE = re.compile(r"(^|/)(global_step|adam_[mv]|beta[12]_power|Adam(_1)?)$")
+
+
+# The three kinds of files of a checkpoint, and what training names its checkpoints.
+_FILE_SUFFIX = re.compile(r"\.(index|meta|data-\d{5}-of-(\d{5}))$")
+_TRAINED = re.compile(r"model\.ckpt-\d+\.(index|data-\d{5}-of-\d{5})$")
+# The variable in which tf.train.Checkpoint and Keras keep what the others belong to.
+_OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 
 class Checkpoint:
@@ -43,21 +54,47 @@ class Checkpoint:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Opens the checkpoint.
 
+        Args:
+          path: Its prefix; or, as google's programs take it, a folder, of which it is the latest.
+
         Raises:
-          FileNotFoundError: There is none of that name.
-          ValueError: It cannot be read.
+          OSError: There is none of that name, or it may not be read.
+          UserError: `path` names something else, or the checkpoint is damaged or object-based.
         """
-        self.path = os.fspath(path)
-        if not tf.io.gfile.exists(self.path + ".index"):
-            raise FileNotFoundError(
-                f"checkpoint {self.path} not found, expected {self.path}.index and its .data files"
-            )
+        self.path = _prefix(os.fspath(path))
         try:
             self._reader = tf.train.load_checkpoint(self.path)
-        except (tf.errors.OpError, RuntimeError, ValueError) as error:
-            raise ValueError(f"checkpoint {self.path} cannot be read: {error}") from error
-        self.shapes: dict[str, list[int]] = self._reader.get_variable_to_shape_map()
-        self.dtypes: dict[str, tf.DType] = self._reader.get_variable_to_dtype_map()
+            self.shapes: dict[str, list[int]] = self._reader.get_variable_to_shape_map()
+            self.dtypes: dict[str, tf.DType] = self._reader.get_variable_to_dtype_map()
+        # TensorFlow raises each of them for some kind of damage; an index asks for little memory.
+        except (
+            tf.errors.OpError, RuntimeError, ValueError, TypeError, IndexError, MemoryError
+        ) as error:  # fmt: skip
+            raise self._unreadable(error) from error
+        if _OBJECT_GRAPH in self.shapes:
+            raise UserError(
+                f"checkpoint {self.path} is object-based (tf.train.Checkpoint or Keras), expected "
+                "a name-based one, such as tf.compat.v1.train.Saver and google's programs write"
+            )
+
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        """Refuses an index that says more than the data files hold.
+
+        TensorFlow would ask for that memory before it finds out.
+        """
+        held = sum(map(os.path.getsize, glob.glob(f"{glob.escape(self.path)}.data-*")))
+        for name, shape in self.shapes.items():
+            size = math.prod(shape) * self.dtypes[name].size
+            if size > held:
+                error = ValueError(f"{size} bytes, but its files have {held}")
+                raise self._unreadable(error, name)
+
+    def _unreadable(self, error: Exception, name: str = "") -> UserError:
+        text = getattr(error, "message", None) or str(error) or type(error).__name__
+        about = f"{name}: " if name else ""
+        return UserError(f"checkpoint {self.path} is damaged or incomplete: {about}{text}")
 
     def load(self, name: str, dtype: str | tf.DType | None = None) -> np.ndarray:
         """Reads a variable.
@@ -67,21 +104,24 @@ class Checkpoint:
           dtype: Type of a floating-point variable, to cast it to; as it is stored when None.
 
         Raises:
-          ValueError: A damaged or missing data file; with `dtype` also a variable of another kind,
+          UserError: A damaged or missing data file; with `dtype` also a variable of another kind,
             or a value that is not finite or overflows the type.
         """
         try:
             value = self._reader.get_tensor(name)
-        # TensorFlow raises each of them for some kind of damage.
-        except (tf.errors.OpError, IndexError, RuntimeError) as error:
-            raise ValueError(f"checkpoint {self.path} cannot be read: {name}: {error}") from error
+        except (tf.errors.OpError, RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise self._unreadable(error, name) from error
+        except MemoryError as error:  # Of a text its files say how long it is.
+            raise UserError(
+                f"checkpoint {self.path} is damaged, or memory does not suffice for {name}"
+            ) from error
         if dtype is None:
             return value
         if not self.dtypes[name].is_floating:
-            raise ValueError(f"{name} is {self.dtypes[name].name}, expected floating point")
+            raise UserError(f"{name} is {self.dtypes[name].name}, expected floating point")
         unusable = int(np.sum(~np.isfinite(value)))
         if unusable:  # Packed int8 bytes read as floats are such, too.
-            raise ValueError(
+            raise UserError(
                 f"{name} has {unusable} values that are not finite: the checkpoint is quantized or "
                 "its training failed"
             )
@@ -91,7 +131,7 @@ class Checkpoint:
             cast = value.astype(tf.as_dtype(dtype).as_numpy_dtype)
         overflowed = int(np.sum(~np.isfinite(cast.astype(np.float32))))
         if overflowed:
-            raise ValueError(
+            raise UserError(
                 f"{name} has {overflowed} values that overflow {tf.as_dtype(dtype).name}, the "
                 f"largest {np.abs(value.astype(np.float64)).max():.6g}"
             )
@@ -99,7 +139,124 @@ class Checkpoint:
 
     def global_step(self) -> int:
         """Returns the training step that the checkpoint was saved at; 0 where it has none."""
-        return int(self.load("global_step")) if "global_step" in self.shapes else 0
+        if self.shapes.get("global_step") != [] or not self.dtypes["global_step"].is_integer:
+            return 0
+        return int(self.load("global_step"))
+
+    def content_hash(self) -> str:
+        """Returns the SHA-256, in hexadecimal, of all names, types, shapes and values."""
+        digest = hashlib.sha256()
+        for name in sorted(self.shapes):
+            described = f"{name}\0{self.dtypes[name].name}\0{self.shapes[name]}\0"
+            digest.update(described.encode())
+            value = self.load(name)
+            if value.dtype == object:  # Strings.
+                digest.update(repr(value.tolist()).encode())
+            else:
+                digest.update(np.ascontiguousarray(value).tobytes())
+        return digest.hexdigest()
+
+
+def refuse_url(path: str, flag: str) -> None:
+    """Refuses a path that is none of this machine's.
+
+    Raises:
+      UserError: It is a URL, such as gs://bucket/folder.
+    """
+    if "://" in path:
+        raise UserError(
+            f"--{flag}={path} is a URL, expected a path of this machine: copy it here first"
+        )
+
+
+def refuse_pattern(path: str) -> None:
+    """Refuses the path of a checkpoint that TensorFlow cannot read.
+
+    Raises:
+      UserError: It holds a character that TensorFlow, which looks for files by pattern, takes for
+        something else.
+    """
+    if re.search(r"[][*?\\]", os.path.abspath(path)):
+        raise UserError(
+            f"TensorFlow takes the path {path} for a pattern and finds no checkpoint in it, "
+            "expected one without * ? [ ] \\"
+        )
+
+
+def _prefix(path: str) -> str:
+    """Returns the prefix of the checkpoint that `path` means.
+
+    Raises:
+      FileNotFoundError: There is none.
+      UserError: `path` is one of its files, a URL, or some files are missing.
+    """
+    refuse_url(path, "init_checkpoint")
+    if os.path.isfile(f"{path}.index"):
+        refuse_pattern(path)
+        _check_data_files(path)
+        return path
+    if os.path.isdir(path):
+        refuse_pattern(path)
+        latest = latest_in(path)
+        if latest is None:
+            raise FileNotFoundError(
+                f"the folder {path} has no checkpoint that its file `checkpoint` names; give the "
+                "checkpoint's prefix, such as model.ckpt-100"
+            )
+        _check_data_files(latest)
+        return latest
+    suffix = _FILE_SUFFIX.search(path)
+    if suffix and os.path.isfile(f"{path[: suffix.start()]}.index"):
+        raise UserError(
+            f"{path} is one file of a checkpoint, expected what the names of its files begin with: "
+            f"{path[: suffix.start()]}"
+        )
+    raise FileNotFoundError(
+        f"checkpoint {path} not found, expected {path}.index and its .data files"
+    )
+
+
+def _check_data_files(prefix: str) -> None:
+    """Refuses a checkpoint that lacks files beside its index."""
+    files = glob.glob(f"{glob.escape(prefix)}.data-*")
+    shards = [match[2] for file in files if (match := _FILE_SUFFIX.search(file))]
+    if not shards or all(shards.count(shard) < int(shard) for shard in shards):
+        raise UserError(
+            f"checkpoint {prefix} is incomplete: beside {prefix}.index there are "
+            f"{len(shards) or 'no'} .data files, expected {int(shards[0]) if shards else 'some'}"
+        )
+
+
+def latest_in(folder: str | os.PathLike[str]) -> str | None:
+    """Returns the prefix of the latest checkpoint in a folder, by its file `checkpoint`.
+
+    That file may hold absolute paths (TensorFlow's default) and the folder may have been moved,
+    copied or renamed since: of a path in another folder the checkpoint of that name here is meant.
+
+    Returns:
+      The prefix, or None where the folder holds no checkpoint of a training.
+
+    Raises:
+      UserError: It holds checkpoints of a training, but `checkpoint` is missing, damaged or names
+        one that is not there.
+    """
+    folder = os.fspath(folder)
+    if not os.path.isdir(folder):
+        return None
+    state = tf.train.get_checkpoint_state(folder)
+    if state is not None:
+        name = os.path.basename(state.model_checkpoint_path)
+        if os.path.isfile(os.path.join(folder, f"{name}.index")):
+            return os.path.join(folder, name)
+        problem = f"its file `checkpoint` names {name!r}, which is not there"
+    else:
+        problem = "its file `checkpoint`, which names the latest, is missing or damaged"
+    names = os.listdir(folder)
+    if "checkpoint" in names or any(_TRAINED.match(name) for name in names):
+        raise UserError(
+            f"{folder} holds a training, but {problem}: restore it, or give another folder"
+        )
+    return None
 
 
 @dataclasses.dataclass
@@ -144,7 +301,7 @@ def restored_constants(
 
     Raises:
       FileNotFoundError: There is no such checkpoint.
-      ValueError: At the end of the block, all at once: variables that the checkpoint lacks, has in
+      UserError: At the end of the block, all at once: variables that the checkpoint lacks, has in
         another shape, or that overflow `dtype`. At once: constants too large for one graph.
     """
     dtype = bert_compat.float_type(dtype)
@@ -153,6 +310,7 @@ def restored_constants(
     )
     source = restored.checkpoint
     constants: dict[str, tf.Tensor] = {}
+    missing: list[str] = []
 
     def get_constant(getter: Any, name: str, shape: Any = None, **unused: Any) -> tf.Tensor:
         if name in constants:  # A reused variable.
@@ -160,6 +318,7 @@ def restored_constants(
         expected = _static_shape(shape)
         problem = None
         if name not in source.shapes:
+            missing.append(name)
             problem = f"{name} {expected} is missing"
         elif list(source.shapes[name]) != expected:
             problem = f"{name} has shape {list(source.shapes[name])}, expected {expected}"
@@ -171,11 +330,12 @@ def restored_constants(
         if problem is not None:
             # Go on, to find every problem: the graph is refused at the end of the block.
             restored.problems.append(problem)
-            value = np.zeros(expected, dtype.as_numpy_dtype)
+            constants[name] = tf.zeros(expected, dtype)  # Takes no memory before it is run.
+            return constants[name]
         restored.used.add(name)
         restored.num_bytes += value.nbytes
         if restored.num_bytes > MAX_CONSTANT_BYTES:
-            raise ValueError(
+            raise UserError(
                 f"the weights of {source.path} in {dtype.name} pass {MAX_CONSTANT_BYTES} bytes, "
                 "what one frozen TensorFlow graph can hold: use float16 or bfloat16, or keep them "
                 "as variables"
@@ -186,9 +346,9 @@ def restored_constants(
     with _tf1.variable_scope(_tf1.get_variable_scope(), custom_getter=get_constant):
         yield restored
     if restored.problems:
-        raise ValueError(
+        raise UserError(
             f"checkpoint {source.path} does not fit the model, {len(restored.problems)} variables: "
-            + "; ".join(restored.problems)
+            f"{listed(restored.problems)}{_hint(source, missing)}"
         )
     unexpected = restored.unexpected()
     if unexpected:
@@ -196,21 +356,43 @@ def restored_constants(
             "checkpoint %s has %d variables that the model has not: %s",
             source.path,
             len(unexpected),
-            ", ".join(unexpected),
+            listed(unexpected),
         )
+
+
+def _hint(source: Checkpoint, missing: list[str]) -> str:
+    """Says why variables may be missing: another scope, another head, none."""
+    if missing and all(re.search(r"(^|/)output_(weights|bias)$", name) for name in missing):
+        heads = sorted(name for name in source.shapes if name.endswith("output_weights"))
+        has = f"its head is of another kind, {', '.join(heads)}" if heads else "it has no head"
+        return f" ({has}: fine-tune it with --do_train first)"
+    for name in missing:
+        scope = next((have for have in source.shapes if have.endswith(f"/{name}")), None)
+        if scope:
+            return f" (the checkpoint has {scope}: the model is in another variable scope)"
+    if missing and not any(name.startswith("bert/") for name in source.shapes):
+        return f" (it has no bert/..., but such as {', '.join(sorted(source.shapes)[:3])})"
+    return ""
 
 
 def choose_checkpoint(init_checkpoint: str | None, output_dir: str) -> str:
-    """Returns the checkpoint to run: the one that is named, else the latest in `output_dir`.
+    """Returns the checkpoint to run and says which: the one trained in `output_dir`, if there is.
+
+    As google's Estimator: once a training has saved one there, --init_checkpoint is only what it
+    started from.
 
     Raises:
       FileNotFoundError: Neither is there.
+      UserError: `output_dir` holds a training whose latest checkpoint cannot be told.
     """
-    if init_checkpoint:
-        return init_checkpoint
-    latest = tf.train.latest_checkpoint(output_dir)
-    if not latest:
+    latest = latest_in(output_dir)
+    if latest is not None:
+        instead = ", instead of --init_checkpoint" if init_checkpoint else ""
+        print(f"checkpoint: {latest} (the latest trained in --output_dir{instead})")
+        return latest
+    if not init_checkpoint:
         raise FileNotFoundError(
             f"no checkpoint: --init_checkpoint is not given and --output_dir={output_dir} has none"
         )
-    return latest
+    print(f"checkpoint: {init_checkpoint} (--init_checkpoint)")
+    return init_checkpoint

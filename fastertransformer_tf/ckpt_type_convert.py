@@ -1,8 +1,10 @@
-"""Converts the float32 variables of a BERT checkpoint to float16 or bfloat16.
+"""Converts the float32 and float64 variables of a BERT checkpoint to float16 or bfloat16.
 
-Quantizer ranges (names with `quant`) and scale lists (`amaxList`) stay float32; other types pass
-through. The new checkpoint appears only when it is complete. The runners take it as it is; they
-also convert a float32 checkpoint while loading, so this program only halves the file.
+What keeps its type: quantizer ranges (names with `quant`), scale lists (`amaxList`), what an
+optimizer keeps beside a weight (`W/adam_v` beside `W`: its squares would become 0 in float16), and
+variables of another type, as those that are converted already. The new checkpoint appears only when
+it is complete. The runners take it as it is; they also convert a float32 checkpoint while loading,
+so this program only halves the file.
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from fastertransformer_tf import checkpoint, checkpoint_io, runner
+from fastertransformer_tf import checkpoint, checkpoint_io
 from fastertransformer_tf import cli as cli_lib
+from fastertransformer_tf.errors import UserError, listed
 
 _OWNER = "fastertransformer_tf.ckpt_type_convert"
 DTYPES = ("float16", "bfloat16")
 
-_KEPT = re.compile("quant|amaxList")
+_KEPT = re.compile(r"quant|amaxList|(^|/)beta[12]_power(_\d+)?$")
 _SCALE_LIST = re.compile(r"(.*/layer_\d+)/amaxList$")
 # The six kernels of a layer that INT8 tools overwrite with packed bytes.
 _QUANTIZED_KERNELS = (
@@ -39,7 +42,7 @@ _LARGEST_WEIGHT = 1e4
 def convert_tensors(
     tensors: Mapping[str, np.ndarray], dtype: str = "float16", *, allow_overflow: bool = False
 ) -> dict[str, np.ndarray]:
-    """Casts float32 variables.
+    """Casts float32 and float64 variables.
 
     Args:
       tensors: Variable name to value.
@@ -47,37 +50,53 @@ def convert_tensors(
       allow_overflow: Clip finite values beyond the type's largest to it, instead of refusing.
 
     Returns:
-      All variables; those whose name holds `quant` or `amaxList`, or that are not float32, as
-      they were.
+      All variables, those that the program's docstring names as they were.
 
     Raises:
-      ValueError: Another dtype; a quantized checkpoint; or values that overflow, by name.
+      UserError: Another dtype; a quantized checkpoint; values that are not finite or overflow, by
+        name.
     """
     if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
+        raise UserError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
     check_not_quantized(tensors)
-    np_dtype = tf.as_dtype(dtype).as_numpy_dtype
-    largest = float(tf.as_dtype(dtype).max)
-    converted: dict[str, np.ndarray] = {}
+    converted = dict(tensors)
+    unusable: list[str] = []
     overflowing: list[str] = []
     for name, value in tensors.items():
-        if value.dtype != np.float32 or _KEPT.search(name):
-            converted[name] = value
+        is_slot = name.rpartition("/")[0] in tensors
+        if value.dtype not in (np.float32, np.float64) or _KEPT.search(name) or is_slot:
             continue
-        with np.errstate(over="ignore"):
-            cast = value.astype(np_dtype)
-        overflows = np.isfinite(value) & ~np.isfinite(cast.astype(np.float32))
+        finite = np.isfinite(value)
+        if not finite.all():
+            unusable.append(f"{name}: {np.sum(~finite)} of {value.size} values")
+            continue
+        converted[name], overflows = _cast(value, dtype)
         if overflows.any():
             worst = value[overflows][np.argmax(np.abs(value[overflows]))]
             overflowing.append(f"{name}: {overflows.sum()} of {value.size} values, e.g. {worst:g}")
-            cast = np.where(overflows, np.clip(value, -largest, largest), value).astype(np_dtype)
-        converted[name] = cast
+    if unusable:
+        raise UserError(
+            f"{len(unusable)} variables hold values that are not finite, expected weights: "
+            + listed(unusable)
+        )
     if overflowing and not allow_overflow:
-        raise ValueError(
-            f"{len(overflowing)} variables hold values beyond {dtype}'s largest, {largest:g} "
-            "(allow_overflow clips them):\n  " + "\n  ".join(overflowing)
+        raise UserError(
+            f"{len(overflowing)} variables hold values beyond {dtype}'s largest, "
+            f"{float(tf.as_dtype(dtype).max):g} (allow_overflow clips them): {listed(overflowing)}"
         )
     return converted
+
+
+def _cast(value: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """Casts finite values, clipping what overflows; also returns which values did."""
+    np_dtype = tf.as_dtype(dtype).as_numpy_dtype
+    largest = float(tf.as_dtype(dtype).max)
+    with np.errstate(over="ignore"):
+        cast = value.astype(np_dtype)
+        overflows = ~np.isfinite(cast.astype(np.float32))
+    if overflows.any():
+        cast = np.clip(value, -largest, largest).astype(np_dtype)
+    return cast, overflows
 
 
 def check_not_quantized(tensors: Mapping[str, np.ndarray]) -> None:
@@ -86,12 +105,12 @@ def check_not_quantized(tensors: Mapping[str, np.ndarray]) -> None:
     Casting packed bytes as if they were floats would destroy them: type first, then quantize.
 
     Raises:
-      ValueError: The checkpoint is quantized; says by which variable that was seen.
+      UserError: The checkpoint is quantized; says by which variable that was seen.
     """
     advice = "convert the type first, then quantize"
     for name, value in tensors.items():
         if value.dtype == np.int8:
-            raise ValueError(f"the checkpoint is quantized: {name} is int8; {advice}")
+            raise UserError(f"the checkpoint is quantized: {name} is int8; {advice}")
         match = _SCALE_LIST.match(name)
         if not match:
             continue
@@ -101,7 +120,7 @@ def check_not_quantized(tensors: Mapping[str, np.ndarray]) -> None:
                 continue
             weights = weights.astype(np.float32)
             if not np.isfinite(weights).all() or np.abs(weights).max() > _LARGEST_WEIGHT:
-                raise ValueError(
+                raise UserError(
                     f"the checkpoint is quantized: it has {name}, and {match[1]}/{kernel} holds "
                     f"packed bytes, not weights; {advice}"
                 )
@@ -117,7 +136,7 @@ def convert_checkpoint(
     """Reads a checkpoint, casts its float32 variables and writes it under another name.
 
     Args:
-      init_checkpoint: Prefix of the checkpoint to read.
+      init_checkpoint: The checkpoint to read, as `checkpoint.Checkpoint` takes it.
       fp16_checkpoint: Prefix to write; may be the same.
       dtype: As for `convert_tensors`.
       allow_overflow: As for `convert_tensors`.
@@ -127,21 +146,39 @@ def convert_checkpoint(
 
     Raises:
       FileNotFoundError: There is no such checkpoint.
-      ValueError: It cannot be read, or as for `convert_tensors`; nothing is written.
+      UserError: It cannot be read, or as for `convert_tensors`; nothing is written.
     """
+    _check_prefix(fp16_checkpoint)
     source = checkpoint.Checkpoint(init_checkpoint)
-    tensors = {name: source.load(name) for name in sorted(source.shapes)}
+    # A scalar or a text comes as Python's own type.
+    tensors = {name: np.asarray(source.load(name)) for name in sorted(source.shapes)}
     converted = convert_tensors(tensors, dtype, allow_overflow=allow_overflow)
     checkpoint_io.save_checkpoint(fp16_checkpoint, converted)
     return [(n, tensors[n].dtype.name, converted[n].dtype.name) for n in tensors]
 
 
+def _check_prefix(prefix: str | Path) -> None:
+    """Refuses names that a checkpoint cannot be read under again.
+
+    Raises:
+      UserError: It is a folder, or a file's name.
+    """
+    prefix = str(prefix)
+    checkpoint.refuse_url(prefix, "fp16_checkpoint")
+    is_file_name = prefix.endswith(checkpoint_io.INDEX_SUFFIX) or ".data-" in Path(prefix).name
+    if is_file_name or prefix.endswith("/") or Path(prefix).is_dir():
+        raise UserError(
+            f"fp16_checkpoint is {prefix}, expected a prefix without suffix such as "
+            "folder/model.ckpt"
+        )
+
+
 def define_flags(flag_values: flags.FlagValues) -> None:
     """Defines the program's flags."""
     define = cli_lib.FlagDefiner(flag_values, _OWNER)
-    define.string("init_checkpoint", None, "Prefix of the checkpoint to read.")
+    define.string("init_checkpoint", None, "The checkpoint to read.")
     define.string("fp16_checkpoint", None, "Prefix of the checkpoint to write.")
-    define.enum("dtype", "float16", DTYPES, "Type that float32 variables get.")
+    define.enum("dtype", "float16", DTYPES, "Type that float32 and float64 variables get.")
     define.boolean(
         "allow_overflow",
         "Clip values beyond the type's largest to it; otherwise they are reported by name and "
@@ -151,7 +188,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues) -> list[tuple[str, str, str]]:
     """Runs the program with parsed flags; see `convert_checkpoint`."""
-    runner.require_flags(values, ("init_checkpoint", "fp16_checkpoint"))
+    cli_lib.require_flags(values, ("init_checkpoint", "fp16_checkpoint"))
     rows = convert_checkpoint(
         values.init_checkpoint,
         values.fp16_checkpoint,
@@ -167,7 +204,7 @@ def run(values: flags.FlagValues) -> list[tuple[str, str, str]]:
 
 def cli() -> None:
     """The console entry point."""
-    runner.run_flag_program(define_flags, run, __doc__, [_OWNER])
+    cli_lib.run_flag_program(define_flags, run, __doc__, [_OWNER])
 
 
 if __name__ == "__main__":

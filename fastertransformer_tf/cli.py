@@ -1,50 +1,247 @@
-"""What the command-line programs of the package share: flags, `--help`, errors in one sentence."""
+"""What the command-line programs of the package share: flags, `--help`, errors in one sentence.
+
+It does not import TensorFlow, so that a program that needs none starts at once.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
-# A user's mistake: its message says all. Any other exception is ours and keeps its traceback.
-_USER_ERRORS = (
-    ValueError,
-    OSError,  # A file that is missing, or may not be read or written; a full disk.
-    ImportError,
-    NotImplementedError,
-    FloatingPointError,
-    app.UsageError,  # absl would print the whole help.
-)
+from fastertransformer_tf.errors import UserError
+
+_OWNER = "fastertransformer_tf.cli"
+# The exit status of a program that Ctrl-C ended, as shells count it.
+_INTERRUPTED = 130
 
 
 def run_program(
-    main: Callable[[list[str]], int | None], doc: str, flag_modules: Sequence[str]
+    main: Callable[[list[str]], int | None],
+    doc: str,
+    flag_modules: Sequence[str],
+    define_flags: Callable[[flags.FlagValues], None] | None = None,
 ) -> None:
-    """Parses the flags, runs `main` and exits.
+    """Parses the flags, runs `main` and exits; an error is told in one line on stderr.
+
+    The line is `program: sentence` and the exit status 1. An exception that no user can have
+    caused is marked as a fault of the program. --traceback shows where an error comes from.
 
     absl shows with --help only flags of the script that was started, so an installed console
     script would show none: here the flags of `flag_modules` are shown.
 
     Args:
-      main: Called with the arguments that are not flags (the first is the program's name).
+      main: Called with the arguments that are not flags (the first is the program's name); returns
+        the exit status, None for 0.
       doc: Text above the flags in --help.
       flag_modules: Modules whose flags are explained, e.g. `fastertransformer_tf.import_hf`.
+      define_flags: Defines flags that are not defined yet.
     """
-    program = sys.argv[0]
-    if {"--help", "-h", "-help", "--helpshort"} & set(sys.argv[1:]):
-        print(f"{doc.strip()}\n\nFlags:\n{explain_flags([program, *flag_modules])}")
-        raise SystemExit(0)
+    _define_traceback_flag()
 
-    def run(argv: list[str]) -> int | None:
-        try:
-            return main(argv)
-        except _USER_ERRORS as error:
-            print(f"{program}: {error}", file=sys.stderr)
-            return 1
+    def define() -> None:
+        if define_flags is not None:
+            define_flags(flags.FLAGS)
+        if {"--help", "-h", "-help", "--helpshort"} & set(sys.argv[1:]):
+            shown = explain_flags([sys.argv[0], *flag_modules, _OWNER])
+            print(f"{doc.strip()}\n\nFlags:\n{shown}")
+            sys.stdout.flush()
+            raise SystemExit(0)
 
-    app.run(run)
+    def parse(argv: Sequence[str]) -> list[str]:
+        arguments: list[str] = []
+        status = _told(lambda: arguments.extend(flags.FLAGS(argv)))
+        if status:
+            raise SystemExit(status)
+        return arguments
+
+    def run(argv: list[str]) -> int:
+        _let_tuning_follow_the_command_line()
+
+        def flushed_main() -> int | None:
+            status = main(argv)
+            sys.stdout.flush()  # Here, where a full disk is told as any other error is.
+            return status
+
+        return _told(flushed_main)
+
+    status = _told(define)
+    if status:
+        raise SystemExit(status)
+    app.run(run, flags_parser=parse)
+
+
+def run_flag_program(
+    define_flags: Callable[[flags.FlagValues], None],
+    run: Callable[[flags.FlagValues], object],
+    doc: str | None,
+    owners: Sequence[str],
+) -> None:
+    """The console entry point of a program whose options are all flags.
+
+    Args:
+      define_flags: Defines the program's flags.
+      run: Runs the program with parsed flags.
+      doc: The program's docstring, for --help.
+      owners: The modules whose flags --help explains.
+    """
+
+    def main(argv: list[str]) -> None:
+        no_positional(argv)
+        quiet_logs(flags.FLAGS)
+        run(flags.FLAGS)
+
+    run_program(main, doc or "", owners, define_flags)
+
+
+def _told(action: Callable[[], int | None]) -> int:
+    """Runs a part of a program; tells its error in one line. Returns the exit status."""
+    program = os.path.basename(sys.argv[0]).removesuffix(".py")
+    # As an argument, too: the error may come before the flags are parsed.
+    shows = "--traceback" in sys.argv or (flags.FLAGS.is_parsed() and flags.FLAGS.traceback)
+    try:
+        return action() or 0
+    except KeyboardInterrupt:
+        line, status = "interrupted", _INTERRUPTED
+        if shows:
+            traceback.print_exc()
+    except Exception as error:
+        line, status = describe_error(error), 1
+        if shows:
+            traceback.print_exc()
+    print(f"{program}: {line}", file=sys.stderr)
+    _give_up_stdout_if_broken()
+    return status
+
+
+def describe_error(error: BaseException) -> str:
+    """Says in one line, which is never empty, what went wrong.
+
+    Args:
+      error: What a program raised.
+
+    Returns:
+      The message of a user's mistake as it is; of the system's and TensorFlow's errors what they
+      are about, without errno, graph nodes and stack; of any other exception its name and message,
+      marked as a fault of the program.
+    """
+    name = type(error).__name__
+    if isinstance(error, (UserError, flags.Error)):
+        text = str(error)
+    elif isinstance(error, OSError):
+        text = _os_error(error)
+    elif isinstance(error, MemoryError):
+        text = f"out of memory: {error}" if str(error) else "out of memory"
+    elif isinstance(error, ImportError):  # The installation is at fault.
+        text = str(error)
+    elif _is_tensorflow_error(error):
+        text = _tensorflow_error(error)
+    else:
+        what = f"{name}: {error}" if str(error).strip() else name
+        text = (
+            f"this is a bug of the program, not a mistake of yours: {what} (run again with "
+            "--traceback to see where)"
+        )
+    return _one_line(text) or name
+
+
+def _one_line(text: str) -> str:
+    """Joins the lines of a text; other blanks stay, since a file name may hold them."""
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _os_error(error: OSError) -> str:
+    """`file: reason` where the system says both, else the message."""
+    if error.strerror is None or error.filename is None:
+        return error.strerror or str(error)
+    files = [str(f) for f in (error.filename, error.filename2) if f is not None]
+    return f"{' -> '.join(files)}: {error.strerror}"
+
+
+def _is_tensorflow_error(error: BaseException) -> bool:
+    """Whether TensorFlow raised it; it did not where it is not loaded."""
+    tensorflow = sys.modules.get("tensorflow")
+    return tensorflow is not None and isinstance(error, tensorflow.errors.OpError)
+
+
+# What TensorFlow puts around the cause: the nodes, the op, and where it was created.
+_GRAPH_DETAIL = re.compile(r"\{\{.*?\}\}|\[\[.*?\]\]|\[Op:\w+\]")
+_HEADINGS = ("Graph execution error:", "Detected at node", "Detected Node(s)")
+
+
+def _tensorflow_error(error: Any) -> str:
+    """The first sentence of a tf.errors.OpError that tells the cause."""
+    kind = re.sub(r"(?<!^)(?=[A-Z])", " ", type(error).__name__.removesuffix("Error")).lower()
+    lines = (_GRAPH_DETAIL.sub("", line).strip() for line in str(error.message).splitlines())
+    cause = next((line for line in lines if line and not line.startswith(_HEADINGS)), "")
+    if cause.startswith("OOM ") or "out of memory" in cause.lower():
+        return f"out of memory: {cause}; a smaller batch size or max_seq_length needs less"
+    return f"TensorFlow: {kind}: {cause}" if cause else f"TensorFlow: {kind}"
+
+
+def _let_tuning_follow_the_command_line() -> None:
+    """Lets the ops read and write gemm_config.in as this command line asks for.
+
+    FasterTransformer's guide leaves encoder_gemm's file in the working directory, and its programs
+    read it there. The ops themselves look at the environment alone, so that neither the folder that
+    a server was started in nor a model that it loads makes them read or write a file.
+    """
+    os.environ.setdefault("FT_GEMM_CONFIG_DIR", os.curdir)
+    # The sample's flag is a text, as the original's.
+    if "allow_gemm_test" in flags.FLAGS and flags.FLAGS.allow_gemm_test in (True, "True"):
+        os.environ["FT_ALLOW_GEMM_TEST"] = "1"
+
+
+def _give_up_stdout_if_broken() -> None:
+    """Sends what stdout still holds nowhere if it cannot be written.
+
+    Python would try again at its end and add lines of its own (a full disk, a closed pipe).
+    """
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _define_traceback_flag() -> None:
+    """Defines --traceback, which every program has."""
+    if "traceback" not in flags.FLAGS:
+        FlagDefiner(flags.FLAGS, _OWNER).boolean(
+            "traceback", "Show where in the code an error comes from, for a bug report."
+        )
+
+
+def quiet_logs(flag_values: flags.FlagValues) -> None:
+    """Logs warnings and errors only (google's code logs every tensor) unless --verbosity is given.
+
+    Args:
+      flag_values: The process's parsed flags.
+    """
+    if flag_values["verbosity"].present:
+        return
+    logging.set_verbosity(logging.WARNING)
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is not None:
+        # What TensorFlow warns of here are functions of its own that it finds out of date.
+        tensorflow.compat.v1.logging.set_verbosity(tensorflow.compat.v1.logging.ERROR)
+
+
+def require_flags(flag_values: flags.FlagValues, names: Iterable[str]) -> None:
+    """Refuses a command line that lacks flags.
+
+    Raises:
+      UserError: Naming all that are missing or empty.
+    """
+    missing = [f"--{name}" for name in names if flag_values[name].value in (None, "")]
+    if missing:
+        raise UserError(f"required flags are missing: {', '.join(missing)}")
 
 
 def explain_flags(modules: Iterable[str]) -> str:
@@ -102,7 +299,7 @@ def no_positional(argv: Sequence[str]) -> None:
     """Refuses arguments that are not flags.
 
     Raises:
-      app.UsageError: There are some.
+      UserError: There are some.
     """
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}; every option is a flag")
+        raise UserError(f"unexpected arguments: {' '.join(argv[1:])}; every option is a flag")

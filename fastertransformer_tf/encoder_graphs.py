@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-from tensorflow.python.client import pywrap_tf_session  # the only way to XLA's switch for CPUs
 
-from fastertransformer_tf import bert_compat, checkpoint, modeling, ops
+from fastertransformer_tf import bert_compat, checkpoint, modeling, ops, sessions
+from fastertransformer_tf.errors import UserError, listed
 
 # Weight name inside a layer (google-research BERT's checkpoint names) -> the ops' input name.
 OP_INPUTS = {variable: argument for argument, variable in modeling.LAYER_VARIABLES.items()}
@@ -25,12 +25,23 @@ Weights = list[dict[str, np.ndarray]] | list[dict[str, tf.Tensor]]
 
 @dataclasses.dataclass(frozen=True)
 class EncoderSizes:
-    """Sizes of a stack of BERT layers."""
+    """Sizes of a stack of BERT layers, and what else its weights do not say.
+
+    Attributes:
+      layers: L.
+      heads: N.
+      size: D, of a head.
+      inner: I, of the feed-forward layer.
+      hidden_act: As in bert_config.json: "gelu" (the tanh form), "gelu_erf" or "relu".
+      layer_norm_eps: Epsilon of the layer norms; google's.
+    """
 
     layers: int
     heads: int
     size: int
     inner: int
+    hidden_act: str = dataclasses.field(default="gelu", kw_only=True)
+    layer_norm_eps: float = dataclasses.field(default=1e-12, kw_only=True)
 
     @property
     def hidden(self) -> int:
@@ -78,8 +89,8 @@ def load_weights(prefix: str, sizes: EncoderSizes, scope: str = "bert/encoder") 
 
     Raises:
       FileNotFoundError: There is no such checkpoint.
-      ValueError: It cannot be read, or a variable is missing or has another shape: all of them are
-        named.
+      UserError: It cannot be read, or variables are missing or have another shape: the first ten
+        are named.
     """
     source = checkpoint.Checkpoint(prefix)
     faults, layers = [], []
@@ -96,7 +107,7 @@ def load_weights(prefix: str, sizes: EncoderSizes, scope: str = "bert/encoder") 
                 layer[name] = source.load(full, "float32")
         layers.append(layer)
     if faults:
-        raise ValueError(f"{prefix}: " + "; ".join(faults))
+        raise UserError(f"checkpoint {prefix} does not fit the encoder: {listed(faults)}")
     return layers
 
 
@@ -174,7 +185,11 @@ def tensorflow_encoder(
     """
     bert = bert_compat.modeling()
     options = modeling.EncoderOptions(floatx=hidden.dtype.name, use_tensorflow=True)
-    with modeling.encoder_options(options), frozen_scope(weights, hidden.dtype):
+    with (
+        modeling.encoder_options(options),
+        bert_compat.layer_norm_epsilon(sizes.layer_norm_eps),
+        frozen_scope(weights, hidden.dtype),
+    ):
         seq = bert.get_shape_list(hidden)[1]
         mask = tf.sequence_mask(lengths, seq, tf.int32)
         return bert.transformer_model(
@@ -184,6 +199,7 @@ def tensorflow_encoder(
             num_hidden_layers=sizes.layers,
             num_attention_heads=sizes.heads,
             intermediate_size=sizes.inner,
+            intermediate_act_fn=bert.get_activation(sizes.hidden_act),
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
         )
@@ -213,6 +229,8 @@ def op_encoder(
         remove_padding=remove_padding,
         int8_mode=int8_mode,
         allow_gemm_test=allow_gemm_test,
+        activation=modeling.op_activation(sizes.hidden_act),
+        layernorm_epsilon=sizes.layer_norm_eps,
         is_weight_const=True,
     )
     return output
@@ -257,6 +275,8 @@ def op_layers(
             layer_idx=index,
             layer_num=sizes.layers,
             allow_gemm_test=allow_gemm_test,
+            activation=modeling.op_activation(sizes.hidden_act),
+            layernorm_epsilon=sizes.layer_norm_eps,
             is_weight_const=True,
             **_op_weights(layer, hidden.dtype),
         )
@@ -273,13 +293,14 @@ def session_config(xla: bool, threads: int = 0) -> tf.ConfigProto:
     With `xla` sessions of this process that ask for XLA compile CPU kernels too, provided that
     none ran before this call: TensorFlow looks at its switch once.
     """
-    config = tf.ConfigProto(
-        intra_op_parallelism_threads=threads, inter_op_parallelism_threads=1 if threads else 0
-    )
-    config.gpu_options.allow_growth = True
+    config = sessions.session_config()
+    config.intra_op_parallelism_threads = threads
+    config.inter_op_parallelism_threads = 1 if threads else 0
     if xla:
-        # A session's level reaches CPU kernels only with this; TF_XLA_FLAGS, which says the same,
-        # is read when TensorFlow is loaded.
+        # A session's level reaches CPU kernels only with this private switch; TF_XLA_FLAGS, which
+        # says the same, is read when TensorFlow is loaded.
+        from tensorflow.python.client import pywrap_tf_session
+
         pywrap_tf_session.TF_SetTfXlaCpuGlobalJit(True)
         config.graph_options.optimizer_options.global_jit_level = tf.OptimizerOptions.ON_1
     return config

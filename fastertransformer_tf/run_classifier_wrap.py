@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tqdm
 from absl import flags
 from sklearn import metrics
 
@@ -21,18 +22,35 @@ from fastertransformer_tf import (
     bert_compat,
     checkpoint,
     checkpoint_io,
+    glue,
     modeling,
     runner,
     training,
 )
 from fastertransformer_tf import cli as cli_lib
+from fastertransformer_tf.errors import UserError
 
 _tf1 = tf.compat.v1
 _OWNER = "fastertransformer_tf.run_classifier_wrap"
 _REQUIRED = ("data_dir", "task_name", "vocab_file", "bert_config_file", "output_dir")
+_PATHS = (
+    "data_dir",
+    "vocab_file",
+    "bert_config_file",
+    "output_dir",
+    "init_checkpoint",
+    "export_dir",
+    "output_logits",
+)
+_POSITIVE = (
+    "train_batch_size",
+    "eval_batch_size",
+    "predict_batch_size",
+    "save_checkpoints_steps",
+)
 _HELP = runner.TPU_HELP | {
-    "init_checkpoint": "Checkpoint to start from (--do_train) or to run; without it the latest one "
-    "in --output_dir.",
+    "init_checkpoint": "Checkpoint to start from (--do_train), or to run where --output_dir has "
+    "none of a training: its prefix, or a folder.",
     "task_name": "The task: cola, mnli, mrpc or xnli.",
     "output_dir": "The folder where results are written.",
     "do_train": "Fine-tune with TensorFlow's own transformer; checkpoints go to --output_dir, and "
@@ -52,17 +70,6 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     bert_compat.define_google_flags("run_classifier", flag_values, _OWNER, _HELP)
 
 
-def processors() -> dict[str, Any]:
-    """Returns google's task processors by lower-case task name."""
-    module = bert_compat.run_classifier()
-    return {
-        "cola": module.ColaProcessor,
-        "mnli": module.MnliProcessor,
-        "mrpc": module.MrpcProcessor,
-        "xnli": module.XnliProcessor,
-    }
-
-
 class Classifier(runner.Model):
     """A BERT classifier restored as constants; its inputs are `make_features`' arrays.
 
@@ -74,7 +81,7 @@ class Classifier(runner.Model):
         self,
         config: Any,
         num_labels: int,
-        checkpoint_path: str,
+        source: checkpoint.Checkpoint | str,
         options: modeling.EncoderOptions,
         session_config: Any = None,
     ) -> None:
@@ -83,15 +90,16 @@ class Classifier(runner.Model):
         Args:
           config: A BertConfig.
           num_labels: Number of classes, C.
-          checkpoint_path: Prefix of the checkpoint.
+          source: The checkpoint or its prefix.
           options: How the encoder is built.
-          session_config: A ConfigProto; TensorFlow's defaults when None.
+          session_config: A ConfigProto; that of `sessions.session_config` when None.
 
         Raises:
           FileNotFoundError: There is no such checkpoint.
-          ValueError: It does not fit the model.
+          UserError: It does not fit the model.
         """
-        source = checkpoint.Checkpoint(checkpoint_path)
+        if isinstance(source, str):
+            source = checkpoint.Checkpoint(source)
         self.global_step = source.global_step()
         with tf.Graph().as_default() as graph, modeling.encoder_options(options):
             inputs = {
@@ -134,19 +142,23 @@ def make_features(
       int32 arrays input_ids, input_mask, segment_ids [examples, S] and label_ids [examples].
 
     Raises:
-      ValueError: An example has a label that the task has not.
+      UserError: An example has a label that the task has not.
     """
     unknown = sorted({str(e.label) for e in examples} - set(labels))
     if unknown:
-        raise ValueError(f"the data has the labels {unknown}, expected {labels}")
-    features = bert_compat.run_classifier().convert_examples_to_features(
-        examples, labels, max_seq_length, tokenizer
-    )
-    arrays = {
-        name: np.array([getattr(f, name) for f in features], np.int32)
+        raise UserError(f"the data has the labels {unknown}, expected {labels}")
+    convert = bert_compat.run_classifier().convert_single_example
+    rows = len(examples)
+    arrays: dict[str, np.ndarray] = {
+        name: np.zeros((rows, max_seq_length), np.int32)
         for name in ("input_ids", "input_mask", "segment_ids")
     }
-    arrays["label_ids"] = np.array([f.label_id for f in features], np.int32)
+    arrays["label_ids"] = np.zeros(rows, np.int32)
+    attributes = {name: name for name in arrays} | {"label_ids": "label_id"}
+    for row, example in enumerate(tqdm.tqdm(examples, desc="tokenizing", unit="ex")):
+        feature = convert(row, example, labels, max_seq_length, tokenizer)
+        for name, attribute in attributes.items():
+            arrays[name][row] = getattr(feature, attribute)
     return arrays
 
 
@@ -182,79 +194,96 @@ class Job:
     Attributes:
       values: The parsed flags.
       task: Lower-case task name.
-      processor: google's processor of the task.
+      processor: The task: its labels and files.
       labels: Its labels.
       config: The BertConfig.
       tokenizer: The FullTokenizer.
       options: How the encoder is built.
+      source: The checkpoint to run, or for a training to start from.
+      examples: "train", "dev" and "test", as the flags ask, to the examples.
     """
 
     values: flags.FlagValues
     task: str
-    processor: Any
+    processor: glue.Task
     labels: list[str]
     config: Any
     tokenizer: Any
     options: modeling.EncoderOptions
+    source: checkpoint.Checkpoint | None
+    examples: dict[str, list[Any]]
+
+    def features(self, which: str) -> dict[str, np.ndarray]:
+        """Tokenizes one of the sets of examples; see `make_features`."""
+        return make_features(
+            self.examples[which], self.labels, self.values.max_seq_length, self.tokenizer
+        )
 
 
 def prepare(values: flags.FlagValues) -> Job:
-    """Checks the command line and loads what it names.
+    """Checks the command line, loads what it names and reads all the data.
+
+    Whatever can be found wrong is found here, before hours of work.
 
     Raises:
-      ValueError: A flag is missing, wrong, or not in this version.
-      FileNotFoundError: A file is not there.
+      UserError: A flag is missing, wrong, or not in this version; a file is not as expected.
+      OSError: A file is not there or cannot be read.
     """
-    runner.require_flags(values, _REQUIRED)
-    options = runner.encoder_options(values)
-    runner.check_training_flags(values)
-    if not (values.do_train or values.do_eval or values.do_predict or values.export_dir):
-        raise ValueError("nothing to do: give --do_train, --do_eval, --do_predict or --export_dir")
-    runner.check_export_dir(values.export_dir)
-    for name in ("eval_batch_size", "predict_batch_size"):
-        if getattr(values, name) < 1:
-            raise ValueError(f"--{name}={getattr(values, name)}, expected at least 1")
-    if values.max_seq_length < 3:
-        raise ValueError(
-            f"--max_seq_length={values.max_seq_length}, expected at least 3: [CLS] and two [SEP]"
-        )
-    if values.output_logits and not values.do_eval:
-        raise ValueError("--output_logits needs --do_eval")
-    task = values.task_name.lower()
-    if task not in processors():
-        raise ValueError(f"--task_name={values.task_name}, expected {', '.join(processors())}")
-    if not tf.io.gfile.isdir(values.data_dir):
-        raise FileNotFoundError(f"--data_dir={values.data_dir} is not a folder")
-    config = runner.load_config(values.bert_config_file, values.max_seq_length)
-    tokenizer = runner.load_tokenizer(values)
+    options = _check_flags(values)
+    task = glue.TASKS[values.task_name.lower()]
+    config = runner.load_config(values.bert_config_file, values.max_seq_length, options)
+    if task.is_pair:
+        runner.check_segments(config, values.bert_config_file)
+    tokenizer = runner.load_tokenizer(values, config)
+    examples = {which: task.examples(values.data_dir, which) for which in _needed_sets(values)}
+    if values.do_train:
+        runner.training_options(values, len(examples["train"]))
+    source = runner.check_model(values, config)
     runner.make_output_dir(values.output_dir)
-    processor = processors()[task]()
     return Job(
         values=values,
-        task=task,
-        processor=processor,
-        labels=processor.get_labels(),
+        task=task.name,
+        processor=task,
+        labels=task.get_labels(),
         config=config,
         tokenizer=tokenizer,
         options=options,
+        source=source,
+        examples=examples,
     )
 
 
-def _examples(job: Job, which: str) -> list[Any]:
-    """Reads the "train", "dev" or "test" examples.
+def _needed_sets(values: flags.FlagValues) -> list[str]:
+    """Which sets of examples the flags ask for."""
+    sets = {"do_train": glue.TRAIN, "do_eval": glue.DEV, "do_predict": glue.TEST}
+    return [which for job, which in sets.items() if getattr(values, job)]
 
-    Raises:
-      ValueError: A file of the task is missing or empty.
-    """
-    try:
-        examples = getattr(job.processor, f"get_{which}_examples")(job.values.data_dir)
-    except tf.errors.NotFoundError as error:
-        raise ValueError(
-            f"--data_dir={job.values.data_dir} has no {which} data of {job.task}: {error.message}"
-        ) from error
-    if not examples:
-        raise ValueError(f"the {which} data of {job.task} in {job.values.data_dir} is empty")
-    return examples
+
+def _check_flags(values: flags.FlagValues) -> modeling.EncoderOptions:
+    """Checks what the flags say by themselves; returns how the encoder is built."""
+    cli_lib.require_flags(values, _REQUIRED)
+    runner.check_paths(values, _PATHS)
+    options = runner.encoder_options(values)
+    runner.check_training_flags(values)
+    if not (values.do_train or values.do_eval or values.do_predict or values.export_dir):
+        raise UserError("nothing to do: give --do_train, --do_eval, --do_predict or --export_dir")
+    runner.require_positive(values, _POSITIVE)
+    if values.max_seq_length < 3:
+        raise UserError(
+            f"--max_seq_length={values.max_seq_length}, expected at least 3: [CLS] and two [SEP]"
+        )
+    if values.task_name.lower() not in glue.TASKS:
+        raise UserError(f"--task_name={values.task_name}, expected {', '.join(glue.TASKS)}")
+    for which in _needed_sets(values):
+        glue.TASKS[values.task_name.lower()].require(which)
+    if not os.path.isdir(values.data_dir):
+        raise FileNotFoundError(f"--data_dir={values.data_dir} is not a folder")
+    if values.output_logits:
+        if not values.do_eval:
+            raise UserError("--output_logits needs --do_eval")
+        runner.check_output_file(values.output_logits, "output_logits")
+    runner.check_export_dir(values.export_dir)
+    return options
 
 
 def run_eval(job: Job, model: Classifier) -> dict[str, Any]:
@@ -264,9 +293,7 @@ def run_eval(job: Job, model: Classifier) -> dict[str, Any]:
       The metrics, as in the file.
     """
     values = job.values
-    features = make_features(
-        _examples(job, "dev"), job.labels, values.max_seq_length, job.tokenizer
-    )
+    features = job.features("dev")
     run = model.run(features, values.eval_batch_size, "eval")
     result = evaluate(job.task, features["label_ids"], run)
     result["global_step"] = model.global_step
@@ -294,10 +321,7 @@ def run_predict(job: Job, model: Classifier) -> np.ndarray:
       Probabilities, float32 [examples, C].
     """
     values = job.values
-    features = make_features(
-        _examples(job, "test"), job.labels, values.max_seq_length, job.tokenizer
-    )
-    run = model.run(features, values.predict_batch_size, "predict")
+    run = model.run(job.features("test"), values.predict_batch_size, "predict")
     probabilities = run.outputs["probabilities"]
     text = "".join("\t".join(str(p) for p in row) + "\n" for row in probabilities)
     checkpoint_io.write_text(os.path.join(values.output_dir, "test_results.tsv"), text)
@@ -309,17 +333,16 @@ def run_predict(job: Job, model: Classifier) -> np.ndarray:
 def run_train(job: Job) -> str:
     """Fine-tunes on the train set; returns the last checkpoint."""
     values = job.values
-    features = make_features(
-        _examples(job, "train"), job.labels, values.max_seq_length, job.tokenizer
-    )
-    return training.train(
-        training.classifier_loss(job.config, len(job.labels)),
-        features,
-        runner.training_options(values, len(features["label_ids"])),
-        values.output_dir,
-        init_checkpoint=values.init_checkpoint,
-        settings={"task": job.task, "max_seq_length": values.max_seq_length},
-    )
+    with training.TrainingFolder(values.output_dir) as folder:
+        features = job.features("train")
+        return training.train(
+            training.classifier_loss(job.config, len(job.labels)),
+            features,
+            runner.training_options(values, len(features["label_ids"])),
+            folder,
+            init_checkpoint=values.init_checkpoint,
+            settings=runner.training_settings(values, job.config) | {"task": job.task},
+        )
 
 
 def run(values: flags.FlagValues) -> dict[str, Any]:
@@ -329,19 +352,20 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
       The metrics of the evaluation; empty without --do_eval.
 
     Raises:
-      ValueError: A flag is missing, wrong, or not in this version.
+      UserError: A flag is missing, wrong, or not in this version.
       FileNotFoundError: A file is not there.
     """
     with bert_compat.bound_flags(values):
         job = prepare(values)
         result: dict[str, Any] = {}
         if values.do_train:
-            path = run_train(job)
+            source = checkpoint.Checkpoint(run_train(job))
             if not (values.do_eval or values.do_predict or values.export_dir):
                 return result
         else:
-            path = checkpoint.choose_checkpoint(values.init_checkpoint, values.output_dir)
-        with Classifier(job.config, len(job.labels), path, job.options) as model:
+            assert job.source is not None
+            source = job.source
+        with Classifier(job.config, len(job.labels), source, job.options) as model:
             if values.do_eval:
                 result = run_eval(job, model)
             if values.do_predict:
@@ -354,7 +378,7 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
 
 def cli() -> None:
     """The console entry point."""
-    runner.run_flag_program(define_flags, run, __doc__, [_OWNER])
+    cli_lib.run_flag_program(define_flags, run, __doc__, [_OWNER])
 
 
 if __name__ == "__main__":

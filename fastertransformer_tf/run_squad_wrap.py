@@ -8,19 +8,25 @@ Takes the flags of google's run_squad.py and --floatx, --remove_padding, --int8_
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from absl import flags
 
 from fastertransformer_tf import bert_compat, checkpoint, modeling, runner, squad, training
+from fastertransformer_tf import cli as cli_lib
+from fastertransformer_tf.errors import UserError
 
 _tf1 = tf.compat.v1
 _OWNER = "fastertransformer_tf.run_squad_wrap"
 _REQUIRED = ("vocab_file", "bert_config_file", "output_dir")
+_PATHS = (*_REQUIRED, "init_checkpoint", "train_file", "predict_file", "export_dir")
+_POSITIVE = ("train_batch_size", "predict_batch_size", "save_checkpoints_steps")
 _HELP = runner.TPU_HELP | {
-    "init_checkpoint": "Checkpoint to start from (--do_train) or to run (--do_predict alone); "
-    "without it the latest one in --output_dir.",
+    "init_checkpoint": "Checkpoint to start from (--do_train), or to run where --output_dir has "
+    "none of a training: its prefix, or a folder.",
 }
 
 
@@ -71,17 +77,22 @@ class QuestionAnswerer(runner.Model):
     end_logits, float32 [B,S]: those of padding mean nothing.
     """
 
-    def __init__(self, config: Any, checkpoint_path: str, options: modeling.EncoderOptions) -> None:
+    def __init__(
+        self,
+        config: Any,
+        source: checkpoint.Checkpoint | str,
+        options: modeling.EncoderOptions,
+    ) -> None:
         """Builds the graph with unknown batch size and length.
 
         Args:
           config: A BertConfig.
-          checkpoint_path: Prefix of a checkpoint in any float type; cast to `options.floatx`.
+          source: A checkpoint, or its prefix, in any float type; cast to `options.floatx`.
           options: How the encoder is built.
 
         Raises:
           FileNotFoundError: There is no such checkpoint.
-          ValueError: It does not fit the model.
+          UserError: It does not fit the model.
         """
         with tf.Graph().as_default() as graph:
             inputs = {
@@ -90,7 +101,7 @@ class QuestionAnswerer(runner.Model):
             }
             with (
                 modeling.encoder_options(options),
-                checkpoint.restored_constants(checkpoint_path, options.floatx),
+                checkpoint.restored_constants(source, options.floatx),
             ):
                 start_logits, end_logits = create_model(config, *inputs.values())
         outputs = {"start_logits": start_logits, "end_logits": end_logits}
@@ -101,7 +112,7 @@ def squad_options(values: flags.FlagValues) -> squad.SquadOptions:
     """Makes the options of parsed flags.
 
     Raises:
-      ValueError: A value is out of range.
+      UserError: A value is out of range.
     """
     names = squad.SquadOptions.__dataclass_fields__
     return squad.SquadOptions(**{name: getattr(values, name) for name in names})
@@ -114,84 +125,143 @@ def run(values: flags.FlagValues) -> dict[str, str]:
       Question id to answer; empty without --do_predict.
 
     Raises:
-      ValueError: A flag is missing, wrong, or does not go with another.
+      UserError: A flag is missing, wrong, or does not go with another.
       FileNotFoundError: A file is not there.
     """
     with bert_compat.bound_flags(values):
-        runner.require_flags(values, _REQUIRED)
-        encoder = runner.encoder_options(values)
-        runner.check_training_flags(values)
-        if not (values.do_train or values.do_predict or values.export_dir):
-            raise ValueError("nothing to do: give --do_train, --do_predict or --export_dir")
-        runner.check_export_dir(values.export_dir)
-        for job, file in (("do_train", "train_file"), ("do_predict", "predict_file")):
-            if getattr(values, job):
-                runner.require_flags(values, [file])
-                runner.require_file(getattr(values, file), file)
-        options = squad_options(values)
-        config = runner.load_config(values.bert_config_file, values.max_seq_length)
-        tokenizer = runner.load_tokenizer(values)
-        runner.make_output_dir(values.output_dir)
-        path = None
+        job = prepare(values)
+        source = job.source
         if values.do_train:
-            path = _train(values, config, tokenizer, options)
+            source = checkpoint.Checkpoint(_train(job))
         if not (values.do_predict or values.export_dir):
             return {}
-        path = path or checkpoint.choose_checkpoint(values.init_checkpoint, values.output_dir)
+        assert source is not None
         answers: dict[str, str] = {}
-        with QuestionAnswerer(config, path, encoder) as model:
+        with QuestionAnswerer(job.config, source, job.encoder) as model:
             if values.do_predict:
-                data = squad.load(values.predict_file, tokenizer, options, is_training=False)
-                answers = _predict(values, model, data, options, encoder)
+                answers = _predict(job, model)
             if values.export_dir:
                 model.export(values.export_dir, model.inputs, model.outputs)
         return answers
 
 
-def _predict(
-    values: flags.FlagValues,
-    model: QuestionAnswerer,
-    data: squad.SquadData,
-    options: squad.SquadOptions,
-    encoder: modeling.EncoderOptions,
-) -> dict[str, str]:
+@dataclasses.dataclass
+class Job:
+    """The checked command line.
+
+    Attributes:
+      values: The parsed flags.
+      options: How SQuAD is cut into windows and answered.
+      encoder: How the encoder is built.
+      config: The BertConfig.
+      tokenizer: The FullTokenizer.
+      source: The checkpoint to run, or for a training to start from.
+      questions: "train_file" and "predict_file", as the flags ask, to examples and how many were
+        left out.
+    """
+
+    values: flags.FlagValues
+    options: squad.SquadOptions
+    encoder: modeling.EncoderOptions
+    config: Any
+    tokenizer: Any
+    source: checkpoint.Checkpoint | None
+    questions: dict[str, tuple[list[Any], int]]
+
+    def windows(self, file: str) -> squad.SquadData:
+        """Cuts the paragraphs of "train_file" or "predict_file" into windows."""
+        return squad.make_windows(
+            *self.questions[file],
+            self.tokenizer,
+            self.options,
+            is_training=file == "train_file",
+        )
+
+
+def prepare(values: flags.FlagValues) -> Job:
+    """Checks the command line, loads what it names and reads all questions.
+
+    Whatever can be found wrong is found here, before hours of work.
+
+    Raises:
+      UserError: A flag is missing, wrong, or does not go with another; a file is not as expected.
+      OSError: A file is not there or cannot be read.
+    """
+    cli_lib.require_flags(values, _REQUIRED)
+    runner.check_paths(values, _PATHS)
+    encoder = runner.encoder_options(values)
+    runner.check_training_flags(values)
+    if not (values.do_train or values.do_predict or values.export_dir):
+        raise UserError("nothing to do: give --do_train, --do_predict or --export_dir")
+    runner.require_positive(values, _POSITIVE)
+    files = [
+        file
+        for job, file in (("do_train", "train_file"), ("do_predict", "predict_file"))
+        if values[job].value
+    ]
+    cli_lib.require_flags(values, files)
+    for file in files:
+        runner.require_file(getattr(values, file), file)
+    runner.check_export_dir(values.export_dir)
+    options = squad_options(values)
+    config = runner.load_config(values.bert_config_file, values.max_seq_length, encoder)
+    runner.check_segments(config, values.bert_config_file)
+    tokenizer = runner.load_tokenizer(values, config)
+    questions = {
+        file: squad.read_examples(getattr(values, file), options, is_training=file == "train_file")
+        for file in files
+    }
+    if values.do_train:
+        runner.training_options(values, len(questions["train_file"][0]))
+    source = runner.check_model(values, config)
+    runner.make_output_dir(values.output_dir)
+    return Job(values, options, encoder, config, tokenizer, source, questions)
+
+
+def _predict(job: Job, model: QuestionAnswerer) -> dict[str, str]:
     """Answers --predict_file and prints a table; returns question id to answer."""
+    values = job.values
+    data = job.windows("predict_file")
+    if not data.windows:  # All paragraphs are blank.
+        nothing = np.zeros(data.arrays["input_ids"].shape, np.float32)
+        return squad.write_predictions(data, nothing, nothing, job.options, values.output_dir)
     result = model.run(data.arrays, values.predict_batch_size, "predict")
     answers = squad.write_predictions(
         data,
         result.outputs["start_logits"],
         result.outputs["end_logits"],
-        options,
+        job.options,
         values.output_dir,
     )
     rows = {"questions": len(answers)}
-    runner.report("SQuAD prediction", encoder, rows, result, values.predict_batch_size)
+    runner.report("SQuAD prediction", job.encoder, rows, result, values.predict_batch_size)
     return answers
 
 
-def _train(
-    values: flags.FlagValues, config: Any, tokenizer: Any, options: squad.SquadOptions
-) -> str:
+def _train(job: Job) -> str:
     """Fine-tunes on --train_file; returns the last checkpoint."""
-    data = squad.load(values.train_file, tokenizer, options, is_training=True)
-    return training.train(
-        training.squad_loss(config),
-        data.arrays,
-        runner.training_options(values, len(data.examples)),
-        values.output_dir,
-        init_checkpoint=values.init_checkpoint,
-        settings={
-            "task": "squad",
-            "max_seq_length": values.max_seq_length,
-            "doc_stride": values.doc_stride,
-            "version_2_with_negative": values.version_2_with_negative,
-        },
-    )
+    values = job.values
+    with training.TrainingFolder(values.output_dir) as folder:
+        data = job.windows("train_file")
+        return training.train(
+            training.squad_loss(job.config),
+            data.arrays,
+            runner.training_options(values, len(data.examples)),
+            folder,
+            init_checkpoint=values.init_checkpoint,
+            settings=runner.training_settings(values, job.config)
+            | {
+                "task": "squad",
+                "doc_stride": values.doc_stride,
+                "max_query_length": values.max_query_length,
+                "version_2_with_negative": values.version_2_with_negative,
+            },
+        )
 
 
 def cli() -> None:
     """The console entry point."""
-    runner.run_flag_program(define_flags, run, __doc__, [_OWNER])
+    cli_lib.run_flag_program(define_flags, run, __doc__, [_OWNER])
 
 
 if __name__ == "__main__":

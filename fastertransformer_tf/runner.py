@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +16,20 @@ import rich.console
 import rich.table
 import tensorflow as tf
 import tqdm
-from absl import flags, logging
+from absl import flags
 
-from fastertransformer_tf import bert_compat, checkpoint_io, cli, modeling, training
+from fastertransformer_tf import (
+    bert_compat,
+    bert_config,
+    checkpoint,
+    checkpoint_io,
+    cli,
+    modeling,
+    sessions,
+    training,
+    vocabulary,
+)
+from fastertransformer_tf.errors import UserError
 
 if TYPE_CHECKING:  # typing has Self from Python 3.11 on.
     from typing_extensions import Self
@@ -67,75 +79,81 @@ def define_export_flag(flag_values: flags.FlagValues, owner: str) -> None:
 
 
 def check_export_dir(path: str | None) -> None:
-    """Refuses to export over something.
+    """Refuses to export over something, or where nothing can be written.
 
     Raises:
-      ValueError: The folder is there already.
+      UserError: The folder is there already, or cannot be made.
     """
-    if path and os.path.exists(path):
-        raise ValueError(f"--export_dir={path} exists already, expected a new folder")
+    if not path:
+        return
+    if os.path.lexists(path):
+        raise UserError(f"--export_dir={path} exists already, expected a new folder")
+    check_writable(os.path.dirname(os.path.abspath(path)), f"--export_dir={path}")
+
+
+def check_writable(folder: str, flag: str) -> None:
+    """Makes a folder and a file in it, which is removed again.
+
+    Done before the work whose results go there.
+
+    Args:
+      folder: The folder.
+      flag: The flag, with its value, to begin a message with.
+
+    Raises:
+      UserError: It cannot be made, or nothing can be written to it.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0" * 4096)  # A full disk shows with contents only.
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"{flag}: {folder} cannot be written to: {reason}") from error
+
+
+def check_paths(flag_values: flags.FlagValues, names: Iterable[str]) -> None:
+    """Refuses flags of paths that are none of this machine's, all before anything is read.
+
+    Raises:
+      UserError: One is a URL.
+    """
+    for name in names:
+        checkpoint.refuse_url(flag_values[name].value or "", name)
+
+
+def check_output_file(path: str, flag: str) -> None:
+    """Refuses a file that could not be written after hours of work.
+
+    Raises:
+      UserError: It is a folder, or its own folder cannot be written to.
+    """
+    if os.path.isdir(path):
+        raise UserError(f"--{flag}={path} is a folder, expected a file")
+    check_writable(os.path.dirname(os.path.abspath(path)), f"--{flag}={path}")
 
 
 def encoder_options(flag_values: flags.FlagValues) -> modeling.EncoderOptions:
     """Makes the options of parsed flags.
 
     Raises:
-      ValueError: A combination that does not go together.
+      UserError: A combination that does not go together.
     """
-    return modeling.EncoderOptions(
-        floatx=flag_values.floatx,
-        remove_padding=flag_values.remove_padding,
-        int8_mode=flag_values.int8_mode,
-        allow_gemm_test=flag_values.allow_gemm_test,
-        use_tensorflow=flag_values.use_tensorflow_transformer,
-    )
-
-
-def quiet_logs(flag_values: flags.FlagValues) -> None:
-    """Logs warnings and errors only (google's code logs every tensor) unless --verbosity is given.
-
-    Args:
-      flag_values: The process's parsed flags.
-    """
-    if not flag_values["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
-        # What TensorFlow warns of here are functions of its own that it finds out of date.
-        _tf1.logging.set_verbosity(_tf1.logging.ERROR)
-
-
-def run_flag_program(
-    define_flags: Callable[[flags.FlagValues], None],
-    run: Callable[[flags.FlagValues], object],
-    doc: str | None,
-    owners: Sequence[str],
-) -> None:
-    """The console entry point of a program whose options are all flags.
-
-    Args:
-      define_flags: Defines the program's flags.
-      run: Runs the program with parsed flags.
-      doc: The program's docstring, for --help.
-      owners: The modules whose flags --help explains.
-    """
-
-    def main(argv: list[str]) -> None:
-        cli.no_positional(argv)
-        quiet_logs(flags.FLAGS)
-        run(flags.FLAGS)
-
-    define_flags(flags.FLAGS)
-    cli.run_program(main, doc or "", owners)
-
-
-def require_flags(flag_values: flags.FlagValues, names: Iterable[str]) -> None:
-    """Refuses a command line that lacks flags.
-
-    Raises:
-      ValueError: Naming all that are missing.
-    """
-    missing = [f"--{name}" for name in names if flag_values[name].value is None]
-    if missing:
-        raise ValueError(f"required flags are missing: {', '.join(missing)}")
+    if flag_values.use_tensorflow_transformer and flag_values.allow_gemm_test:
+        raise UserError(
+            "--allow_gemm_test is of the op, but --use_tensorflow_transformer was asked for: leave "
+            "one of the two out"
+        )
+    try:
+        return modeling.EncoderOptions(
+            floatx=flag_values.floatx,
+            remove_padding=flag_values.remove_padding,
+            int8_mode=flag_values.int8_mode,
+            allow_gemm_test=flag_values.allow_gemm_test,
+            use_tensorflow=flag_values.use_tensorflow_transformer,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def require_file(path: str, flag: str) -> None:
@@ -143,21 +161,38 @@ def require_file(path: str, flag: str) -> None:
 
     Raises:
       FileNotFoundError: There is none.
+      UserError: It is something else than a file of this machine.
     """
-    if not tf.io.gfile.exists(path):
+    if os.path.isdir(path):
+        raise UserError(f"--{flag}={path} is a folder, expected a file")
+    if not os.path.exists(path):
         raise FileNotFoundError(f"--{flag}={path} not found")
+
+
+def require_positive(flag_values: flags.FlagValues, names: Iterable[str]) -> None:
+    """Refuses batch sizes and the like that are below 1.
+
+    Raises:
+      UserError: Naming the first.
+    """
+    for name in names:
+        if getattr(flag_values, name) < 1:
+            raise UserError(f"--{name}={getattr(flag_values, name)}, expected at least 1")
 
 
 def check_training_flags(flag_values: flags.FlagValues) -> None:
     """Refuses flags of google's programs that nothing here can follow.
 
+    --remove_padding and the other flags of the op are no matter of training, which TensorFlow's own
+    transformer does; what comes after it in the same run follows them.
+
     Raises:
-      ValueError: --use_tpu, or --do_train in another type than float32 or without padding.
+      UserError: --use_tpu, or --do_train in another type than float32.
     """
     if flag_values.use_tpu:
-        raise ValueError("--use_tpu=true: there is no TPU support, expected false")
+        raise UserError("--use_tpu=true: there is no TPU support, expected false")
     if flag_values.do_train and flag_values.floatx != "float32":
-        raise ValueError(
+        raise UserError(
             f"--do_train trains in float32, but --floatx={flag_values.floatx}: train first, then "
             "run the checkpoint in another type"
         )
@@ -167,7 +202,7 @@ def training_options(flag_values: flags.FlagValues, num_examples: int) -> traini
     """Makes the options of a training over `num_examples` of google's flags.
 
     Raises:
-      ValueError: A value is out of range.
+      UserError: A value is out of range.
     """
     return training.TrainingOptions.from_epochs(
         num_examples,
@@ -179,44 +214,125 @@ def training_options(flag_values: flags.FlagValues, num_examples: int) -> traini
     )
 
 
-def load_tokenizer(flag_values: flags.FlagValues) -> Any:
+def training_settings(flag_values: flags.FlagValues, config: Any) -> dict[str, Any]:
+    """What changes a training's result beside its options, data and first checkpoint.
+
+    The data are compared as arrays; vocabulary and case are told apart for the message.
+    """
+    return {
+        "max_seq_length": flag_values.max_seq_length,
+        "do_lower_case": flag_values.do_lower_case,
+        "warmup_proportion": flag_values.warmup_proportion,
+        "vocab_file": training.file_hash(flag_values.vocab_file),
+        **{f"bert_config {key}": value for key, value in sorted(vars(config).items())},
+    }
+
+
+def load_tokenizer(flag_values: flags.FlagValues, config: Any) -> Any:
     """Makes google's FullTokenizer of --vocab_file and --do_lower_case.
+
+    Args:
+      flag_values: The program's parsed flags.
+      config: The BertConfig that the ids are for.
 
     Raises:
       FileNotFoundError: There is no such vocabulary.
-      ValueError: The case does not go with what --init_checkpoint's name says.
+      UserError: It is no vocabulary of the model, or the case does not go with what
+        --init_checkpoint's name says.
     """
-    require_file(flag_values.vocab_file, "vocab_file")
+    path = flag_values.vocab_file
+    require_file(path, "vocab_file")
     tokenization = bert_compat.tokenization()
-    tokenization.validate_case_matches_checkpoint(
-        flag_values.do_lower_case, flag_values.init_checkpoint
-    )
-    return tokenization.FullTokenizer(flag_values.vocab_file, flag_values.do_lower_case)
+    try:
+        tokenization.validate_case_matches_checkpoint(
+            flag_values.do_lower_case, flag_values.init_checkpoint
+        )
+    except ValueError as error:
+        case = str(flag_values.do_lower_case).lower()
+        raise UserError(
+            f"--do_lower_case={case} does not go with --init_checkpoint="
+            f"{flag_values.init_checkpoint}: google's model of that name needs "
+            f"{'false' if flag_values.do_lower_case else 'true'}"
+        ) from error
+    tokenizer = tokenization.FullTokenizer(path, flag_values.do_lower_case)
+    vocabulary.check(tokenizer.vocab, config.vocab_size, f"--vocab_file={path}")
+    return tokenizer
 
 
-def load_config(path: str, max_seq_length: int) -> Any:
-    """Reads bert_config.json and checks it against the sequence length.
+def load_config(
+    path: str, max_seq_length: int, options: modeling.EncoderOptions | None = None
+) -> Any:
+    """Reads bert_config.json and checks it against the sequence length and the encoder.
+
+    Args:
+      path: The file.
+      max_seq_length: Tokens of a sequence.
+      options: The encoder that is to run it; None: not checked.
 
     Returns:
       A BertConfig.
 
     Raises:
       FileNotFoundError: It is not there.
-      ValueError: It is no BERT configuration, or max_seq_length does not fit.
+      UserError: It is no BERT configuration, max_seq_length does not fit, or the op has not its
+        activation.
     """
     require_file(path, "bert_config_file")
-    try:
-        config = bert_compat.modeling().BertConfig.from_json_file(path)
-    except ValueError as error:
-        raise ValueError(f"--bert_config_file={path} is not JSON: {error}") from error
-    if not isinstance(config.vocab_size, int):
-        raise ValueError(f"--bert_config_file={path} has no vocab_size, expected a BERT config")
+    config = bert_compat.modeling().BertConfig.from_dict(bert_config.load(path))
     if not 1 <= max_seq_length <= config.max_position_embeddings:
-        raise ValueError(
+        raise UserError(
             f"--max_seq_length={max_seq_length}, expected 1 to {config.max_position_embeddings}: "
             "the position embeddings of the model"
         )
+    if options is not None and not options.use_tensorflow:
+        try:
+            modeling.op_activation(config.hidden_act)
+        except ValueError as error:
+            raise UserError(f"--bert_config_file={path}: {error}") from error
     return config
+
+
+def check_model(flag_values: flags.FlagValues, config: Any) -> checkpoint.Checkpoint | None:
+    """Opens the checkpoint that a program starts from or runs, before anything else is done.
+
+    Args:
+      flag_values: The program's parsed flags; with do_train it starts from --init_checkpoint.
+      config: The BertConfig.
+
+    Returns:
+      The checkpoint; None where a training starts from random weights.
+
+    Raises:
+      OSError: There is none.
+      UserError: It cannot be used, or its embeddings are not of the configuration's sizes.
+    """
+    path = flag_values.init_checkpoint
+    if not flag_values.do_train:
+        path = checkpoint.choose_checkpoint(path, flag_values.output_dir)
+    else:
+        checkpoint.refuse_pattern(flag_values.output_dir)
+    if not path:
+        return None
+    source = checkpoint.Checkpoint(path)
+    bert_config.check_embeddings(
+        vars(config), source.shapes, flag_values.bert_config_file, source.path
+    )
+    return source
+
+
+def check_segments(config: Any, bert_config_file: str) -> None:
+    """Refuses a model that cannot tell two texts apart, for data of two texts.
+
+    google's lookup is a product with a one-hot matrix: it would leave the embedding out.
+
+    Raises:
+      UserError: It has fewer than two token types.
+    """
+    if config.type_vocab_size < 2:
+        raise UserError(
+            f"{bert_config_file}: type_vocab_size is {config.type_vocab_size}, expected at least 2 "
+            "for pairs of texts"
+        )
 
 
 @dataclasses.dataclass
@@ -260,7 +376,7 @@ class Model:
         graph: tf.Graph,
         inputs: Mapping[str, tf.Tensor],
         outputs: Mapping[str, tf.Tensor],
-        session_config: Any = None,
+        config: Any = None,
     ) -> None:
         """Starts a session.
 
@@ -268,10 +384,10 @@ class Model:
           graph: The whole model, without variables.
           inputs: Name to placeholder.
           outputs: Name to tensor.
-          session_config: A ConfigProto; TensorFlow's defaults when None.
+          config: A ConfigProto; that of `sessions.session_config` when None.
         """
         self.graph, self.inputs, self.outputs = graph, dict(inputs), dict(outputs)
-        self.session = _tf1.Session(graph=graph, config=session_config)
+        self.session = _tf1.Session(graph=graph, config=config or sessions.session_config())
 
     def __enter__(self) -> Self:
         """Returns itself."""
@@ -297,7 +413,7 @@ class Model:
           outputs: Names of its outputs, which need no other input.
 
         Raises:
-          ValueError: The folder is there already.
+          UserError: The folder is there already.
         """
         check_export_dir(path)
         saved = _tf1.saved_model
@@ -411,12 +527,9 @@ def encoder_name(options: modeling.EncoderOptions) -> str:
 
 
 def make_output_dir(path: str) -> None:
-    """Creates the output folder.
+    """Creates the output folder and sees that it can be written to.
 
     Raises:
-      ValueError: It cannot be made.
+      UserError: It cannot.
     """
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--output_dir={path} cannot be made: {error}") from error
+    check_writable(path, f"--output_dir={path}")

@@ -12,6 +12,7 @@ The best of a question's reference answers counts; a question without prediction
 from __future__ import annotations
 
 import collections
+import functools
 import json
 import re
 import string
@@ -20,9 +21,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app
-
-from fastertransformer_tf import cli
+from fastertransformer_tf import cli, text_files
+from fastertransformer_tf.errors import UserError
 
 VERSION = "1.1"
 
@@ -64,19 +64,19 @@ def evaluate(
       {"exact_match": percent, "f1": percent}, means over all questions.
 
     Raises:
-      ValueError: There is no question, or one has no answer.
+      UserError: There is no question, or one has no answer.
     """
     questions = [
         qa for article in articles for paragraph in article["paragraphs"] for qa in paragraph["qas"]
     ]
     if not questions:
-        raise ValueError("the dataset has no question, at least one is expected")
+        raise UserError("the dataset has no question, at least one is expected")
 
     def best(score: Callable[[str, str], float], qa: Mapping[str, Any]) -> float:
         if qa["id"] not in predictions:
             return 0.0
         if not qa["answers"]:
-            raise ValueError(f"question {qa['id']} has no answer; SQuAD v1.1 always has one")
+            raise UserError(f"question {qa['id']} has no answer; SQuAD v1.1 always has one")
         return max(score(predictions[qa["id"]], answer["text"]) for answer in qa["answers"])
 
     for qa in questions:
@@ -92,29 +92,44 @@ def evaluate_files(dataset_file: str | Path, predictions_file: str | Path) -> di
     """Scores a predictions file against a dataset file; see `evaluate`.
 
     Raises:
-      FileNotFoundError: A file is missing.
-      ValueError: A file is not JSON of the expected form.
+      OSError: A file is missing or cannot be read.
+      UserError: A file is not JSON of the expected form; says where.
     """
-    dataset = _read_json(dataset_file)
-    predictions = _read_json(predictions_file)
-    if "data" not in dataset:
-        raise ValueError(f"{dataset_file} has no `data`: expected a SQuAD v1.1 file")
+    dataset = text_files.read_json(dataset_file)
+    articles = _checked_articles(dataset, str(dataset_file))
+    predictions = _checked_predictions(predictions_file)
     if dataset.get("version") != VERSION:
         print(
             f"{dataset_file} has version {dataset.get('version')!r}, expected {VERSION!r}",
             file=sys.stderr,
         )
-    return evaluate(dataset["data"], predictions)
+    return evaluate(articles, predictions)
 
 
-def _read_json(path: str | Path) -> dict[str, Any]:
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):  # A damaged file, not a wrong call: ValueError.
-        raise ValueError(f"{path} holds a JSON {type(content).__name__}, expected an object")
-    return content
+def _checked_articles(dataset: Any, file: str) -> list[Any]:
+    """Returns `data` of a SQuAD file, all that is read of it being there and of its type."""
+    get = functools.partial(text_files.member, file=file)
+    articles = get(dataset, "data", list)
+    for i, article in enumerate(articles):
+        for j, paragraph in enumerate(get(article, "paragraphs", list, where=f"data[{i}]")):
+            where = f"data[{i}].paragraphs[{j}]"
+            for k, qa in enumerate(get(paragraph, "qas", list, where=where)):
+                place = f"{where}.qas[{k}]"
+                get(qa, "id", str, where=place)
+                for m, answer in enumerate(get(qa, "answers", list, where=place)):
+                    get(answer, "text", str, where=f"{place}.answers[{m}]")
+    return articles
+
+
+def _checked_predictions(file: str | Path) -> dict[str, str]:
+    """Returns what a predictions file holds, question ids and answers."""
+    predictions = text_files.read_json(file)
+    if not isinstance(predictions, dict):
+        shown = text_files.describe(predictions)
+        raise UserError(f"{file} holds {shown}, expected an object of question ids and answers")
+    for name in predictions:
+        text_files.member(predictions, name, str, str(file))
+    return predictions
 
 
 def main() -> None:
@@ -122,7 +137,7 @@ def main() -> None:
 
     def run(argv: Sequence[str]) -> None:
         if len(argv) != 3:
-            raise app.UsageError(f"{len(argv) - 1} arguments given, expected DATASET PREDICTIONS")
+            raise UserError(f"{len(argv) - 1} arguments given, expected DATASET PREDICTIONS")
         print(json.dumps(evaluate_files(argv[1], argv[2])))
 
     cli.run_program(run, __doc__, [__name__])

@@ -14,10 +14,11 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-from absl import app, flags
+from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from fastertransformer_tf import encoder_graphs  # noqa: E402
+from fastertransformer_tf import cli, encoder_graphs  # noqa: E402
+from fastertransformer_tf.errors import UserError  # noqa: E402
 
 DEFINE = flags.DEFINE_integer
 _BATCH = DEFINE("batch_size", 4, "Sequences in the batch.", 1)
@@ -176,12 +177,11 @@ class Session:
 
 def main(argv: list[str]) -> None:
     """Compares and times; exits with 1 where an output disagrees."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}; every option is a flag")
+    cli.no_positional(argv)
     batch, seq = _BATCH.value, _SEQ.value
     length = seq // 2 if _AVG_SEQ.value == -1 else _AVG_SEQ.value
     if length > seq:
-        raise app.UsageError(f"--avg_seq_len is {length}, expected at most --max_seq_len {seq}")
+        raise UserError(f"--avg_seq_len is {length}, expected at most --max_seq_len {seq}")
     print_arguments()
     # fp32 is IEEE float32 on a GPU too: TF32 would be compared with the tolerance of 23 bits.
     tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -247,4 +247,4 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     # In TensorFlow 1's loops the weights, which no turn changes, cost the host nothing a turn.
     tf.disable_control_flow_v2()
-    app.run(main)
+    cli.run_program(main, __doc__ or "", [sys.argv[0]])

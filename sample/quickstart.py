@@ -223,7 +223,7 @@ def plot_times(runs: dict[str, runner.BatchRun], path: pathlib.Path) -> None:
 def main(argv: list[str]) -> int:
     """Imports, encodes, compares; returns the exit status."""
     cli.no_positional(argv)
-    runner.quiet_logs(flags.FLAGS)
+    cli.quiet_logs(flags.FLAGS)
     cache = pathlib.Path(_CACHE.value)
     prefix = imported_model(cache / "minilm")
     config = runner.load_config(str(prefix.with_name("bert_config.json")), _SEQ.value)

@@ -7,10 +7,7 @@
 #              CUDA_HOME   the toolkit (pip's nvidia/cu13 or /usr/local/cuda where unset)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-if [ -z "${FT_PYTHON:-}" ]; then
-  if [ -x .venv/bin/python ]; then FT_PYTHON=$PWD/.venv/bin/python; else FT_PYTHON=$(command -v python3); fi
-fi
-export FT_PYTHON
+source scripts/lib.sh
 if ! command -v bazel >/dev/null; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "[build] apt-get install bazel-bootstrap"

@@ -2,14 +2,15 @@
 # Builds cuda_test, encoder_sample and encoder_gemm with nvcc and g++ alone: no TensorFlow, no Bazel.
 # Usage: build_cuda_standalone.sh [OUT_DIR (build/cuda)]
 # Environment: CUDA_HOME (/usr/local/cuda), FT_CUDA_ARCHS ("75 80 86 89 90", plus PTX of the last),
-# CUBLAS_INCLUDE (folder of cublasLt.h; default: CUDA_HOME's, else the TensorFlow wheel's), JOBS (2).
+# FT_PYTHON (build.sh), CUBLAS_INCLUDE (folder of cublasLt.h; default: CUDA_HOME's, else the TensorFlow wheel's), JOBS (2).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$(realpath -m "${1:-build/cuda}")
 cuda=${CUDA_HOME:-/usr/local/cuda}
 archs=${FT_CUDA_ARCHS:-75 80 86 89 90}
 if [ -z "${CUBLAS_INCLUDE:-}" ] && [ ! -e "$cuda/include/cublasLt.h" ]; then
-  wheel=$(python3 -c 'import importlib.util as u; print(u.find_spec("tensorflow").submodule_search_locations[0])')
+  source scripts/lib.sh
+  wheel=$("$FT_PYTHON" -c 'import importlib.util as u; print(u.find_spec("tensorflow").submodule_search_locations[0])')
   # Only cuBLAS's own headers: the wheel's other CUDA headers are of another version.
   mkdir -p "$out/include"
   cp "$wheel"/include/third_party/gpus/cuda/include/cublas*.h "$out/include/"

@@ -8,16 +8,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$(realpath -m "${1:-.gpu/ft}")
-if [ -z "${FT_PYTHON:-}" ]; then
-  if [ -x .venv/bin/python ]; then FT_PYTHON=$PWD/.venv/bin/python; else FT_PYTHON=$(command -v python3); fi
-fi
-export FT_PYTHON
+source scripts/lib.sh
 library=fastertransformer_tf/lib/_fastertransformer_tf.so
 programs="cuda_test encoder_sample encoder_gemm"
 if [ "${FT_BUNDLE_BUILD:-1}" != 0 ]; then
   FT_CUDA=1 scripts/build.sh
-  # build_cuda_standalone.sh looks for TensorFlow's cuBLAS headers with python3.
-  PATH=$(dirname "$FT_PYTHON"):$PATH scripts/build_cuda_standalone.sh build/cuda
+  scripts/build_cuda_standalone.sh build/cuda
 fi
 for file in $library $(printf 'build/cuda/%s ' $programs); do
   [ -e "$file" ] || { echo "gpu_bundle: $file is missing: leave FT_BUNDLE_BUILD out" >&2; exit 1; }
@@ -37,7 +33,8 @@ for program in $programs; do cp "build/cuda/$program" "$work/bin/"; done
 cp tests/*.py "$work/tests/"
 cp sample/*.py "$work/sample/"
 cp benchmarks/*.py "$work/benchmarks/"
-cp scripts/gpu_test.sh scripts/gpu_unload.sh scripts/profile_encoder_performance.sh "$work/scripts/"
+cp scripts/lib.sh scripts/gpu_test.sh scripts/gpu_unload.sh scripts/profile_encoder_performance.sh \
+  "$work/scripts/"
 cp pyproject.toml README.md LICENSE "$work/"
 commit=$(git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
 echo "commit $commit, built $(date -u +%FT%TZ), TensorFlow $("$FT_PYTHON" -c \

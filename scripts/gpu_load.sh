@@ -1,6 +1,6 @@
 #!/bin/bash
 # Cuts what a GPU machine without a network needs beside the bundle (scripts/gpu_bundle.sh) into folders that
-# each fit one transfer: TensorFlow, as pack.py of the gpu_bundle tool packed it, and the acceptance data.
+# each fit one transfer: TENSORFLOW_DIR holds part_*/tf.NN, deps/deps.tar: TensorFlow and what it needs, in parts.
 # Usage: gpu_load.sh TENSORFLOW_DIR DATA_DIR UNPACK_SH OUT_DIR [MIB (62)]
 # Writes OUT_DIR/00, OUT_DIR/01, ... On the GPU machine: copy every folder's files into one folder, then
 # `source scripts/gpu_unload.sh FOLDER`.

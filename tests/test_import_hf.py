@@ -8,53 +8,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tensorflow as tf
+from tiny_hf import CONFIG, VOCAB, random_tensors, write_hf_folder
 
-from fastertransformer_tf import checkpoint_io, import_hf
-
-CONFIG = {
-    "architectures": ["BertModel"],
-    "attention_probs_dropout_prob": 0.1,
-    "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.1,
-    "hidden_size": 8,
-    "initializer_range": 0.02,
-    "intermediate_size": 12,
-    "layer_norm_eps": 1e-12,
-    "max_position_embeddings": 16,
-    "model_type": "bert",
-    "num_attention_heads": 2,
-    "num_hidden_layers": 2,
-    "type_vocab_size": 2,
-    "vocab_size": 10,
-}
-VOCAB = [f"t{i}" for i in range(10)]
-
-
-def _hf_shapes(config=CONFIG):
-    """The tensors of transformers' BertModel, written down apart from the code under test."""
-    hidden, inner = config["hidden_size"], config["intermediate_size"]
-    shapes = {
-        "embeddings.word_embeddings.weight": (config["vocab_size"], hidden),
-        "embeddings.position_embeddings.weight": (config["max_position_embeddings"], hidden),
-        "embeddings.token_type_embeddings.weight": (config["type_vocab_size"], hidden),
-        "embeddings.LayerNorm.weight": (hidden,),
-        "embeddings.LayerNorm.bias": (hidden,),
-        "pooler.dense.weight": (hidden, hidden),
-        "pooler.dense.bias": (hidden,),
-    }
-    for i in range(config["num_hidden_layers"]):
-        layer = f"encoder.layer.{i}."
-        for part in ("self.query", "self.key", "self.value", "output.dense"):
-            shapes[f"{layer}attention.{part}.weight"] = (hidden, hidden)
-            shapes[f"{layer}attention.{part}.bias"] = (hidden,)
-        shapes[f"{layer}intermediate.dense.weight"] = (inner, hidden)
-        shapes[f"{layer}intermediate.dense.bias"] = (inner,)
-        shapes[f"{layer}output.dense.weight"] = (hidden, inner)
-        shapes[f"{layer}output.dense.bias"] = (hidden,)
-        for norm in ("attention.output", "output"):
-            shapes[f"{layer}{norm}.LayerNorm.weight"] = (hidden,)
-            shapes[f"{layer}{norm}.LayerNorm.bias"] = (hidden,)
-    return shapes
+from fastertransformer_tf import import_hf
 
 
 @pytest.fixture
@@ -64,15 +20,7 @@ def rng():
 
 @pytest.fixture
 def tensors(rng):
-    return {n: rng.standard_normal(s).astype(np.float32) for n, s in _hf_shapes().items()}
-
-
-def _write(folder, tensors, config=CONFIG, vocab=VOCAB):
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "vocab.txt").write_text("".join(f"{t}\n" for t in vocab))
-    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
-    return folder
+    return random_tensors(rng)
 
 
 def _read(checkpoint):
@@ -82,7 +30,7 @@ def _read(checkpoint):
 
 def test_every_tensor_arrives_under_its_google_name(tmp_path, tensors):
     out = tmp_path / "out"
-    imported = import_hf.import_hf(_write(tmp_path / "hf", tensors), out)
+    imported = import_hf.import_hf(write_hf_folder(tmp_path / "hf", tensors), out)
     variables = _read(imported.checkpoint)
     assert len(variables) == len(tensors) == imported.num_variables
     layer, hf = "bert/encoder/layer_1", "encoder.layer.1"
@@ -153,7 +101,7 @@ def test_all_faults_are_listed_at_once(tmp_path, tensors):
     tensors["embeddings.LayerNorm.bias"] = np.zeros(9, np.float32)
     tensors["pooler.dense.bias"] = np.zeros(8, np.int32)
     with pytest.raises(ValueError) as caught:
-        import_hf.import_hf(_write(tmp_path / "hf", tensors), tmp_path / "out")
+        import_hf.import_hf(write_hf_folder(tmp_path / "hf", tensors), tmp_path / "out")
     message = str(caught.value)
     assert "4 tensors" in message
     assert "missing: encoder.layer.0.output.dense.bias [8]" in message
@@ -165,13 +113,13 @@ def test_all_faults_are_listed_at_once(tmp_path, tensors):
 
 def test_known_buffers_are_left_out(tmp_path, tensors):
     tensors["embeddings.position_ids"] = np.arange(16)[None]
-    imported = import_hf.import_hf(_write(tmp_path / "hf", tensors), tmp_path / "out")
+    imported = import_hf.import_hf(write_hf_folder(tmp_path / "hf", tensors), tmp_path / "out")
     assert imported.ignored == ("embeddings.position_ids",)
 
 
 def test_missing_pooler_is_refused_or_written_as_zeros(tmp_path, tensors):
     del tensors["pooler.dense.weight"], tensors["pooler.dense.bias"]
-    hf = _write(tmp_path / "hf", tensors)
+    hf = write_hf_folder(tmp_path / "hf", tensors)
     with pytest.raises(ValueError, match="missing_pooler=zeros"):
         import_hf.import_hf(hf, tmp_path / "out")
     imported = import_hf.import_hf(hf, tmp_path / "out", missing_pooler="zeros")
@@ -201,7 +149,9 @@ def test_heads_prefix_and_old_layer_norm_names(tmp_path, tensors, rng):
     named |= {n: rng.standard_normal(s).astype(np.float32) for n, s in heads.items()}
     named["cls.predictions.decoder.weight"] = named["bert.embeddings.word_embeddings.weight"].copy()
     config = CONFIG | {"architectures": ["BertForSequenceClassification"]}
-    imported = import_hf.import_hf(_write(tmp_path / "hf", named, config), tmp_path / "out")
+    imported = import_hf.import_hf(
+        write_hf_folder(tmp_path / "hf", named, config), tmp_path / "out"
+    )
     assert imported.ignored == ("cls.predictions.decoder.weight",)
     variables = _read(imported.checkpoint)
     for google, hf in {
@@ -228,7 +178,7 @@ def test_heads_prefix_and_old_layer_norm_names(tmp_path, tensors, rng):
 
 
 def test_half_precision_shards_and_tokenizer_json(tmp_path, tensors):
-    hf = _write(tmp_path / "hf", {})
+    hf = write_hf_folder(tmp_path / "hf", {})
     (hf / "model.safetensors").unlink()
     (hf / "vocab.txt").unlink()
     vocab = {token: i for i, token in enumerate(VOCAB)}
@@ -254,7 +204,7 @@ def test_half_precision_shards_and_tokenizer_json(tmp_path, tensors):
 
 def test_pytorch_model_bin(tmp_path, tensors):
     torch = pytest.importorskip("torch", reason="pytorch_model.bin is read by torch")
-    hf = _write(tmp_path / "hf", tensors)
+    hf = write_hf_folder(tmp_path / "hf", tensors)
     (hf / "model.safetensors").unlink()
     torch.save({n: torch.from_numpy(v) for n, v in tensors.items()}, hf / "pytorch_model.bin")
     imported = import_hf.import_hf(hf, tmp_path / "out")
@@ -266,30 +216,20 @@ def test_pytorch_model_bin(tmp_path, tensors):
 def test_missing_and_damaged_files(tmp_path, tensors):
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         import_hf.import_hf(tmp_path / "none", tmp_path / "out")
-    hf = _write(tmp_path / "hf", tensors)
+    hf = write_hf_folder(tmp_path / "hf", tensors)
     (hf / "model.safetensors").write_bytes(b"not a safetensors file")
     with pytest.raises(ValueError, match="not a readable safetensors file"):
         import_hf.import_hf(hf, tmp_path / "out")
     (hf / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="holds no weights"):
         import_hf.import_hf(hf, tmp_path / "out")
-    _write(hf, tensors, vocab=[*VOCAB, "one too many"])
+    write_hf_folder(hf, tensors, vocab=[*VOCAB, "one too many"])
     with pytest.raises(ValueError, match="has 11 entries, expected at most vocab_size 10"):
         import_hf.import_hf(hf, tmp_path / "out")
     shutil.copy(hf / "config.json", hf / "vocab.txt")
     (hf / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match="config.json does not exist"):
         import_hf.import_hf(hf, tmp_path / "out")
-
-
-def test_save_checkpoint_replaces_and_leaves_no_temporary_files(tmp_path):
-    prefix = tmp_path / "deep" / "a.ckpt"
-    checkpoint_io.save_checkpoint(prefix, {"x": np.float32([1, 2])})
-    checkpoint_io.save_checkpoint(prefix, {"y": np.float16([3])})
-    assert set(_read(str(prefix))) == {"y"}
-    assert len(list(prefix.parent.iterdir())) == 2
-    with pytest.raises(ValueError, match="would hold no tensor"):
-        checkpoint_io.save_checkpoint(prefix, {})
 
 
 # ---- MiniLM: the TensorFlow graph of the imported checkpoint against NumPy on the HF tensors ----
@@ -349,7 +289,7 @@ def minilm(tmp_path_factory):
     try:
         folder = import_hf.packaged_minilm()
     except FileNotFoundError as error:
-        pytest.skip(str(error))
+        pytest.skip(f"acceptance data not found: {error}")
     return folder, import_hf.import_hf(folder, tmp_path_factory.mktemp("minilm"))
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
+import json
 import pathlib
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -15,7 +19,8 @@ from conftest import REPOSITORY, shared_path
 from tiny_bert import TinyBert, make_tiny_bert
 from tolerances import LOGITS, assert_close
 
-from fastertransformer_tf import run_classifier_wrap
+from fastertransformer_tf import bert_compat, checkpoint_io, glue, run_classifier_wrap
+from fastertransformer_tf.errors import UserError
 
 
 def run(**arguments: object) -> dict:
@@ -80,8 +85,10 @@ def test_mrpc_op(mrpc_run: functools.partial, remove_padding: bool) -> None:
 
 @pytest.mark.parametrize("floatx", ["float16", "bfloat16"])
 def test_mrpc_half_types(mrpc_run: functools.partial, floatx: str) -> None:
-    result, _ = mrpc_run(floatx=floatx, remove_padding=True)
+    result, logits = mrpc_run(floatx=floatx, remove_padding=True)
     assert abs(result["eval_accuracy"] - 0.8063725) <= 0.01
+    _, exact = mrpc_run(use_tensorflow_transformer=True)
+    assert_close(logits, exact, floatx, LOGITS)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +149,7 @@ def test_every_task(tiny: dict[int, TinyBert], tmp_path: pathlib.Path, task: str
         results[name] = run(
             task_name=task,
             do_eval=True,
-            do_predict=task != "xnli",  # google's processor has no test set for it.
+            do_predict=task != "xnli",  # google's format has no test set for it.
             data_dir=tmp_path,
             vocab_file=model.vocab_file,
             bert_config_file=model.config_file,
@@ -182,6 +189,25 @@ BAD = [
     ({"init_checkpoint": "/none.ckpt"}, "checkpoint /none.ckpt not found"),
     ({"data_dir": "/none"}, "--data_dir=/none is not a folder"),
     ({"use_tensorflow_transformer": True, "remove_padding": True}, "remove_padding needs the op"),
+    (
+        {"use_tensorflow_transformer": True, "allow_gemm_test": True},
+        "--allow_gemm_test is of the op",
+    ),
+    ({"task_name": "xnli", "do_predict": True}, "--task_name=xnli has no test data in google's"),
+    ({"do_predict": True, "predict_batch_size": -1}, "--predict_batch_size=-1, expected at least"),
+    (
+        {"output_dir": "gs://b/out"},
+        "--output_dir=gs://b/out is a URL, expected a path of this mach",
+    ),
+    ({"vocab_file": "gs://b/v.txt"}, "--vocab_file=gs://b/v.txt is a URL"),
+    ({"data_dir": "hdfs://b"}, "--data_dir=hdfs://b is a URL"),
+    ({"output_logits": "/"}, "--output_logits=/ is a folder, expected a file"),
+    ({"output_logits": "/dev/null/x"}, "--output_logits=/dev/null/x: /dev/null cannot be written"),
+    ({"export_dir": "/proc/x/saved"}, "--export_dir=/proc/x/saved: /proc/x cannot be written to"),
+    ({"output_dir": "/proc/x"}, "--output_dir=/proc/x: /proc/x cannot be written to"),
+    ({"vocab_file": "/"}, "--vocab_file=/ is a folder, expected a file"),
+    ({"do_train": True}, "has no train data of mrpc"),
+    ({"do_train": True, "learning_rate": -1}, "has no train data of mrpc"),
 ]
 
 
@@ -202,6 +228,293 @@ def test_bad_flags(
     }
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
         run(**(arguments | changes))
+
+
+def google_examples(task: str, which: str, folder: pathlib.Path) -> list[dict]:
+    module = bert_compat.run_classifier()
+    processor = getattr(module, f"{task.capitalize()}Processor")()
+    examples = getattr(processor, f"get_{which}_examples")(str(folder))
+    return [{k: v for k, v in vars(e).items() if k != "guid"} for e in examples]
+
+
+@pytest.mark.parametrize("task", glue.TASKS)
+def test_the_same_examples_as_google(tmp_path: pathlib.Path, task: str) -> None:
+    write_task(tmp_path, task)
+    if task == "xnli":
+        (tmp_path / "multinli").mkdir()
+        rows = [["premise", "hypo", "label"], ["a", "b", "contradictory"], ["c", "d", "neutral"]]
+        (tmp_path / "multinli" / "multinli.train.zh.tsv").write_text(lines(*rows))
+        dev = tmp_path / "xnli.dev.tsv"
+        dev.write_text(dev.read_text() + lines(["en", "neutral", "x", "x", "x", "x", "no", "no"]))
+        splits = ["train", "dev"]
+    else:
+        for file in list(tmp_path.glob("dev*.tsv")):
+            shutil.copy(file, tmp_path / "train.tsv")
+        file = tmp_path / "train.tsv"
+        # Quotes are characters, a last line may end without \n and lines with \r\n.
+        file.write_bytes(file.read_bytes().replace(b"the cat", b'"the c\xc3\xa1t').replace(
+            b"\n", b"\r\n").removesuffix(b"\r\n"))  # fmt: skip
+        splits = ["train", "dev", "test"]
+    assert (
+        list(glue.TASKS[task].labels)
+        == bert_compat.run_classifier().__dict__[f"{task.capitalize()}Processor"]().get_labels()
+    )
+    for which in splits:
+        ours = glue.TASKS[task].examples(str(tmp_path), which)
+        theirs = google_examples(task, which, tmp_path)
+        assert [{k: v for k, v in vars(e).items() if k != "guid"} for e in ours] == theirs
+        assert len(ours) >= 2
+
+
+MRPC_HEAD = b"Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+MRPC_ROW = b"1\t1\t2\tthe cat\ta dog\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (MRPC_HEAD + MRPC_ROW + b"\n", "line 3: a blank line, expected at least 5 columns"),
+        (MRPC_HEAD + b"\r\n" + MRPC_ROW, "line 2: a blank line"),
+        (MRPC_HEAD + MRPC_ROW + b"1\t1\t2\tone\n", "line 3: 4 columns, expected at least 5"),
+        (
+            MRPC_HEAD + MRPC_ROW.replace(b"\t", b","),
+            "line 2: 1 column, expected at least 5 columns",
+        ),
+        (MRPC_HEAD + MRPC_ROW + b"yes" + MRPC_ROW, 'line 3: the label is "yes1", expected 0 or 1'),
+        (MRPC_HEAD + MRPC_ROW + b"1\t1\t2\t\xff\tb\n", "line 3: the byte 0xff is not UTF-8"),
+        (MRPC_HEAD, "holds no example, expected at least one row"),
+        (b"", "holds no example"),
+        ("x\ty".encode("utf-16"), "line 1: the byte 0xff is not UTF-8"),
+    ],
+)
+def test_a_wrong_row_is_refused_with_file_and_line(
+    tmp_path: pathlib.Path, content: bytes, message: str
+) -> None:
+    file = tmp_path / "dev.tsv"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        glue.TASKS["mrpc"].get_dev_examples(str(tmp_path))
+    assert str(file) in str(caught.value)
+
+
+def test_odd_rows_that_are_right(tiny: dict[int, TinyBert], tmp_path: pathlib.Path) -> None:
+    huge = b"1\t1\t2\t" + b"a" * 1_000_000 + b"\tthe cat\n"
+    odd = [b'0\t1\t2\t"the\ta "cat\tx\n', b"1\t1\t2\tthe\0 cat\t\n", huge, MRPC_ROW]
+    (tmp_path / "dev.tsv").write_bytes(b"\xef\xbb\xbf" + MRPC_HEAD + b"".join(odd))
+    out = tmp_path / "out"
+    run(**mrpc_arguments(tiny[2], tmp_path), do_eval=True, output_logits=out / "l.npy")
+    assert np.load(out / "l.npy").shape == (4, 2)
+    tokenizer = bert_compat.tokenization().FullTokenizer(tiny[2].vocab_file, True)
+    examples = glue.TASKS["mrpc"].get_dev_examples(str(tmp_path))
+    features = run_classifier_wrap.make_features(examples, ["0", "1"], 16, tokenizer)
+    unknown, the, cat = tokenizer.convert_tokens_to_ids(["[UNK]", "the", "cat"])
+    assert features["input_ids"][2, :6].tolist() == [2, unknown, 3, the, cat, 3]
+    assert features["input_ids"][1, :5].tolist() == [2, the, cat, 3, 0]
+
+
+def mrpc_arguments(model: TinyBert, folder: pathlib.Path) -> dict[str, object]:
+    return {
+        "task_name": "mrpc",
+        "data_dir": folder,
+        "vocab_file": model.vocab_file,
+        "bert_config_file": model.config_file,
+        "init_checkpoint": model.checkpoint,
+        "max_seq_length": 16,
+        "output_dir": folder / "out",
+    }
+
+
+@pytest.fixture
+def training_arguments(tmp_path: pathlib.Path) -> dict[str, object]:
+    """Flags of a training of ten steps over 40 pairs, with a model of its own."""
+    model = make_tiny_bert(tmp_path / "model")
+    rng = np.random.default_rng(5)
+    words = "the a cat dog sat ran fast slow big small".split()
+    rows = [["Quality", "1", "2", "#1 String", "#2 String"]]
+    for i in range(40):
+        first, second = (" ".join(rng.choice(words, rng.integers(2, 6))) for _ in range(2))
+        rows.append([str(i % 2), "1", "2", first, second])
+    (tmp_path / "train.tsv").write_text(lines(*rows))
+    (tmp_path / "dev.tsv").write_text(lines(*rows[:9]))
+    return mrpc_arguments(model, tmp_path) | {
+        "do_train": True,
+        "train_batch_size": 4,
+        "num_train_epochs": 1,
+        "save_checkpoints_steps": 2,
+        "learning_rate": 1e-3,
+    }
+
+
+def variables(prefix: pathlib.Path | str) -> dict[str, np.ndarray]:
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(str(prefix))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+def program_of(arguments: dict[str, object], **options: object) -> subprocess.Popen[str]:
+    flags_of = [f"--{name}={value}" for name, value in arguments.items()]
+    return subprocess.Popen(
+        [sys.executable, "-m", "fastertransformer_tf.run_classifier_wrap", *flags_of],
+        cwd=REPOSITORY, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+    )  # fmt: skip
+
+
+def test_training_killed_moved_and_gone_on_with(
+    tmp_path: pathlib.Path, training_arguments: dict[str, object]
+) -> None:
+    out = tmp_path / "out"
+    whole = training_arguments | {"output_dir": tmp_path / "whole"}
+    run(**whole)
+    long = training_arguments | {"num_train_epochs": 100}
+    process = program_of(long)
+    while not (out / "model.ckpt-4.index").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert json.loads((out / "training.json").read_text())["num_train_steps"] == 1000
+    with pytest.raises(UserError, match=r"num_train_steps 1000 \(now 10\)"):
+        run(**training_arguments)
+    # The short training, as a kill at step 5 leaves it, in a folder that is moved then.
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "whole", moved)
+    state = 'model_checkpoint_path: "model.ckpt-4"\n'
+    for step in (2, 4):
+        state += f'all_model_checkpoint_paths: "model.ckpt-{step}"\n'
+    (moved / "checkpoint").write_text(state)
+    (moved / "model.ckpt-6.index").unlink()
+    run(**training_arguments | {"output_dir": moved})
+    expected, resumed = (
+        variables(folder / "model.ckpt-10") for folder in (tmp_path / "whole", moved)
+    )
+    assert expected.keys() == resumed.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(resumed[name], value, err_msg=name)
+
+
+def change_vocabulary(arguments: dict[str, object]) -> None:
+    file = pathlib.Path(str(arguments["vocab_file"]))
+    file.write_text(file.read_text().replace("cat\ndog", "dog\ncat"))
+
+
+def change_config(arguments: dict[str, object]) -> None:
+    file = pathlib.Path(str(arguments["bert_config_file"]))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"hidden_dropout_prob": 0.2}))
+
+
+def change_data(arguments: dict[str, object]) -> None:
+    file = pathlib.Path(str(arguments["data_dir"])) / "train.tsv"
+    file.write_text(file.read_text().replace("fast", "slow"))
+
+
+def change_checkpoint(arguments: dict[str, object]) -> None:
+    prefix = str(arguments["init_checkpoint"])
+    weights = variables(prefix)
+    weights["bert/pooler/dense/bias"][0] += 1
+    checkpoint_io.save_checkpoint(prefix, weights)
+
+
+def change_task(arguments: dict[str, object]) -> None:
+    rows = ["x\t1\t\tthe cat\n"] * 40
+    (pathlib.Path(str(arguments["data_dir"])) / "train.tsv").write_text("".join(rows))
+    arguments["task_name"] = "cola"
+
+
+def test_a_training_goes_on_with_the_same_inputs_only(
+    tmp_path: pathlib.Path, training_arguments: dict[str, object]
+) -> None:
+    run(**training_arguments)
+    # Elsewhere, but the same: nothing is left to do.
+    inputs = ("model", "train.tsv", "dev.tsv")
+    for number, (change, named) in enumerate(
+        [
+            (dict, None),
+            ({"save_checkpoints_steps": 3}, None),
+            (change_vocabulary, "vocab_file"),
+            (change_config, "bert_config hidden_dropout_prob"),
+            (change_data, "features"),
+            (change_checkpoint, "init_checkpoint"),
+            (change_task, "task"),
+            ({"do_lower_case": False}, "do_lower_case"),
+            ({"max_seq_length": 15}, "max_seq_length"),
+            ({"learning_rate": 2e-3}, "learning_rate"),
+            ({"train_batch_size": 5}, "train_batch_size"),
+            ({"warmup_proportion": 0.5}, "warmup_proportion"),
+        ]
+    ):
+        copied = tmp_path / f"copy{number}"
+        copied.mkdir()
+        for name in inputs:
+            copy = shutil.copytree if name == "model" else shutil.copy
+            copy(tmp_path / name, copied / name)
+        arguments: dict[str, object] = {
+            name: str(value).replace(str(tmp_path), str(copied))
+            for name, value in training_arguments.items()
+        }
+        arguments["output_dir"] = training_arguments["output_dir"]
+        if callable(change):
+            change(arguments)
+        else:
+            arguments |= change
+        if named is None:
+            assert run(**arguments) == {}
+        else:
+            with pytest.raises(UserError, match=rf"out holds a training with .*{named} "):
+                run(**arguments)
+
+
+def test_evaluation_takes_what_was_trained_and_says_so(
+    tmp_path: pathlib.Path, training_arguments: dict[str, object], capsys: pytest.CaptureFixture
+) -> None:
+    trained = run(**training_arguments, do_eval=True)
+    assert trained["global_step"] == 10
+    arguments = training_arguments | {"do_train": False, "do_eval": True}
+    capsys.readouterr()
+    again = run(**arguments)
+    assert again == trained
+    shown = capsys.readouterr().out
+    assert f"checkpoint: {tmp_path}/out/model.ckpt-10 (the latest trained in --output_dir," in shown
+    fresh = run(**arguments | {"output_dir": tmp_path / "fresh"})
+    assert fresh["global_step"] == 0 and fresh["eval_loss"] != trained["eval_loss"]
+    shown = capsys.readouterr().out
+    assert f"checkpoint: {arguments['init_checkpoint']} (--init_checkpoint)" in shown
+    # A folder means the latest checkpoint in it.
+    folder = run(
+        **arguments | {"output_dir": tmp_path / "fresh", "init_checkpoint": tmp_path / "out"}
+    )
+    assert folder["global_step"] == 10 and folder["eval_loss"] == trained["eval_loss"]
+
+
+def test_of_two_trainings_in_one_folder_the_second_is_refused(
+    tmp_path: pathlib.Path, training_arguments: dict[str, object]
+) -> None:
+    rates = [1e-6, 1e-3]
+    arguments = training_arguments | {"num_train_epochs": 20, "save_checkpoints_steps": 50}
+    processes = [program_of(arguments | {"learning_rate": rate}) for rate in rates]
+    ends = [process.communicate() for process in processes]
+    codes = [process.returncode for process in processes]
+    assert sorted(codes) == [0, 1], ends
+    refused = ends[codes.index(1)][1].splitlines()
+    (line,) = [line for line in refused if line.startswith("run_classifier_wrap: ")]
+    assert "another training is running in" in line or "holds a training with learning_rate" in line
+    settings = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert settings["learning_rate"] == rates[codes.index(0)]
+
+
+def test_a_train_set_without_a_step_is_refused_before_anything(
+    tmp_path: pathlib.Path, training_arguments: dict[str, object]
+) -> None:
+    for changes, message in (
+        ({"train_batch_size": 400}, "make no step of train_batch_size 400"),
+        ({"learning_rate": 0}, "learning_rate is 0"),
+        ({"num_train_epochs": -1}, "num_train_epochs is -1"),
+        ({"do_predict": True}, "has no test data of mrpc"),
+        ({"save_checkpoints_steps": 0}, "--save_checkpoints_steps=0, expected at least 1"),
+    ):
+        with pytest.raises((UserError, FileNotFoundError), match=message):
+            run(**training_arguments | changes)
+    assert not (tmp_path / "out").exists()
 
 
 SERVE = """

@@ -1,12 +1,15 @@
 """squad_evaluate_v1_1: golden answers worked out by hand from the official rules."""
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
+from conftest import REPOSITORY
 
 from fastertransformer_tf import squad_evaluate_v1_1 as squad
+from fastertransformer_tf.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -64,7 +67,11 @@ def test_bad_data():
 def _run(*arguments):
     command = [sys.executable, "-m", "fastertransformer_tf.squad_evaluate_v1_1"]
     return subprocess.run(
-        [*command, *map(str, arguments)], capture_output=True, text=True, check=False
+        [*command, *map(str, arguments)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -87,5 +94,43 @@ def test_program(tmp_path):
     predictions.write_text("[1]")
     failed = _run(dataset, predictions)
     assert failed.returncode == 1
-    assert "holds a JSON list, expected an object" in failed.stderr
+    assert "holds [1], expected an object of question ids" in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("data", "predictions", "message"),
+    [
+        ([], "{}", "dataset.json: the whole is [], expected an object"),
+        ({}, "{}", "dataset.json: data is missing, expected a list"),
+        ({"data": [{"paragraphs": 7}]}, "{}", "data[0].paragraphs is 7, expected a list"),
+        (
+            {"data": [{"paragraphs": [{"qas": [{"id": 3, "answers": []}]}]}]},
+            "{}",
+            "data[0].paragraphs[0].qas[0].id is 3, expected a text",
+        ),
+        (
+            {"data": [{"paragraphs": [{"qas": [{"id": "q", "answers": ["x"]}]}]}]},
+            "{}",
+            'data[0].paragraphs[0].qas[0].answers[0] is "x", expected an object',
+        ),
+        ({"data": [_article(("q", ["x"]))]}, '{"q": 7}', "predictions.json: q is 7, expected a t"),
+        ({"data": [_article(("q", ["x"]))]}, '{"q": "a", "q": "b"}', "has the key 'q' twice"),
+        ({"data": [_article(("q", ["x"]))]}, "{", "predictions.json is not JSON"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_the_place(tmp_path, data, predictions, message):
+    (tmp_path / "dataset.json").write_text(json.dumps(data))
+    (tmp_path / "predictions.json").write_text(predictions)
+    with pytest.raises(UserError, match=re.escape(message)):
+        squad.evaluate_files(tmp_path / "dataset.json", tmp_path / "predictions.json")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path):
+    for name, content in (
+        ("dataset.json", {"version": "1.1", "data": [_article(("q", ["x"]))]}),
+        ("predictions.json", {"q": "x"}),
+    ):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + json.dumps(content).encode())
+    scores = squad.evaluate_files(tmp_path / "dataset.json", tmp_path / "predictions.json")
+    assert scores == {"exact_match": 100.0, "f1": 100.0}

@@ -1,12 +1,18 @@
 """training: it learns, goes on after a kill with the next batch, refuses other settings."""
 
 import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from fastertransformer_tf import bert_compat, training
+from fastertransformer_tf import bert_compat, checkpoint, checkpoint_io, modeling, training
+from fastertransformer_tf.errors import UserError
 
 NUM, SEQ = 24, 12
 
@@ -53,11 +59,14 @@ def _options(**changes):
     )
 
 
+def _train(build, features, options, path, **others):
+    with training.TrainingFolder(path) as folder:
+        return training.train(build, features, options, folder, **others)
+
+
 def _loss(prefix, config, features):
     """Mean loss without dropout, from a checkpoint."""
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        from fastertransformer_tf import modeling
-
         inputs = {n: tf.constant(v) for n, v in features.items()}
         with modeling.encoder_options(modeling.EncoderOptions(use_tensorflow=True)):
             loss = bert_compat.create_classifier_model(
@@ -76,19 +85,19 @@ def _loss(prefix, config, features):
 
 def test_learns_and_saves(tmp_path, config, features):
     build = training.classifier_loss(config, 2)
-    prefix = training.train(build, features, _options(), tmp_path)
+    prefix = _train(build, features, _options(), tmp_path)
     assert prefix.endswith("model.ckpt-60")
     assert _loss(prefix, config, features) < 0.2 < 0.5 < _loss_at_start(tmp_path, config, features)
     reader = tf.train.load_checkpoint(prefix)
     assert reader.get_tensor("global_step") == 60
     assert reader.has_tensor("bert/encoder/layer_0/attention/self/query/kernel/adam_m")
-    assert tf.train.latest_checkpoint(str(tmp_path)) == prefix
+    assert tf.train.latest_checkpoint(str(tmp_path)) == prefix == checkpoint.latest_in(tmp_path)
     # Done already: nothing is trained again.
-    assert training.train(build, features, _options(), tmp_path) == prefix
+    assert _train(build, features, _options(), tmp_path) == prefix
 
 
 def _loss_at_start(tmp_path, config, features):
-    first = training.train(
+    first = _train(
         training.classifier_loss(config, 2),
         features,
         _options(num_train_steps=1, num_warmup_steps=1),
@@ -111,17 +120,17 @@ def test_resumes_after_a_kill_with_the_next_batch(tmp_path, config, features, mo
     build = training.classifier_loss(config, 2)
     monkeypatch.setattr(training, "_batches", lambda *a: recorded(*a, stop=33))
     with pytest.raises(KeyboardInterrupt):
-        training.train(build, features, _options(), tmp_path)
+        _train(build, features, _options(), tmp_path)
     assert tf.train.latest_checkpoint(str(tmp_path)).endswith("-20")
     monkeypatch.setattr(training, "_batches", recorded)
-    prefix = training.train(build, features, _options(), tmp_path)
+    prefix = _train(build, features, _options(), tmp_path)
     # Step 20 came again, with the batch that it had: 33 batches, then 40 from step 20.
     assert len(seen) == 73
     for before, after in zip(seen[20:33], seen[33:46], strict=True):
         np.testing.assert_array_equal(before, after)
     # Weights and optimizer end as those of a training that was not killed, to the last bit.
     monkeypatch.setattr(training, "_batches", batches)
-    whole = _variables(training.train(build, features, _options(), tmp_path / "whole"))
+    whole = _variables(_train(build, features, _options(), tmp_path / "whole"))
     resumed = _variables(prefix)
     assert whole.keys() == resumed.keys()
     for name, value in whole.items():
@@ -163,38 +172,387 @@ def test_an_epoch_holds_every_example_once(features):
 def test_other_settings_and_bad_input_are_refused(tmp_path, config, features):
     build = training.classifier_loss(config, 2)
     options = _options(num_train_steps=2, num_warmup_steps=0)
-    training.train(build, features, options, tmp_path, settings={"task": "mrpc"})
-    with pytest.raises(ValueError, match=r"task 'mrpc' \(now 'cola'\)"):
-        training.train(build, features, options, tmp_path, settings={"task": "cola"})
+    _train(build, features, options, tmp_path, settings={"task": "mrpc"})
+    with pytest.raises(UserError, match=r'task "mrpc" \(now "cola"\)'):
+        _train(build, features, options, tmp_path, settings={"task": "cola"})
     (tmp_path / "training.json").unlink()
-    with pytest.raises(ValueError, match="that this program did not train"):
-        training.train(build, features, options, tmp_path)
+    with pytest.raises(UserError, match="that this program did not train"):
+        _train(build, features, options, tmp_path)
     with pytest.raises(FileNotFoundError, match="checkpoint /none not found"):
-        training.train(build, features, options, tmp_path / "n", init_checkpoint="/none")
+        _train(build, features, options, tmp_path / "n", init_checkpoint="/none")
     with pytest.raises(ValueError, match="expected the same number"):
-        training.train(build, features | {"label_ids": np.zeros(3)}, options, tmp_path / "n")
-    for bad in ({"learning_rate": 0}, {"train_batch_size": 0}, {"num_warmup_steps": 61}):
-        with pytest.raises(ValueError, match=next(iter(bad))):
+        _train(build, features | {"label_ids": np.zeros(3)}, options, tmp_path / "n")
+    for bad in (
+        {"learning_rate": 0},
+        {"learning_rate": float("inf")},
+        {"train_batch_size": 0},
+        {"num_warmup_steps": 61},
+    ):
+        with pytest.raises(UserError, match=next(iter(bad))):
             _options(**bad)
-    with pytest.raises(ValueError, match="make no step"):
-        training.TrainingOptions.from_epochs(3, 1.0, 0.1, 8)
-    with pytest.raises(ValueError, match="train_batch_size is 0, expected at least 1"):
-        training.TrainingOptions.from_epochs(3, 1.0, 0.1, 0)
+    for arguments, message in (
+        ((3, 1.0, 0.1, 8), "make no step"),
+        ((3, 1.0, 0.1, 0), "train_batch_size is 0, expected at least 1"),
+        ((3, float("nan"), 0.1, 1), "num_train_epochs is nan"),
+        ((3, float("inf"), 0.1, 1), "num_train_epochs is inf"),
+        ((3, 1.0, 1.5, 1), "warmup_proportion is 1.5"),
+    ):
+        with pytest.raises(UserError, match=message):
+            training.TrainingOptions.from_epochs(*arguments)
+
+
+SHORT = {"num_train_steps": 4, "num_warmup_steps": 0, "save_checkpoints_steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"learning_rate": 1e-3}, "learning_rate"),
+        ({"train_batch_size": 4}, "train_batch_size"),
+        ({"seed": 1}, "seed"),
+        ({"num_warmup_steps": 1}, "num_warmup_steps"),
+        ({"num_train_steps": 3}, "num_train_steps"),
+        ("one other id", "features"),
+        ("other weights", "init_checkpoint"),
+        ("no weights", "init_checkpoint"),
+    ],
+)
+def test_what_changes_the_result_is_refused(tmp_path, config, features, changes, name):
+    build = training.classifier_loss(config, 2)
+    weights = {"output_bias": np.float32([1, 2])}
+    checkpoint_io.save_checkpoint(tmp_path / "init", weights)
+    out, init = tmp_path / "out", {"init_checkpoint": str(tmp_path / "init")}
+    _train(build, features, _options(**SHORT), out, **init)
+    kept = {path.name: path.read_bytes() for path in out.iterdir()}
+    options = _options(**SHORT | changes) if isinstance(changes, dict) else _options(**SHORT)
+    if changes == "one other id":
+        features["input_ids"][3, 2] += 1
+    elif changes == "other weights":
+        checkpoint_io.save_checkpoint(tmp_path / "init", {"output_bias": np.float32([1, 2.5])})
+    elif changes == "no weights":
+        init = {}
+    with pytest.raises(UserError, match=f"holds a training with {name} "):
+        _train(build, features, options, out, **init)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == kept
+
+
+def test_what_changes_no_result_is_accepted(tmp_path, config, features):
+    build = training.classifier_loss(config, 2)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        weights = {"output_bias": np.float32([1, 2])}
+        checkpoint_io.save_checkpoint(tmp_path / folder / folder, weights)
+    first = _train(
+        build, features, _options(**SHORT), tmp_path / "out",
+        init_checkpoint=str(tmp_path / "a" / "a"),
+    )  # fmt: skip
+    options = _options(**SHORT | {"save_checkpoints_steps": 1, "keep_checkpoints": 2})
+    again = _train(
+        build, features, options, tmp_path / "out", init_checkpoint=str(tmp_path / "b" / "b")
+    )
+    assert again == first and first.endswith("model.ckpt-4")
+
+
+def test_more_epochs_go_on_with_the_new_learning_rate(tmp_path, config, features, capsys):
+    build = training.classifier_loss(config, 2)
+    _train(build, features, _options(**SHORT), tmp_path)
+    longer = _options(**SHORT | {"num_train_steps": 8, "num_warmup_steps": 1})
+    prefix = _train(build, features, longer, tmp_path)
+    assert prefix.endswith("model.ckpt-8")
+    assert "num_train_steps 4 becomes 8" in capsys.readouterr().out
+    # Now they are the folder's settings.
+    assert _train(build, features, longer, tmp_path) == prefix
+    with pytest.raises(UserError, match=r"num_train_steps 8 \(now 4\)"):
+        _train(build, features, _options(**SHORT), tmp_path)
+    # At step 4 of 8 the rate is half the highest: it was 0 at step 4 of 4.
+    before, after = (_variables(str(tmp_path / f"model.ckpt-{step}")) for step in (4, 6))
+    moved = np.abs(after["output_weights"] - before["output_weights"]).max()
+    assert moved > 1e-3
+
+
+@pytest.mark.parametrize("how", ["move", "copy", "absolute paths"])
+def test_a_folder_may_be_moved_and_copied(tmp_path, config, features, how):
+    build = training.classifier_loss(config, 2)
+    out, other = tmp_path / "out", tmp_path / "other"
+    whole = _variables(_train(build, features, _options(**SHORT), tmp_path / "whole"))
+    _train(build, features, _options(**SHORT), out)
+    # As a kill at step 3 leaves it.
+    for file in out.glob("model.ckpt-4*"):
+        file.unlink()
+    root = f"{out}/" if how == "absolute paths" else ""
+    names = [f'"{root}model.ckpt-{step}"' for step in (0, 2)]
+    (out / "checkpoint").write_text(
+        f"model_checkpoint_path: {names[1]}\n"
+        + "".join(f"all_model_checkpoint_paths: {name}\n" for name in names)
+    )
+    kept = {}
+    if how == "move":
+        out.rename(other)
+    else:
+        shutil.copytree(out, other)
+        kept = {path.name: path.read_bytes() for path in out.iterdir()}
+    prefix = _train(build, features, _options(**SHORT), other)
+    assert prefix == str(other / "model.ckpt-4")
+    resumed = _variables(prefix)
+    for name, value in whole.items():
+        np.testing.assert_array_equal(resumed[name], value, err_msg=name)
+    assert {path.name: path.read_bytes() for path in out.glob("*")} == kept
+    assert checkpoint.latest_in(other) == prefix
+
+
+@pytest.mark.parametrize("damage", ["no file", "garbage", "names another"])
+def test_a_folder_without_usable_checkpoint_file_is_refused(tmp_path, config, features, damage):
+    build = training.classifier_loss(config, 2)
+    _train(build, features, _options(**SHORT), tmp_path)
+    state = tmp_path / "checkpoint"
+    if damage == "no file":
+        state.unlink()
+    else:
+        state.write_text(
+            "{{{" if damage == "garbage" else 'model_checkpoint_path: "model.ckpt-9"\n'
+        )
+    kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UserError, match="holds a training, but its file `checkpoint`"):
+        _train(build, features, _options(**SHORT), tmp_path)
+    with pytest.raises(UserError, match="holds a training, but its file `checkpoint`"):
+        checkpoint.choose_checkpoint("x", str(tmp_path))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == kept
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"num_train_steps": "many"}', "\0"])
+def test_damaged_settings_are_refused(tmp_path, config, features, content):
+    build = training.classifier_loss(config, 2)
+    _train(build, features, _options(**SHORT), tmp_path)
+    (tmp_path / "training.json").write_text(content)
+    with pytest.raises(UserError, match="is not JSON|expected settings|holds a training with") as e:
+        _train(build, features, _options(**SHORT), tmp_path)
+    assert str(tmp_path) in str(e.value)
+    assert (tmp_path / "training.json").read_text() == content
+
+
+def test_what_killed_saves_left_is_removed(tmp_path, config, features, capsys):
+    build = training.classifier_loss(config, 2)
+    _train(build, features, _options(**SHORT), tmp_path)
+    whole = {path.name for path in tmp_path.iterdir()}
+    left = [
+        "model.ckpt-6.data-00000-of-00001.tempstate123",
+        "model.ckpt-6.index.tempstate123",
+        "model.ckpt-6.data-00000-of-00001",
+        "model.ckpt-3.data-00000-of-00001",
+        "checkpoint.tmp0123456789abcdef",
+    ]
+    mine = ["model.ckpt-2.notes", "checkpoint.tmp.txt", "my-model.ckpt-6.index", "eval_results.txt"]
+    for name in left + mine:
+        (tmp_path / name).write_text("x")
+    _train(build, features, _options(**SHORT), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == whole | set(mine)
+    assert "removed what a killed save left" in capsys.readouterr().out
+    # In a folder that is not of a training nothing is touched.
+    (tmp_path / "other").mkdir()
+    for name in left:
+        (tmp_path / "other" / name).write_text("x")
+    with pytest.raises(UserError, match="holds a training, but"):
+        _train(build, features, _options(**SHORT), tmp_path / "other")
+    assert {path.name for path in (tmp_path / "other").iterdir()} == {*left, "training.lock"}
+
+
+def test_a_killed_first_save_starts_anew(tmp_path, config, features):
+    build = training.classifier_loss(config, 2)
+    whole = _variables(_train(build, features, _options(**SHORT), tmp_path / "whole"))
+    out = tmp_path / "out"
+    _train(build, features, _options(**SHORT), out)
+    for path in out.iterdir():
+        if path.name != "training.json" and not path.name.startswith("model.ckpt-0."):
+            path.unlink()
+    resumed = _variables(_train(build, features, _options(**SHORT), out))
+    for name, value in whole.items():
+        np.testing.assert_array_equal(resumed[name], value, err_msg=name)
+
+
+HOLD = """
+import sys, time
+from fastertransformer_tf import training
+with training.TrainingFolder(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_second_training_is_refused_until_the_first_ends(tmp_path, config, features):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path / "out"],
+        cwd=pathlib.Path(training.__file__).parent.parent, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another training is running in"):
+            training.TrainingFolder(tmp_path / "out").__enter__()
+    finally:
+        holder.kill()
+        holder.wait()
+    with training.TrainingFolder(tmp_path / "out") as folder:
+        assert folder.last is None
+
+
+def test_the_lock_follows_no_symbolic_link(tmp_path):
+    target = tmp_path / "target"
+    target.write_text("precious")
+    (tmp_path / "out").mkdir()
+    os.symlink(target, tmp_path / "out" / "training.lock")
+    with pytest.raises(UserError, match="training.lock is a symbolic link, expected a file"):
+        training.TrainingFolder(tmp_path / "out").__enter__()
+    assert target.read_text() == "precious"
+
+
+def test_a_path_that_tensorflow_takes_for_a_pattern_is_refused(tmp_path):
+    with pytest.raises(UserError, match="for a pattern"):
+        training.TrainingFolder(tmp_path / "run[1]").__enter__()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_told_before_training(tmp_path, config, features, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(training.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match="will need 0 MiB for checkpoints"):
+        _train(training.classifier_loss(config, 2), features, _options(), tmp_path)
+    assert checkpoint.latest_in(tmp_path) is None
+
+
+def test_a_training_starts_from_a_checkpoint(tmp_path, config, features, capsys):
+    """With a rate of almost 0 its first checkpoint holds what init_checkpoint holds."""
+    build = training.classifier_loss(config, 2)
+    source = _variables(_train(build, features, _options(**SHORT), tmp_path / "first"))
+    weights = {name: v for name, v in source.items() if "adam" not in name}
+    del weights["global_step"], weights["output_bias"]
+    checkpoint_io.save_checkpoint(tmp_path / "init", weights)
+    other = _options(**SHORT, learning_rate=1e-30, seed=7)
+    prefix = _train(build, features, other, tmp_path / "out", init_checkpoint=tmp_path / "init")
+    started = _variables(prefix)
+    for name, value in weights.items():
+        np.testing.assert_array_equal(started[name], value, err_msg=name)
+    assert "initialised at random" in capsys.readouterr().out
+    assert started["global_step"] == 4
+
+    for name, value, message in (
+        ("bert/pooler/dense/bias", np.zeros(16, np.float16), "is float16 [16], expected float32"),
+        ("bert/pooler/dense/bias", np.zeros(3, np.float32), "is float32 [3], expected float32 [16"),
+        ("bert/pooler/dense/bias", np.full(16, np.nan, np.float32), "16 values that are not fini"),
+    ):
+        checkpoint_io.save_checkpoint(tmp_path / "bad", weights | {name: value})
+        with pytest.raises(
+            UserError, match=r"does not fit the model to train, 1 of 25 variables"
+        ) as caught:
+            _train(build, features, other, tmp_path / "n", init_checkpoint=tmp_path / "bad")
+        assert message in str(caught.value)
+    checkpoint_io.save_checkpoint(tmp_path / "none", {"x": np.zeros(1, np.float32)})
+    with pytest.raises(UserError, match="25 of 25 variables: .* is missing; and 15 more"):
+        _train(build, features, other, tmp_path / "n", init_checkpoint=tmp_path / "none")
+
+
+def test_a_damaged_checkpoint_to_go_on_from_is_told(tmp_path, config, features):
+    build = training.classifier_loss(config, 2)
+    prefix = _train(build, features, _options(**SHORT), tmp_path)
+    data = pathlib.Path(f"{prefix}.data-00000-of-00001")
+    data.write_bytes(data.read_bytes()[:-100])
+    with pytest.raises(UserError, match="is damaged or incomplete"):
+        _train(build, features, _options(**SHORT), tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops(tmp_path, config, features):
     def build(inputs):
         return training.classifier_loss(config, 2)(inputs) * np.float32("nan")
 
-    with pytest.raises(FloatingPointError, match="loss of step 0 is nan"):
-        training.train(build, features, _options(), tmp_path)
+    with pytest.raises(UserError, match="loss of step 0 is nan"):
+        _train(build, features, _options(), tmp_path)
     assert json.loads((tmp_path / "training.json").read_text())["train_batch_size"] == 8
-    assert tf.train.latest_checkpoint(str(tmp_path)) is None
+    assert checkpoint.latest_in(tmp_path).endswith("model.ckpt-0")
 
 
-def test_squad_loss_trains(tmp_path, config, features):
-    del features["label_ids"]
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, config, features):
+    def build(inputs):
+        # Its value is finite, its gradient is not.
+        loss = training.classifier_loss(config, 2)(inputs)
+        return loss + tf.sqrt(tf.stop_gradient(loss) - loss)
+
+    with pytest.raises(UserError, match="weights are no longer finite at step 1: a smaller"):
+        _train(build, features, _options(num_train_steps=1, num_warmup_steps=0), tmp_path)
+    assert checkpoint.latest_in(tmp_path).endswith("model.ckpt-0")
+
+
+def _span_formula(logits, mask, positions):
+    """-log of the softmax over a sequence's real tokens, at its position; the mean."""
+    losses = []
+    for row, real, position in zip(logits.astype(np.float64), mask != 0, positions, strict=True):
+        losses.append(np.log(np.exp(row[real]).sum()) - row[position])
+    return np.mean(losses)
+
+
+def test_squad_loss_is_that_of_real_tokens(features):
+    rng = np.random.default_rng(3)
+    logits = rng.normal(0, 4, (NUM, SEQ)).astype(np.float32)
+    mask, positions = features["input_mask"], rng.integers(0, 4, NUM)
+    expected = _span_formula(logits, mask, positions)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        given = tf.constant(logits)
+        loss = training.span_loss(given, tf.constant(mask), tf.constant(positions))
+        value, gradient = session.run([loss, tf.gradients(loss, given)[0]])
+    assert value == pytest.approx(expected, rel=1e-6)
+    assert not gradient[mask == 0].any() and np.isfinite(gradient).all()
+    assert (gradient[mask != 0] != 0).all()
+
+
+def test_squad_loss_does_not_depend_on_padding_or_the_batch(config, features):
+    """The same questions: alone, in a batch, cut to the longest, padded to S; no dropout."""
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     positions = np.full(NUM, 2, np.int32)
-    features |= {"start_positions": positions, "end_positions": positions + 1}
-    prefix = training.train(training.squad_loss(config), features, _options(), tmp_path)
-    assert tf.train.load_checkpoint(prefix).has_tensor("cls/squad/output_weights")
+    arrays = features | {"start_positions": positions, "end_positions": positions + 1}
+    del arrays["label_ids"]
+    longest = int(arrays["input_mask"][:8].sum(1).max())
+    assert longest < SEQ
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        tf.compat.v1.set_random_seed(1)
+        inputs = {
+            name: tf.compat.v1.placeholder(tf.int32, [None] * value.ndim)
+            for name, value in arrays.items()
+        }
+        with modeling.encoder_options(modeling.EncoderOptions(use_tensorflow=True)):
+            loss = training.squad_loss(config)(inputs)
+        norm = tf.linalg.global_norm(tf.gradients(loss, tf.compat.v1.trainable_variables()))
+        session.run(tf.compat.v1.global_variables_initializer())
+
+        def run(rows, width):
+            return np.array(
+                session.run(
+                    [loss, norm],
+                    {
+                        inputs[name]: value[rows, :width] if value.ndim == 2 else value[rows]
+                        for name, value in arrays.items()
+                    },
+                )
+            )
+
+        padded, cut = run(slice(0, 8), SEQ), run(slice(0, 8), longest)
+        alone = np.mean([run(slice(i, i + 1), SEQ)[0] for i in range(8)])
+    np.testing.assert_allclose(cut, padded, rtol=1e-5)
+    assert alone == pytest.approx(padded[0], rel=1e-5)
+
+
+def test_squad_training_learns(tmp_path, config, features):
+    del features["label_ids"]
+    features["input_ids"][:, 3] = 19  # The answer is where 19 is.
+    ids = np.where(features["input_ids"] == 19, 18, features["input_ids"])
+    ids[:, 2] = 19
+    positions = np.full(NUM, 2, np.int32)
+    features |= {"input_ids": ids, "start_positions": positions, "end_positions": positions}
+    losses = []
+    build = training.squad_loss(config)
+    for steps in (1, 60):
+        options = _options(num_train_steps=steps, num_warmup_steps=0)
+        prefix = _train(build, features, options, tmp_path / str(steps))
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            inputs = {name: tf.constant(value) for name, value in features.items()}
+            with modeling.encoder_options(modeling.EncoderOptions(use_tensorflow=True)):
+                loss = build(inputs)
+            tf.compat.v1.train.Saver().restore(session, prefix)
+            losses.append(float(session.run(loss)))
+    assert losses[1] < 0.3 < 1 < losses[0]
