@@ -33,9 +33,9 @@ _TOKENIZER_CLASSES = (
 _MARKS = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 _SPECIAL_TOKENS = frozenset({"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"})
 _FILE_NAME = re.compile(r"(?!\.+$)[^/]+")
-# A longer word is unknown: for google's tokenizer from 201 characters on, for transformers' from 101
-# on unless tokenizer.json says otherwise. Limits between the two differ from google's in such words
-# alone; others would cut ordinary words in another way.
+# A longer word is unknown: for google's tokenizer from 201 characters on, for transformers' from
+# 101 on unless tokenizer.json says otherwise. Limits between the two differ from google's in such
+# words alone; others would cut ordinary words in another way.
 _WORD_LIMITS = range(100, 201)
 
 
