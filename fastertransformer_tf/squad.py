@@ -142,7 +142,8 @@ class _Reader:
             for j, paragraph in enumerate(self._get(article, where, "paragraphs", list)):
                 self._read_paragraph(paragraph, f"{where}.paragraphs[{j}]")
         if not self._examples:
-            raise UserError(f"{self._file} holds no question, expected at least one")
+            what = "question whose answer is in the paragraph" if self._dropped else "question"
+            raise UserError(f"{self._file} holds no {what}, expected at least one")
         return self._examples, self._dropped
 
     def _get(self, parent: Any, where: str, key: str, kind: type) -> Any:

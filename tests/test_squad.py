@@ -332,6 +332,7 @@ REMOVED = object()
         ),
         ((*ANSWER, "answer_start"), -1, "answer_start is -1, expected a place in the context"),
         ((*ANSWER, "answer_start"), 10**30, "expected a place in the context"),
+        ((*ANSWER, "answer_start"), 9, "holds no question whose answer is in the paragraph"),
     ],
 )
 def test_a_wrong_file_is_refused_with_the_place(tmp_path, dataset, path, value, message):
