@@ -40,7 +40,9 @@ def main(argv: list[str]) -> None:
     model_dir = data / "minilm_mrpc"
     values = flags.FlagValues()
     run_classifier_wrap.define_flags(values)
+    path = _CHECKPOINT.value or _find_checkpoint(model_dir)
     arguments = {
+        "init_checkpoint": path,
         "data_dir": data / "glue_data" / "MRPC",
         "task_name": "mrpc",
         "vocab_file": model_dir / "vocab.txt",
@@ -58,7 +60,6 @@ def main(argv: list[str]) -> None:
     with bert_compat.bound_flags(values):
         job = run_classifier_wrap.prepare(values)
         features = job.features("dev")
-        path = _CHECKPOINT.value or _find_checkpoint(model_dir)
         models = {
             name: run_classifier_wrap.Classifier(job.config, len(job.labels), path, options)
             for name, options in contestants.items()

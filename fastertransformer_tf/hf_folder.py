@@ -22,15 +22,20 @@ from fastertransformer_tf.errors import UserError, listed
 
 # tokenizer_class of transformers that cut words as google's tokenizer does. PreTrainedTokenizerFast
 # and TokenizersBackend do what tokenizer.json says.
-_TOKENIZER_CLASSES = frozenset(
-    {"BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "PreTrainedTokenizer"}
-    | {"TokenizersBackend"}
+_TOKENIZER_CLASSES = (
+    "BertTokenizer",
+    "DistilBertTokenizer",
+    "ElectraTokenizer",
+    "PreTrainedTokenizer",
+    "TokenizersBackend",
 )
 # Marks that google's scripts put around sentences, and the one for words that cannot be cut.
 _MARKS = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 _SPECIAL_TOKENS = frozenset({"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"})
 _FILE_NAME = re.compile(r"(?!\.+$)[^/]+")
-# google's limit is 200 characters, transformers' 100: no limit below or above these is like either.
+# A longer word is unknown: for google's tokenizer from 201 characters on, for transformers' from
+# 101 on unless tokenizer.json says otherwise. Limits between the two differ from google's in such
+# words alone; others would cut ordinary words in another way.
 _WORD_LIMITS = range(100, 201)
 
 
@@ -178,7 +183,7 @@ def _read_tokenizer_config(
         _refuse_unless(value is True, path, key, value, "true")
     name = config.get("tokenizer_class")
     known = isinstance(name, str) and name.removesuffix("Fast") in _TOKENIZER_CLASSES
-    expected = f"one of {', '.join(sorted(_TOKENIZER_CLASSES))}"
+    expected = f"one of {', '.join(_TOKENIZER_CLASSES)}"
     _refuse_unless(name is None or known, path, "tokenizer_class", name, expected)
     never_split = config.get("never_split") or []
     harmless = isinstance(never_split, list) and all(
@@ -319,17 +324,17 @@ def _read_added_tokens(
     """Reads tokens beyond WordPiece's from the three files that may hold them.
 
     Returns:
-      Id to token, without google's own special tokens.
+      Id to token, by id.
     """
     found: dict[int, _Setting] = {}
 
-    def add(number: object, token: object, path: Path) -> None:
+    def add(number: Any, token: object, path: Path) -> None:
         if not (is_whole(number) and isinstance(token, str)):
             raise UserError(
                 f"{path}: added token {_short(token)} has the id {_short(number)}, expected text "
                 "and a whole number"
             )
-        found.setdefault(int(str(number)), _Setting()).say(token, f"{path}: added token {number}")
+        found.setdefault(number, _Setting()).say(token, f"{path}: added token {number}")
 
     def content(entry: object) -> object:
         return entry.get("content") if isinstance(entry, dict) else entry
@@ -349,7 +354,9 @@ def _read_added_tokens(
     if not isinstance(decoder, dict):
         raise UserError(f"{path}: added_tokens_decoder is {_short(decoder)}, expected an object")
     for number, entry in decoder.items():
-        add(int(number) if number.isdecimal() else number, content(entry), path)
+        # As a key of JSON it is text; of very long ones Python makes no number.
+        is_number = number.isdecimal() and len(number) < 10
+        add(int(number) if is_number else number, content(entry), path)
     return {number: said.value for number, said in sorted(found.items())}
 
 

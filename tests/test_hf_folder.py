@@ -204,6 +204,21 @@ def test_added_tokens_that_do_not_fit_are_refused(hf, tmp_path, added, message):
     assert message in refusal(hf, tmp_path / "out", added_tokens="keep")
 
 
+@pytest.mark.parametrize("number", ["-1", "x", "1" * 5000, ""])
+def test_ids_that_are_no_numbers_are_refused(hf, tmp_path, number):
+    decoder = {number: {"content": "[NEW]"}}
+    write(hf, "tokenizer_config.json", {"added_tokens_decoder": decoder})
+    assert "added token '[NEW]' has the id '" in refusal(hf, tmp_path / "out")
+
+
+def test_a_pooler_in_part_is_not_taken_for_none(hf, tmp_path):
+    tensors = random_tensors(np.random.default_rng(5))
+    del tensors["pooler.dense.weight"]
+    safetensors.numpy.save_file(tensors, hf / "model.safetensors")
+    said = refusal(hf, tmp_path / "out", missing_pooler="zeros")
+    assert "missing: pooler.dense.weight [8, 8]" in said
+
+
 def test_vocabularies(hf, tmp_path):
     # Blank and repeated lines keep their numbers.
     (hf / "tokenizer.json").unlink()
