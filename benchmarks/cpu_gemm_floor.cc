@@ -77,8 +77,7 @@ int main(int argc, char** argv) {
   std::vector<ft::LayerWeights> layers(config.num_layers);
   for (ft::LayerWeights& layer : layers) {
     for (int f = 0; f < ft::kWeightsPerLayer; ++f) {
-      layer.*ft::WeightFields()[f].view = {weight.data(), config.dtype,
-                                           ft::WeightShape(config, f)};
+      layer.*ft::WeightFields()[f].view = {weight.data(), config.dtype, ft::WeightShape(config, f)};
     }
   }
   ft::cpu::StdThreadPool pool(threads);
@@ -117,7 +116,8 @@ int main(int argc, char** argv) {
     const int64_t panel_bytes = primitives.gemm.PanelBytes(product.k);
     const bool by_rows = tokens >= threads * primitives.schedule.min_rows_per_thread;
     const int64_t row_block =
-        by_rows ? std::min(primitives.schedule.block_rows, (tokens + threads - 1) / threads) : tokens;
+        by_rows ? std::min(primitives.schedule.block_rows, (tokens + threads - 1) / threads)
+                : tokens;
     const int64_t col_block =
         by_rows ? product.n : ft::AlignUp(product.n / (threads * 4), primitives.gemm.panel_width);
     const int64_t row_tasks = (tokens + row_block - 1) / row_block;
@@ -130,7 +130,8 @@ int main(int argc, char** argv) {
             GemmArgs g;
             g.a = left.data() + (row * product.k + k) * ft::SizeOf(primitives.compute_dtype);
             g.lda = product.k;
-            g.panels = panels + layer * per_layer + col / primitives.gemm.panel_width * panel_bytes +
+            g.panels = panels + layer * per_layer +
+                       col / primitives.gemm.panel_width * panel_bytes +
                        k * primitives.gemm.panel_width * ft::SizeOf(primitives.compute_dtype);
             g.panel_bytes = panel_bytes;
             g.rows = std::min(row_block, tokens - row);
@@ -144,8 +145,9 @@ int main(int argc, char** argv) {
         });
       }
     });
-    panels += ft::AlignUp((product.n + primitives.gemm.panel_width - 1) / primitives.gemm.panel_width * panel_bytes,
-                          ft::kAlignment);
+    panels += ft::AlignUp(
+        (product.n + primitives.gemm.panel_width - 1) / primitives.gemm.panel_width * panel_bytes,
+        ft::kAlignment);
     flops += 2.0 * tokens * product.k * product.n * config.num_layers;
   }
   const double attention_flops = 4.0 * tokens * seq_len * hidden * config.num_layers;

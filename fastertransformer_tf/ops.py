@@ -385,9 +385,7 @@ def bert_encoder(
         attention_mask=attention_mask,
         # A copy of what is no tensor yet: the op may look at an array's own memory, and find what
         # it has prepared by an address whose content has changed.
-        **{
-            key: [tf.convert_to_tensor(layer[key]) for layer in layers] for key in LAYER_WEIGHTS
-        },
+        **{key: [tf.convert_to_tensor(layer[key]) for layer in layers] for key in LAYER_WEIGHTS},
         amax_list=[],
         num_outputs=num_outputs,
         head_num=head_num,
@@ -424,9 +422,7 @@ def build_mask_remove_padding(
     Raises:
       tf.errors.InvalidArgumentError: An input has a wrong shape or value.
     """
-    return _library.build_mask_remove_padding(
-        from_tensor, _lengths(sequence_length), name=name
-    )
+    return _library.build_mask_remove_padding(from_tensor, _lengths(sequence_length), name=name)
 
 
 # AutoGraph would add its own variables to locals().

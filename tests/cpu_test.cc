@@ -92,8 +92,9 @@ Outcome Compute(const Case& c, unsigned seed,
       const std::string name = WeightFields()[f].op_input;
       const Shape shape = WeightShape(config, f);
       const bool gamma = name.find("gamma") != std::string::npos;
-      weights[l].push_back(
-          random(NumElements(shape), shape.size() == 2 ? 1.0 / std::sqrt(shape[0]) : 0.1, gamma ? 1.0 : 0.0));
+      weights[l].push_back(random(NumElements(shape),
+                                  shape.size() == 2 ? 1.0 / std::sqrt(shape[0]) : 0.1,
+                                  gamma ? 1.0 : 0.0));
       views[l].*WeightFields()[f].view = {nullptr, c.dtype, shape};
     }
   }
@@ -236,8 +237,8 @@ INSTANTIATE_TEST_SUITE_P(Sizes, EncoderTest, testing::ValuesIn(Cases()));
 // NaN, infinity of either sign, or a number.
 int Class(double x) { return std::isnan(x) ? 3 : std::isinf(x) ? (x > 0 ? 2 : 1) : 0; }
 
-// NaN and infinity in a weight come out where the definition has them: a damaged model must not give
-// plausible answers.
+// NaN and infinity in a weight come out where the definition has them: a damaged model must not
+// give plausible answers.
 TEST(EncoderTest, NonFiniteWeightsComeOut) {
   for (const DataType dtype : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
     for (const Activation activation :

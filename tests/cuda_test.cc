@@ -1010,8 +1010,8 @@ std::vector<char> ReadBytes(const void* data, int64_t bytes) {
   return host;
 }
 
-// Lengths, addresses and S that change from call to call give, bit for bit, what an encoder gives that
-// has never seen another call.
+// Lengths, addresses and S that change from call to call give, bit for bit, what an encoder gives
+// that has never seen another call.
 void TestRagged() {
   for (const DataType dtype : {DataType::kFloat16, DataType::kFloat32}) {
     EncoderConfig config;
@@ -1037,8 +1037,7 @@ void TestRagged() {
       Encode(&runner, &host, weights, seq_len, lengths, remove_padding, input.data(),
              output.data());
       CudaHost fresh_host;  // before what takes memory of it
-      Runner fresh(config, {}, &CudaBackend(),
-                   std::make_shared<DeviceCaches>(int64_t{1} << 32));
+      Runner fresh(config, {}, &CudaBackend(), std::make_shared<DeviceCaches>(int64_t{1} << 32));
       Encode(&fresh, &fresh_host, weights, seq_len, lengths, remove_padding, input.data(),
              fresh_output.data());
       const auto got = ReadBytes(output.data(), x.size() * size);
@@ -1177,7 +1176,8 @@ void BenchRagged() {
         for (int i = 0; i < calls; ++i) call(i);
         MustBeOk(cudaDeviceSynchronize(), "timed");
         return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin)
-                   .count() / calls;
+                   .count() /
+               calls;
       };
       const double repeated = time(false), changing = time(true);
       printf("%-10s %-8s %12.4f %12.4f %8.3f\n", StrCat(batch_size, "x", seq_len).c_str(),
@@ -1187,7 +1187,8 @@ void BenchRagged() {
         const int num_threads = 8, calls = 400;
         std::vector<std::thread> threads;
         std::vector<std::unique_ptr<Device>> outputs;
-        for (int t = 0; t < num_threads; ++t) outputs.push_back(std::make_unique<Device>(x.size() * 2));
+        for (int t = 0; t < num_threads; ++t)
+          outputs.push_back(std::make_unique<Device>(x.size() * 2));
         const auto begin = std::chrono::steady_clock::now();
         for (int t = 0; t < num_threads; ++t) {
           threads.emplace_back([&, t] {
@@ -1202,7 +1203,8 @@ void BenchRagged() {
         for (std::thread& thread : threads) thread.join();
         printf("           8 threads, ms a forward %.4f\n",
                std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin)
-                       .count() / (num_threads * calls));
+                       .count() /
+                   (num_threads * calls));
       }
     }
   }
@@ -1210,7 +1212,9 @@ void BenchRagged() {
 
 // NaN and infinity in weights, rows and masks come out where float64 has them.
 void TestNonFinite() {
-  const auto kind = [](double v) { return std::isnan(v) ? 3 : std::isinf(v) ? (v > 0 ? 2 : 1) : 0; };
+  const auto kind = [](double v) {
+    return std::isnan(v) ? 3 : std::isinf(v) ? (v > 0 ? 2 : 1) : 0;
+  };
   for (const DataType dtype : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
     for (const Activation activation :
          {Activation::kGeluTanh, Activation::kGeluErf, Activation::kRelu}) {
@@ -1277,9 +1281,12 @@ void TestNonFinite() {
               special += kind(want[i]) != 0;
               if (kind(got[i]) == kind(want[i])) continue;
               if (wrong++ == 0) {
-                first = StrCat(" first: ", where < kWeightsPerLayer ? WeightFields()[where].op_input
-                                           : has_mask ? "mask" : "row",
-                               " = ", value, ", element ", i, " is ", got[i], ", expected ", want[i]);
+                first =
+                    StrCat(" first: ",
+                           where < kWeightsPerLayer ? WeightFields()[where].op_input
+                           : has_mask               ? "mask"
+                                                    : "row",
+                           " = ", value, ", element ", i, " is ", got[i], ", expected ", want[i]);
               }
             }
           }
@@ -1333,9 +1340,12 @@ void TestGemmConfig() {
   TunedGemm bad = row;
   std::vector<TunedGemm> all_bad;
   for (const int64_t rows_of : {97, 128, 147, 160, 194, 224}) {
-    for (auto [n, k, epilogue, residual] : std::vector<std::tuple<int64_t, int64_t, GemmEpilogue, bool>>{
-             {2304, 768, GemmEpilogue::kBias, false}, {768, 768, GemmEpilogue::kBias, true},
-             {3072, 768, GemmEpilogue::kBiasGelu, false}, {768, 3072, GemmEpilogue::kBias, true}}) {
+    for (auto [n, k, epilogue, residual] :
+         std::vector<std::tuple<int64_t, int64_t, GemmEpilogue, bool>>{
+             {2304, 768, GemmEpilogue::kBias, false},
+             {768, 768, GemmEpilogue::kBias, true},
+             {3072, 768, GemmEpilogue::kBiasGelu, false},
+             {768, 3072, GemmEpilogue::kBias, true}}) {
       bad.shape = {DataType::kFloat16, false, rows_of, n, k, epilogue, residual};
       for (uint64_t& part : bad.algorithm) part = generator();
       all_bad.push_back(bad);
@@ -1353,7 +1363,8 @@ void TestGemmConfig() {
   std::ofstream(victim) << "precious";
   Check(symlink(victim.c_str(), (links + "/gemm_config.in.lock").c_str()) == 0, "symlink");
   Check(UpdateGemmConfig(links + "/gemm_config.in", environment, {row}).code() ==
-            StatusCode::kFailedPrecondition, "a lock that is a link is refused");
+            StatusCode::kFailedPrecondition,
+        "a lock that is a link is refused");
   std::stringstream content;
   content << std::ifstream(victim).rdbuf();
   Check(content.str() == "precious", "what a link points to is untouched");
@@ -1363,7 +1374,8 @@ void TestGemmConfig() {
   int pipe_foreign = 0;
   std::vector<TunedGemm> pipe_rows;
   Check(ReadGemmConfig(pipe + "/gemm_config.in", environment, &pipe_rows, &pipe_foreign).code() ==
-            StatusCode::kInvalidArgument, "a pipe is refused");
+            StatusCode::kInvalidArgument,
+        "a pipe is refused");
   std::ofstream(path, std::ios::app) << "8 128 12 64 1 ### 1 768 10\n";
   Check(
       ReadGemmConfig(path, environment, &rows, &num_foreign).code() == StatusCode::kInvalidArgument,

@@ -1,8 +1,8 @@
 """Random calls of the four ops, right and wrong ones: python tests/fuzz_ops.py SEED CALLS
 
-Every call must end in the right result or in an error that names what is wrong. What is right is decided
-here, from the documentation, and computed in float64. Prints the seed of each block of calls before it
-runs, so that an abort can be repeated.
+Every call must end in the right result or in an error that names what is wrong. What is right is
+decided here, from the documentation, and computed in float64. Prints the seed of each block of
+calls before it runs, so that an abort can be repeated.
 """
 
 from __future__ import annotations

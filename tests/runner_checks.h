@@ -142,7 +142,8 @@ inline void CheckEncoder(Host* host, const Expect& expect) {
   std::normal_distribution<float> normal;
   std::vector<float> x(batch_size * seq_len * hidden), mask(batch_size * seq_len * seq_len);
   for (float& value : x) value = normal(generator);
-  for (size_t i = 0; i < mask.size(); ++i) mask[i] = i % seq_len == 0 || generator() % 2 ? 1.f : 0.f;
+  for (size_t i = 0; i < mask.size(); ++i)
+    mask[i] = i % seq_len == 0 || generator() % 2 ? 1.f : 0.f;
   Doubles packed;
   for (size_t b = 0; b < lengths.size(); ++b) {
     const auto row = x.begin() + b * seq_len * hidden;
@@ -186,8 +187,7 @@ inline void CheckEncoder(Host* host, const Expect& expect) {
           }
           std::vector<float> got(x.size());
           host->Read(out.data, got.size() * 4, got.data());
-          const double worst =
-              Difference(got, expected, lengths, seq_len, hidden, remove_padding);
+          const double worst = Difference(got, expected, lengths, seq_len, hidden, remove_padding);
           expect(status.ok() && worst < 3e-5, StrCat(what, ": ", worst, " ", status.message()));
         }
       }
@@ -205,8 +205,8 @@ inline void CheckWeightCache(Host* host, const Expect& expect) {
   auto model = std::make_unique<Model>(host, config, 3);
   PreparedEncoder a, b;
   expect(first.Prepare(model->weights, host->context(), &a).ok() &&
-             second.Prepare(model->weights, host->context(), &b).ok() &&
-             a.weights == b.weights && cache->weights.num_prepared() == 1,
+             second.Prepare(model->weights, host->context(), &b).ok() && a.weights == b.weights &&
+             cache->weights.num_prepared() == 1,
          "two runners share what one prepared");
   const Model other(host, config, 3);
   expect(first.Prepare(other.weights, host->context(), &b).ok() && a.weights != b.weights &&
@@ -236,23 +236,26 @@ inline void CheckWeightCache(Host* host, const Expect& expect) {
   for (int i = 0; i < 2; ++i) {
     expect(first.Prepare(unkept, host->context(), &b).ok(), "prepared");
   }
-  expect(cache->weights.num_prepared() == unkept_before + 2, "weights without a hold are prepared anew");
+  expect(cache->weights.num_prepared() == unkept_before + 2,
+         "weights without a hold are prepared anew");
 
   // Bounded in bytes: sets of other models push out the oldest.
   PreparedEncoder size;
-  const auto small = std::make_shared<DeviceCaches>(
-      a.encoder->PreparedWeightBytes() * 2 + a.encoder->PreparedWeightBytes() / 2);
+  const auto small = std::make_shared<DeviceCaches>(a.encoder->PreparedWeightBytes() * 2 +
+                                                    a.encoder->PreparedWeightBytes() / 2);
   Runner bounded(config, {}, &host->backend(), small);
   std::vector<std::unique_ptr<Model>> models;
   for (int i = 0; i < 5; ++i) {
     models.push_back(std::make_unique<Model>(host, config, 10 + i));
-    expect(bounded.Prepare(models.back()->weights, host->context(), &b).ok() && small->weights.size() <= 2,
+    expect(bounded.Prepare(models.back()->weights, host->context(), &b).ok() &&
+               small->weights.size() <= 2,
            StrCat("a cache for two sets holds ", small->weights.size()));
   }
   const auto none = std::make_shared<DeviceCaches>(0);
   Runner uncached(config, {}, &host->backend(), none);
-  expect(uncached.Prepare(models[0]->weights, host->context(), &b).ok() && none->weights.size() == 0,
-         "a cache without room keeps nothing, and the call goes on");
+  expect(
+      uncached.Prepare(models[0]->weights, host->context(), &b).ok() && none->weights.size() == 0,
+      "a cache without room keeps nothing, and the call goes on");
 }
 
 // Every allocation fails once: an error, and the next call is right.

@@ -35,9 +35,8 @@ class CpuHost : public runner_checks::Host {
 
 TEST(RunnerTest, KeepsItsContract) {
   CpuHost host;
-  runner_checks::CheckAll(&host, [](bool holds, const std::string& what) {
-    EXPECT_TRUE(holds) << what;
-  });
+  runner_checks::CheckAll(&host,
+                          [](bool holds, const std::string& what) { EXPECT_TRUE(holds) << what; });
 }
 
 // Many threads come with weights that are new: they are prepared once.

@@ -14,8 +14,20 @@ _BINARY = pathlib.Path(os.environ.get("FT_CUDA_TEST", _REPO / "build" / "cuda" /
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    "part", ["padding", "layer_norm", "attention", "wgmma", "interface", "runner", "ragged", "graphs",
-     "nonfinite", "gemm_config", "layers"]
+    "part",
+    [
+        "padding",
+        "layer_norm",
+        "attention",
+        "wgmma",
+        "interface",
+        "runner",
+        "ragged",
+        "graphs",
+        "nonfinite",
+        "gemm_config",
+        "layers",
+    ],
 )
 def test_cuda_backend(part: str) -> None:
     """Kernels and whole layers agree with float64 on the CPU."""

@@ -1,4 +1,4 @@
-"""The ops inside TensorFlow: saved functions, gradients, Keras, types of lengths, TF 1 variables."""
+"""The ops inside TensorFlow: saved functions, gradients, Keras, types, TF 1 variables."""
 
 from __future__ import annotations
 
@@ -76,9 +76,7 @@ def test_saved_functions_load_and_save_again(rng, tmp_path):
         np.testing.assert_array_equal(again, last)
         for one, other in zip(all_again, outputs, strict=True):
             np.testing.assert_array_equal(one, other)
-        np.testing.assert_array_equal(
-            module.encode_packed(x, LENGTHS.astype(np.int64)), packed
-        )
+        np.testing.assert_array_equal(module.encode_packed(x, LENGTHS.astype(np.int64)), packed)
 
 
 class EncoderLayer(tf.keras.layers.Layer):

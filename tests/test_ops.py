@@ -43,7 +43,7 @@ def make_mask(rng, kind, lengths, seq_len):
 
 
 def offsets_packed(lengths, seq_len):
-    """sequence_id_offset and trt_seqlen_offset of packed rows (encoder_v4_spec.md 1.4)."""
+    """sequence_id_offset and trt_seqlen_offset of packed rows (as the op documents them)."""
     ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     ids = np.concatenate(
         [np.full(n, b * seq_len - ends[b]) for b, n in enumerate(lengths)] or [[]]

@@ -122,8 +122,8 @@ for by in (1, 2, 3, 5):
     moved = n(x)
     assert np.array_equal(transformer(moved, n(mask), n(ids), n(padded_ends), False), want_padded)
     rebuilt = ops.rebuild_padding(n(rows), n(ids), n(mask)).numpy()
-    assert np.array_equal(rebuilt, np.where(np.arange(S)[:, None] < np.array(lengths)[:, None, None],
-                                            x, 0))
+    real = np.arange(S)[:, None] < np.array(lengths)[:, None, None]
+    assert np.array_equal(rebuilt, np.where(real, x, 0))
     WEIGHTS = {key: n(value) for key, value in WEIGHTS.items()}
     assert np.array_equal(encoder(n(x), lengths, n(mask)), want)
 parts = tf.unstack(tf.constant(np.stack([x] * 3)))
@@ -140,7 +140,9 @@ def run_script(body, **environment):
         capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     lines = result.stdout.splitlines()
-    assert result.returncode == 0 and lines[-1] == "alive", result.stdout[-800:] + result.stderr[-3000:]
+    assert result.returncode == 0 and lines[-1] == "alive", (
+        result.stdout[-800:] + result.stderr[-3000:]
+    )
     return lines
 
 

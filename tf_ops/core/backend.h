@@ -1,5 +1,5 @@
-// What a device can do beside running an encoder: the interface through which Runner uses the CPU and
-// the CUDA backend.
+// What a device can do beside running an encoder: the interface through which Runner uses the CPU
+// and the CUDA backend.
 #pragma once
 
 #include <memory>
@@ -17,8 +17,8 @@ struct EncoderOptions {
   std::string gemm_config_dir;
 };
 
-// Functions without state. Nothing waits for the device. `padded` has B sequences of S rows, `packed`
-// one row for each token; rows are row_bytes long.
+// Functions without state. Nothing waits for the device. `padded` has B sequences of S rows,
+// `packed` one row for each token; rows are row_bytes long.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -36,8 +36,8 @@ class Backend {
   // Whether the work of calls is done later and in their order (a GPU's stream), not at once.
   virtual bool is_ordered() const = 0;
 
-  // The rows to compute `num_tokens` packed tokens with, at least as many: where sizes cost something,
-  // few different ones.
+  // The rows to compute `num_tokens` packed tokens with, at least as many: where sizes cost
+  // something, few different ones.
   virtual int64_t RoundRows(int64_t num_tokens) const = 0;
 
   // Physical memory of the current device.

@@ -49,7 +49,8 @@ Status CheckRows(const char* name, const Shape& shape, int64_t batch_size, int64
 // B and S of a mask [B,1,S,S] or [B,S,S].
 Status MaskSizes(const char* name, const Shape& shape, int64_t* batch_size, int64_t* max_seq_len) {
   const int rank = shape.size();
-  const bool good = (rank == 3 || (rank == 4 && shape[1] == 1)) && shape[rank - 1] == shape[rank - 2];
+  const bool good =
+      (rank == 3 || (rank == 4 && shape[1] == 1)) && shape[rank - 1] == shape[rank - 2];
   if (!good) {
     return InvalidArgument(name, " has shape ", ShapeString(shape),
                            ", expected [B,1,S,S] or [B,S,S]");
@@ -94,8 +95,8 @@ Status CheckPadded(const LayerInputs& inputs, LayerPlan* plan) {
   const Shape& from = inputs.from_tensor.shape;
   const int64_t batch_size = plan->batch_size, seq_len = plan->max_seq_len;
   plan->num_tokens = batch_size * seq_len;
-  const bool good = from.size() == 3 ? from[0] == batch_size && from[1] == seq_len
-                                     : from[0] == plan->num_tokens;
+  const bool good =
+      from.size() == 3 ? from[0] == batch_size && from[1] == seq_len : from[0] == plan->num_tokens;
   if (!good) {
     return InvalidArgument("from_tensor has shape ", ShapeString(from), ", expected [", batch_size,
                            ",", seq_len, ",H] or [", plan->num_tokens, ",H], by attr_mask's shape ",
@@ -224,8 +225,8 @@ Status PlanLayer(const EncoderConfig& config, const LayerInputs& inputs, LayerPl
   FT_RETURN_IF_ERROR(CheckType("attr_mask", inputs.attention_mask, config.dtype));
   FT_RETURN_IF_ERROR(CheckType("trt_seqlen_offset", inputs.seqlen_offset, DataType::kInt32));
   FT_RETURN_IF_ERROR(CheckType("sequence_id_offset", inputs.sequence_id_offset, DataType::kInt32));
-  FT_RETURN_IF_ERROR(MaskSizes("attr_mask", inputs.attention_mask.shape, &plan->batch_size,
-                               &plan->max_seq_len));
+  FT_RETURN_IF_ERROR(
+      MaskSizes("attr_mask", inputs.attention_mask.shape, &plan->batch_size, &plan->max_seq_len));
   FT_RETURN_IF_ERROR(inputs.remove_padding ? CheckPacked(inputs, plan) : CheckPadded(inputs, plan));
   if (plan->num_tokens > 0 && inputs.to_tensor.data != inputs.from_tensor.data) {
     return InvalidArgument(

@@ -1,7 +1,7 @@
-// The checks of everything that a caller says about a batch (lengths, offsets, ids, masks, shapes), and
-// the plan of padding removal. Integers are host memory, int32 or int64, of any alignment; of the other
-// tensors only types, shapes and addresses are read. Every error is InvalidArgument with the tensor's
-// name, what it is and what is expected.
+// The checks of everything that a caller says about a batch (lengths, offsets, ids, masks, shapes),
+// and the plan of padding removal. Integers are host memory, int32 or int64, of any alignment; of
+// the other tensors only types, shapes and addresses are read. Every error is InvalidArgument with
+// the tensor's name, what it is and what is expected.
 #pragma once
 
 #include <vector>

@@ -32,8 +32,7 @@ Status ValidateBatch(const EncoderConfig& config, const EncoderBatch& batch) {
     return InvalidArgument("batch_size, max_seq_len and num_tokens are ", batch.batch_size, ", ",
                            batch.max_seq_len, " and ", batch.num_tokens, ", expected at least 0");
   }
-  if (batch.outputs.size() != 1 &&
-      batch.outputs.size() != static_cast<size_t>(config.num_layers)) {
+  if (batch.outputs.size() != 1 && batch.outputs.size() != static_cast<size_t>(config.num_layers)) {
     return InvalidArgument("number of outputs is ", batch.outputs.size(), ", expected 1 or ",
                            config.num_layers, " (one per layer)");
   }

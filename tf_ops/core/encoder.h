@@ -1,11 +1,13 @@
-// The interface that the CPU and the CUDA backend implement: a stack of post-layer-norm BERT layers.
+// The interface that the CPU and the CUDA backend implement: a stack of post-layer-norm BERT
+// layers.
 //
 //   q,k,v = x Wqkv + b;  a = softmax(q k^T / sqrt(D) + (1 - mask) * -10000) v
 //   y = LayerNorm(a Wo + b + x);  out = LayerNorm(act(y W1 + b) W2 + b + y)
 //
-// Any number of threads may call Run of one Encoder at once: all that it changes are caches (algorithms,
-// CUDA graphs), on which no result depends. It owns no tensor memory: prepared weights and workspace are
-// given by the caller, so that they come from the framework's allocators. Pointers are host pointers for the CPU and device pointers for CUDA.
+// Any number of threads may call Run of one Encoder at once: all that it changes are caches
+// (algorithms, CUDA graphs), on which no result depends. It owns no tensor memory: prepared weights
+// and workspace are given by the caller, so that they come from the framework's allocators.
+// Pointers are host pointers for the CPU and device pointers for CUDA.
 #pragma once
 
 #include <vector>
@@ -23,8 +25,8 @@ struct EncoderBatch {
   int64_t batch_size = 0;   // B
   int64_t max_seq_len = 0;  // S
   int64_t num_tokens = 0;   // T
-  // Packed layout: rows that input and outputs have room for, at least T. Those past T hold anything,
-  // and may be computed: sizes that differ a little are then the same work. 0: T.
+  // Packed layout: rows that input and outputs have room for, at least T. Those past T hold
+  // anything, and may be computed: sizes that differ a little are then the same work. 0: T.
   int64_t num_rows = 0;
   bool packed = false;
   // int32 [B+1], ascending from 0 to T, no step above S. Packed layout only, else null.

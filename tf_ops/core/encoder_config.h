@@ -6,11 +6,12 @@
 namespace ft {
 
 struct EncoderConfig {
-  DataType dtype = DataType::kFloat32;  // of activations, weights and mask: float32, float16, bfloat16
-  int64_t num_heads = 0;                // N
-  int64_t head_size = 0;                // D
-  int64_t inner_size = 0;               // I
-  int64_t num_layers = 1;               // L
+  DataType dtype =
+      DataType::kFloat32;  // of activations, weights and mask: float32, float16, bfloat16
+  int64_t num_heads = 0;   // N
+  int64_t head_size = 0;   // D
+  int64_t inner_size = 0;  // I
+  int64_t num_layers = 1;  // L
   Activation activation = Activation::kGeluTanh;
   float layernorm_epsilon = 1e-12f;  // google-research BERT's (contrib layer_norm)
 

@@ -26,18 +26,18 @@ using Buffer = std::shared_ptr<void>;
 class Allocator {
  public:
   virtual ~Allocator() = default;
-  // `bytes` bytes aligned to kAlignment. On a GPU a buffer may be released while kernels that use it
-  // are under way on the call's stream: the memory is then given to later work of that stream only.
-  // Errors: ResourceExhausted.
+  // `bytes` bytes aligned to kAlignment. On a GPU a buffer may be released while kernels that use
+  // it are under way on the call's stream: the memory is then given to later work of that stream
+  // only. Errors: ResourceExhausted.
   virtual Status Allocate(int64_t bytes, Buffer* buffer) = 0;
 };
 
 // The CPU backend uses pool, the CUDA backend stream and allow_tf32.
 struct ExecutionContext {
   ThreadPool* pool = nullptr;
-  void* stream = nullptr;           // cudaStream_t
-  bool allow_tf32 = false;          // float32 products may use TensorFloat-32
-  Allocator* allocator = nullptr;   // what Runner takes memory from
+  void* stream = nullptr;          // cudaStream_t
+  bool allow_tf32 = false;         // float32 products may use TensorFloat-32
+  Allocator* allocator = nullptr;  // what Runner takes memory from
   // Told how each batch is computed, where somebody wants to know.
   std::function<void(const std::string&)> log;
 };

@@ -13,7 +13,8 @@ Status ToDevice(const Backend& backend, const std::vector<int32_t>& values,
                 const ExecutionContext& context, Buffer* memory, const int32_t** data) {
   const int64_t count = static_cast<int64_t>(values.size());
   FT_RETURN_IF_ERROR(context.allocator->Allocate(count * 4, memory));
-  return backend.ToDevice(values.data(), count, static_cast<int32_t*>(memory->get()), context, data);
+  return backend.ToDevice(values.data(), count, static_cast<int32_t*>(memory->get()), context,
+                          data);
 }
 
 }  // namespace
@@ -49,7 +50,8 @@ Status Runner::Prepare(const WeightInputs& weights, const ExecutionContext& cont
 }
 
 bool Runner::IsStaged(const EncoderBatch& batch) const {
-  // H100, 8x128: copying 1.5 MiB twice takes 5 us, launching the kernels of a layer one by one 40 us.
+  // H100, 8x128: copying 1.5 MiB twice takes 5 us, launching the kernels of a layer one by one 40
+  // us.
   constexpr int64_t kMaxBytes = 4 << 20;
   constexpr size_t kMaxRecent = 16;
   if (!backend_->is_ordered()) return false;
@@ -214,8 +216,8 @@ Status RebuildPadding(const Backend& backend, const PaddingPlan& plan, const voi
   const int32_t* integers;
   if (!plan.seq_offsets.empty()) {
     FT_RETURN_IF_ERROR(ToDevice(backend, plan.seq_offsets, context, &memory, &integers));
-    return backend.UnpackRows(packed, integers, plan.batch_size, plan.max_seq_len, row_bytes, padded,
-                              context);
+    return backend.UnpackRows(packed, integers, plan.batch_size, plan.max_seq_len, row_bytes,
+                              padded, context);
   }
   FT_RETURN_IF_ERROR(ToDevice(backend, plan.id_offsets, context, &memory, &integers));
   return backend.ScatterRows(packed, integers, plan.num_tokens, padded_rows, row_bytes, padded,

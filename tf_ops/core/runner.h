@@ -1,6 +1,6 @@
 // What a framework's front end calls: checks, prepared weights, the choice of the encoder, padding
-// removed and rebuilt. A front end converts its tensors to views, hands over its allocator, stream or
-// threads, and allocates the outputs between planning and running:
+// removed and rebuilt. A front end converts its tensors to views, hands over its allocator, stream
+// or threads, and allocates the outputs between planning and running:
 //
 //   EncoderPlan plan;
 //   PlanEncoder(runner.config(), inputs, &plan);        // what is wrong with the batch
@@ -50,8 +50,8 @@ class Runner {
   Status Prepare(const WeightInputs& weights, const ExecutionContext& context,
                  PreparedEncoder* prepared);
 
-  // Computes a planned batch; `outputs` are one [B,S,H] or one for each layer. Rows past a sequence's
-  // length are 0 where padding is removed.
+  // Computes a planned batch; `outputs` are one [B,S,H] or one for each layer. Rows past a
+  // sequence's length are 0 where padding is removed.
   Status Run(const PreparedEncoder& prepared, const EncoderInputs& inputs, const EncoderPlan& plan,
              const std::vector<void*>& outputs, const ExecutionContext& context) const;
 
@@ -64,8 +64,8 @@ class Runner {
 
   int64_t row_bytes() const { return config_.hidden_size() * SizeOf(config_.dtype); }
   Status GetEncoder(int64_t inner_size, std::shared_ptr<Encoder>* encoder);
-  // True if rows and mask of the batch are to be copied to addresses that stay: they are small, and lie
-  // where no recent batch's lay.
+  // True if rows and mask of the batch are to be copied to addresses that stay: they are small, and
+  // lie where no recent batch's lay.
   bool IsStaged(const EncoderBatch& batch) const;
   // Computes the caller's rows. `integers` become the batch's seq_offsets, if it is packed, or its
   // key_lengths; none: it has neither.

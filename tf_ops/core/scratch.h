@@ -7,9 +7,9 @@
 
 namespace ft {
 
-// On a GPU the work of all calls is ordered by their stream, so that they can take turns with one block
-// of memory. It keeps its address from call to call, as CUDA graphs need it. A turn lasts until all of a
-// call's work is on the stream.
+// On a GPU the work of all calls is ordered by their stream, so that they can take turns with one
+// block of memory. It keeps its address from call to call, as CUDA graphs need it. A turn lasts
+// until all of a call's work is on the stream.
 class Scratch {
  public:
   class Turn {
@@ -22,8 +22,8 @@ class Scratch {
     Buffer memory_;
   };
 
-  // Waits for the turn, with at least `bytes` bytes. Where calls are not ordered (`shared` false), and
-  // where more is asked for than is worth keeping, the memory is the caller's own.
+  // Waits for the turn, with at least `bytes` bytes. Where calls are not ordered (`shared` false),
+  // and where more is asked for than is worth keeping, the memory is the caller's own.
   Status Take(int64_t bytes, bool shared, const ExecutionContext& context, Turn* turn);
 
  private:

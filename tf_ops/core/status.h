@@ -10,7 +10,8 @@ namespace ft {
 
 enum class StatusCode {
   kOk = 0,
-  kInvalidArgument,     // the caller's fault; the message names the tensor, what it is, what is expected
+  kInvalidArgument,     // the caller's fault; the message names the tensor, what it is, what is
+                        // expected
   kUnimplemented,       // valid, but there is no code for it; the message lists what exists
   kFailedPrecondition,  // something outside is missing, a library for example
   kResourceExhausted,   // memory
@@ -63,8 +64,8 @@ Status Internal(const Args&... args) {
 
 }  // namespace ft
 
-#define FT_RETURN_IF_ERROR(expression)                  \
-  do {                                                  \
-    ::ft::Status ft_status_ = (expression);             \
-    if (!ft_status_.ok()) return ft_status_;            \
+#define FT_RETURN_IF_ERROR(expression)       \
+  do {                                       \
+    ::ft::Status ft_status_ = (expression);  \
+    if (!ft_status_.ok()) return ft_status_; \
   } while (0)

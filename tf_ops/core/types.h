@@ -58,8 +58,8 @@ inline const char* Name(DataType dtype) {
 enum class Activation { kGeluTanh, kGeluErf, kRelu };
 
 // The sizes of a tensor, in place: a layer has sixteen of them, and a vector each would be sixteen
-// allocations in every call. Of a tensor of more than kMaxRank dimensions, which no input may be, the
-// rank is right and the sizes are the first ones.
+// allocations in every call. Of a tensor of more than kMaxRank dimensions, which no input may be,
+// the rank is right and the sizes are the first ones.
 class Shape {
  public:
   static constexpr int kMaxRank = 8;

@@ -80,11 +80,12 @@ WeightCache::Entries::iterator WeightCache::Find(const EncoderConfig& config,
 
 void WeightCache::Drop(Entries::iterator entry) {
   if (!(*entry)->was_found && ++num_fruitless_ == kMaxFruitless) {
-    std::fprintf(stderr,
-                 "[WARNING] fastertransformer_tf: the weights lie in new buffers in every call (cast "
-                 "or copied in the graph?) or do not fit into the cache of %lld MiB "
-                 "(FT_WEIGHT_CACHE_MIB): they are prepared again and again, which is slow\n",
-                 static_cast<long long>(max_bytes_ >> 20));
+    std::fprintf(
+        stderr,
+        "[WARNING] fastertransformer_tf: the weights lie in new buffers in every call (cast "
+        "or copied in the graph?) or do not fit into the cache of %lld MiB "
+        "(FT_WEIGHT_CACHE_MIB): they are prepared again and again, which is slow\n",
+        static_cast<long long>(max_bytes_ >> 20));
   }
   bytes_ -= (*entry)->bytes;
   entries_.erase(entry);

@@ -2,9 +2,10 @@
 // buffers that they were made from.
 //
 // An entry keeps those buffers alive. Their addresses can then not be given to other weights, and a
-// framework that assigns a variable must give it a new buffer: an address that is found means the same
-// numbers. (Frameworks that assign in place, as TensorFlow's reference variables do, must not cache.)
-// An entry whose buffers nobody else holds any more can never be asked for again and is dropped.
+// framework that assigns a variable must give it a new buffer: an address that is found means the
+// same numbers. (Frameworks that assign in place, as TensorFlow's reference variables do, must not
+// cache.) An entry whose buffers nobody else holds any more can never be asked for again and is
+// dropped.
 #pragma once
 
 #include <condition_variable>
@@ -69,7 +70,8 @@ class WeightCache {
   bool MayKeep(const std::vector<LayerWeights>& layers, int64_t bytes);
   void Drop(Entries::iterator entry);
   // Ends the preparation of `entry`; null: it failed.
-  void Publish(const std::shared_ptr<Entry>& entry, std::shared_ptr<const PreparedWeights> prepared);
+  void Publish(const std::shared_ptr<Entry>& entry,
+               std::shared_ptr<const PreparedWeights> prepared);
 
   const int64_t max_bytes_;
   mutable std::mutex mutex_;

@@ -47,8 +47,9 @@ Status ValidateWeights(const EncoderConfig& config, const std::vector<LayerWeigh
     for (int i = 0; i < kWeightsPerLayer; ++i) {
       const TensorView& view = layers[layer].*kFields[i].view;
       const Shape expected = WeightShape(config, i);
-      const std::string name =
-          config.num_layers == 1 ? kFields[i].op_input : StrCat(kFields[i].op_input, "[", layer, "]");
+      const std::string name = config.num_layers == 1
+                                   ? kFields[i].op_input
+                                   : StrCat(kFields[i].op_input, "[", layer, "]");
       if (view.dtype != config.dtype) {
         faults += StrCat(faults.empty() ? "" : "; ", name, " has dtype ", Name(view.dtype),
                          ", expected ", Name(config.dtype));

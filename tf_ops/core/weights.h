@@ -10,34 +10,34 @@ namespace ft {
 
 // Kernels are [in, out] row-major, as tf.layers.dense keeps them.
 struct LayerWeights {
-  TensorView query_kernel;                 // [H,H]
-  TensorView query_bias;                   // [H]
-  TensorView key_kernel;                   // [H,H]
-  TensorView key_bias;                     // [H]
-  TensorView value_kernel;                 // [H,H]
-  TensorView value_bias;                   // [H]
-  TensorView attention_output_kernel;      // [H,H]
-  TensorView attention_output_bias;        // [H]
-  TensorView attention_layernorm_beta;     // [H]
-  TensorView attention_layernorm_gamma;    // [H]
-  TensorView intermediate_kernel;          // [H,I]
-  TensorView intermediate_bias;            // [I]
-  TensorView output_kernel;                // [I,H]
-  TensorView output_bias;                  // [H]
-  TensorView output_layernorm_beta;        // [H]
-  TensorView output_layernorm_gamma;       // [H]
+  TensorView query_kernel;               // [H,H]
+  TensorView query_bias;                 // [H]
+  TensorView key_kernel;                 // [H,H]
+  TensorView key_bias;                   // [H]
+  TensorView value_kernel;               // [H,H]
+  TensorView value_bias;                 // [H]
+  TensorView attention_output_kernel;    // [H,H]
+  TensorView attention_output_bias;      // [H]
+  TensorView attention_layernorm_beta;   // [H]
+  TensorView attention_layernorm_gamma;  // [H]
+  TensorView intermediate_kernel;        // [H,I]
+  TensorView intermediate_bias;          // [I]
+  TensorView output_kernel;              // [I,H]
+  TensorView output_bias;                // [H]
+  TensorView output_layernorm_beta;      // [H]
+  TensorView output_layernorm_gamma;     // [H]
 };
 
 inline constexpr int kWeightsPerLayer = 16;
 
-// What there is to know of one of the sixteen: the one list that shapes, checks, tests and tools of C++
-// derive from.
+// What there is to know of one of the sixteen: the one list that shapes, checks, tests and tools of
+// C++ derive from.
 struct WeightField {
   const char* op_input;             // its name as an input of BertTransformer and BertEncoder
-  TensorView LayerWeights::*view;   // its place in LayerWeights
+  TensorView LayerWeights::* view;  // its place in LayerWeights
   const char* shape;                // a letter for each dimension: H hidden size, I inner size
-  bool is_quantized;                // int8 or float8 in the low-precision modes, with a scale for each
-                                    // column: the last dimension, the product's outputs
+  bool is_quantized;  // int8 or float8 in the low-precision modes, with a scale for each
+                      // column: the last dimension, the product's outputs
 };
 
 // The sixteen fields, in the order in which BertTransformer and BertEncoder take them.

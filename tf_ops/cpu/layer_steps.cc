@@ -82,8 +82,8 @@ void LayerSteps::Dense(const PanelMatrix& m, const void* a, int64_t lda, int64_t
   primitives_.gemm.gemm(g);
 }
 
-void LayerSteps::Sums(const PanelMatrix& m, const void* a, int64_t lda, int64_t rows,
-                      int64_t begin, int64_t end, float* sums) const {
+void LayerSteps::Sums(const PanelMatrix& m, const void* a, int64_t lda, int64_t rows, int64_t begin,
+                      int64_t end, float* sums) const {
   for (int64_t k = 0; k < m.k; k += primitives_.gemm.inner_chunk) {
     SumsChunk(m, At(a, k, bytes_), lda, rows, begin, end, k, sums);
   }
@@ -165,8 +165,7 @@ void LayerSteps::Attention(int64_t task, int64_t splits, void* scratch) const {
   const int64_t seq_len = batch_.max_seq_len;
   const int64_t row = batch_.packed ? batch_.seq_offsets[b] : b * seq_len;
   const int64_t queries = batch_.packed ? batch_.seq_offsets[b + 1] - row : seq_len;
-  const int64_t per_split =
-      AlignUp((queries + splits - 1) / splits, primitives_.gemm.row_multiple);
+  const int64_t per_split = AlignUp((queries + splits - 1) / splits, primitives_.gemm.row_multiple);
   const int64_t first = std::min(queries, split * per_split);
   AttentionArgs a;
   a.num_queries = std::min(queries, first + per_split) - first;

@@ -17,8 +17,8 @@ inline const char* At(const void* base, int64_t elements, int64_t element_bytes)
   return static_cast<const char*>(base) + elements * element_bytes;
 }
 
-// One call: a batch, its weights and its workspace. All methods may run in several threads at once, on
-// parts that do not overlap.
+// One call: a batch, its weights and its workspace. All methods may run in several threads at once,
+// on parts that do not overlap.
 class LayerSteps {
  public:
   LayerSteps(const EncoderConfig& config, const Primitives& primitives, const EncoderBatch& batch,
@@ -38,8 +38,8 @@ class LayerSteps {
   // First row and number of rows of block `task` of workspace().num_blocks.
   std::pair<int64_t, int64_t> Block(int64_t task) const;
 
-  // Where a layer's input and output live. In the compute type they are the caller's tensors wherever
-  // these exist; otherwise workspace().x, and outputs are converted.
+  // Where a layer's input and output live. In the compute type they are the caller's tensors
+  // wherever these exist; otherwise workspace().x, and outputs are converted.
   const void* InputOf(int64_t layer) const;
   void* OutputOf(int64_t layer) const;
 
@@ -62,8 +62,8 @@ class LayerSteps {
   void OutputNorm(int64_t layer, const float* sums, const void* residual, int64_t row,
                   int64_t rows) const;
 
-  // Sets workspace().keys of sequence b. A mask that gives every query the same first keys is as good
-  // as a length, and the masked keys need no arithmetic: exp(score - 10000) is 0 in float32.
+  // Sets workspace().keys of sequence b. A mask that gives every query the same first keys is as
+  // good as a length, and the masked keys need no arithmetic: exp(score - 10000) is 0 in float32.
   void FindKeyLengths(int64_t b) const;
   // One head of one sequence, or one of `splits` parts of its queries.
   void Attention(int64_t task, int64_t splits, void* scratch) const;

@@ -16,7 +16,8 @@ struct AttentionTasks {
 // layer's QKV, so that activations stay in its cache.
 void ScheduleByRows(const LayerSteps& steps, int64_t num_threads, Phases* phases);
 
-// Few rows: a task takes some columns of one product for all rows, so that each weight is read once.
+// Few rows: a task takes some columns of one product for all rows, so that each weight is read
+// once.
 void ScheduleByColumns(const LayerSteps& steps, int64_t num_threads, Phases* phases);
 
 }  // namespace ft::cpu

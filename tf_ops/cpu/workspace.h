@@ -26,8 +26,8 @@ struct Workspace {
   int64_t bytes;
 };
 
-// Row stride of the inner activations, padded by a cache line's worth of columns: rows do not fall on
-// the same cache sets.
+// Row stride of the inner activations, padded by a cache line's worth of columns: rows do not fall
+// on the same cache sets.
 inline int64_t InnerStride(int64_t columns) { return columns + 32; }
 
 // Lays out what a batch needs in `base`; with null it counts.

@@ -77,7 +77,8 @@ class Cuda final : public Backend {
                     const ExecutionContext& context) const override {
     LaunchContext launch;
     FT_RETURN_IF_ERROR(GetLaunchContext(context, &launch));
-    return LaunchRebuildPadding(packed, offsets, batch_size, max_seq_len, row_bytes, padded, launch);
+    return LaunchRebuildPadding(packed, offsets, batch_size, max_seq_len, row_bytes, padded,
+                                launch);
   }
 
   Status ScatterRows(const void* packed, const int32_t* id_offsets, int64_t num_tokens,
@@ -85,7 +86,8 @@ class Cuda final : public Backend {
                      const ExecutionContext& context) const override {
     LaunchContext launch;
     FT_RETURN_IF_ERROR(GetLaunchContext(context, &launch));
-    return LaunchScatterRows(packed, id_offsets, num_tokens, padded_rows, row_bytes, padded, launch);
+    return LaunchScatterRows(packed, id_offsets, num_tokens, padded_rows, row_bytes, padded,
+                             launch);
   }
 };
 

@@ -1,11 +1,12 @@
 // What is known of a CUDA device, asked once.
+#include "tf_ops/cuda/device_context.h"
+
 #include <cuda_runtime_api.h>
 
 #include <map>
 #include <mutex>
 
 #include "tf_ops/cuda/cuda_check.h"
-#include "tf_ops/cuda/device_context.h"
 
 namespace ft {
 namespace cuda {

@@ -95,21 +95,21 @@ __device__ __forceinline__ float WarpMax(float x) {
 
 // ---- Softmax with a running maximum -------------------------------------------------------------
 
-// What is subtracted from scores whose largest so far is `largest`: if all were -inf there is nothing
-// to subtract, and -inf - -inf would be NaN although a later score may be finite. Other NaN and
-// infinities go their way: the sum becomes NaN, as in TensorFlow.
+// What is subtracted from scores whose largest so far is `largest`: if all were -inf there is
+// nothing to subtract, and -inf - -inf would be NaN although a later score may be finite. Other NaN
+// and infinities go their way: the sum becomes NaN, as in TensorFlow.
 __device__ __forceinline__ float SoftmaxReference(float largest) {
   return largest == -INFINITY ? 0.f : largest;
 }
 
-// 1 / sum, by which a row's output is multiplied. Without keys the output is 0; with keys that are all
-// -inf the sum is 0 and the output NaN, as in TensorFlow.
+// 1 / sum, by which a row's output is multiplied. Without keys the output is 0; with keys that are
+// all -inf the sum is 0 and the output NaN, as in TensorFlow.
 __device__ __forceinline__ float SoftmaxInverse(float sum, int num_keys) {
   return num_keys > 0 ? 1.f / sum : 0.f;
 }
 
-// Sum over the block, given to all its threads. `scratch` has room for one float per warp; it may be
-// used again after the next barrier only.
+// Sum over the block, given to all its threads. `scratch` has room for one float per warp; it may
+// be used again after the next barrier only.
 template <int kThreads>
 __device__ __forceinline__ float BlockSum(float x, float* scratch) {
   x = WarpSum(x);

@@ -70,8 +70,7 @@ class StepRunner {
     output_ = output;
     weights_ = weights;
     for (const Step& step : plan_.steps) {
-      FT_RETURN_IF_ERROR(
-          std::visit([&](const auto& kind) { return Run(kind, *context); }, step));
+      FT_RETURN_IF_ERROR(std::visit([&](const auto& kind) { return Run(kind, *context); }, step));
       context->overlap = context->compute_capability >= 90;
     }
     return OkStatus();
@@ -207,10 +206,9 @@ class CudaEncoder : public Encoder {
     }
     if (options_.allow_gemm_test) FT_RETURN_IF_ERROR(TestGemms(given, execution, context));
     if (!options_.use_graphs) return Enqueue(batch, prepared, workspace, context);
-    return graphs_.Run(GraphKey(batch, prepared, workspace, context), context,
-                       [&](const LaunchContext& on) {
-                         return Enqueue(batch, prepared, workspace, on);
-                       });
+    return graphs_.Run(
+        GraphKey(batch, prepared, workspace, context), context,
+        [&](const LaunchContext& on) { return Enqueue(batch, prepared, workspace, on); });
   }
 
  private:

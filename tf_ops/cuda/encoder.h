@@ -23,8 +23,8 @@ struct CudaEncoderOptions {
 };
 
 // An encoder for the CUDA devices of this process; the device that is current in a call is used.
-// Pointers of calls are device pointers, context.stream is a cudaStream_t. Nothing is launched here:
-// this succeeds on a machine without CUDA, where Run then returns FailedPrecondition.
+// Pointers of calls are device pointers, context.stream is a cudaStream_t. Nothing is launched
+// here: this succeeds on a machine without CUDA, where Run then returns FailedPrecondition.
 Status CreateCudaEncoder(const EncoderConfig& config, const CudaEncoderOptions& options,
                          std::unique_ptr<Encoder>* encoder);
 

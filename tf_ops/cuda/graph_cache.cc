@@ -51,8 +51,8 @@ Status GraphCache::Run(Key key, const LaunchContext& context, const Enqueue& enq
     credit_ -= kCaptureCost;
     const Status captured = Capture(context, enqueue, &entry->exec);
     if (!captured.ok()) {
-      // Whatever stands in the way of a capture need not stand in the way of the work: if it does, the
-      // caller is told by the work itself.
+      // Whatever stands in the way of a capture need not stand in the way of the work: if it does,
+      // the caller is told by the work itself.
       entry->exec = nullptr;
       entry->has_failed = true;
       lock.unlock();

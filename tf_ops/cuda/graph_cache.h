@@ -28,9 +28,10 @@ class GraphCache {
   GraphCache(const GraphCache&) = delete;
   GraphCache& operator=(const GraphCache&) = delete;
 
-  // Puts the work on context.stream, which no capture is under way on: as a graph where one of this key
-  // exists. The first call of a key runs as it is, the second is captured, if there is credit: memory
-  // that never comes back at the same address costs no capture. What cannot be captured runs as it is.
+  // Puts the work on context.stream, which no capture is under way on: as a graph where one of this
+  // key exists. The first call of a key runs as it is, the second is captured, if there is credit:
+  // memory that never comes back at the same address costs no capture. What cannot be captured runs
+  // as it is.
   Status Run(Key key, const LaunchContext& context, const Enqueue& enqueue);
 
  private:

@@ -14,8 +14,8 @@ struct Grid {
   int64_t x = 1, y = 1, z = 1;
 };
 
-// A kernel as the current device runs it. Its dynamic shared memory is raised to what the device has,
-// once, so that no launch with less stands in the way of one with more.
+// A kernel as the current device runs it. Its dynamic shared memory is raised to what the device
+// has, once, so that no launch with less stands in the way of one with more.
 struct KernelTraits {
   // Its code has the wait for the previous kernel that overlapping launches need. Code for an older
   // architecture, which the driver translates, has not, even on a device that could.

@@ -31,7 +31,7 @@ struct GemmStep {
   const char* name;  // for people
   GemmShape shape;   // sizes, and the types of the edges
   Edge input, output;
-  Edge residual;  // read if shape.residual
+  Edge residual;         // read if shape.residual
   int64_t kernel, bias;  // byte offsets in the layer's prepared weights
 };
 

@@ -1,4 +1,5 @@
-// The weights of a layer as the CUDA kernels want them: matrices as [out,in], query, key and value as one.
+// The weights of a layer as the CUDA kernels want them: matrices as [out,in], query, key and value
+// as one.
 #pragma once
 
 #include <vector>

@@ -9,8 +9,8 @@
 
 namespace ft::op {
 
-// All work goes where TensorFlow puts its own: into its thread pool, or on the GPU's compute stream,
-// which nothing here waits for.
+// All work goes where TensorFlow puts its own: into its thread pool, or on the GPU's compute
+// stream, which nothing here waits for.
 class Call : public Allocator {
  public:
   explicit Call(tensorflow::OpKernelContext* ctx);

@@ -1,5 +1,5 @@
-// BertTransformer and BertEncoder, on every device: attributes and tensors are converted here, the rest
-// is core's Runner.
+// BertTransformer and BertEncoder, on every device: attributes and tensors are converted here, the
+// rest is core's Runner.
 #include <cstdlib>
 #include <memory>
 #include <mutex>
@@ -55,8 +55,8 @@ class EncoderKernel : public OpKernel {
     OP_REQUIRES_OK(ctx, ctx->GetAttr("remove_padding", &remove_padding_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("cache_weights", &cache_weights_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("allow_gemm_test", &options_.allow_gemm_test));
-    // A model may come from anybody: whoever runs the process says whether files are read and written
-    // and whether calls may take the seconds that tuning takes.
+    // A model may come from anybody: whoever runs the process says whether files are read and
+    // written and whether calls may take the seconds that tuning takes.
     options_.gemm_config_dir = Environment("FT_GEMM_CONFIG_DIR");
     if (options_.allow_gemm_test && Environment("FT_ALLOW_GEMM_TEST") != "1") {
       options_.allow_gemm_test = false;
@@ -68,14 +68,14 @@ class EncoderKernel : public OpKernel {
     }
     OP_REQUIRES_OK(ctx, ctx->GetAttr("int8_mode", &int8_mode));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("fp8_mode", &fp8_mode));
-    OP_REQUIRES(ctx, int8_mode == 0 && fp8_mode == 0,
-                absl::UnimplementedError(StrCat("int8_mode is ", int8_mode, " and fp8_mode is ",
-                                                fp8_mode,
-                                                ", not in this version: expected 0 and 0")));
+    OP_REQUIRES(
+        ctx, int8_mode == 0 && fp8_mode == 0,
+        absl::UnimplementedError(StrCat("int8_mode is ", int8_mode, " and fp8_mode is ", fp8_mode,
+                                        ", not in this version: expected 0 and 0")));
     OP_REQUIRES(ctx, matrix_type == type,
-                absl::UnimplementedError(StrCat(
-                    "the weight matrices are ", tensorflow::DataTypeString(matrix_type),
-                    ", not in this version: expected ", tensorflow::DataTypeString(type))));
+                absl::UnimplementedError(
+                    StrCat("the weight matrices are ", tensorflow::DataTypeString(matrix_type),
+                           ", not in this version: expected ", tensorflow::DataTypeString(type))));
     OP_REQUIRES_OK(ctx, ToAbsl(ToDataType(type, &config_.dtype)));
     // Keeps H * H well inside int64.
     constexpr int64_t kMaxSize = 1 << 20;

@@ -1,8 +1,8 @@
-#include "tf_ops/cpu/primitives/primitives.h"
-
 #include <cstdlib>
 #include <cstring>
 #include <string>
+
+#include "tf_ops/cpu/primitives/primitives.h"
 
 namespace ft::cpu {
 

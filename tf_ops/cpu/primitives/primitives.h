@@ -1,8 +1,8 @@
-// The inner loops of the CPU backend. isa.h implements them once; it is compiled for each instruction
-// set, and GetPrimitives() picks the best that this processor has.
+// The inner loops of the CPU backend. isa.h implements them once; it is compiled for each
+// instruction set, and GetPrimitives() picks the best that this processor has.
 //
-// "Panels" are the layout of a matrix B[K,N] that is a product's right side: N is cut into panels of
-// panel_width columns (the last one padded with zeros), a panel is [K][panel_width], or for
+// "Panels" are the layout of a matrix B[K,N] that is a product's right side: N is cut into panels
+// of panel_width columns (the last one padded with zeros), a panel is [K][panel_width], or for
 // bfloat16 [K/2][panel_width][2] with K rounded up to even, which is what the dot product of pairs
 // wants.
 #pragma once

@@ -13,17 +13,17 @@ namespace cuda {
 
 // A block of 4 warps owns 64 * kRowTiles query rows of one head; a warp owns 16 * kRowTiles of
 // them, with queries, scores and the output in registers. Keys and values come in tiles of 64, two
-// tiles deep, by cp.async. Rows in shared memory are kD + 8 elements apart, so ldmatrix meets no bank
-// conflict. Head sizes below kD are filled with zeros. float32 scores, softmax and output sums.
+// tiles deep, by cp.async. Rows in shared memory are kD + 8 elements apart, so ldmatrix meets no
+// bank conflict. Head sizes below kD are filled with zeros. float32 scores, softmax and output
+// sums.
 template <typename T, int kD, int kRowTiles>
-__global__ void __launch_bounds__(128)
-    AttentionMmaKernel(const AttentionParams p) {
+__global__ void __launch_bounds__(128) AttentionMmaKernel(const AttentionParams p) {
 #if __CUDA_ARCH__ >= 800
   constexpr int kRows = 64 * kRowTiles, kKeys = 64;
   constexpr int kPitch = kD + 8, kChunks = kD / 8;
   extern __shared__ __align__(128) unsigned char shared[];
   T* shared_q = reinterpret_cast<T*>(shared);
-  T* shared_k = shared_q + kRows * kPitch;   // two tiles
+  T* shared_k = shared_q + kRows * kPitch;      // two tiles
   T* shared_v = shared_k + 2 * kKeys * kPitch;  // two tiles
 
   const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
@@ -114,8 +114,9 @@ __global__ void __launch_bounds__(128)
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           const int row = min(first_row + warp_row + i * 16 + lane / 4 + h * 8, p.max_seq_len - 1);
-          const T* mask_row = static_cast<const T*>(p.mask) +
-                              (static_cast<int64_t>(sequence) * p.max_seq_len + row) * p.max_seq_len;
+          const T* mask_row =
+              static_cast<const T*>(p.mask) +
+              (static_cast<int64_t>(sequence) * p.max_seq_len + row) * p.max_seq_len;
 #pragma unroll
           for (int j = 0; j < kKeys / 8; ++j) {
 #pragma unroll
@@ -245,7 +246,8 @@ Status LaunchMmaHeadSize(DataType dtype, int rows_per_block, const AttentionPara
                          const LaunchContext& context) {
   const bool large = rows_per_block == 128;
   if (dtype == DataType::kFloat16) {
-    return large ? LaunchMma<half, kD, 2>(params, context) : LaunchMma<half, kD, 1>(params, context);
+    return large ? LaunchMma<half, kD, 2>(params, context)
+                 : LaunchMma<half, kD, 1>(params, context);
   }
   return large ? LaunchMma<__nv_bfloat16, kD, 2>(params, context)
                : LaunchMma<__nv_bfloat16, kD, 1>(params, context);

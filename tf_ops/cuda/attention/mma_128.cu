@@ -4,7 +4,7 @@ namespace ft {
 namespace cuda {
 
 Status LaunchMma128(DataType dtype, int rows_per_block, const AttentionParams& params,
-                 const LaunchContext& context) {
+                    const LaunchContext& context) {
   return LaunchMmaHeadSize<128>(dtype, rows_per_block, params, context);
 }
 

@@ -4,7 +4,7 @@ namespace ft {
 namespace cuda {
 
 Status LaunchMma32(DataType dtype, int rows_per_block, const AttentionParams& params,
-                 const LaunchContext& context) {
+                   const LaunchContext& context) {
   return LaunchMmaHeadSize<32>(dtype, rows_per_block, params, context);
 }
 

@@ -17,9 +17,9 @@ __global__ void __launch_bounds__(128) AttentionTiledKernel(const AttentionParam
   constexpr int kRows = 8 * kR;
   constexpr int kPitchQ = kRows + 4, kPitchK = kKeys + 4;
   extern __shared__ __align__(16) float shared_floats[];
-  float* shared_q = shared_floats;                 // [kD][kPitchQ]
-  float* shared_p = shared_q + kD * kPitchQ;       // [kKeys][kPitchQ]
-  float* shared_kv = shared_p + kKeys * kPitchQ;   // [kD][kPitchK] keys or [kKeys][kD] values
+  float* shared_q = shared_floats;                // [kD][kPitchQ]
+  float* shared_p = shared_q + kD * kPitchQ;      // [kKeys][kPitchQ]
+  float* shared_kv = shared_p + kKeys * kPitchQ;  // [kD][kPitchK] keys or [kKeys][kD] values
 
   const int thread = threadIdx.x, tx = thread % 16, ty = thread / 16;
   const int tile = blockIdx.x % p.row_tiles;
@@ -40,9 +40,8 @@ __global__ void __launch_bounds__(128) AttentionTiledKernel(const AttentionParam
     for (int i = thread; i < rows * kD; i += 128) {
       const int block = i / 32, within = i % 32;
       const int r = block / (kD / 4) * 8 + within / 4, c = block % (kD / 4) * 4 + within % 4;
-      target[c * pitch + r] = row0 + r < limit && c < p.head_size
-                                  ? ToFloat(source[(row0 + r) * 3 * hidden + c])
-                                  : 0.f;
+      target[c * pitch + r] =
+          row0 + r < limit && c < p.head_size ? ToFloat(source[(row0 + r) * 3 * hidden + c]) : 0.f;
     }
   };
   load_transposed(q, first_row, range.rows, kRows, shared_q, kPitchQ);
@@ -88,10 +87,10 @@ __global__ void __launch_bounds__(128) AttentionTiledKernel(const AttentionParam
         if (key >= range.keys) {
           s = -INFINITY;
         } else if (p.mask != nullptr) {
-          s += (1.f - ToFloat(static_cast<const T*>(
-                          p.mask)[(static_cast<int64_t>(sequence) * p.max_seq_len + row) *
-                                      p.max_seq_len +
-                                  key])) *
+          s += (1.f -
+                ToFloat(static_cast<const T*>(
+                    p.mask)[(static_cast<int64_t>(sequence) * p.max_seq_len + row) * p.max_seq_len +
+                            key])) *
                -10000.f;
         }
         largest = fmaxf(largest, s);
@@ -151,20 +150,20 @@ __global__ void __launch_bounds__(128) AttentionTiledKernel(const AttentionParam
   }
 }
 
-// float32 with a head size that is a multiple of 4: as above, but rows come by cp.async, the next tile's
-// keys under softmax and second product, its values under the first product, so that nothing waits for
-// memory. Nothing is transposed: a thread has rows ty, ty + 8, ... and keys tx, tx + 16, ..., and takes 4
-// columns of them at a time; loads from shared memory are 16 bytes and meet no bank conflict, as rows
-// are 4 floats longer than a multiple of 32.
+// float32 with a head size that is a multiple of 4: as above, but rows come by cp.async, the next
+// tile's keys under softmax and second product, its values under the first product, so that nothing
+// waits for memory. Nothing is transposed: a thread has rows ty, ty + 8, ... and keys tx, tx + 16,
+// ..., and takes 4 columns of them at a time; loads from shared memory are 16 bytes and meet no
+// bank conflict, as rows are 4 floats longer than a multiple of 32.
 template <int kD, int kR>
 __global__ void __launch_bounds__(128) AttentionFloatKernel(const AttentionParams p) {
   constexpr int kRows = 8 * kR, kPitch = kD + 4, kPitchP = kRows + 4, kCols = kD / 16;
   constexpr float kLog2e = 1.4426950408889634f;
   extern __shared__ __align__(16) float shared_floats[];
-  float* shared_q = shared_floats;                // [kRows][kPitch]
-  float* shared_k = shared_q + kRows * kPitch;    // [kKeys][kPitch]
-  float* shared_v = shared_k + kKeys * kPitch;    // [kKeys][kPitch]
-  float* shared_p = shared_v + kKeys * kPitch;    // [kKeys][kPitchP], rows as threads have them
+  float* shared_q = shared_floats;              // [kRows][kPitch]
+  float* shared_k = shared_q + kRows * kPitch;  // [kKeys][kPitch]
+  float* shared_v = shared_k + kKeys * kPitch;  // [kKeys][kPitch]
+  float* shared_p = shared_v + kKeys * kPitch;  // [kKeys][kPitchP], rows as threads have them
 
   const int thread = threadIdx.x, tx = thread % 16, ty = thread / 16;
   const int tile = blockIdx.x % p.row_tiles;
@@ -237,10 +236,10 @@ __global__ void __launch_bounds__(128) AttentionFloatKernel(const AttentionParam
         if (key >= range.keys) {
           s = -INFINITY;
         } else if (p.mask != nullptr) {
-          s += (1.f - static_cast<const float*>(
-                          p.mask)[(static_cast<int64_t>(sequence) * p.max_seq_len + row) *
-                                      p.max_seq_len +
-                                  key]) *
+          s += (1.f -
+                static_cast<const float*>(
+                    p.mask)[(static_cast<int64_t>(sequence) * p.max_seq_len + row) * p.max_seq_len +
+                            key]) *
                (-10000.f * kLog2e);
         }
         largest = fmaxf(largest, s);
@@ -319,9 +318,9 @@ __global__ void __launch_bounds__(128) AttentionFloatKernel(const AttentionParam
 template <typename T>
 __global__ void __launch_bounds__(128) AttentionSimpleKernel(const AttentionParams p) {
   extern __shared__ float shared_floats[];
-  float* query = shared_floats;         // [D]
-  float* out = query + p.head_size;     // [D]
-  float* weight = out + p.head_size;    // [128]
+  float* query = shared_floats;       // [D]
+  float* out = query + p.head_size;   // [D]
+  float* weight = out + p.head_size;  // [128]
   __shared__ float scratch[2][4];
 
   const int thread = threadIdx.x;
@@ -349,11 +348,12 @@ __global__ void __launch_bounds__(128) AttentionSimpleKernel(const AttentionPara
       for (int d = 0; d < p.head_size; ++d) score += query[d] * ToFloat(k[d]);
       score *= p.scale;
       if (p.mask != nullptr) {
-        score += (1.f - ToFloat(static_cast<const T*>(
-                            p.mask)[(static_cast<int64_t>(sequence) * p.max_seq_len + row) *
-                                        p.max_seq_len +
-                                    key])) *
-                 -10000.f;
+        score +=
+            (1.f -
+             ToFloat(static_cast<const T*>(
+                 p.mask)[(static_cast<int64_t>(sequence) * p.max_seq_len + row) * p.max_seq_len +
+                         key])) *
+            -10000.f;
       }
     }
     const float warp_max = WarpMax(score);
@@ -387,8 +387,7 @@ Status LaunchTiled(AttentionParams params, const LaunchContext& context) {
   params.row_tiles = (params.max_seq_len + kRows - 1) / kRows;
   const int64_t blocks =
       static_cast<int64_t>(params.row_tiles) * params.num_heads * params.batch_size;
-  const int64_t shared_bytes =
-      4 * ((kD + kKeys) * (kRows + 4) + kD * (kKeys + 4));
+  const int64_t shared_bytes = 4 * ((kD + kKeys) * (kRows + 4) + kD * (kKeys + 4));
   return Launch(AttentionTiledKernel<T, kD, kR>, Grid{blocks}, 128, shared_bytes, context, params);
 }
 
@@ -443,10 +442,10 @@ Status LaunchSimpleAttention(DataType dtype, const AttentionParams& params,
                          (context.max_shared_bytes / 4 - 128) / 2);
   }
   return DispatchType(dtype, [&](auto type) {
-    return Launch(AttentionSimpleKernel<decltype(type)>,
-                  Grid{static_cast<int64_t>(params.batch_size) * params.num_heads *
-                       params.max_seq_len},
-                  128, shared_bytes, context, params);
+    return Launch(
+        AttentionSimpleKernel<decltype(type)>,
+        Grid{static_cast<int64_t>(params.batch_size) * params.num_heads * params.max_seq_len}, 128,
+        shared_bytes, context, params);
   });
 }
 

@@ -63,9 +63,9 @@ Status Open(CublasLt* api) {
         "tried:",
         tried);
   }
-#define FT_RESOLVE(name)                                                  \
+#define FT_RESOLVE(name)                                                   \
   api->name = reinterpret_cast<decltype(api->name)>(dlsym(handle, #name)); \
-  if (api->name == nullptr) {                                             \
+  if (api->name == nullptr) {                                              \
     return FailedPrecondition(api->library, " has no function " #name);    \
   }
   FT_CUBLASLT_FUNCTIONS(FT_RESOLVE)

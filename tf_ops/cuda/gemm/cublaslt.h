@@ -10,20 +10,20 @@
 namespace ft {
 namespace cuda {
 
-#define FT_CUBLASLT_FUNCTIONS(X)            \
-  X(cublasLtCreate)                         \
-  X(cublasLtGetVersion)                     \
-  X(cublasLtMatmul)                         \
-  X(cublasLtMatmulAlgoCheck)                \
-  X(cublasLtMatmulAlgoConfigGetAttribute)   \
-  X(cublasLtMatmulAlgoGetHeuristic)         \
-  X(cublasLtMatmulDescCreate)               \
-  X(cublasLtMatmulDescDestroy)              \
-  X(cublasLtMatmulDescSetAttribute)         \
-  X(cublasLtMatmulPreferenceCreate)         \
-  X(cublasLtMatmulPreferenceDestroy)        \
-  X(cublasLtMatmulPreferenceSetAttribute)   \
-  X(cublasLtMatrixLayoutCreate)             \
+#define FT_CUBLASLT_FUNCTIONS(X)          \
+  X(cublasLtCreate)                       \
+  X(cublasLtGetVersion)                   \
+  X(cublasLtMatmul)                       \
+  X(cublasLtMatmulAlgoCheck)              \
+  X(cublasLtMatmulAlgoConfigGetAttribute) \
+  X(cublasLtMatmulAlgoGetHeuristic)       \
+  X(cublasLtMatmulDescCreate)             \
+  X(cublasLtMatmulDescDestroy)            \
+  X(cublasLtMatmulDescSetAttribute)       \
+  X(cublasLtMatmulPreferenceCreate)       \
+  X(cublasLtMatmulPreferenceDestroy)      \
+  X(cublasLtMatmulPreferenceSetAttribute) \
+  X(cublasLtMatrixLayoutCreate)           \
   X(cublasLtMatrixLayoutDestroy)
 
 struct CublasLt {

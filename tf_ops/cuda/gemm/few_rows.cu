@@ -8,9 +8,9 @@ namespace ft {
 namespace cuda {
 namespace {
 
-constexpr int kStep = 128;     // of k in one stage
-[[maybe_unused]] constexpr int kChunks = 16;    // 16-byte chunks of a stage's row
-constexpr int kThreads = 128;  // 4 warps
+constexpr int kStep = 128;                    // of k in one stage
+[[maybe_unused]] constexpr int kChunks = 16;  // 16-byte chunks of a stage's row
+constexpr int kThreads = 128;                 // 4 warps
 
 // The block computes y[kRows, kCols] over the k range of blockIdx.z. kWarpCols warps split the
 // columns, 4 / kWarpCols split the k of each stage and are added up at the end. Stages go round in
@@ -20,8 +20,8 @@ constexpr int kThreads = 128;  // 4 warps
 template <typename T, int kRows, int kCols, int kWarpCols, int kStages>
 __global__ void __launch_bounds__(kThreads)
     FewRowsGemmKernel(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias,
-                    T* __restrict__ output, float* __restrict__ partials, int rows, int n, int k,
-                    int k_per_split, int activation) {
+                      T* __restrict__ output, float* __restrict__ partials, int rows, int n, int k,
+                      int k_per_split, int activation) {
 #if __CUDA_ARCH__ >= 800
   constexpr int kWarpsK = 4 / kWarpCols;
   constexpr int kTileCols = kCols / kWarpCols;  // of a warp
@@ -75,14 +75,15 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int i = 0; i < kRowTiles; ++i) {
         const int r = i * 16 + lane % 16;
-        LoadMatrices(a[i], SharedAddress(stage_x + r * kStep + (((chunk + lane / 16) ^ (r & 7)) * 8)));
+        LoadMatrices(a[i],
+                     SharedAddress(stage_x + r * kStep + (((chunk + lane / 16) ^ (r & 7)) * 8)));
       }
 #pragma unroll
       for (int j = 0; j < kColTiles; j += 2) {
         uint32_t b[4];
         const int r = warp_col + j * 8 + lane % 8 + lane / 16 * 8;
-        LoadMatrices(
-            b, SharedAddress(stage_w + r * kStep + (((chunk + lane / 8 % 2) ^ (r & 7)) * 8)));
+        LoadMatrices(b,
+                     SharedAddress(stage_w + r * kStep + (((chunk + lane / 8 % 2) ^ (r & 7)) * 8)));
 #pragma unroll
         for (int i = 0; i < kRowTiles; ++i) {
           MultiplyAdd<T>(acc[i][j], a[i], b[0], b[1]);
@@ -110,8 +111,8 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = 0; i < kRowTiles; ++i) {
 #pragma unroll
     for (int j = 0; j < kColTiles; ++j) {
-      float* to = sums + (warp_k * kRows + i * 16 + lane / 4) * kPitch + warp_col + j * 8 +
-                  lane % 4 * 2;
+      float* to =
+          sums + (warp_k * kRows + i * 16 + lane / 4) * kPitch + warp_col + j * 8 + lane % 4 * 2;
       *reinterpret_cast<float2*>(to) = make_float2(acc[i][j][0], acc[i][j][1]);
       *reinterpret_cast<float2*>(to + 8 * kPitch) = make_float2(acc[i][j][2], acc[i][j][3]);
     }

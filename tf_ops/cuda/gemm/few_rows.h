@@ -1,5 +1,5 @@
-// Products of few rows by 16-bit weights. All pointers are device pointers, 16-byte aligned unless said
-// otherwise; all work is put on the context's stream, and nothing waits for it.
+// Products of few rows by 16-bit weights. All pointers are device pointers, 16-byte aligned unless
+// said otherwise; all work is put on the context's stream, and nothing waits for it.
 #pragma once
 
 #include "tf_ops/core/types.h"

@@ -43,23 +43,22 @@ class Descriptors {
   Status Init(const CublasLt* api, const GemmShape& shape, const void* bias) {
     api_ = api;
     const cudaDataType_t type = CudaType(shape.dtype);
-    const cublasComputeType_t compute =
-        shape.dtype == DataType::kFloat32 && shape.allow_tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32
-                                                              : CUBLAS_COMPUTE_32F;
+    const cublasComputeType_t compute = shape.dtype == DataType::kFloat32 && shape.allow_tf32
+                                            ? CUBLAS_COMPUTE_32F_FAST_TF32
+                                            : CUBLAS_COMPUTE_32F;
     FT_RETURN_IF_CUBLAS_ERROR(api->cublasLtMatmulDescCreate(&op, compute, CUDA_R_32F));
     const cublasOperation_t transpose = CUBLAS_OP_T;
-    FT_RETURN_IF_CUBLAS_ERROR(api->cublasLtMatmulDescSetAttribute(
-        op, CUBLASLT_MATMUL_DESC_TRANSA, &transpose, sizeof(transpose)));
+    FT_RETURN_IF_CUBLAS_ERROR(api->cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_TRANSA,
+                                                                  &transpose, sizeof(transpose)));
     const cublasLtEpilogue_t epilogues[] = {CUBLASLT_EPILOGUE_DEFAULT, CUBLASLT_EPILOGUE_BIAS,
                                             CUBLASLT_EPILOGUE_GELU_BIAS,
                                             CUBLASLT_EPILOGUE_RELU_BIAS};
     const cublasLtEpilogue_t epilogue = epilogues[static_cast<int>(shape.epilogue)];
-    FT_RETURN_IF_CUBLAS_ERROR(api->cublasLtMatmulDescSetAttribute(
-        op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof(epilogue)));
+    FT_RETURN_IF_CUBLAS_ERROR(api->cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_EPILOGUE,
+                                                                  &epilogue, sizeof(epilogue)));
     has_bias_ = shape.epilogue != GemmEpilogue::kNone;
     FT_RETURN_IF_ERROR(SetBias(bias));
-    FT_RETURN_IF_CUBLAS_ERROR(
-        api->cublasLtMatrixLayoutCreate(&w, type, shape.k, shape.n, shape.k));
+    FT_RETURN_IF_CUBLAS_ERROR(api->cublasLtMatrixLayoutCreate(&w, type, shape.k, shape.n, shape.k));
     FT_RETURN_IF_CUBLAS_ERROR(
         api->cublasLtMatrixLayoutCreate(&x, type, shape.k, shape.rows, shape.k));
     FT_RETURN_IF_CUBLAS_ERROR(
@@ -96,8 +95,8 @@ Status Heuristics(const CublasLt* api, cublasLtHandle_t handle, const GemmShape&
   int found = 0;
   results->resize(count);
   if (status == CUBLAS_STATUS_SUCCESS) {
-    status = api->cublasLtMatmulAlgoGetHeuristic(handle, d.op, d.w, d.x, d.y, d.y, preference, count,
-                                                 results->data(), &found);
+    status = api->cublasLtMatmulAlgoGetHeuristic(handle, d.op, d.w, d.x, d.y, d.y, preference,
+                                                 count, results->data(), &found);
   }
   api->cublasLtMatmulPreferenceDestroy(preference);
   FT_RETURN_IF_ERROR(CublasStatus(status, "cublasLtMatmulAlgoGetHeuristic"));
@@ -163,8 +162,8 @@ Gemm::Gemm() = default;
 Gemm::~Gemm() = default;
 
 Gemm::Key Gemm::MakeKey(const GemmShape& s) {
-  return {static_cast<int>(s.dtype), s.allow_tf32, s.rows, s.n, s.k, static_cast<int>(s.epilogue),
-          s.residual};
+  return {static_cast<int>(s.dtype),    s.allow_tf32, s.rows, s.n, s.k,
+          static_cast<int>(s.epilogue), s.residual};
 }
 
 void Gemm::LoadConfig(const std::string& directory) {
@@ -190,10 +189,11 @@ void Gemm::LoadConfig(const std::string& directory) {
   static std::once_flag reported;
   if (num_refused > 0) {
     std::call_once(reported, [&] {
-      fprintf(stderr,
-              "[WARNING] %d rows of %s hold an algorithm that cuBLASLt refuses for their sizes; they "
-              "are ignored\n",
-              num_refused, path.c_str());
+      fprintf(
+          stderr,
+          "[WARNING] %d rows of %s hold an algorithm that cuBLASLt refuses for their sizes; they "
+          "are ignored\n",
+          num_refused, path.c_str());
     });
     return;
   }
@@ -277,8 +277,8 @@ Status Gemm::Run(const GemmArgs& args, cudaStream_t stream) {
   return CublasStatus(status, "cublasLtMatmul");
 }
 
-Status Gemm::Tune(const GemmArgs& args, const std::vector<const void*>& weights, cudaStream_t stream,
-                  TunedGemm* result) {
+Status Gemm::Tune(const GemmArgs& args, const std::vector<const void*>& weights,
+                  cudaStream_t stream, TunedGemm* result) {
   const CublasLt* api;
   cublasLtHandle_t handle;
   FT_RETURN_IF_ERROR(GetCublasLtHandle(&api, &handle));
@@ -291,8 +291,8 @@ Status Gemm::Tune(const GemmArgs& args, const std::vector<const void*>& weights,
   FT_RETURN_IF_CUDA_ERROR(cudaEventCreate(&end.event));
   result->shape = args.shape;
   result->milliseconds = -1.f;
-  // The runs of one candidate are one CUDA graph: launched one by one, small products would be timed
-  // by the speed of the host. Two rounds; the better of both counts, against a disturbance.
+  // The runs of one candidate are one CUDA graph: launched one by one, small products would be
+  // timed by the speed of the host. Two rounds; the better of both counts, against a disturbance.
   const int num_runs = 3 * static_cast<int>(std::max<size_t>(weights.size(), 4));
   std::vector<float> best(candidates.size(), -1.f);
   cudaStream_t own = nullptr;

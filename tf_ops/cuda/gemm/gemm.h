@@ -59,14 +59,14 @@ Status GemmEnvironment(std::string* key);
 std::string GemmConfigPath(const std::string& directory);
 
 // The folder that command lines use: $FT_GEMM_CONFIG_DIR, or else the working directory, as
-// FasterTransformer's guide has it. A library inside somebody's process reads no file that merely lies
-// in its working directory: there $FT_GEMM_CONFIG_DIR alone counts.
+// FasterTransformer's guide has it. A library inside somebody's process reads no file that merely
+// lies in its working directory: there $FT_GEMM_CONFIG_DIR alone counts.
 std::string CommandLineGemmConfigDir();
 
 // Reads the rows of `path` that belong to `environment`. Rows of other environments are skipped and
-// counted in `num_foreign`. A missing file is no error and gives no rows; a damaged one, or one that is
-// no ordinary file, is InvalidArgument with the line. The algorithms are those bytes that the file
-// holds: Gemm::LoadConfig lets cuBLASLt check them.
+// counted in `num_foreign`. A missing file is no error and gives no rows; a damaged one, or one
+// that is no ordinary file, is InvalidArgument with the line. The algorithms are those bytes that
+// the file holds: Gemm::LoadConfig lets cuBLASLt check them.
 Status ReadGemmConfig(const std::string& path, const std::string& environment,
                       std::vector<TunedGemm>* rows, int* num_foreign);
 
@@ -76,19 +76,19 @@ Status ReadGemmConfig(const std::string& path, const std::string& environment,
 Status UpdateGemmConfig(const std::string& path, const std::string& environment,
                         const std::vector<TunedGemm>& rows);
 
-// Rows rounded up, so that ragged batches meet few shapes. The tiles of products have 128 rows or more
-// where there are many; of few rows each costs.
+// Rows rounded up, so that ragged batches meet few shapes. The tiles of products have 128 rows or
+// more where there are many; of few rows each costs.
 int64_t RoundRows(int64_t rows);
 
-// Runs products and remembers the algorithm and the descriptors of each shape, for the device that was
-// current at first use. Any number of threads.
+// Runs products and remembers the algorithm and the descriptors of each shape, for the device that
+// was current at first use. Any number of threads.
 class Gemm {
  public:
   Gemm();
   ~Gemm();
 
-  // Takes the rows of gemm_config.in in `directory` that fit this device and that cuBLASLt accepts for
-  // their shapes; reports once to stderr what does not. Empty: no file.
+  // Takes the rows of gemm_config.in in `directory` that fit this device and that cuBLASLt accepts
+  // for their shapes; reports once to stderr what does not. Empty: no file.
   void LoadConfig(const std::string& directory);
 
   Status Run(const GemmArgs& args, cudaStream_t stream);
@@ -110,8 +110,8 @@ class Gemm {
   Status GetProduct(const GemmShape& shape, Product** product);
 
   std::mutex mutex_;
-  std::map<Key, GemmAlgorithm> tuned_;      // exact rows, or rows rounded up
-  std::map<Key, GemmAlgorithm> heuristic_;  // rows rounded up
+  std::map<Key, GemmAlgorithm> tuned_;                // exact rows, or rows rounded up
+  std::map<Key, GemmAlgorithm> heuristic_;            // rows rounded up
   std::map<Key, std::unique_ptr<Product>> products_;  // exact rows; bounded, as all are
 };
 

@@ -34,10 +34,12 @@ std::string Attributes(const GemmAlgorithm& algorithm) {
   const CublasLt* api;
   if (!GetCublasLt(&api).ok()) return "-1 -1 -1 -1 -1 -1 0 -1";
   const auto* algo = reinterpret_cast<const cublasLtMatmulAlgo_t*>(algorithm.data());
-  const cublasLtMatmulAlgoConfigAttributes_t names[] = {
-      CUBLASLT_ALGO_CONFIG_ID,           CUBLASLT_ALGO_CONFIG_CUSTOM_OPTION,
-      CUBLASLT_ALGO_CONFIG_TILE_ID,      CUBLASLT_ALGO_CONFIG_SPLITK_NUM,
-      CUBLASLT_ALGO_CONFIG_CTA_SWIZZLING, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME};
+  const cublasLtMatmulAlgoConfigAttributes_t names[] = {CUBLASLT_ALGO_CONFIG_ID,
+                                                        CUBLASLT_ALGO_CONFIG_CUSTOM_OPTION,
+                                                        CUBLASLT_ALGO_CONFIG_TILE_ID,
+                                                        CUBLASLT_ALGO_CONFIG_SPLITK_NUM,
+                                                        CUBLASLT_ALGO_CONFIG_CTA_SWIZZLING,
+                                                        CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME};
   std::string text;
   const auto get = [&](cublasLtMatmulAlgoConfigAttributes_t name) {
     int32_t value = -1;
@@ -55,10 +57,11 @@ std::string Attributes(const GemmAlgorithm& algorithm) {
 std::string FormatRow(const TunedGemm& row, const std::string& environment) {
   const GemmShape& s = row.shape;
   std::ostringstream line;
-  line << row.batch_size << ' ' << row.seq_len << ' ' << row.num_heads << ' ' << row.head_size << ' '
-       << static_cast<int>(s.dtype) << " ### 1 " << s.n << ' ' << s.rows << ' ' << s.k << ' '
-       << Attributes(row.algorithm) << ' ' << row.milliseconds << ' ' << static_cast<int>(s.epilogue)
-       << ' ' << s.residual << ' ' << s.allow_tf32 << ' ' << environment << ' ';
+  line << row.batch_size << ' ' << row.seq_len << ' ' << row.num_heads << ' ' << row.head_size
+       << ' ' << static_cast<int>(s.dtype) << " ### 1 " << s.n << ' ' << s.rows << ' ' << s.k << ' '
+       << Attributes(row.algorithm) << ' ' << row.milliseconds << ' '
+       << static_cast<int>(s.epilogue) << ' ' << s.residual << ' ' << s.allow_tf32 << ' '
+       << environment << ' ';
   char word[20];
   for (uint64_t part : row.algorithm) {
     snprintf(word, sizeof(word), "%016" PRIx64, part);
@@ -115,7 +118,8 @@ class File {
   const int descriptor_;
 };
 
-// The content of an ordinary file; a missing one is empty. Nothing that is no such file is waited for.
+// The content of an ordinary file; a missing one is empty. Nothing that is no such file is waited
+// for.
 Status ReadText(const std::string& path, std::string* text) {
   constexpr int64_t kMaxBytes = 16 << 20;
   const File file(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
@@ -162,8 +166,7 @@ Status ReplaceFile(const std::string& path, const std::string& text) {
 }
 
 // All rows with their environments.
-Status ReadAll(const std::string& path,
-               std::vector<std::pair<TunedGemm, std::string>>* rows) {
+Status ReadAll(const std::string& path, std::vector<std::pair<TunedGemm, std::string>>* rows) {
   std::string text;
   FT_RETURN_IF_ERROR(ReadText(path, &text));
   std::istringstream file(text);
@@ -173,8 +176,9 @@ Status ReadAll(const std::string& path,
     ++number;
     if (number == 1) {
       if (line != kHeader) {
-        return InvalidArgument("line 1 is not this version's header; delete the file or run "
-                               "encoder_gemm again");
+        return InvalidArgument(
+            "line 1 is not this version's header; delete the file or run "
+            "encoder_gemm again");
       }
       continue;
     }

@@ -63,9 +63,8 @@ Status FillRandom(char* memory, int64_t bytes, cudaStream_t stream) {
   }
   const int64_t block = static_cast<int64_t>(random.size()) * 2;
   for (int64_t at = 0; at < bytes; at += block) {
-    FT_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(memory + at, random.data(),
-                                            std::min(block, bytes - at), cudaMemcpyHostToDevice,
-                                            stream));
+    FT_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(memory + at, random.data(), std::min(block, bytes - at),
+                                            cudaMemcpyHostToDevice, stream));
   }
   FT_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream));
   return OkStatus();
@@ -73,8 +72,8 @@ Status FillRandom(char* memory, int64_t bytes, cudaStream_t stream) {
 
 }  // namespace
 
-Status TuneGemms(const std::vector<GemmShape>& shapes, const ExecutionContext& execution, Gemm* gemm,
-                 std::vector<TunedGemm>* rows) {
+Status TuneGemms(const std::vector<GemmShape>& shapes, const ExecutionContext& execution,
+                 Gemm* gemm, std::vector<TunedGemm>* rows) {
   if (shapes.empty()) return OkStatus();
   const auto stream = static_cast<cudaStream_t>(execution.stream);
   Buffer memory;

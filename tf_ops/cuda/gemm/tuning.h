@@ -12,11 +12,11 @@
 namespace ft {
 namespace cuda {
 
-// Times the algorithms of `shapes` on random operands of its own, from execution.allocator or, where
-// there is none, from CUDA, and keeps the fastest in `gemm`. Waits for the stream. `rows` gets one entry
-// for each shape, without its sizes for the reader.
-Status TuneGemms(const std::vector<GemmShape>& shapes, const ExecutionContext& execution, Gemm* gemm,
-                 std::vector<TunedGemm>* rows);
+// Times the algorithms of `shapes` on random operands of its own, from execution.allocator or,
+// where there is none, from CUDA, and keeps the fastest in `gemm`. Waits for the stream. `rows`
+// gets one entry for each shape, without its sizes for the reader.
+Status TuneGemms(const std::vector<GemmShape>& shapes, const ExecutionContext& execution,
+                 Gemm* gemm, std::vector<TunedGemm>* rows);
 
 }  // namespace cuda
 }  // namespace ft

@@ -7,9 +7,9 @@ namespace cuda {
 namespace {
 
 // One row is owned by kThreads threads of a block; kRows rows per block. A thread keeps its
-// kPacks packs of 16 bytes of the row in registers, so that the row is read once and the variance is
-// that of the differences from the mean. Requires H % Pack::kSize == 0 and
-// H <= kThreads * kPacks * Pack::kSize.
+// kPacks packs of 16 bytes of the row in registers, so that the row is read once and the variance
+// is that of the differences from the mean. Requires H % Pack::kSize == 0 and H <= kThreads *
+// kPacks * Pack::kSize.
 template <typename T, int kThreads, int kRows, int kPacks>
 __global__ void __launch_bounds__(kThreads* kRows)
     LayerNormKernel(const T* __restrict__ input, const float* __restrict__ partials,
@@ -132,11 +132,10 @@ template <typename T, int kThreads, int kRows, int kPacks>
 Status LaunchRegisters(const LayerNormArgs& args, const LaunchContext& context) {
   const int64_t blocks = (args.rows + kRows - 1) / kRows;
   return Launch(LayerNormKernel<T, kThreads, kRows, kPacks>, Grid{blocks}, kThreads * kRows, 0,
-                context, static_cast<const T*>(args.input), args.partials,
-                args.num_partials, static_cast<const T*>(args.bias),
-                static_cast<const T*>(args.residual), static_cast<const T*>(args.gamma),
-                static_cast<const T*>(args.beta), args.epsilon, static_cast<T*>(args.output),
-                args.rows, static_cast<int>(args.hidden_size));
+                context, static_cast<const T*>(args.input), args.partials, args.num_partials,
+                static_cast<const T*>(args.bias), static_cast<const T*>(args.residual),
+                static_cast<const T*>(args.gamma), static_cast<const T*>(args.beta), args.epsilon,
+                static_cast<T*>(args.output), args.rows, static_cast<int>(args.hidden_size));
 }
 
 template <typename T>
@@ -144,11 +143,11 @@ Status LaunchTyped(const LayerNormArgs& args, const LaunchContext& context) {
   constexpr int kSize = Pack<T>::kSize;
   const int64_t packs = args.hidden_size / kSize;
   if (args.hidden_size % kSize != 0 || packs > 1024) {
-    return Launch(LayerNormAnySizeKernel<T>, Grid{args.rows}, 256, 0, context, static_cast<const T*>(args.input), args.partials,
-                  args.num_partials, static_cast<const T*>(args.bias),
-                  static_cast<const T*>(args.residual), static_cast<const T*>(args.gamma),
-                  static_cast<const T*>(args.beta), args.epsilon, static_cast<T*>(args.output),
-                  args.rows, static_cast<int>(args.hidden_size));
+    return Launch(LayerNormAnySizeKernel<T>, Grid{args.rows}, 256, 0, context,
+                  static_cast<const T*>(args.input), args.partials, args.num_partials,
+                  static_cast<const T*>(args.bias), static_cast<const T*>(args.residual),
+                  static_cast<const T*>(args.gamma), static_cast<const T*>(args.beta), args.epsilon,
+                  static_cast<T*>(args.output), args.rows, static_cast<int>(args.hidden_size));
   }
   // Few rows: a whole block per row, one pack a thread, for the latency. Many: a warp per row.
   const bool few = args.rows <= 8 * context.num_multiprocessors;

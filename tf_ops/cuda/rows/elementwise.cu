@@ -80,8 +80,8 @@ Status LaunchTranspose(const TransposeArgs& args, int elem_bytes, const LaunchCo
   int64_t blocks = 0;
   for (int i = 0; i < args.num_matrices; ++i) {
     const auto& m = args.matrices[i];
-    blocks = std::max<int64_t>(blocks,
-                               static_cast<int64_t>((m.rows + 31) / 32) * ((m.cols + 31) / 32));
+    blocks =
+        std::max<int64_t>(blocks, static_cast<int64_t>((m.rows + 31) / 32) * ((m.cols + 31) / 32));
   }
   if (blocks == 0) return OkStatus();
   const Grid grid = {blocks, args.num_matrices};

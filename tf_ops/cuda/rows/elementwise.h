@@ -1,5 +1,5 @@
-// Activation in place and the transposition of weights. All pointers are device pointers, 16-byte aligned unless said
-// otherwise; all work is put on the context's stream, and nothing waits for it.
+// Activation in place and the transposition of weights. All pointers are device pointers, 16-byte
+// aligned unless said otherwise; all work is put on the context's stream, and nothing waits for it.
 #pragma once
 
 #include "tf_ops/core/weights.h"

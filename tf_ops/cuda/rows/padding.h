@@ -1,5 +1,6 @@
-// Removal of padding, its inverse, and integers of the host. All pointers are device pointers, 16-byte aligned unless said
-// otherwise; all work is put on the context's stream, and nothing waits for it.
+// Removal of padding, its inverse, and integers of the host. All pointers are device pointers,
+// 16-byte aligned unless said otherwise; all work is put on the context's stream, and nothing waits
+// for it.
 #pragma once
 
 #include "tf_ops/core/types.h"

@@ -9,8 +9,9 @@
 
 int main(int argc, char** argv) {
   if (argc != 7) {
-    printf("[ERROR] encoder_gemm batch_size seq_len head_num size_per_head is_use_fp16 int8_mode\n"
-           "e.g., ./encoder_gemm 1 32 12 64 1 0\n");
+    printf(
+        "[ERROR] encoder_gemm batch_size seq_len head_num size_per_head is_use_fp16 int8_mode\n"
+        "e.g., ./encoder_gemm 1 32 12 64 1 0\n");
     return 1;
   }
   const long batch_size = atol(argv[1]), seq_len = atol(argv[2]);
@@ -43,6 +44,7 @@ int main(int argc, char** argv) {
     printf("[ERROR] %s\n", status.message().c_str());
     return 1;
   }
-  printf("%s is written\n***Encoder Gemm Testing End***\n", ft::cuda::GemmConfigPath(directory).c_str());
+  printf("%s is written\n***Encoder Gemm Testing End***\n",
+         ft::cuda::GemmConfigPath(directory).c_str());
   return 0;
 }
