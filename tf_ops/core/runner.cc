@@ -156,15 +156,15 @@ Status Runner::RunWithoutPadding(const PreparedEncoder& prepared, const EncoderP
   FT_RETURN_IF_ERROR(backend_->ToDevice(plan.seq_offsets.data(), num_integers, integers_memory,
                                         context, &batch.seq_offsets));
   if (plan.num_tokens > 0) {
-    FT_RETURN_IF_ERROR(backend_->PackRows(given.input, batch.seq_offsets, plan.batch_size,
-                                          plan.max_seq_len, row_bytes(),
-                                          const_cast<void*>(batch.input), context));
+    FT_RETURN_IF_ERROR(backend_->RemovePadding(given.input, batch.seq_offsets, plan.batch_size,
+                                               plan.max_seq_len, row_bytes(),
+                                               const_cast<void*>(batch.input), context));
     FT_RETURN_IF_ERROR(RunEncoder(prepared, batch, workspace, context));
   }
   for (size_t i = 0; i < given.outputs.size(); ++i) {
-    FT_RETURN_IF_ERROR(backend_->UnpackRows(batch.outputs[i], batch.seq_offsets, plan.batch_size,
-                                            plan.max_seq_len, row_bytes(), given.outputs[i],
-                                            context));
+    FT_RETURN_IF_ERROR(backend_->RebuildPadding(batch.outputs[i], batch.seq_offsets,
+                                                plan.batch_size, plan.max_seq_len, row_bytes(),
+                                                given.outputs[i], context));
   }
   return OkStatus();
 }
@@ -204,8 +204,8 @@ Status RemovePadding(const Backend& backend, const PaddingPlan& plan, const void
   Buffer memory;
   const int32_t* offsets;
   FT_RETURN_IF_ERROR(ToDevice(backend, plan.seq_offsets, context, &memory, &offsets));
-  return backend.PackRows(padded, offsets, plan.batch_size, plan.max_seq_len, row_bytes, packed,
-                          context);
+  return backend.RemovePadding(padded, offsets, plan.batch_size, plan.max_seq_len, row_bytes,
+                               packed, context);
 }
 
 Status RebuildPadding(const Backend& backend, const PaddingPlan& plan, const void* packed,
@@ -216,8 +216,8 @@ Status RebuildPadding(const Backend& backend, const PaddingPlan& plan, const voi
   const int32_t* integers;
   if (!plan.seq_offsets.empty()) {
     FT_RETURN_IF_ERROR(ToDevice(backend, plan.seq_offsets, context, &memory, &integers));
-    return backend.UnpackRows(packed, integers, plan.batch_size, plan.max_seq_len, row_bytes,
-                              padded, context);
+    return backend.RebuildPadding(packed, integers, plan.batch_size, plan.max_seq_len, row_bytes,
+                                  padded, context);
   }
   FT_RETURN_IF_ERROR(ToDevice(backend, plan.id_offsets, context, &memory, &integers));
   return backend.ScatterRows(packed, integers, plan.num_tokens, padded_rows, row_bytes, padded,

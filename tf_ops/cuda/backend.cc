@@ -64,17 +64,17 @@ class Cuda final : public Backend {
     return OkStatus();
   }
 
-  Status PackRows(const void* padded, const int32_t* offsets, int64_t batch_size,
-                  int64_t max_seq_len, int64_t row_bytes, void* packed,
-                  const ExecutionContext& context) const override {
+  Status RemovePadding(const void* padded, const int32_t* offsets, int64_t batch_size,
+                       int64_t max_seq_len, int64_t row_bytes, void* packed,
+                       const ExecutionContext& context) const override {
     LaunchContext launch;
     FT_RETURN_IF_ERROR(GetLaunchContext(context, &launch));
     return LaunchRemovePadding(padded, offsets, batch_size, max_seq_len, row_bytes, packed, launch);
   }
 
-  Status UnpackRows(const void* packed, const int32_t* offsets, int64_t batch_size,
-                    int64_t max_seq_len, int64_t row_bytes, void* padded,
-                    const ExecutionContext& context) const override {
+  Status RebuildPadding(const void* packed, const int32_t* offsets, int64_t batch_size,
+                        int64_t max_seq_len, int64_t row_bytes, void* padded,
+                        const ExecutionContext& context) const override {
     LaunchContext launch;
     FT_RETURN_IF_ERROR(GetLaunchContext(context, &launch));
     return LaunchRebuildPadding(packed, offsets, batch_size, max_seq_len, row_bytes, padded,

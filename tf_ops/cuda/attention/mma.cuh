@@ -182,10 +182,10 @@ __global__ void __launch_bounds__(128) AttentionMmaKernel(const AttentionParams 
       uint32_t weight[kRowTiles][4];
 #pragma unroll
       for (int i = 0; i < kRowTiles; ++i) {
-        weight[i][0] = PackTwo<T>(score[i][2 * j][0], score[i][2 * j][1]);
-        weight[i][1] = PackTwo<T>(score[i][2 * j][2], score[i][2 * j][3]);
-        weight[i][2] = PackTwo<T>(score[i][2 * j + 1][0], score[i][2 * j + 1][1]);
-        weight[i][3] = PackTwo<T>(score[i][2 * j + 1][2], score[i][2 * j + 1][3]);
+        weight[i][0] = ToPair<T>(score[i][2 * j][0], score[i][2 * j][1]);
+        weight[i][1] = ToPair<T>(score[i][2 * j][2], score[i][2 * j][3]);
+        weight[i][2] = ToPair<T>(score[i][2 * j + 1][0], score[i][2 * j + 1][1]);
+        weight[i][3] = ToPair<T>(score[i][2 * j + 1][2], score[i][2 * j + 1][3]);
       }
 #pragma unroll
       for (int c = 0; c < kColTiles; c += 2) {
@@ -215,7 +215,7 @@ __global__ void __launch_bounds__(128) AttentionMmaKernel(const AttentionParams 
 #pragma unroll
       for (int c = 0; c < kColTiles; ++c) {
         *reinterpret_cast<uint32_t*>(to + c * 8) =
-            PackTwo<T>(out[i][c][h * 2] * inverse, out[i][c][h * 2 + 1] * inverse);
+            ToPair<T>(out[i][c][h * 2] * inverse, out[i][c][h * 2 + 1] * inverse);
       }
     }
   }
