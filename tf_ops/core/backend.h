@@ -33,8 +33,10 @@ class Backend {
   // The alignment, in bytes, that rows given to an encoder need.
   virtual int64_t row_alignment() const = 0;
 
-  // Whether the work of calls is done later and in their order (a GPU's stream), not at once.
-  virtual bool is_ordered() const = 0;
+  // Whether calls may take turns with one block of memory: their work is done later, in their
+  // order, on a stream that nobody captures. (A captured graph would keep addresses that later
+  // calls may change.)
+  virtual bool TakesTurns(const ExecutionContext& context) const = 0;
 
   // The rows to compute `num_tokens` packed tokens with, at least as many: where sizes cost
   // something, few different ones.

@@ -31,7 +31,7 @@ class Cpu final : public Backend {
   }
 
   int64_t row_alignment() const override { return 1; }
-  bool is_ordered() const override { return false; }
+  bool TakesTurns(const ExecutionContext&) const override { return false; }
   int64_t RoundRows(int64_t num_tokens) const override { return num_tokens; }
 
   Status MemoryBytes(int64_t* bytes) const override {

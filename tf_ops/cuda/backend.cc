@@ -38,7 +38,14 @@ class Cuda final : public Backend {
 
   // Kernels load 16 bytes at a time.
   int64_t row_alignment() const override { return 16; }
-  bool is_ordered() const override { return true; }
+
+  bool TakesTurns(const ExecutionContext& context) const override {
+    cudaStreamCaptureStatus capturing;
+    const cudaError_t error =
+        cudaStreamIsCapturing(static_cast<cudaStream_t>(context.stream), &capturing);
+    if (error != cudaSuccess) cudaGetLastError();  // Run says what is wrong
+    return error == cudaSuccess && capturing == cudaStreamCaptureStatusNone;
+  }
 
   int64_t RoundRows(int64_t num_tokens) const override { return cuda::RoundRows(num_tokens); }
 
