@@ -27,10 +27,7 @@ __global__ void __launch_bounds__(128) AttentionMmaKernel(const AttentionParams 
   T* shared_v = shared_k + 2 * kKeys * kPitch;  // two tiles
 
   const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
-  const int tile = blockIdx.x % p.row_tiles;
-  const int head = blockIdx.x / p.row_tiles % p.num_heads;
-  const int sequence = blockIdx.x / p.row_tiles / p.num_heads;
-  const int first_row = tile * kRows;
+  const auto [first_row, head, sequence] = GetBlockPlace(p, kRows);
 
   AllowNextKernel();
   WaitForPreviousKernel();
