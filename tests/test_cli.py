@@ -144,6 +144,8 @@ def test_interrupt_ends_in_one_line(tmp_path: pathlib.Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM.format(statement=statement)],
         cwd=REPOSITORY, stderr=subprocess.PIPE, text=True,
+        # A test run in the background may ignore the signal, and its children would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     while not started.exists():
         assert process.poll() is None
