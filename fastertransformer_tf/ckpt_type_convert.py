@@ -20,6 +20,7 @@ from absl import flags
 from fastertransformer_tf import spec
 from fastertransformer_tf.checkpoints import checkpoint, checkpoint_io
 from fastertransformer_tf.errors import UserError, listed
+from fastertransformer_tf.files import atomic
 from fastertransformer_tf.programs import cli as cli_lib
 
 _OWNER = "fastertransformer_tf.ckpt_type_convert"
@@ -159,7 +160,7 @@ def _check_prefix(prefix: str | Path) -> None:
     """
     prefix = str(prefix)
     checkpoint.refuse_url(prefix, "fp16_checkpoint")
-    is_file_name = prefix.endswith(checkpoint_io.INDEX_SUFFIX) or ".data-" in Path(prefix).name
+    is_file_name = prefix.endswith(atomic.INDEX_SUFFIX) or ".data-" in Path(prefix).name
     if is_file_name or prefix.endswith("/") or Path(prefix).is_dir():
         raise UserError(
             f"fp16_checkpoint is {prefix}, expected a prefix without suffix such as "

