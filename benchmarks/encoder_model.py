@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from benchmarks.ragged import ragged_lengths
 from fastertransformer_tf.encoder_graphs import EncoderSizes
 
 
@@ -56,15 +57,6 @@ def random_batch(
     return hidden, np.full(batch, length, np.int32)
 
 
-def ragged_lengths(
-    batch: int, seq: int, batches: int = RAGGED_BATCHES, seed: int = 3
-) -> np.ndarray:
-    """Lengths of random batches, each in 1..S: int32 [batches, B]; the longest of all is S."""
-    lengths = np.random.default_rng(seed).integers(1, seq + 1, (batches, batch), dtype=np.int32)
-    lengths[0, 0] = seq
-    return lengths
-
-
 def make_batches(
     model: EncoderModel, batch: int, seq: int, fill: str
 ) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -80,5 +72,5 @@ def make_batches(
     hidden, _ = random_batch(model, batch, seq, "full")
     return [
         (np.ascontiguousarray(hidden[:, : lengths.max()]), lengths)
-        for lengths in ragged_lengths(batch, seq)
+        for lengths in ragged_lengths(batch, seq, RAGGED_BATCHES)
     ]
