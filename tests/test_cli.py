@@ -13,8 +13,8 @@ import pytest
 import tensorflow as tf
 from conftest import REPOSITORY
 
-from fastertransformer_tf import cli
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.programs import cli
 
 OOM = "OOM when allocating tensor with shape[8,8] and type float on /device:GPU:0 by allocator x"
 
@@ -63,7 +63,7 @@ PROGRAM = """
 import sys, time
 from fastertransformer_tf.errors import UserError
 from absl import flags
-from fastertransformer_tf import cli
+from fastertransformer_tf.programs import cli
 
 def define(values):
     cli.FlagDefiner(values, "program").integer("number", 1, "A number to test with.")
@@ -144,6 +144,8 @@ def test_interrupt_ends_in_one_line(tmp_path: pathlib.Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM.format(statement=statement)],
         cwd=REPOSITORY, stderr=subprocess.PIPE, text=True,
+        # A test run in the background may ignore the signal, and its children would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     while not started.exists():
         assert process.poll() is None
@@ -169,7 +171,7 @@ def test_tuning_follows_the_command_line(
     code = """
 import os
 from absl import flags
-from fastertransformer_tf import cli
+from fastertransformer_tf.programs import cli
 flags.DEFINE_boolean("allow_gemm_test", False, "As the programs have it.")
 names = "FT_GEMM_CONFIG_DIR", "FT_ALLOW_GEMM_TEST"
 cli.run_program(lambda argv: print(*map(os.environ.get, names)), "Doc.", [])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from fastertransformer_tf import encoder_graphs
+from fastertransformer_tf.models import encoder_graphs
 
 SIZES = encoder_graphs.EncoderSizes(layers=2, heads=4, size=8, inner=48)
 

@@ -11,7 +11,8 @@ import tensorflow as tf
 from tiny_bert import TinyBert, make_tiny_bert
 from tolerances import assert_close
 
-from fastertransformer_tf import bert_compat, checkpoint, modeling
+from fastertransformer_tf.checkpoints import checkpoint
+from fastertransformer_tf.models import bert_compat, modeling
 
 _tf1 = tf.compat.v1
 

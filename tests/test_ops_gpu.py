@@ -17,7 +17,8 @@ import test_ops
 import tolerances
 from conftest import GPU_TEST_DEVICE as DEVICE
 
-from fastertransformer_tf import encoder_graphs, ops
+from fastertransformer_tf import ops
+from fastertransformer_tf.models import encoder_graphs
 
 tf1 = tf.compat.v1
 pytestmark = pytest.mark.gpu

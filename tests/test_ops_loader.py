@@ -114,7 +114,8 @@ def test_layer_weights_are_the_inputs_of_the_op() -> None:
         )
         assert [output.shape.as_list() for output in outputs] == [[2, 3, 8]]
         node = graph.get_operation_by_name("encoder").op_def
-    assert [arg.name for arg in node.input_arg[3:]] == list(ops.LAYER_WEIGHTS)
+    names = [arg.name for arg in node.input_arg[3:]]
+    assert names == [*ops.LAYER_WEIGHTS, "amax_list"]
 
 
 def test_wrong_layer_keys_are_named() -> None:

@@ -8,7 +8,7 @@ import reference
 import tensorflow as tf
 from tolerances import assert_close
 
-from fastertransformer_tf import bert_compat, modeling
+from fastertransformer_tf.models import bert_compat, modeling
 
 _tf1 = tf.compat.v1
 

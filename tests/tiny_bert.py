@@ -9,7 +9,8 @@ import pathlib
 import numpy as np
 from reference import random_layers
 
-from fastertransformer_tf import checkpoint_io, modeling
+from fastertransformer_tf.checkpoints import checkpoint_io
+from fastertransformer_tf.models import modeling
 
 CONFIG = {
     "vocab_size": 64,

@@ -33,8 +33,10 @@ class Backend {
   // The alignment, in bytes, that rows given to an encoder need.
   virtual int64_t row_alignment() const = 0;
 
-  // Whether the work of calls is done later and in their order (a GPU's stream), not at once.
-  virtual bool is_ordered() const = 0;
+  // Whether calls may take turns with one block of memory: their work is done later, in their
+  // order, on a stream that nobody captures. (A captured graph would keep addresses that later
+  // calls may change.)
+  virtual bool TakesTurns(const ExecutionContext& context) const = 0;
 
   // The rows to compute `num_tokens` packed tokens with, at least as many: where sizes cost
   // something, few different ones.
@@ -54,14 +56,14 @@ class Backend {
 
   // Copies the first offsets[b+1] - offsets[b] rows of sequence b to packed row offsets[b] on.
   // `offsets` is ToDevice's, int32 [B+1].
-  virtual Status PackRows(const void* padded, const int32_t* offsets, int64_t batch_size,
-                          int64_t max_seq_len, int64_t row_bytes, void* packed,
-                          const ExecutionContext& context) const = 0;
+  virtual Status RemovePadding(const void* padded, const int32_t* offsets, int64_t batch_size,
+                               int64_t max_seq_len, int64_t row_bytes, void* packed,
+                               const ExecutionContext& context) const = 0;
 
   // The other way; rows past a length become zero bytes.
-  virtual Status UnpackRows(const void* packed, const int32_t* offsets, int64_t batch_size,
-                            int64_t max_seq_len, int64_t row_bytes, void* padded,
-                            const ExecutionContext& context) const = 0;
+  virtual Status RebuildPadding(const void* packed, const int32_t* offsets, int64_t batch_size,
+                                int64_t max_seq_len, int64_t row_bytes, void* padded,
+                                const ExecutionContext& context) const = 0;
 
   // padded[i + id_offsets[i]] = packed[i] and zero bytes in the other rows. `id_offsets` is
   // ToDevice's; all targets are inside and no two the same.

@@ -49,12 +49,12 @@ Status Runner::Prepare(const WeightInputs& weights, const ExecutionContext& cont
   return caches_->weights.Get(*prepared->encoder, weights, context, &prepared->weights);
 }
 
-bool Runner::IsStaged(const EncoderBatch& batch) const {
+bool Runner::IsStaged(const EncoderBatch& batch, bool takes_turns) const {
   // H100, 8x128: copying 1.5 MiB twice takes 5 us, launching the kernels of a layer one by one 40
   // us.
   constexpr int64_t kMaxBytes = 4 << 20;
   constexpr size_t kMaxRecent = 16;
-  if (!backend_->is_ordered()) return false;
+  if (!takes_turns) return false;
   std::vector<const void*> addresses = {batch.input, batch.attention_mask};
   addresses.insert(addresses.end(), batch.outputs.begin(), batch.outputs.end());
   std::lock_guard<std::mutex> lock(mutex_);
@@ -88,7 +88,8 @@ Status Runner::RunRows(const PreparedEncoder& prepared, EncoderBatch batch,
   const int64_t mask_bytes =
       batch.batch_size * batch.max_seq_len * batch.max_seq_len * SizeOf(config_.dtype);
   const int64_t num_integers = static_cast<int64_t>(integers.size());
-  const bool is_staged = IsStaged(batch);
+  const bool takes_turns = backend_->TakesTurns(context);
+  const bool is_staged = IsStaged(batch, takes_turns);
   // A view into somebody's tensor may begin anywhere.
   const bool is_aligned = reinterpret_cast<uintptr_t>(batch.input) % backend_->row_alignment() == 0;
   int64_t workspace_bytes;
@@ -107,8 +108,7 @@ Status Runner::RunRows(const PreparedEncoder& prepared, EncoderBatch batch,
     return arena.used();
   };
   Scratch::Turn turn;
-  FT_RETURN_IF_ERROR(
-      caches_->scratch.Take(lay_out(nullptr), backend_->is_ordered(), context, &turn));
+  FT_RETURN_IF_ERROR(caches_->scratch.Take(lay_out(nullptr), takes_turns, context, &turn));
   lay_out(turn.data());
   if (num_integers > 0) {
     FT_RETURN_IF_ERROR(backend_->ToDevice(integers.data(), num_integers, integers_memory, context,
@@ -151,20 +151,20 @@ Status Runner::RunWithoutPadding(const PreparedEncoder& prepared, const EncoderP
   };
   Scratch::Turn turn;
   FT_RETURN_IF_ERROR(
-      caches_->scratch.Take(lay_out(nullptr), backend_->is_ordered(), context, &turn));
+      caches_->scratch.Take(lay_out(nullptr), backend_->TakesTurns(context), context, &turn));
   lay_out(turn.data());
   FT_RETURN_IF_ERROR(backend_->ToDevice(plan.seq_offsets.data(), num_integers, integers_memory,
                                         context, &batch.seq_offsets));
   if (plan.num_tokens > 0) {
-    FT_RETURN_IF_ERROR(backend_->PackRows(given.input, batch.seq_offsets, plan.batch_size,
-                                          plan.max_seq_len, row_bytes(),
-                                          const_cast<void*>(batch.input), context));
+    FT_RETURN_IF_ERROR(backend_->RemovePadding(given.input, batch.seq_offsets, plan.batch_size,
+                                               plan.max_seq_len, row_bytes(),
+                                               const_cast<void*>(batch.input), context));
     FT_RETURN_IF_ERROR(RunEncoder(prepared, batch, workspace, context));
   }
   for (size_t i = 0; i < given.outputs.size(); ++i) {
-    FT_RETURN_IF_ERROR(backend_->UnpackRows(batch.outputs[i], batch.seq_offsets, plan.batch_size,
-                                            plan.max_seq_len, row_bytes(), given.outputs[i],
-                                            context));
+    FT_RETURN_IF_ERROR(backend_->RebuildPadding(batch.outputs[i], batch.seq_offsets,
+                                                plan.batch_size, plan.max_seq_len, row_bytes(),
+                                                given.outputs[i], context));
   }
   return OkStatus();
 }
@@ -204,8 +204,8 @@ Status RemovePadding(const Backend& backend, const PaddingPlan& plan, const void
   Buffer memory;
   const int32_t* offsets;
   FT_RETURN_IF_ERROR(ToDevice(backend, plan.seq_offsets, context, &memory, &offsets));
-  return backend.PackRows(padded, offsets, plan.batch_size, plan.max_seq_len, row_bytes, packed,
-                          context);
+  return backend.RemovePadding(padded, offsets, plan.batch_size, plan.max_seq_len, row_bytes,
+                               packed, context);
 }
 
 Status RebuildPadding(const Backend& backend, const PaddingPlan& plan, const void* packed,
@@ -216,8 +216,8 @@ Status RebuildPadding(const Backend& backend, const PaddingPlan& plan, const voi
   const int32_t* integers;
   if (!plan.seq_offsets.empty()) {
     FT_RETURN_IF_ERROR(ToDevice(backend, plan.seq_offsets, context, &memory, &integers));
-    return backend.UnpackRows(packed, integers, plan.batch_size, plan.max_seq_len, row_bytes,
-                              padded, context);
+    return backend.RebuildPadding(packed, integers, plan.batch_size, plan.max_seq_len, row_bytes,
+                                  padded, context);
   }
   FT_RETURN_IF_ERROR(ToDevice(backend, plan.id_offsets, context, &memory, &integers));
   return backend.ScatterRows(packed, integers, plan.num_tokens, padded_rows, row_bytes, padded,

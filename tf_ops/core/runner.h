@@ -66,7 +66,7 @@ class Runner {
   Status GetEncoder(int64_t inner_size, std::shared_ptr<Encoder>* encoder);
   // True if rows and mask of the batch are to be copied to addresses that stay: they are small, and
   // lie where no recent batch's lay.
-  bool IsStaged(const EncoderBatch& batch) const;
+  bool IsStaged(const EncoderBatch& batch, bool takes_turns) const;
   // Computes the caller's rows. `integers` become the batch's seq_offsets, if it is packed, or its
   // key_lengths; none: it has neither.
   Status RunRows(const PreparedEncoder& prepared, EncoderBatch batch,

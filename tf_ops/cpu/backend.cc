@@ -31,7 +31,7 @@ class Cpu final : public Backend {
   }
 
   int64_t row_alignment() const override { return 1; }
-  bool is_ordered() const override { return false; }
+  bool TakesTurns(const ExecutionContext&) const override { return false; }
   int64_t RoundRows(int64_t num_tokens) const override { return num_tokens; }
 
   Status MemoryBytes(int64_t* bytes) const override {
@@ -50,9 +50,9 @@ class Cpu final : public Backend {
     return OkStatus();
   }
 
-  Status PackRows(const void* padded, const int32_t* offsets, int64_t batch_size,
-                  int64_t max_seq_len, int64_t row_bytes, void* packed,
-                  const ExecutionContext& context) const override {
+  Status RemovePadding(const void* padded, const int32_t* offsets, int64_t batch_size,
+                       int64_t max_seq_len, int64_t row_bytes, void* packed,
+                       const ExecutionContext& context) const override {
     context.pool->ParallelFor(batch_size, [&](int64_t b) {
       CopyBytes(static_cast<char*>(packed) + offsets[b] * row_bytes,
                 static_cast<const char*>(padded) + b * max_seq_len * row_bytes,
@@ -61,9 +61,9 @@ class Cpu final : public Backend {
     return OkStatus();
   }
 
-  Status UnpackRows(const void* packed, const int32_t* offsets, int64_t batch_size,
-                    int64_t max_seq_len, int64_t row_bytes, void* padded,
-                    const ExecutionContext& context) const override {
+  Status RebuildPadding(const void* packed, const int32_t* offsets, int64_t batch_size,
+                        int64_t max_seq_len, int64_t row_bytes, void* padded,
+                        const ExecutionContext& context) const override {
     context.pool->ParallelFor(batch_size, [&](int64_t b) {
       char* const to = static_cast<char*>(padded) + b * max_seq_len * row_bytes;
       const int64_t real_bytes = (offsets[b + 1] - offsets[b]) * row_bytes;

@@ -38,7 +38,14 @@ class Cuda final : public Backend {
 
   // Kernels load 16 bytes at a time.
   int64_t row_alignment() const override { return 16; }
-  bool is_ordered() const override { return true; }
+
+  bool TakesTurns(const ExecutionContext& context) const override {
+    cudaStreamCaptureStatus capturing;
+    const cudaError_t error =
+        cudaStreamIsCapturing(static_cast<cudaStream_t>(context.stream), &capturing);
+    if (error != cudaSuccess) cudaGetLastError();  // Run says what is wrong
+    return error == cudaSuccess && capturing == cudaStreamCaptureStatusNone;
+  }
 
   int64_t RoundRows(int64_t num_tokens) const override { return cuda::RoundRows(num_tokens); }
 
@@ -64,17 +71,17 @@ class Cuda final : public Backend {
     return OkStatus();
   }
 
-  Status PackRows(const void* padded, const int32_t* offsets, int64_t batch_size,
-                  int64_t max_seq_len, int64_t row_bytes, void* packed,
-                  const ExecutionContext& context) const override {
+  Status RemovePadding(const void* padded, const int32_t* offsets, int64_t batch_size,
+                       int64_t max_seq_len, int64_t row_bytes, void* packed,
+                       const ExecutionContext& context) const override {
     LaunchContext launch;
     FT_RETURN_IF_ERROR(GetLaunchContext(context, &launch));
     return LaunchRemovePadding(padded, offsets, batch_size, max_seq_len, row_bytes, packed, launch);
   }
 
-  Status UnpackRows(const void* packed, const int32_t* offsets, int64_t batch_size,
-                    int64_t max_seq_len, int64_t row_bytes, void* padded,
-                    const ExecutionContext& context) const override {
+  Status RebuildPadding(const void* packed, const int32_t* offsets, int64_t batch_size,
+                        int64_t max_seq_len, int64_t row_bytes, void* padded,
+                        const ExecutionContext& context) const override {
     LaunchContext launch;
     FT_RETURN_IF_ERROR(GetLaunchContext(context, &launch));
     return LaunchRebuildPadding(packed, offsets, batch_size, max_seq_len, row_bytes, padded,

@@ -1,5 +1,5 @@
-// Device helpers: 16-byte packs, conversions, reductions, softmax, asynchronous copies, tensor core
-// products, programmatic dependent launch.
+// Device helpers: 16-byte vectors, conversions, reductions, softmax, asynchronous copies, tensor
+// core products, programmatic dependent launch.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -36,21 +36,21 @@ __device__ __forceinline__ __nv_bfloat16 FromFloat<__nv_bfloat16>(float x) {
 
 // Two floats as two adjacent 16-bit numbers, the first in the low half.
 template <typename T>
-__device__ __forceinline__ uint32_t PackTwo(float low, float high);
+__device__ __forceinline__ uint32_t ToPair(float low, float high);
 template <>
-__device__ __forceinline__ uint32_t PackTwo<half>(float low, float high) {
+__device__ __forceinline__ uint32_t ToPair<half>(float low, float high) {
   const half2 pair = __floats2half2_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 template <>
-__device__ __forceinline__ uint32_t PackTwo<__nv_bfloat16>(float low, float high) {
+__device__ __forceinline__ uint32_t ToPair<__nv_bfloat16>(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
 // 16 bytes of T.
 template <typename T>
-struct alignas(16) Pack {
+struct alignas(16) Vector16 {
   static constexpr int kSize = 16 / sizeof(T);
   T v[kSize];
 };

@@ -158,9 +158,11 @@ class StepRunner {
 class CudaEncoder : public Encoder {
  public:
   CudaEncoder(const EncoderConfig& config, const CudaEncoderOptions& options)
-      : config_(config), options_(options), weights_(config), graphs_(options.max_graphs) {
-    plan_options_.few_rows = options.few_rows;
-  }
+      : config_(config),
+        options_(options),
+        weights_(config),
+        plans_(config_, weights_, PlanOptions{options.few_rows}),
+        graphs_(options.max_graphs) {}
 
   const EncoderConfig& config() const override { return config_; }
 
@@ -178,7 +180,7 @@ class CudaEncoder : public Encoder {
                         int64_t* bytes) const override {
     LaunchContext context;
     FT_RETURN_IF_ERROR(GetLaunchContext(execution, &context));
-    *bytes = MakePlan(batch, context).total_bytes;
+    *bytes = plans_.Get(batch, context)->total_bytes;
     return OkStatus();
   }
 
@@ -212,14 +214,11 @@ class CudaEncoder : public Encoder {
   }
 
  private:
-  LayerPlan MakePlan(const EncoderBatch& batch, const LaunchContext& context) const {
-    return MakeLayerPlan(config_, weights_, batch, plan_options_, context);
-  }
-
   // Puts all layers on context.stream.
   Status Enqueue(const EncoderBatch& batch, const void* prepared, void* workspace,
                  LaunchContext context) const {
-    const LayerPlan plan = MakePlan(batch, context);
+    const std::shared_ptr<const LayerPlan> made = plans_.Get(batch, context);
+    const LayerPlan& plan = *made;
     char* const work = static_cast<char*>(workspace);
     AttentionLaunches attention;
     attention.args = MakeAttentionArgs(config_, batch);
@@ -254,7 +253,7 @@ class CudaEncoder : public Encoder {
     rounded.num_rows = RoundRows(batch.rows());
     std::lock_guard<std::mutex> lock(test_mutex_);
     std::vector<GemmShape> shapes;
-    for (const GemmStep& step : GemmSteps(MakePlan(rounded, context))) {
+    for (const GemmStep& step : GemmSteps(*plans_.Get(rounded, context))) {
       if (!gemm_.IsTuned(step.shape)) shapes.push_back(step.shape);
     }
     std::vector<TunedGemm> rows;
@@ -294,9 +293,9 @@ class CudaEncoder : public Encoder {
   const EncoderConfig config_;
   const CudaEncoderOptions options_;
   const WeightLayout weights_;
-  PlanOptions plan_options_;
 
   // Caches only: results do not depend on them.
+  mutable LayerPlans plans_;
   mutable Gemm gemm_;
   mutable GraphCache graphs_;
   mutable std::once_flag config_loaded_;

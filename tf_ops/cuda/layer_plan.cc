@@ -138,6 +138,20 @@ LayerPlan MakeLayerPlan(const EncoderConfig& config, const WeightLayout& weights
   return plan;
 }
 
+std::shared_ptr<const LayerPlan> LayerPlans::Get(const EncoderBatch& batch,
+                                                 const LaunchContext& context) {
+  constexpr size_t kMaxPlans = 1024;
+  const Key key = {batch.rows(), batch.attention_mask == nullptr ? -1 : batch.batch_size,
+                   context.allow_tf32, context.device};
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (plans_.size() >= kMaxPlans) plans_.clear();
+  std::shared_ptr<const LayerPlan>& plan = plans_[key];
+  if (plan == nullptr) {
+    plan = std::make_shared<LayerPlan>(MakeLayerPlan(config_, weights_, batch, options_, context));
+  }
+  return plan;
+}
+
 std::vector<GemmStep> GemmSteps(const LayerPlan& plan) {
   std::vector<GemmStep> gemms;
   for (const Step& step : plan.steps) {

@@ -2,6 +2,10 @@
 // precision is new types of edges and new kernels, and nothing is said twice.
 #pragma once
 
+#include <map>
+#include <memory>
+#include <mutex>
+#include <tuple>
 #include <variant>
 #include <vector>
 
@@ -77,6 +81,25 @@ struct PlanOptions {
 LayerPlan MakeLayerPlan(const EncoderConfig& config, const WeightLayout& weights,
                         const EncoderBatch& batch, const PlanOptions& options,
                         const LaunchContext& context);
+
+// Plans by the sizes that they depend on; made once each. Any number of threads.
+class LayerPlans {
+ public:
+  LayerPlans(const EncoderConfig& config, const WeightLayout& weights, const PlanOptions& options)
+      : config_(config), weights_(weights), options_(options) {}
+
+  std::shared_ptr<const LayerPlan> Get(const EncoderBatch& batch, const LaunchContext& context);
+
+ private:
+  // Rows, sequences if there is a mask, TF32, device.
+  using Key = std::tuple<int64_t, int64_t, bool, int>;
+
+  const EncoderConfig& config_;
+  const WeightLayout& weights_;
+  const PlanOptions options_;
+  std::mutex mutex_;
+  std::map<Key, std::shared_ptr<const LayerPlan>> plans_;  // bounded
+};
 
 // The products that cuBLASLt computes, where one layer of `rows` rows has such.
 std::vector<GemmStep> GemmSteps(const LayerPlan& plan);

@@ -287,7 +287,7 @@ REGISTER_OP("BuildMaskRemovePadding")
     .Attr("Tlengths: {int32, int64} = DT_INT32")
     .SetShapeFn(BuildMaskRemovePaddingShape)
     .Doc(R"doc(
-Removes the padding of a batch: packs the first sequence_length[b] rows of every sequence.
+Removes the padding of a batch: vectors the first sequence_length[b] rows of every sequence.
 
 from_tensor: [B,S,H].
 sequence_length: [B], each in [0,S].

@@ -11,6 +11,7 @@
 #include "tf_ops/core/runner.h"
 #include "tf_ops/op/call.h"
 #include "tf_ops/op/convert.h"
+#include "tf_ops/op/registration.h"
 
 namespace ft::op {
 namespace {
@@ -251,16 +252,7 @@ class BertEncoderKernel final : public EncoderKernel {
                               .HostMemory("sequence_length")    \
                               .TypeConstraint<T>("T"),          \
                           BertEncoderKernel)
-FT_REGISTER_CPU(float);
-FT_REGISTER_CPU(Eigen::half);
-FT_REGISTER_CPU(Eigen::bfloat16);
-#ifdef FT_WITH_CUDA
-FT_REGISTER_GPU(float);
-FT_REGISTER_GPU(Eigen::half);
-FT_REGISTER_GPU(Eigen::bfloat16);
-#endif
-#undef FT_REGISTER_CPU
-#undef FT_REGISTER_GPU
+FT_REGISTER_ALL_TYPES;
 
 }  // namespace
 }  // namespace ft::op

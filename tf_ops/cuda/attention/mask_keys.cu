@@ -9,9 +9,9 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// Block b * kMaskParts + part: every kMaskParts-th row of sequence b. A warp per row; kPack
+// Block b * kMaskParts + part: every kMaskParts-th row of sequence b. A warp per row; kVector
 // elements a load.
-template <typename T, int kPack>
+template <typename T, int kVector>
 __global__ void __launch_bounds__(kThreads)
     FindMaskKeysKernel(const AttentionParams p, int32_t* __restrict__ mask_keys) {
   __shared__ int first_other;
@@ -35,15 +35,15 @@ __global__ void __launch_bounds__(kThreads)
   for (int row = part + threadIdx.x / 32 * kMaskParts; row < range.rows && same;
        row += kThreads / 32 * kMaskParts) {
     const T* const values = mask + static_cast<int64_t>(row) * p.max_seq_len;
-    for (int key = threadIdx.x % 32 * kPack; key < range.keys; key += 32 * kPack) {
-      alignas(16) T v[kPack];
-      if (kPack == 1) {
+    for (int key = threadIdx.x % 32 * kVector; key < range.keys; key += 32 * kVector) {
+      alignas(16) T v[kVector];
+      if (kVector == 1) {
         v[0] = values[key];
       } else {
         *reinterpret_cast<uint4*>(v) = *reinterpret_cast<const uint4*>(values + key);
       }
 #pragma unroll
-      for (int e = 0; e < kPack; ++e) {
+      for (int e = 0; e < kVector; ++e) {
         same = same && (key + e >= range.keys || ToFloat(v[e]) == (key + e < keys ? 1.f : 0.f));
       }
     }
@@ -67,10 +67,10 @@ Status LaunchFindMaskKeys(const AttentionArgs& args, int32_t* mask_keys,
   const AttentionParams params = MakeAttentionParams(args);
   return DispatchType(args.dtype, [&](auto type) {
     using T = decltype(type);
-    constexpr int kPack = Pack<T>::kSize;
-    const bool aligned = args.max_seq_len % kPack == 0 &&
-                         reinterpret_cast<uintptr_t>(args.mask) % sizeof(Pack<T>) == 0;
-    return Launch(aligned ? FindMaskKeysKernel<T, kPack> : FindMaskKeysKernel<T, 1>,
+    constexpr int kVector = Vector16<T>::kSize;
+    const bool aligned = args.max_seq_len % kVector == 0 &&
+                         reinterpret_cast<uintptr_t>(args.mask) % sizeof(Vector16<T>) == 0;
+    return Launch(aligned ? FindMaskKeysKernel<T, kVector> : FindMaskKeysKernel<T, 1>,
                   Grid{args.batch_size * kMaskParts}, kThreads, 0, context, params, mask_keys);
   });
 }

@@ -27,10 +27,7 @@ __global__ void __launch_bounds__(128) AttentionMmaKernel(const AttentionParams 
   T* shared_v = shared_k + 2 * kKeys * kPitch;  // two tiles
 
   const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
-  const int tile = blockIdx.x % p.row_tiles;
-  const int head = blockIdx.x / p.row_tiles % p.num_heads;
-  const int sequence = blockIdx.x / p.row_tiles / p.num_heads;
-  const int first_row = tile * kRows;
+  const auto [first_row, head, sequence] = GetBlockPlace(p, kRows);
 
   AllowNextKernel();
   WaitForPreviousKernel();
@@ -182,10 +179,10 @@ __global__ void __launch_bounds__(128) AttentionMmaKernel(const AttentionParams 
       uint32_t weight[kRowTiles][4];
 #pragma unroll
       for (int i = 0; i < kRowTiles; ++i) {
-        weight[i][0] = PackTwo<T>(score[i][2 * j][0], score[i][2 * j][1]);
-        weight[i][1] = PackTwo<T>(score[i][2 * j][2], score[i][2 * j][3]);
-        weight[i][2] = PackTwo<T>(score[i][2 * j + 1][0], score[i][2 * j + 1][1]);
-        weight[i][3] = PackTwo<T>(score[i][2 * j + 1][2], score[i][2 * j + 1][3]);
+        weight[i][0] = ToPair<T>(score[i][2 * j][0], score[i][2 * j][1]);
+        weight[i][1] = ToPair<T>(score[i][2 * j][2], score[i][2 * j][3]);
+        weight[i][2] = ToPair<T>(score[i][2 * j + 1][0], score[i][2 * j + 1][1]);
+        weight[i][3] = ToPair<T>(score[i][2 * j + 1][2], score[i][2 * j + 1][3]);
       }
 #pragma unroll
       for (int c = 0; c < kColTiles; c += 2) {
@@ -215,7 +212,7 @@ __global__ void __launch_bounds__(128) AttentionMmaKernel(const AttentionParams 
 #pragma unroll
       for (int c = 0; c < kColTiles; ++c) {
         *reinterpret_cast<uint32_t*>(to + c * 8) =
-            PackTwo<T>(out[i][c][h * 2] * inverse, out[i][c][h * 2 + 1] * inverse);
+            ToPair<T>(out[i][c][h * 2] * inverse, out[i][c][h * 2 + 1] * inverse);
       }
     }
   }

@@ -27,6 +27,17 @@ struct SequenceRange {
   int rows, keys;
 };
 
+// The query rows, head and sequence of a block, where blocks go round the rows of a head first.
+struct BlockPlace {
+  int first_row, head, sequence;
+};
+
+__device__ __forceinline__ BlockPlace GetBlockPlace(const AttentionParams& p, int rows_per_block) {
+  const int tile = blockIdx.x % p.row_tiles;
+  const int head = blockIdx.x / p.row_tiles % p.num_heads;
+  return {tile * rows_per_block, head, static_cast<int>(blockIdx.x / p.row_tiles / p.num_heads)};
+}
+
 __device__ __forceinline__ SequenceRange GetSequenceRange(const AttentionParams& p, int sequence) {
   SequenceRange range;
   if (p.seq_offsets != nullptr) {

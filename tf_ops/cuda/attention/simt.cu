@@ -22,10 +22,7 @@ __global__ void __launch_bounds__(128) AttentionTiledKernel(const AttentionParam
   float* shared_kv = shared_p + kKeys * kPitchQ;  // [kD][kPitchK] keys or [kKeys][kD] values
 
   const int thread = threadIdx.x, tx = thread % 16, ty = thread / 16;
-  const int tile = blockIdx.x % p.row_tiles;
-  const int head = blockIdx.x / p.row_tiles % p.num_heads;
-  const int sequence = blockIdx.x / p.row_tiles / p.num_heads;
-  const int first_row = tile * kRows;
+  const auto [first_row, head, sequence] = GetBlockPlace(p, kRows);
 
   AllowNextKernel();
   WaitForPreviousKernel();
@@ -166,10 +163,7 @@ __global__ void __launch_bounds__(128) AttentionFloatKernel(const AttentionParam
   float* shared_p = shared_v + kKeys * kPitch;  // [kKeys][kPitchP], rows as threads have them
 
   const int thread = threadIdx.x, tx = thread % 16, ty = thread / 16;
-  const int tile = blockIdx.x % p.row_tiles;
-  const int head = blockIdx.x / p.row_tiles % p.num_heads;
-  const int sequence = blockIdx.x / p.row_tiles / p.num_heads;
-  const int first_row = tile * kRows;
+  const auto [first_row, head, sequence] = GetBlockPlace(p, kRows);
 
   AllowNextKernel();
   WaitForPreviousKernel();

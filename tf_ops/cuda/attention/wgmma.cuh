@@ -231,7 +231,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
     for (int k = 0; k < kKeys / 16; ++k) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        weight[k][i] = PackTwo<T>(score[k * 8 + i * 2], score[k * 8 + i * 2 + 1]);
+        weight[k][i] = ToPair<T>(score[k * 8 + i * 2], score[k * 8 + i * 2 + 1]);
       }
     }
   };
@@ -311,7 +311,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
     for (int c = 0; c < kD / 8; ++c) {
       *reinterpret_cast<uint32_t*>(staging + chunk_offset(warp_row + lane / 4 + h * 8, c) +
                                    lane % 4 * 4) =
-          PackTwo<T>(out[c * 4 + h * 2] * inverse, out[c * 4 + h * 2 + 1] * inverse);
+          ToPair<T>(out[c * 4 + h * 2] * inverse, out[c * 4 + h * 2 + 1] * inverse);
     }
   }
   __syncwarp();

@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(kThreads)
       y.x = Activate<Activation::kRelu>(y.x);
       y.y = Activate<Activation::kRelu>(y.y);
     }
-    *reinterpret_cast<uint32_t*>(output + at) = PackTwo<T>(y.x, y.y);
+    *reinterpret_cast<uint32_t*>(output + at) = ToPair<T>(y.x, y.y);
   }
 #endif
 }

@@ -7,31 +7,31 @@ namespace cuda {
 namespace {
 
 // One row is owned by kThreads threads of a block; kRows rows per block. A thread keeps its
-// kPacks packs of 16 bytes of the row in registers, so that the row is read once and the variance
-// is that of the differences from the mean. Requires H % Pack::kSize == 0 and H <= kThreads *
-// kPacks * Pack::kSize.
-template <typename T, int kThreads, int kRows, int kPacks>
+// kVectors vectors of 16 bytes of the row in registers, so that the row is read once and the
+// variance is that of the differences from the mean. Requires H % Vector16::kSize == 0 and H <=
+// kThreads * kVectors * Vector16::kSize.
+template <typename T, int kThreads, int kRows, int kVectors>
 __global__ void __launch_bounds__(kThreads* kRows)
     LayerNormKernel(const T* __restrict__ input, const float* __restrict__ partials,
                     int num_partials, const T* __restrict__ bias, const T* __restrict__ residual,
                     const T* __restrict__ gamma, const T* __restrict__ beta, float epsilon,
                     T* __restrict__ output, int64_t rows, int hidden) {
   static_assert(kThreads == 32 || kRows == 1, "a block's reduction is over all its threads");
-  constexpr int kSize = Pack<T>::kSize;
+  constexpr int kSize = Vector16<T>::kSize;
   __shared__ float scratch[2][kThreads / 32];
   const int thread = threadIdx.x % kThreads;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kRows + threadIdx.x / kThreads;
 
   AllowNextKernel();
   // The bias is a weight: it may be read before the previous kernel has ended.
-  float x[kPacks][kSize];
+  float x[kVectors][kSize];
 #pragma unroll
-  for (int i = 0; i < kPacks; ++i) {
+  for (int i = 0; i < kVectors; ++i) {
     const int column = (thread + i * kThreads) * kSize;
 #pragma unroll
     for (int e = 0; e < kSize; ++e) x[i][e] = 0.f;
     if (bias != nullptr && column < hidden) {
-      const Pack<T> b = *reinterpret_cast<const Pack<T>*>(bias + column);
+      const Vector16<T> b = *reinterpret_cast<const Vector16<T>*>(bias + column);
 #pragma unroll
       for (int e = 0; e < kSize; ++e) x[i][e] = ToFloat(b.v[e]);
     }
@@ -41,11 +41,11 @@ __global__ void __launch_bounds__(kThreads* kRows)
 
   float sum = 0.f;
 #pragma unroll
-  for (int i = 0; i < kPacks; ++i) {
+  for (int i = 0; i < kVectors; ++i) {
     const int column = (thread + i * kThreads) * kSize;
     if (column >= hidden) continue;
     if (input != nullptr) {
-      const Pack<T> p = *reinterpret_cast<const Pack<T>*>(input + row * hidden + column);
+      const Vector16<T> p = *reinterpret_cast<const Vector16<T>*>(input + row * hidden + column);
 #pragma unroll
       for (int e = 0; e < kSize; ++e) x[i][e] += ToFloat(p.v[e]);
     }
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kThreads* kRows)
       }
     }
     if (residual != nullptr) {
-      const Pack<T> p = *reinterpret_cast<const Pack<T>*>(residual + row * hidden + column);
+      const Vector16<T> p = *reinterpret_cast<const Vector16<T>*>(residual + row * hidden + column);
 #pragma unroll
       for (int e = 0; e < kSize; ++e) x[i][e] += ToFloat(p.v[e]);
     }
@@ -72,24 +72,24 @@ __global__ void __launch_bounds__(kThreads* kRows)
   const float mean = BlockSum<kThreads>(sum, scratch[0]) / hidden;
   float squares = 0.f;
 #pragma unroll
-  for (int i = 0; i < kPacks; ++i) {
+  for (int i = 0; i < kVectors; ++i) {
     if ((thread + i * kThreads) * kSize >= hidden) continue;
 #pragma unroll
     for (int e = 0; e < kSize; ++e) squares += (x[i][e] - mean) * (x[i][e] - mean);
   }
   const float scale = rsqrtf(BlockSum<kThreads>(squares, scratch[1]) / hidden + epsilon);
 #pragma unroll
-  for (int i = 0; i < kPacks; ++i) {
+  for (int i = 0; i < kVectors; ++i) {
     const int column = (thread + i * kThreads) * kSize;
     if (column >= hidden) continue;
-    const Pack<T> g = *reinterpret_cast<const Pack<T>*>(gamma + column);
-    const Pack<T> b = *reinterpret_cast<const Pack<T>*>(beta + column);
-    Pack<T> y;
+    const Vector16<T> g = *reinterpret_cast<const Vector16<T>*>(gamma + column);
+    const Vector16<T> b = *reinterpret_cast<const Vector16<T>*>(beta + column);
+    Vector16<T> y;
 #pragma unroll
     for (int e = 0; e < kSize; ++e) {
       y.v[e] = FromFloat<T>((x[i][e] - mean) * scale * ToFloat(g.v[e]) + ToFloat(b.v[e]));
     }
-    *reinterpret_cast<Pack<T>*>(output + row * hidden + column) = y;
+    *reinterpret_cast<Vector16<T>*>(output + row * hidden + column) = y;
   }
 }
 
@@ -128,10 +128,10 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-template <typename T, int kThreads, int kRows, int kPacks>
+template <typename T, int kThreads, int kRows, int kVectors>
 Status LaunchRegisters(const LayerNormArgs& args, const LaunchContext& context) {
   const int64_t blocks = (args.rows + kRows - 1) / kRows;
-  return Launch(LayerNormKernel<T, kThreads, kRows, kPacks>, Grid{blocks}, kThreads * kRows, 0,
+  return Launch(LayerNormKernel<T, kThreads, kRows, kVectors>, Grid{blocks}, kThreads * kRows, 0,
                 context, static_cast<const T*>(args.input), args.partials, args.num_partials,
                 static_cast<const T*>(args.bias), static_cast<const T*>(args.residual),
                 static_cast<const T*>(args.gamma), static_cast<const T*>(args.beta), args.epsilon,
@@ -140,9 +140,9 @@ Status LaunchRegisters(const LayerNormArgs& args, const LaunchContext& context) 
 
 template <typename T>
 Status LaunchTyped(const LayerNormArgs& args, const LaunchContext& context) {
-  constexpr int kSize = Pack<T>::kSize;
-  const int64_t packs = args.hidden_size / kSize;
-  if (args.hidden_size % kSize != 0 || packs > 1024) {
+  constexpr int kSize = Vector16<T>::kSize;
+  const int64_t vectors = args.hidden_size / kSize;
+  if (args.hidden_size % kSize != 0 || vectors > 1024) {
     return Launch(LayerNormAnySizeKernel<T>, Grid{args.rows}, 256, 0, context,
                   static_cast<const T*>(args.input), args.partials, args.num_partials,
                   static_cast<const T*>(args.bias), static_cast<const T*>(args.residual),
@@ -151,16 +151,16 @@ Status LaunchTyped(const LayerNormArgs& args, const LaunchContext& context) {
   }
   // Few rows: a whole block per row, one pack a thread, for the latency. Many: a warp per row.
   const bool few = args.rows <= 8 * context.num_multiprocessors;
-  if (!few && packs <= 32) return LaunchRegisters<T, 32, 4, 1>(args, context);
-  if (!few && packs <= 64) return LaunchRegisters<T, 32, 4, 2>(args, context);
-  if (!few && packs <= 96) return LaunchRegisters<T, 32, 4, 3>(args, context);
-  if (!few && packs <= 128) return LaunchRegisters<T, 32, 4, 4>(args, context);
-  if (!few && packs <= 192) return LaunchRegisters<T, 32, 4, 6>(args, context);
-  if (!few && packs <= 256) return LaunchRegisters<T, 32, 4, 8>(args, context);
-  if (packs <= 64) return LaunchRegisters<T, 64, 1, 1>(args, context);
-  if (packs <= 96) return LaunchRegisters<T, 96, 1, 1>(args, context);
-  if (packs <= 128) return LaunchRegisters<T, 128, 1, 1>(args, context);
-  if (packs <= 256) return LaunchRegisters<T, 256, 1, 1>(args, context);
+  if (!few && vectors <= 32) return LaunchRegisters<T, 32, 4, 1>(args, context);
+  if (!few && vectors <= 64) return LaunchRegisters<T, 32, 4, 2>(args, context);
+  if (!few && vectors <= 96) return LaunchRegisters<T, 32, 4, 3>(args, context);
+  if (!few && vectors <= 128) return LaunchRegisters<T, 32, 4, 4>(args, context);
+  if (!few && vectors <= 192) return LaunchRegisters<T, 32, 4, 6>(args, context);
+  if (!few && vectors <= 256) return LaunchRegisters<T, 32, 4, 8>(args, context);
+  if (vectors <= 64) return LaunchRegisters<T, 64, 1, 1>(args, context);
+  if (vectors <= 96) return LaunchRegisters<T, 96, 1, 1>(args, context);
+  if (vectors <= 128) return LaunchRegisters<T, 128, 1, 1>(args, context);
+  if (vectors <= 256) return LaunchRegisters<T, 256, 1, 1>(args, context);
   return LaunchRegisters<T, 256, 1, 4>(args, context);
 }
 

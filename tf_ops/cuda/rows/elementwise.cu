@@ -8,22 +8,22 @@ namespace ft {
 namespace cuda {
 namespace {
 
-// x is 16-byte aligned; a grid-stride loop over packs, then the rest element by element.
+// x is 16-byte aligned; a grid-stride loop over vectors, then the rest element by element.
 template <typename T, Activation kActivation>
 __global__ void __launch_bounds__(256) ActivationKernel(T* x, int64_t num_elems) {
-  constexpr int kSize = Pack<T>::kSize;
+  constexpr int kSize = Vector16<T>::kSize;
   AllowNextKernel();
   WaitForPreviousKernel();
-  const int64_t packs = num_elems / kSize;
+  const int64_t vectors = num_elems / kSize;
   const int64_t stride = static_cast<int64_t>(gridDim.x) * 256;
   const int64_t first = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
-  for (int64_t i = first; i < packs; i += stride) {
-    Pack<T> p = reinterpret_cast<const Pack<T>*>(x)[i];
+  for (int64_t i = first; i < vectors; i += stride) {
+    Vector16<T> p = reinterpret_cast<const Vector16<T>*>(x)[i];
 #pragma unroll
     for (int e = 0; e < kSize; ++e) p.v[e] = FromFloat<T>(Activate<kActivation>(ToFloat(p.v[e])));
-    reinterpret_cast<Pack<T>*>(x)[i] = p;
+    reinterpret_cast<Vector16<T>*>(x)[i] = p;
   }
-  for (int64_t i = packs * kSize + first; i < num_elems; i += stride) {
+  for (int64_t i = vectors * kSize + first; i < num_elems; i += stride) {
     x[i] = FromFloat<T>(Activate<kActivation>(ToFloat(x[i])));
   }
 }
@@ -56,9 +56,9 @@ __global__ void __launch_bounds__(256) TransposeKernel(const TransposeArgs args)
 template <typename T>
 Status LaunchActivationTyped(Activation activation, T* x, int64_t num_elems,
                              const LaunchContext& context) {
-  const int64_t packs = num_elems / Pack<T>::kSize;
+  const int64_t vectors = num_elems / Vector16<T>::kSize;
   const int64_t blocks =
-      std::min<int64_t>(packs / 256 + 1, 8 * static_cast<int64_t>(context.num_multiprocessors));
+      std::min<int64_t>(vectors / 256 + 1, 8 * static_cast<int64_t>(context.num_multiprocessors));
   const auto kernel = activation == Activation::kRelu ? ActivationKernel<T, Activation::kRelu>
                       : activation == Activation::kGeluErf
                           ? ActivationKernel<T, Activation::kGeluErf>

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from fastertransformer_tf import bert_compat, checkpoint, modeling, ops, sessions
+from fastertransformer_tf import ops
+from fastertransformer_tf.checkpoints import checkpoint
 from fastertransformer_tf.errors import UserError, listed
+from fastertransformer_tf.models import bert_compat, modeling, sessions
 
 # Weight name inside a layer (google-research BERT's checkpoint names) -> the ops' input name.
 OP_INPUTS = {variable: argument for argument, variable in modeling.LAYER_VARIABLES.items()}

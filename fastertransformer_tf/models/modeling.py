@@ -19,7 +19,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from fastertransformer_tf import bert_compat, ops
+from fastertransformer_tf import ops
+from fastertransformer_tf.models import bert_compat
 
 _tf1 = tf.compat.v1
 _state = threading.local()
