@@ -18,6 +18,7 @@ from fastertransformer_tf import ops
 from fastertransformer_tf.checkpoints import checkpoint
 from fastertransformer_tf.errors import UserError, listed
 from fastertransformer_tf.models import bert_compat, modeling, sessions
+from fastertransformer_tf.models.variables import PendingValues, get_variable
 
 # Weight name inside a layer (google-research BERT's checkpoint names) -> the ops' input name.
 OP_INPUTS = {variable: argument for argument, variable in modeling.LAYER_VARIABLES.items()}
@@ -123,15 +124,12 @@ class HeldArrays:
     def __init__(self, dtype: tf.DType) -> None:
         """The variables get this type."""
         self._dtype = dtype
-        self._initializers: list[tf.Operation] = []
-        self._values: dict[tf.Tensor, np.ndarray] = {}
+        self._values = PendingValues()
 
     def hold(self, name: str, value: np.ndarray) -> tf.Tensor:
         """Makes a variable; returns its value, to be read once a call."""
-        initial = tf.placeholder(self._dtype, value.shape)
-        self._values[initial] = value.astype(self._dtype.as_numpy_dtype)
-        variable = tf.get_variable(name, initializer=initial, use_resource=True)
-        self._initializers.append(variable.initializer)
+        variable = get_variable(name, value.shape, self._dtype, initializer=tf.zeros_initializer())
+        self._values.add(variable, value.astype(self._dtype.as_numpy_dtype, copy=False))
         return tf.convert_to_tensor(variable)
 
     def hold_weights(self, weights: Weights) -> list[dict[str, tf.Tensor]]:
@@ -143,9 +141,7 @@ class HeldArrays:
 
     def load(self, session: tf.Session) -> None:
         """Puts what was held since the last call into its variables, and lets the arrays go."""
-        session.run(self._initializers, self._values)
-        self._initializers.clear()
-        self._values.clear()
+        self._values.load(session)
 
 
 def _as_tensor(weight: np.ndarray | tf.Tensor, dtype: tf.DType) -> tf.Tensor:

@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from fastertransformer_tf import ops
 from fastertransformer_tf.models import bert_compat
+from fastertransformer_tf.models.variables import get_variable
 
 _tf1 = tf.compat.v1
 _state = threading.local()
@@ -184,7 +185,7 @@ def _layer_weights(
         scope, name = variable.rsplit("/", 1)
         with _tf1.variable_scope(scope):
             weights[key] = tf.convert_to_tensor(
-                _tf1.get_variable(name, shape, dtype, initializer=initializer)
+                get_variable(name, shape, dtype, initializer=initializer)
             )
     return weights
 
@@ -280,7 +281,6 @@ def transformer_model(
             allow_gemm_test=options.allow_gemm_test,
             activation=activation,
             layernorm_epsilon=bert_compat.current_layer_norm_epsilon(),
-            is_weight_const=all(w.op.type == "Const" for layer in layers for w in layer.values()),
         )
 
     if not do_return_all_layers:
