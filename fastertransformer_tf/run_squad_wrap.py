@@ -18,8 +18,8 @@ from absl import flags
 from fastertransformer_tf.checkpoints import checkpoint
 from fastertransformer_tf.data import squad_answers, squad_files, squad_windows
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.graphs.variables import get_variable
 from fastertransformer_tf.models import bert_compat, modeling
-from fastertransformer_tf.models.variables import get_variable
 from fastertransformer_tf.programs import cli as cli_lib
 from fastertransformer_tf.programs import runner
 from fastertransformer_tf.training import losses

@@ -16,8 +16,9 @@ import tensorflow.compat.v1 as tf
 from fastertransformer_tf import ops, spec
 from fastertransformer_tf.checkpoints import checkpoint
 from fastertransformer_tf.errors import UserError, listed
-from fastertransformer_tf.models import bert_compat, modeling, sessions
-from fastertransformer_tf.models.variables import PendingValues, get_variable
+from fastertransformer_tf.graphs import sessions
+from fastertransformer_tf.graphs.variables import PendingValues, get_variable
+from fastertransformer_tf.models import bert_compat, modeling
 from fastertransformer_tf.spec import EncoderSizes
 
 Weights = list[dict[str, np.ndarray]] | list[dict[str, tf.Tensor]]

@@ -18,10 +18,12 @@ import tensorflow as tf
 import tqdm
 from absl import flags
 
+from fastertransformer_tf import spec
 from fastertransformer_tf.checkpoints import checkpoint
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import atomic, bert_config, vocabulary
-from fastertransformer_tf.models import bert_compat, modeling, sessions
+from fastertransformer_tf.graphs import sessions
+from fastertransformer_tf.models import bert_compat, modeling
 from fastertransformer_tf.programs import cli
 from fastertransformer_tf.training import settings
 from fastertransformer_tf.training.options import TrainingOptions
@@ -52,7 +54,7 @@ def define_encoder_flags(flag_values: flags.FlagValues, owner: str) -> None:
       owner: Name of the program's module, under which --help finds them.
     """
     define = cli.FlagDefiner(flag_values, owner)
-    types = list(bert_compat.FLOAT_TYPES)
+    types = spec.FLOAT_TYPES
     define.enum("floatx", "float32", types, "Type of weights and activations.")
     define.boolean("remove_padding", "Compute only real tokens.")
     define.boolean("allow_gemm_test", "GPU: search the fastest GEMM algorithm for each new shape.")

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from fastertransformer_tf.checkpoints import checkpoint
 from fastertransformer_tf.errors import UserError
-from fastertransformer_tf.models import sessions
+from fastertransformer_tf.graphs import sessions
 from fastertransformer_tf.training import batches
 from fastertransformer_tf.training.folder import TrainingFolder
 from fastertransformer_tf.training.graph import TrainingGraph
