@@ -33,6 +33,7 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.ragged import is_real, ragged_lengths
+from fastertransformer_tf import spec
 
 HEADS, SIZE = 12, 64
 HIDDEN = HEADS * SIZE
@@ -53,35 +54,11 @@ CONSTANTS_SHAPES = ((1, 32), (1, 128), (8, 128))
 
 Layers = list[dict[str, np.ndarray]]
 
-_KERNELS = {
-    "attention/self/query": (HIDDEN, HIDDEN),
-    "attention/self/key": (HIDDEN, HIDDEN),
-    "attention/self/value": (HIDDEN, HIDDEN),
-    "attention/output/dense": (HIDDEN, HIDDEN),
-    "intermediate/dense": (HIDDEN, INNER),
-    "output/dense": (INNER, HIDDEN),
-}
-
 
 def random_layers(layers: int) -> Layers:
-    """Weights under the names of google's checkpoints, the same in every worker.
-
-    Not encoder_graphs.random_weights, because that module imports TensorFlow.
-    """
+    """Weights under the names of google's checkpoints, the same in every worker."""
     rng = np.random.default_rng(1)
-    result = []
-    for _ in range(layers):
-        layer = {}
-        for scope, shape in _KERNELS.items():
-            sharp = scope.endswith(("query", "key"))
-            scale = (1.4 if sharp else 0.8) / math.sqrt(shape[0])
-            layer[f"{scope}/kernel"] = scale * rng.standard_normal(shape, dtype=np.float32)
-            layer[f"{scope}/bias"] = 0.1 * rng.standard_normal(shape[1], dtype=np.float32)
-        for scope in ("attention/output/LayerNorm", "output/LayerNorm"):
-            layer[f"{scope}/gamma"] = 1 + 0.1 * rng.standard_normal(HIDDEN, dtype=np.float32)
-            layer[f"{scope}/beta"] = 0.1 * rng.standard_normal(HIDDEN, dtype=np.float32)
-        result.append(layer)
-    return result
+    return spec.by_google_name(spec.random_layers(rng, layers, HIDDEN, INNER))
 
 
 def hidden_states(batch: int, seq_len: int) -> np.ndarray:
@@ -536,10 +513,7 @@ class OpLoops:
             given = self._variable(f"mask_{batch}x{seq_len}", mask)
         else:
             given = None
-        layers = [
-            {argument: layer[name] for name, argument in self._graphs.OP_INPUTS.items()}
-            for layer in self._weights
-        ]
+        layers = spec.by_op_input(self._weights)
 
         def run(x: object, lengths: object) -> object:
             [output] = self._ops.bert_encoder(

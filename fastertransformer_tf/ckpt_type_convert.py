@@ -17,8 +17,10 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
+from fastertransformer_tf import spec
 from fastertransformer_tf.checkpoints import checkpoint, checkpoint_io
 from fastertransformer_tf.errors import UserError, listed
+from fastertransformer_tf.files import atomic
 from fastertransformer_tf.programs import cli as cli_lib
 
 _OWNER = "fastertransformer_tf.ckpt_type_convert"
@@ -26,15 +28,8 @@ DTYPES = ("float16", "bfloat16")
 
 _KEPT = re.compile(r"quant|amaxList|(^|/)beta[12]_power(_\d+)?$")
 _SCALE_LIST = re.compile(r"(.*/layer_\d+)/amaxList$")
-# The six kernels of a layer that INT8 tools overwrite with packed bytes.
-_QUANTIZED_KERNELS = (
-    "attention/self/query/kernel",
-    "attention/self/key/kernel",
-    "attention/self/value/kernel",
-    "attention/output/dense/kernel",
-    "intermediate/dense/kernel",
-    "output/dense/kernel",
-)
+# The kernels of a layer that INT8 tools overwrite with packed bytes.
+_QUANTIZED_KERNELS = tuple(w.google for w in spec.LAYER_WEIGHTS if w.is_quantized)
 # Trained weights are far below this; packed int8 bytes read as floats are far above, or NaN.
 _LARGEST_WEIGHT = 1e4
 
@@ -165,7 +160,7 @@ def _check_prefix(prefix: str | Path) -> None:
     """
     prefix = str(prefix)
     checkpoint.refuse_url(prefix, "fp16_checkpoint")
-    is_file_name = prefix.endswith(checkpoint_io.INDEX_SUFFIX) or ".data-" in Path(prefix).name
+    is_file_name = prefix.endswith(atomic.INDEX_SUFFIX) or ".data-" in Path(prefix).name
     if is_file_name or prefix.endswith("/") or Path(prefix).is_dir():
         raise UserError(
             f"fp16_checkpoint is {prefix}, expected a prefix without suffix such as "

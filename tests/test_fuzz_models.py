@@ -22,6 +22,7 @@ from tiny_hf import CONFIG, random_tensors, write_hf_folder
 from fastertransformer_tf import ckpt_type_convert, import_hf
 from fastertransformer_tf.checkpoints import checkpoint_io
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.files import atomic
 from fastertransformer_tf.models import bert_compat
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -161,7 +162,7 @@ def test_damaged_checkpoints(tmp_path, request):
         case = np.random.default_rng([seed, number])
         _copy(whole, damaged)
         shutil.rmtree(output, ignore_errors=True)
-        suffix = str(case.choice([checkpoint_io.INDEX_SUFFIX, checkpoint_io.DATA_SUFFIX]))
+        suffix = str(case.choice([atomic.INDEX_SUFFIX, atomic.DATA_SUFFIX]))
         _damage(case, damaged / f"m.ckpt{suffix}")
         where = f"--fuzz-seed={seed}, case {number}: {suffix}"
         try:

@@ -13,6 +13,7 @@ from tiny_bert import TinyBert, make_tiny_bert
 from tolerances import assert_close
 
 from fastertransformer_tf.checkpoints import checkpoint
+from fastertransformer_tf.graphs import float_types
 from fastertransformer_tf.models import bert_compat, modeling
 
 _tf1 = tf.compat.v1
@@ -142,7 +143,7 @@ def test_half_types(
     options = modeling.EncoderOptions(floatx=floatx, remove_padding=remove_padding)
     ours = run_model(tiny, ids, mask, options)
     theirs = run_model(tiny, ids, mask, modeling.EncoderOptions(use_tensorflow=True))
-    assert ours["sequence"].dtype == bert_compat.float_type(floatx).as_numpy_dtype
+    assert ours["sequence"].dtype == float_types.float_type(floatx).as_numpy_dtype
     valid = reference.valid_rows(lengths, 9)
     assert_close(ours["sequence"][valid], theirs["sequence"][valid], floatx)
 

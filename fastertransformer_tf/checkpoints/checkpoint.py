@@ -27,8 +27,8 @@ import tensorflow as tf
 from absl import logging
 
 from fastertransformer_tf.errors import UserError, listed
-from fastertransformer_tf.models import bert_compat
-from fastertransformer_tf.models.variables import PendingValues
+from fastertransformer_tf.graphs import float_types
+from fastertransformer_tf.graphs.variables import PendingValues
 
 _tf1 = tf.compat.v1
 
@@ -310,7 +310,7 @@ def restored_variables(
       UserError: At the end of the block, all at once: variables that the checkpoint lacks, has in
         another shape, or that overflow `dtype`.
     """
-    dtype = bert_compat.float_type(dtype)
+    dtype = float_types.float_type(dtype)
     restored = Restored(
         checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
     )

@@ -17,8 +17,8 @@ from absl import flags
 from tensorflow.python.client import timeline  # the only way to a chrome trace of a session's run
 from tqdm import tqdm
 
-from fastertransformer_tf.checkpoints import checkpoint_io
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.files import atomic
 from fastertransformer_tf.models import modeling
 from fastertransformer_tf.programs import cli, runner
 
@@ -194,7 +194,7 @@ def write_traces(sides: Sequence[Side], output_dir: str, num_iter: int) -> list[
             )
             trace = timeline.Timeline(metadata.step_stats).generate_chrome_trace_format()
             paths.append(folder / f"{side.trace_name}_{turn}.json")
-            checkpoint_io.write_text(paths[-1], trace)
+            atomic.write_text(paths[-1], trace)
     return paths
 
 
@@ -251,7 +251,7 @@ def report(
         "\t".join(map(str, row)),
     ]
     path = pathlib.Path(values.output_dir) / values.profiling_output_file
-    checkpoint_io.write_text(path, "\n".join(lines) + "\n")
+    atomic.write_text(path, "\n".join(lines) + "\n")
     plot = path.with_suffix(".png")
     _plot(plot, seconds, f"{computed_in}, {devices[0]}")
     print(f"written: {path}, {plot}")
@@ -270,6 +270,6 @@ def _plot(path: pathlib.Path, seconds: Sequence[np.ndarray], title: str) -> None
     axis.bar_label(bars, fmt="%.2f")
     axis.set_ylabel("ms per batch, median")
     axis.set_title(title, fontsize=9)
-    with checkpoint_io.atomic_path(path) as temporary:
+    with atomic.atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     pyplot.close(figure)

@@ -18,12 +18,15 @@ import tensorflow as tf
 import tqdm
 from absl import flags
 
-from fastertransformer_tf.checkpoints import checkpoint, checkpoint_io
+from fastertransformer_tf import spec
+from fastertransformer_tf.checkpoints import checkpoint
 from fastertransformer_tf.errors import UserError
-from fastertransformer_tf.files import bert_config, vocabulary
-from fastertransformer_tf.models import bert_compat, modeling, sessions
+from fastertransformer_tf.files import atomic, bert_config, vocabulary
+from fastertransformer_tf.graphs import sessions
+from fastertransformer_tf.models import bert_compat, modeling
 from fastertransformer_tf.programs import cli
-from fastertransformer_tf.training import training
+from fastertransformer_tf.training import settings
+from fastertransformer_tf.training.options import TrainingOptions
 
 if TYPE_CHECKING:  # typing has Self from Python 3.11 on.
     from typing_extensions import Self
@@ -51,7 +54,7 @@ def define_encoder_flags(flag_values: flags.FlagValues, owner: str) -> None:
       owner: Name of the program's module, under which --help finds them.
     """
     define = cli.FlagDefiner(flag_values, owner)
-    types = list(bert_compat.FLOAT_TYPES)
+    types = spec.FLOAT_TYPES
     define.enum("floatx", "float32", types, "Type of weights and activations.")
     define.boolean("remove_padding", "Compute only real tokens.")
     define.boolean("allow_gemm_test", "GPU: search the fastest GEMM algorithm for each new shape.")
@@ -192,13 +195,13 @@ def check_training_flags(flag_values: flags.FlagValues) -> None:
         )
 
 
-def training_options(flag_values: flags.FlagValues, num_examples: int) -> training.TrainingOptions:
+def training_options(flag_values: flags.FlagValues, num_examples: int) -> TrainingOptions:
     """Makes the options of a training over `num_examples` of google's flags.
 
     Raises:
       UserError: A value is out of range.
     """
-    return training.TrainingOptions.from_epochs(
+    return TrainingOptions.from_epochs(
         num_examples,
         flag_values.num_train_epochs,
         flag_values.warmup_proportion,
@@ -217,7 +220,7 @@ def training_settings(flag_values: flags.FlagValues, config: Any) -> dict[str, A
         "max_seq_length": flag_values.max_seq_length,
         "do_lower_case": flag_values.do_lower_case,
         "warmup_proportion": flag_values.warmup_proportion,
-        "vocab_file": training.file_hash(flag_values.vocab_file),
+        "vocab_file": settings.file_hash(flag_values.vocab_file),
         **{f"bert_config {key}": value for key, value in sorted(vars(config).items())},
     }
 
@@ -415,7 +418,7 @@ class Model:
         check_export_dir(path)
         saved = _tf1.saved_model
         # Atomic like a file's: the rename moves the whole folder.
-        with checkpoint_io.atomic_path(path) as temporary, self.graph.as_default():
+        with atomic.atomic_path(path) as temporary, self.graph.as_default():
             signature = saved.predict_signature_def(
                 {name: self.inputs[name] for name in inputs},
                 {name: self.outputs[name] for name in outputs},
