@@ -10,7 +10,7 @@ and deleted.
   python -m benchmarks.cpu_memory
 """
 
-import gc
+import multiprocessing
 import pathlib
 import sys
 import tempfile
@@ -48,18 +48,23 @@ _MODEL_LIMITS_MIB = {
 }
 
 
-def measure_peak(op: type[engines.Op], dtype: str) -> dict[str, float | str]:
-    """Peak memory of one call, MiB: beyond what is resident before, and beyond the output too."""
-    model = MODELS[_MODEL.value]
-    engine = op(model, random_weights(model), dtype, _THREADS.value)
+def measure_peak(
+    op: type[engines.Op], dtype: str, name: str, shape: tuple[int, int], threads: int
+) -> dict[str, float | str]:
+    """Peak memory of one call, MiB: beyond what is resident before, and beyond the output too.
+
+    In a process of its own, else the call would take memory that an earlier one's left free.
+    """
+    model = MODELS[name]
+    engine = op(model, random_weights(model), dtype, threads)
     engine.compile(None, None)
     # Packs the weights and makes every thread's arena, in a small batch.
     small = engine.bind(*random_batch(model, 1, 8, "full"))
     for _ in range(3):
         small()
-    hidden, lengths = random_batch(model, _BATCH.value, _SEQ.value, "full")
+    hidden, lengths = random_batch(model, *shape, "full")
     run = engine.bind(hidden, lengths)
-    gc.collect()
+    report.release_free_memory()
     before = report.resident_mib("VmRSS")
     report.reset_peak()
     output = run()
@@ -151,7 +156,7 @@ def to_markdown(data: dict[str, Any]) -> str:
     titles = {
         "peak": f"One call of the op beyond weights, input and output, {data['peak_shape']}",
         "growth": "Growth over calls of changing shapes",
-        "models": "Whole classifiers, float32, 8 x 128: the peak of a process, and what it is above "
+        "models": "Whole classifiers, float32, 8 x 128: the peak of a process, and that above "
         "TensorFlow's import. evaluate: the model of run_classifier_wrap; export: its SavedModel; "
         "serve, serve_v1: that loaded by tf.saved_model.load and by TensorFlow 1's loader, and run",
     }
@@ -173,14 +178,17 @@ def main(argv: list[str]) -> None:
             raise app.UsageError(f"--{flag.name} has {unknown}, expected of {', '.join(known)}")
     data: dict[str, Any] = {**report.header(), "threads": _THREADS.value}
     data |= {key: [] for key in _PARTS}
-    data["peak_shape"] = f"{_MODEL.value} {_BATCH.value}x{_SEQ.value}"
+    shape = (_BATCH.value, _SEQ.value)
+    data["peak_shape"] = f"{_MODEL.value} {shape[0]}x{shape[1]}"
     if "models" in _ONLY.value:
         for name in _MODELS.value:
             data["models"] += measure_models(name)
     for dtype in _DTYPES.value:
         if "peak" in _ONLY.value:
             for op in (engines.Op, engines.OpRemovePadding):
-                data["peak"].append(measure_peak(op, dtype))
+                arguments = (op, dtype, _MODEL.value, shape, _THREADS.value)
+                with multiprocessing.get_context("spawn").Pool(1) as pool:
+                    data["peak"].append(pool.apply(measure_peak, arguments))
         if "growth" in _ONLY.value:
             data["growth"].append(measure_growth(engines.OpRemovePadding, dtype))
     path = report.result_path("cpu_memory", "json", _OUTPUT_DIR.value)
