@@ -24,7 +24,7 @@ from tqdm import tqdm
 from benchmarks import engines as engines_lib
 from benchmarks import report
 from benchmarks.encoder_model import FILLS, MODELS, EncoderModel, random_batch
-from fastertransformer_tf.encoder_graphs import random_weights
+from fastertransformer_tf.models.encoder_graphs import random_weights
 
 # The peers that stand for one row each; of ONNX Runtime's two forms the faster one is timed.
 PEERS = ("tensorflow", "onnxruntime", "openvino")

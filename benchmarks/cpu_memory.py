@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from benchmarks import engines, report
 from benchmarks.encoder_model import MODELS, random_batch
-from fastertransformer_tf.encoder_graphs import random_weights
+from fastertransformer_tf.models.encoder_graphs import random_weights
 
 _MODEL = flags.DEFINE_enum("model", "bert-base", list(MODELS), "For the peak.")
 _BATCH = flags.DEFINE_integer("batch", 8, "B for the peak.", 1)

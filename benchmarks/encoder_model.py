@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from fastertransformer_tf.encoder_graphs import EncoderSizes
+from fastertransformer_tf.models.encoder_graphs import EncoderSizes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from benchmarks.encoder_model import EncoderModel
-from fastertransformer_tf import encoder_graphs
-from fastertransformer_tf.encoder_graphs import Weights
+from fastertransformer_tf.models import encoder_graphs
+from fastertransformer_tf.models.encoder_graphs import Weights
 
 Run = Callable[[], np.ndarray]
 

@@ -22,7 +22,8 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import report
-from fastertransformer_tf import encoder_graphs, ops
+from fastertransformer_tf import ops, spec
+from fastertransformer_tf.models import encoder_graphs
 
 _MIB = 2**20
 # MiB. A CUDA graph more is noise; a leak of 10 KiB a call is not.
@@ -62,11 +63,8 @@ def main() -> None:
     sizes = encoder_graphs.EncoderSizes(args.layers, heads, size, 4 * heads * size)
     with tf.device(args.device):
         weights = [
-            {
-                argument: tf.cast(layer[name], args.dtype)
-                for name, argument in encoder_graphs.OP_INPUTS.items()
-            }
-            for layer in encoder_graphs.random_weights(sizes)
+            {name: tf.cast(value, args.dtype) for name, value in layer.items()}
+            for layer in spec.by_op_input(encoder_graphs.random_weights(sizes))
         ]
         pool = tf.cast(
             np.random.default_rng(1).standard_normal(
@@ -87,7 +85,7 @@ def main() -> None:
             outputs = [
                 ops.bert_encoder(
                     x, lengths, mask, weights, head_num=heads, size_per_head=size,
-                    remove_padding=remove_padding, is_weight_const=True,
+                    remove_padding=remove_padding,
                 )[0]
                 for remove_padding in (True, False)
             ]  # fmt: skip

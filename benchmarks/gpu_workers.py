@@ -27,6 +27,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fastertransformer_tf import spec
+
 HEADS, SIZE = 12, 64
 HIDDEN = HEADS * SIZE
 INNER = 4 * HIDDEN
@@ -38,35 +40,11 @@ TOLERANCE = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2, "bf16": 6e-2}
 
 Layers = list[dict[str, np.ndarray]]
 
-_KERNELS = {
-    "attention/self/query": (HIDDEN, HIDDEN),
-    "attention/self/key": (HIDDEN, HIDDEN),
-    "attention/self/value": (HIDDEN, HIDDEN),
-    "attention/output/dense": (HIDDEN, HIDDEN),
-    "intermediate/dense": (HIDDEN, INNER),
-    "output/dense": (INNER, HIDDEN),
-}
-
 
 def random_layers(layers: int) -> Layers:
-    """Weights under the names of google's checkpoints, the same in every worker.
-
-    Not encoder_graphs.random_weights, because that module imports TensorFlow.
-    """
+    """Weights under the names of google's checkpoints, the same in every worker."""
     rng = np.random.default_rng(1)
-    result = []
-    for _ in range(layers):
-        layer = {}
-        for scope, shape in _KERNELS.items():
-            sharp = scope.endswith(("query", "key"))
-            scale = (1.4 if sharp else 0.8) / math.sqrt(shape[0])
-            layer[f"{scope}/kernel"] = scale * rng.standard_normal(shape, dtype=np.float32)
-            layer[f"{scope}/bias"] = 0.1 * rng.standard_normal(shape[1], dtype=np.float32)
-        for scope in ("attention/output/LayerNorm", "output/LayerNorm"):
-            layer[f"{scope}/gamma"] = 1 + 0.1 * rng.standard_normal(HIDDEN, dtype=np.float32)
-            layer[f"{scope}/beta"] = 0.1 * rng.standard_normal(HIDDEN, dtype=np.float32)
-        result.append(layer)
-    return result
+    return spec.by_google_name(spec.random_layers(rng, layers, HIDDEN, INNER))
 
 
 def hidden_states(batch: int, seq_len: int) -> np.ndarray:
@@ -314,7 +292,7 @@ def run_truth(worker: Worker) -> None:
     _set_up_tensorflow()
     import tensorflow as tf
 
-    from fastertransformer_tf import encoder_graphs
+    from fastertransformer_tf.models import encoder_graphs
 
     sizes = encoder_graphs.EncoderSizes(worker.layers, HEADS, SIZE, INNER)
     layers = random_layers(worker.layers)
@@ -338,7 +316,7 @@ def run_xla(worker: Worker) -> None:
     _set_up_tensorflow()
     import tensorflow as tf
 
-    from fastertransformer_tf import encoder_graphs
+    from fastertransformer_tf.models import encoder_graphs
 
     device = _device(worker)
     sizes = encoder_graphs.EncoderSizes(worker.layers, HEADS, SIZE, INNER)
@@ -433,7 +411,8 @@ class OpLoops:
         """Loads the weights onto the device."""
         import tensorflow.compat.v1 as tf
 
-        from fastertransformer_tf import encoder_graphs, ops
+        from fastertransformer_tf import ops
+        from fastertransformer_tf.models import encoder_graphs
 
         self._tf, self._graphs, self._ops = tf, encoder_graphs, ops
         self._worker, self._precision = worker, precision
@@ -466,15 +445,12 @@ class OpLoops:
             given, lengths = self._variable(f"mask_{batch}x{seq_len}", mask), None
         else:
             given = None
-        layers = [
-            {argument: layer[name] for name, argument in self._graphs.OP_INPUTS.items()}
-            for layer in self._weights
-        ]
+        layers = spec.by_op_input(self._weights)
 
         def run(x: object) -> object:
             [output] = self._ops.bert_encoder(
                 x, lengths, given, layers, head_num=HEADS, size_per_head=SIZE,
-                remove_padding=variant == "packed", is_weight_const=True,
+                remove_padding=variant == "packed",
             )  # fmt: skip
             return self._tf.ensure_shape(output, x.shape)
 

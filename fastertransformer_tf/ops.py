@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from fastertransformer_tf import spec
+
 LIBRARY_NAME = "_fastertransformer_tf.so"
 LIBRARY_VARIABLE = "FT_TF_OPS_LIBRARY"
 _PACKAGE_LIB = pathlib.Path(__file__).resolve().parent / "lib"
@@ -25,27 +27,8 @@ _PACKAGE_LIB = pathlib.Path(__file__).resolve().parent / "lib"
 TENSORFLOW_VERSION = "2.21"
 CXX11_ABI_FLAG = 1
 
-# The weights of one layer, in the order of the ops' inputs: [H,H] kernels (in x out) of query, key,
-# value and attention output, [H,I] inter_kernel, [I,H] output_kernel; biases, betas and gammas are
-# vectors of their kernel's outputs.
-LAYER_WEIGHTS = (
-    "attr_q_kernel",
-    "attr_q_bias",
-    "attr_k_kernel",
-    "attr_k_bias",
-    "attr_v_kernel",
-    "attr_v_bias",
-    "attr_output_kernel",
-    "attr_output_bias",
-    "attr_output_layernorm_beta",
-    "attr_output_layernorm_gamma",
-    "inter_kernel",
-    "inter_bias",
-    "output_kernel",
-    "output_bias",
-    "output_layernorm_beta",
-    "output_layernorm_gamma",
-)
+# The weights of one layer, in the order of the ops' inputs; `spec.LAYER_WEIGHTS` has their shapes.
+LAYER_WEIGHTS = tuple(weight.op_input for weight in spec.LAYER_WEIGHTS)
 
 
 def check_tensorflow(version: str, cxx11_abi_flag: int) -> None:

@@ -11,14 +11,11 @@ import dataclasses
 import numpy as np
 from absl import flags
 
-from fastertransformer_tf import (
-    bert_compat,
-    encoder_graphs,
-    profile_util,
-    run_classifier_wrap,
-)
-from fastertransformer_tf import cli as cli_lib
+from fastertransformer_tf import run_classifier_wrap
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.models import bert_compat, encoder_graphs
+from fastertransformer_tf.programs import cli as cli_lib
+from fastertransformer_tf.programs import profile_util
 
 _OWNER = "fastertransformer_tf.profile_bert_inference"
 _TASK = "fastertransformer_tf.run_classifier_wrap"

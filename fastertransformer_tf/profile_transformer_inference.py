@@ -16,9 +16,11 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from absl import flags
 
-from fastertransformer_tf import checkpoint, encoder_graphs, modeling, profile_util, runner
-from fastertransformer_tf import cli as cli_lib
+from fastertransformer_tf.checkpoints import checkpoint
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.models import encoder_graphs, modeling
+from fastertransformer_tf.programs import cli as cli_lib
+from fastertransformer_tf.programs import profile_util, runner
 
 _OWNER = "fastertransformer_tf.profile_transformer_inference"
 _INPUT_SIZES = {

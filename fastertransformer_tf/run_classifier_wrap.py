@@ -18,17 +18,13 @@ import tqdm
 from absl import flags
 from sklearn import metrics
 
-from fastertransformer_tf import (
-    bert_compat,
-    checkpoint,
-    checkpoint_io,
-    glue,
-    modeling,
-    runner,
-    training,
-)
-from fastertransformer_tf import cli as cli_lib
+from fastertransformer_tf.checkpoints import checkpoint, checkpoint_io
+from fastertransformer_tf.data import glue
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.models import bert_compat, modeling
+from fastertransformer_tf.programs import cli as cli_lib
+from fastertransformer_tf.programs import runner
+from fastertransformer_tf.training import training
 
 _tf1 = tf.compat.v1
 _OWNER = "fastertransformer_tf.run_classifier_wrap"

@@ -15,9 +15,13 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from fastertransformer_tf import bert_compat, checkpoint, modeling, runner, squad, training
-from fastertransformer_tf import cli as cli_lib
+from fastertransformer_tf.checkpoints import checkpoint
+from fastertransformer_tf.data import squad
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.models import bert_compat, modeling
+from fastertransformer_tf.programs import cli as cli_lib
+from fastertransformer_tf.programs import runner
+from fastertransformer_tf.training import training
 
 _tf1 = tf.compat.v1
 _OWNER = "fastertransformer_tf.run_squad_wrap"

@@ -21,8 +21,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastertransformer_tf import cli, text_files
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.files import text_files
+from fastertransformer_tf.programs import cli
 
 VERSION = "1.1"
 

@@ -17,8 +17,9 @@ import tensorflow.compat.v1 as tf
 from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from fastertransformer_tf import cli, encoder_graphs  # noqa: E402
 from fastertransformer_tf.errors import UserError  # noqa: E402
+from fastertransformer_tf.models import encoder_graphs  # noqa: E402
+from fastertransformer_tf.programs import cli  # noqa: E402
 
 DEFINE = flags.DEFINE_integer
 _BATCH = DEFINE("batch_size", 4, "Sequences in the batch.", 1)
@@ -192,7 +193,7 @@ def main(argv: list[str]) -> None:
     names = (
         (f"layer_{i}/{name}:0", layer[name].shape)
         for i, layer in enumerate(weights)
-        for name in encoder_graphs.OP_INPUTS
+        for name in layer
     )
     for index, (name, shape) in enumerate(names):
         print(index, name, shape, dtype)

@@ -29,15 +29,10 @@ from matplotlib import pyplot  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from fastertransformer_tf import (  # noqa: E402
-    bert_compat,
-    checkpoint,
-    checkpoint_io,
-    cli,
-    import_hf,
-    modeling,
-    runner,
-)
+from fastertransformer_tf import import_hf  # noqa: E402
+from fastertransformer_tf.checkpoints import checkpoint, checkpoint_io  # noqa: E402
+from fastertransformer_tf.models import bert_compat, modeling  # noqa: E402
+from fastertransformer_tf.programs import cli, runner  # noqa: E402
 
 _PAIRS = flags.DEFINE_integer("pairs", 64, "Sentence pairs to encode, at most.", 1)
 _BATCH = flags.DEFINE_integer("batch_size", 8, "Sentences in a batch.", 1)

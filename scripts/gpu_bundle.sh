@@ -27,7 +27,7 @@ mkdir -p "$(dirname "$out")"
 work=$(mktemp -d "$(dirname "$out")/.bundle.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/bin" "$work/fastertransformer_tf/lib" "$work/tests" "$work/sample" "$work/benchmarks" "$work/scripts"
-cp fastertransformer_tf/*.py "$work/fastertransformer_tf/"
+find fastertransformer_tf -name "*.py" -exec cp --parents {} "$work" \;
 cp $library "$work/fastertransformer_tf/lib/"
 for program in $programs; do cp "build/cuda/$program" "$work/bin/"; done
 cp tests/*.py "$work/tests/"

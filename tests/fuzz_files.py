@@ -16,9 +16,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fastertransformer_tf import bert_compat, bert_config, checkpoint, glue, squad, text_files
 from fastertransformer_tf import run_classifier_wrap as classifier
+from fastertransformer_tf.checkpoints import checkpoint
+from fastertransformer_tf.data import glue, squad
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.files import bert_config, text_files
+from fastertransformer_tf.models import bert_compat
 
 REFUSED = object()
 

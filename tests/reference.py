@@ -14,63 +14,19 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from scipy import special
 
+from fastertransformer_tf import spec
+
 # The 16 weights of a layer, in the order of BertEncoder's inputs, and their shapes.
-WEIGHT_SHAPES: dict[str, tuple[str, ...]] = {
-    "attr_q_kernel": ("H", "H"),
-    "attr_q_bias": ("H",),
-    "attr_k_kernel": ("H", "H"),
-    "attr_k_bias": ("H",),
-    "attr_v_kernel": ("H", "H"),
-    "attr_v_bias": ("H",),
-    "attr_output_kernel": ("H", "H"),
-    "attr_output_bias": ("H",),
-    "attr_output_layernorm_beta": ("H",),
-    "attr_output_layernorm_gamma": ("H",),
-    "inter_kernel": ("H", "I"),
-    "inter_bias": ("I",),
-    "output_kernel": ("I", "H"),
-    "output_bias": ("H",),
-    "output_layernorm_beta": ("H",),
-    "output_layernorm_gamma": ("H",),
-}
+WEIGHT_SHAPES = {weight.op_input: weight.shape for weight in spec.LAYER_WEIGHTS}
 
 Layer = Mapping[str, np.ndarray]
 
 
 def random_layers(
-    rng: np.random.Generator,
-    num_layers: int,
-    hidden_size: int,
-    inner_size: int | None = None,
-    scale: float | None = None,
+    rng: np.random.Generator, num_layers: int, hidden_size: int, inner_size: int | None = None
 ) -> list[dict[str, np.ndarray]]:
-    """Makes float32 weights that keep activations at the scale a trained BERT has.
-
-    Args:
-        rng: Source of randomness.
-        num_layers: Number of layers.
-        hidden_size: H.
-        inner_size: I; 4 * H when None.
-        scale: Standard deviation of the kernels; 1 / sqrt(fan in) when None.
-
-    Returns:
-        For each layer a dict from weight name to float32 array.
-    """
-    sizes = {"H": hidden_size, "I": 4 * hidden_size if inner_size is None else inner_size}
-    layers = []
-    for _ in range(num_layers):
-        layer = {}
-        for name, letters in WEIGHT_SHAPES.items():
-            shape = tuple(sizes[letter] for letter in letters)
-            if name.endswith("kernel"):
-                values = rng.normal(0.0, scale or shape[0] ** -0.5, shape)
-            elif name.endswith("gamma"):
-                values = rng.uniform(0.5, 1.5, shape)
-            else:
-                values = rng.normal(0.0, 0.1, shape)
-            layer[name] = values.astype(np.float32)
-        layers.append(layer)
-    return layers
+    """Makes `spec.random_layers`; I is 4 * H when None."""
+    return spec.random_layers(rng, num_layers, hidden_size, inner_size or 4 * hidden_size)
 
 
 def layer_norm(x: np.ndarray, beta: np.ndarray, gamma: np.ndarray, epsilon: float) -> np.ndarray:

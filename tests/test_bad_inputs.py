@@ -8,17 +8,12 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastertransformer_tf import ops
+from fastertransformer_tf import ops, spec
 
 HEADS, SIZE, BATCH, SEQ_LEN, INNER = 2, 8, 3, 5, 24
 HIDDEN = HEADS * SIZE
 LENGTHS = [2, 5, 1]
-SHAPES = {
-    name: {"attr": (HIDDEN, HIDDEN), "inter": (HIDDEN, INNER), "output": (INNER, HIDDEN)}[
-        name.split("_")[0]
-    ][0 if name.endswith("kernel") else 1 :]
-    for name in ops.LAYER_WEIGHTS
-}
+SHAPES = {weight.op_input: weight.sizes(HIDDEN, INNER) for weight in spec.LAYER_WEIGHTS}
 
 
 def good_inputs(packed):

@@ -12,8 +12,10 @@ import pytest
 from absl import flags
 from tiny_bert import CONFIG, make_tiny_bert
 
-from fastertransformer_tf import bert_compat, bert_config, runner, text_files, vocabulary
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.files import bert_config, text_files, vocabulary
+from fastertransformer_tf.models import bert_compat
+from fastertransformer_tf.programs import runner
 
 INTS = [
     "vocab_size",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fastertransformer_tf import checkpoint, checkpoint_io
+from fastertransformer_tf.checkpoints import checkpoint, checkpoint_io
 from fastertransformer_tf.errors import UserError
 
 _tf1 = tf.compat.v1

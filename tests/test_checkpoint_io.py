@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fastertransformer_tf import checkpoint_io
+from fastertransformer_tf.checkpoints import checkpoint_io
 
 SET = ("vocab.txt", "bert_config.json", "m.ckpt.index", "m.ckpt.data-00000-of-00001")
 INDEX = SET[2]

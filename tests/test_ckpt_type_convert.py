@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 from conftest import REPOSITORY
 
-from fastertransformer_tf import checkpoint_io, ckpt_type_convert
+from fastertransformer_tf import ckpt_type_convert
+from fastertransformer_tf.checkpoints import checkpoint_io
 
 BFLOAT16 = np.dtype(tf.bfloat16.as_numpy_dtype)
 

@@ -13,8 +13,8 @@ import pytest
 import tensorflow as tf
 from conftest import REPOSITORY
 
-from fastertransformer_tf import cli
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.programs import cli
 
 OOM = "OOM when allocating tensor with shape[8,8] and type float on /device:GPU:0 by allocator x"
 
@@ -63,7 +63,7 @@ PROGRAM = """
 import sys, time
 from fastertransformer_tf.errors import UserError
 from absl import flags
-from fastertransformer_tf import cli
+from fastertransformer_tf.programs import cli
 
 def define(values):
     cli.FlagDefiner(values, "program").integer("number", 1, "A number to test with.")
@@ -171,7 +171,7 @@ def test_tuning_follows_the_command_line(
     code = """
 import os
 from absl import flags
-from fastertransformer_tf import cli
+from fastertransformer_tf.programs import cli
 flags.DEFINE_boolean("allow_gemm_test", False, "As the programs have it.")
 names = "FT_GEMM_CONFIG_DIR", "FT_ALLOW_GEMM_TEST"
 cli.run_program(lambda argv: print(*map(os.environ.get, names)), "Doc.", [])

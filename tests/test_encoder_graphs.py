@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from fastertransformer_tf import encoder_graphs
+from fastertransformer_tf import spec
+from fastertransformer_tf.models import encoder_graphs
 
 SIZES = encoder_graphs.EncoderSizes(layers=2, heads=4, size=8, inner=48)
 
@@ -31,10 +32,7 @@ def test_float32_is_the_float64_reference() -> None:
     import reference
 
     hidden, lengths = _batch()
-    layers = [
-        {argument: layer[name] for name, argument in encoder_graphs.OP_INPUTS.items()}
-        for layer in encoder_graphs.random_weights(SIZES)
-    ]
+    layers = spec.by_op_input(encoder_graphs.random_weights(SIZES))
     expected = reference.encoder(hidden, layers, SIZES.heads, lengths=lengths)[-1]
     real = reference.valid_rows(lengths, hidden.shape[1])
     actual = _run_tensorflow(tf.float32, hidden, lengths)

@@ -8,7 +8,7 @@ import sys
 import pytest
 from absl import flags
 
-from fastertransformer_tf import encoder_graphs
+from fastertransformer_tf.models import encoder_graphs
 
 _PATH = pathlib.Path(__file__).resolve().parent.parent / "sample" / "encoder_sample.py"
 

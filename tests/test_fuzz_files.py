@@ -14,7 +14,8 @@ from absl import flags
 from fuzz_files import REFUSED, Fuzzer, attempt, mutate_bytes, mutate_json
 from tiny_bert import CONFIG, TinyBert, make_tiny_bert
 
-from fastertransformer_tf import bert_compat, run_classifier_wrap
+from fastertransformer_tf import run_classifier_wrap
+from fastertransformer_tf.models import bert_compat
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,10 @@ from fuzz_files import mutate_bytes, mutate_json
 from test_hf_folder import TOKENIZER, WORDS
 from tiny_hf import CONFIG, random_tensors, write_hf_folder
 
-from fastertransformer_tf import bert_compat, checkpoint_io, ckpt_type_convert, import_hf
+from fastertransformer_tf import ckpt_type_convert, import_hf
+from fastertransformer_tf.checkpoints import checkpoint_io
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.models import bert_compat
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 SMALL = CONFIG | {"num_hidden_layers": 1}

@@ -12,8 +12,9 @@ import pytest
 import safetensors.numpy
 from tiny_hf import CONFIG, random_tensors, write_hf_folder
 
-from fastertransformer_tf import bert_compat, import_hf
+from fastertransformer_tf import import_hf
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.models import bert_compat
 
 MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [*MARKS, "cafe", "café", "CAFE", "##s", "北"]

@@ -295,7 +295,8 @@ def minilm(tmp_path_factory):
 
 @pytest.mark.parametrize("use_tensorflow", [True, False], ids=["tensorflow", "op"])
 def test_minilm_gives_the_hidden_states_of_numpy(minilm, use_tensorflow):
-    from fastertransformer_tf import bert_compat, checkpoint, modeling
+    from fastertransformer_tf.checkpoints import checkpoint
+    from fastertransformer_tf.models import bert_compat, modeling
 
     folder, imported = minilm
     weights = safetensors.numpy.load_file(folder / "model.safetensors")

@@ -11,7 +11,8 @@ import tensorflow as tf
 from tiny_bert import TinyBert, make_tiny_bert
 from tolerances import assert_close
 
-from fastertransformer_tf import bert_compat, checkpoint, modeling
+from fastertransformer_tf.checkpoints import checkpoint
+from fastertransformer_tf.models import bert_compat, modeling
 
 _tf1 = tf.compat.v1
 
@@ -176,28 +177,6 @@ def test_variables_have_google_names_in_any_scope(tiny: TinyBert) -> None:
             names[use_tensorflow] = {v.op.name: v.shape.as_list() for v in _tf1.global_variables()}
     assert names[False] == names[True]
     assert "my/model/encoder/layer_2/attention/self/query/kernel" in names[False]
-
-
-def test_const_weights_are_declared(tiny: TinyBert) -> None:
-    bert = bert_compat.modeling()
-
-    def flags_of_ops(constant: bool) -> set[bool]:
-        with tf.Graph().as_default() as graph, modeling.encoder_options(modeling.EncoderOptions()):
-            ids = _tf1.placeholder(tf.int32, [None, None])
-            config = bert.BertConfig.from_dict(tiny.config)
-            if constant:
-                with checkpoint.restored_constants(tiny.checkpoint, "float32"):
-                    bert.BertModel(config, False, ids)
-            else:
-                bert.BertModel(config, False, ids)
-            return {
-                op.get_attr("is_weight_const")
-                for op in graph.get_operations()
-                if op.type == "BertEncoder"
-            }
-
-    assert flags_of_ops(True) == {True}
-    assert flags_of_ops(False) == {False}
 
 
 def test_training_is_refused(tiny: TinyBert) -> None:

@@ -17,7 +17,8 @@ import test_ops
 import tolerances
 from conftest import GPU_TEST_DEVICE as DEVICE
 
-from fastertransformer_tf import encoder_graphs, ops
+from fastertransformer_tf import ops, spec
+from fastertransformer_tf.models import encoder_graphs
 
 tf1 = tf.compat.v1
 pytestmark = pytest.mark.gpu
@@ -186,8 +187,8 @@ def test_no_worse_than_tensorflow(rng, bert_base, dtype):
     hidden = tf.cast(rng.normal(size=(batch, seq_len, BERT_BASE.hidden)), dtype)
     lengths = _random_lengths(rng, batch, seq_len)
     layers = [
-        {argument: layer[name].numpy() for name, argument in encoder_graphs.OP_INPUTS.items()}
-        for layer in weights
+        {name: value.numpy() for name, value in layer.items()}
+        for layer in spec.by_op_input(weights)
     ]
     truth = reference.encoder(hidden.numpy(), layers, BERT_BASE.heads, lengths=lengths)[-1]
     valid = reference.valid_rows(lengths, seq_len)

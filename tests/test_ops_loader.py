@@ -11,7 +11,7 @@ import sys
 import pytest
 import tensorflow as tf
 
-from fastertransformer_tf import ops
+from fastertransformer_tf import ops, spec
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 SOURCE = REPOSITORY / "tf_ops" / "op" / "bert_ops.cc"
@@ -94,14 +94,7 @@ def test_wrapper_documents_what_the_op_documents(op: str) -> None:
 
 def test_layer_weights_are_the_inputs_of_the_op() -> None:
     with tf.Graph().as_default() as graph:
-        layer = {
-            key: tf.zeros(
-                {"inter_kernel": [8, 8], "output_kernel": [8, 8]}.get(
-                    key, [8, 8] if key.endswith("kernel") else [8]
-                )
-            )
-            for key in ops.LAYER_WEIGHTS
-        }
+        layer = {weight.op_input: tf.zeros(weight.sizes(8, 8)) for weight in spec.LAYER_WEIGHTS}
         outputs = ops.bert_encoder(
             tf.zeros([2, 3, 8]),
             None,

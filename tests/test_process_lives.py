@@ -19,15 +19,11 @@ PRELUDE = """
 import itertools
 import numpy as np
 import tensorflow as tf
-from fastertransformer_tf import ops
+from fastertransformer_tf import ops, spec
 
 N, D, I = 2, 4, 8
 H = N * D
-SHAPES = {"inter_kernel": (H, I), "inter_bias": (I,), "output_kernel": (I, H)}
-WEIGHTS = {
-    key: tf.ones(SHAPES.get(key, (H, H) if key.endswith("kernel") else (H,)))
-    for key in ops.LAYER_WEIGHTS
-}
+WEIGHTS = {weight.op_input: tf.ones(weight.sizes(H, I)) for weight in spec.LAYER_WEIGHTS}
 ERRORS = (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError,
           tf.errors.UnimplementedError, tf.errors.OutOfRangeError, ValueError, MemoryError)
 

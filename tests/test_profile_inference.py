@@ -18,13 +18,10 @@ from test_run_classifier import write_task
 from tiny_bert import make_tiny_bert
 from tolerances import assert_close
 
-from fastertransformer_tf import (
-    encoder_graphs,
-    profile_bert_inference,
-    profile_transformer_inference,
-    profile_util,
-)
+from fastertransformer_tf import profile_bert_inference, profile_transformer_inference
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.models import encoder_graphs
+from fastertransformer_tf.programs import profile_util
 
 SIZES = [
     "--predict_batch_size=2", "--max_seq_length=8", "--num_hidden_layers=2",

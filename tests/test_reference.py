@@ -8,7 +8,8 @@ import reference
 import tensorflow as tf
 from tolerances import assert_close
 
-from fastertransformer_tf import bert_compat, modeling
+from fastertransformer_tf import spec
+from fastertransformer_tf.models import bert_compat, modeling
 
 _tf1 = tf.compat.v1
 
@@ -37,10 +38,9 @@ def tensorflow_layers(
             do_return_all_layers=True,
         )
         variables = {v.op.name: v for v in _tf1.global_variables()}
-        for index, layer in enumerate(layers):
-            for key, value in layer.items():
-                name = f"layer_{index}/{modeling.LAYER_VARIABLES[key]}"
-                variables.pop(name).load(value, session)
+        for index, layer in enumerate(spec.by_google_name(layers)):
+            for name, value in layer.items():
+                variables.pop(f"layer_{index}/{name}").load(value, session)
         assert not variables
         return session.run(outputs)
 

@@ -19,8 +19,11 @@ from conftest import REPOSITORY, shared_path
 from tiny_bert import TinyBert, make_tiny_bert
 from tolerances import LOGITS, assert_close
 
-from fastertransformer_tf import bert_compat, checkpoint_io, glue, run_classifier_wrap
+from fastertransformer_tf import run_classifier_wrap
+from fastertransformer_tf.checkpoints import checkpoint_io
+from fastertransformer_tf.data import glue
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.models import bert_compat
 
 
 def run(**arguments: object) -> dict:

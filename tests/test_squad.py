@@ -15,8 +15,11 @@ from conftest import REPOSITORY, shared_path
 from tiny_bert import make_tiny_bert
 from tolerances import LOGITS, assert_close
 
-from fastertransformer_tf import bert_compat, checkpoint_io, run_squad_wrap, squad
+from fastertransformer_tf import run_squad_wrap
+from fastertransformer_tf.checkpoints import checkpoint_io
+from fastertransformer_tf.data import squad
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.models import bert_compat
 
 VOCAB = "[PAD] [UNK] [CLS] [SEP] who won the race ? anna after bob fell . in 1987".split()
 OPTIONS = {"max_seq_length": 24, "max_query_length": 8, "doc_stride": 4}

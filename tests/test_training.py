@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fastertransformer_tf import bert_compat, checkpoint, checkpoint_io, modeling, training
+from fastertransformer_tf.checkpoints import checkpoint, checkpoint_io
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.models import bert_compat, modeling
+from fastertransformer_tf.training import training
 
 NUM, SEQ = 24, 12
 
@@ -371,7 +373,7 @@ def test_a_killed_first_save_starts_anew(tmp_path, config, features):
 
 HOLD = """
 import sys, time
-from fastertransformer_tf import training
+from fastertransformer_tf.training import training
 with training.TrainingFolder(sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)

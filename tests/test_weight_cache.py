@@ -29,15 +29,13 @@ SCRIPT = """
 import sys
 import numpy as np
 import tensorflow as tf
-from fastertransformer_tf import ops
+from fastertransformer_tf import ops, spec
 
 rng = np.random.default_rng(0)
 H, N, I = 32, 2, 64
-SHAPES = {"inter_kernel": (H, I), "inter_bias": (I,), "output_kernel": (I, H)}
 
 def values():
-    return [{key: (rng.normal(size=SHAPES.get(key, (H, H) if key.endswith("kernel") else (H,))) / 4)
-             .astype(np.float32) for key in ops.LAYER_WEIGHTS} for _ in range(2)]
+    return spec.random_layers(rng, 2, H, I)
 
 def encode(x, layers, **options):
     return ops.bert_encoder(x, None, None, layers, head_num=N, size_per_head=H // N, **options)

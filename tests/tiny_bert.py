@@ -9,7 +9,8 @@ import pathlib
 import numpy as np
 from reference import random_layers
 
-from fastertransformer_tf import checkpoint_io, modeling
+from fastertransformer_tf import spec
+from fastertransformer_tf.checkpoints import checkpoint_io
 
 CONFIG = {
     "vocab_size": 64,
@@ -58,9 +59,9 @@ def make_tiny_bert(
     hidden = config["hidden_size"]
     layers = random_layers(rng, config["num_hidden_layers"], hidden, config["intermediate_size"])
     weights = {
-        f"bert/encoder/layer_{i}/{modeling.LAYER_VARIABLES[key]}": value
-        for i, layer in enumerate(layers)
-        for key, value in layer.items()
+        f"bert/encoder/layer_{i}/{name}": value
+        for i, layer in enumerate(spec.by_google_name(layers))
+        for name, value in layer.items()
     }
 
     def normal(*shape: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from absl import app, flags, logging
 
 from fastertransformer_tf.errors import UserError
 
-_OWNER = "fastertransformer_tf.cli"
+_OWNER = "fastertransformer_tf.programs.cli"
 # The exit status of a program that Ctrl-C ended, as shells count it.
 _INTERRUPTED = 130
 

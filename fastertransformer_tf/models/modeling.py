@@ -19,31 +19,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from fastertransformer_tf import bert_compat, ops
+from fastertransformer_tf import ops, spec
+from fastertransformer_tf.models import bert_compat
 
 _tf1 = tf.compat.v1
 _state = threading.local()
 _install_lock = threading.Lock()
-
-# Op input -> variable below `layer_<i>/` in google-research BERT's checkpoints.
-LAYER_VARIABLES: dict[str, str] = {
-    "attr_q_kernel": "attention/self/query/kernel",
-    "attr_q_bias": "attention/self/query/bias",
-    "attr_k_kernel": "attention/self/key/kernel",
-    "attr_k_bias": "attention/self/key/bias",
-    "attr_v_kernel": "attention/self/value/kernel",
-    "attr_v_bias": "attention/self/value/bias",
-    "attr_output_kernel": "attention/output/dense/kernel",
-    "attr_output_bias": "attention/output/dense/bias",
-    "attr_output_layernorm_beta": "attention/output/LayerNorm/beta",
-    "attr_output_layernorm_gamma": "attention/output/LayerNorm/gamma",
-    "inter_kernel": "intermediate/dense/kernel",
-    "inter_bias": "intermediate/dense/bias",
-    "output_kernel": "output/dense/kernel",
-    "output_bias": "output/dense/bias",
-    "output_layernorm_beta": "output/LayerNorm/beta",
-    "output_layernorm_gamma": "output/LayerNorm/gamma",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,19 +151,17 @@ def _layer_weights(
     hidden_size: int, intermediate_size: int, dtype: tf.DType, initializer_range: float
 ) -> dict[str, tf.Tensor]:
     """Creates (or gets) the 16 variables of a layer in the current scope."""
-    kernel_initializer = _tf1.truncated_normal_initializer(stddev=initializer_range)
+    initializers = {
+        "kernel": _tf1.truncated_normal_initializer(stddev=initializer_range),
+        "gamma": _tf1.ones_initializer(),
+    }
     weights = {}
-    for key, variable in LAYER_VARIABLES.items():
-        width = intermediate_size if key.startswith("inter_") else hidden_size
-        shape, initializer = [width], _tf1.zeros_initializer()
-        if key.endswith("kernel"):
-            inputs = intermediate_size if key == "output_kernel" else hidden_size
-            shape, initializer = [inputs, width], kernel_initializer
-        elif key.endswith("gamma"):
-            initializer = _tf1.ones_initializer()
-        scope, name = variable.rsplit("/", 1)
+    for weight in spec.LAYER_WEIGHTS:
+        shape = weight.sizes(hidden_size, intermediate_size)
+        scope, name = weight.google.rsplit("/", 1)
+        initializer = initializers.get(name, _tf1.zeros_initializer())
         with _tf1.variable_scope(scope):
-            weights[key] = tf.convert_to_tensor(
+            weights[weight.op_input] = tf.convert_to_tensor(
                 _tf1.get_variable(name, shape, dtype, initializer=initializer)
             )
     return weights
@@ -279,7 +258,6 @@ def transformer_model(
             allow_gemm_test=options.allow_gemm_test,
             activation=activation,
             layernorm_epsilon=bert_compat.current_layer_norm_epsilon(),
-            is_weight_const=all(w.op.type == "Const" for layer in layers for w in layer.values()),
         )
 
     if not do_return_all_layers:

@@ -11,8 +11,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from fastertransformer_tf import bert_compat, text_files
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.files import text_files
+from fastertransformer_tf.models import bert_compat
 
 TRAIN, DEV, TEST = "train", "dev", "test"
 

@@ -22,8 +22,10 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from fastertransformer_tf import bert_compat, checkpoint_io, text_files
+from fastertransformer_tf.checkpoints import checkpoint_io
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.files import text_files
+from fastertransformer_tf.models import bert_compat
 
 PREDICTIONS_FILE = "predictions.json"
 NBEST_FILE = "nbest_predictions.json"

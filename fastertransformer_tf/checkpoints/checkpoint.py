@@ -23,8 +23,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from fastertransformer_tf import bert_compat
 from fastertransformer_tf.errors import UserError, listed
+from fastertransformer_tf.models import bert_compat
 
 _tf1 = tf.compat.v1
 

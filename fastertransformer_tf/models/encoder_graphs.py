@@ -7,81 +7,26 @@ length, H hidden size, L layers.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from fastertransformer_tf import bert_compat, checkpoint, modeling, ops, sessions
+from fastertransformer_tf import ops, spec
+from fastertransformer_tf.checkpoints import checkpoint
 from fastertransformer_tf.errors import UserError, listed
-
-# Weight name inside a layer (google-research BERT's checkpoint names) -> the ops' input name.
-OP_INPUTS = {variable: argument for argument, variable in modeling.LAYER_VARIABLES.items()}
+from fastertransformer_tf.models import bert_compat, modeling, sessions
+from fastertransformer_tf.spec import EncoderSizes
 
 Weights = list[dict[str, np.ndarray]] | list[dict[str, tf.Tensor]]
 
 
-@dataclasses.dataclass(frozen=True)
-class EncoderSizes:
-    """Sizes of a stack of BERT layers, and what else its weights do not say.
-
-    Attributes:
-      layers: L.
-      heads: N.
-      size: D, of a head.
-      inner: I, of the feed-forward layer.
-      hidden_act: As in bert_config.json: "gelu" (the tanh form), "gelu_erf" or "relu".
-      layer_norm_eps: Epsilon of the layer norms; google's.
-    """
-
-    layers: int
-    heads: int
-    size: int
-    inner: int
-    hidden_act: str = dataclasses.field(default="gelu", kw_only=True)
-    layer_norm_eps: float = dataclasses.field(default=1e-12, kw_only=True)
-
-    @property
-    def hidden(self) -> int:
-        """H = heads * size."""
-        return self.heads * self.size
-
-    def weight_shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a weight, `name` being a key of OP_INPUTS; kernels are [in, out]."""
-        h, i = self.hidden, self.inner
-        if name == "intermediate/dense/kernel":
-            return (h, i)
-        if name == "output/dense/kernel":
-            return (i, h)
-        if name.endswith("kernel"):
-            return (h, h)
-        return (i,) if name == "intermediate/dense/bias" else (h,)
-
-
 def random_weights(sizes: EncoderSizes, seed: int = 1) -> Weights:
-    """Makes float32 weights for every layer, keyed as OP_INPUTS.
-
-    Query and key kernels are wide enough that the scores have a spread of about 2: with BERT's
-    initializer (0.02) attention would be uniform and an error in it would hardly be seen.
-    """
+    """Makes `spec.random_layers` by google's names."""
     rng = np.random.default_rng(seed)
-    layers = []
-    for _ in range(sizes.layers):
-        layer = {}
-        for name in OP_INPUTS:
-            value = rng.standard_normal(sizes.weight_shape(name), dtype=np.float32)
-            if name.endswith("kernel"):
-                sharp = "query" in name or "key" in name
-                value *= (1.4 if sharp else 0.8) / np.sqrt(value.shape[0])
-            elif name.endswith("gamma"):
-                value = 1 + 0.1 * value
-            else:
-                value *= 0.1
-            layer[name] = value
-        layers.append(layer)
-    return layers
+    layers = spec.random_layers(rng, sizes.layers, sizes.hidden, sizes.inner)
+    return spec.by_google_name(layers)
 
 
 def load_weights(prefix: str, sizes: EncoderSizes, scope: str = "bert/encoder") -> Weights:
@@ -96,15 +41,15 @@ def load_weights(prefix: str, sizes: EncoderSizes, scope: str = "bert/encoder") 
     faults, layers = [], []
     for index in range(sizes.layers):
         layer = {}
-        for name in OP_INPUTS:
-            full = f"{scope}/layer_{index}/{name}"
-            expected = sizes.weight_shape(name)
+        for weight in spec.LAYER_WEIGHTS:
+            full = f"{scope}/layer_{index}/{weight.google}"
+            expected = weight.sizes(sizes.hidden, sizes.inner)
             if full not in source.shapes:
                 faults.append(f"{full} is missing")
             elif tuple(source.shapes[full]) != expected:
                 faults.append(f"{full} has shape {source.shapes[full]}, expected {list(expected)}")
             else:
-                layer[name] = source.load(full, "float32")
+                layer[weight.google] = source.load(full, "float32")
         layers.append(layer)
     if faults:
         raise UserError(f"checkpoint {prefix} does not fit the encoder: {listed(faults)}")
@@ -166,7 +111,9 @@ def frozen_scope(weights: Weights, dtype: tf.DType) -> Any:  # noqa: ANN401
 
 def _op_weights(layer: dict[str, Any], dtype: tf.DType) -> dict[str, tf.Tensor]:
     """One layer's weights as the ops name them."""
-    return {argument: _as_tensor(layer[name], dtype) for name, argument in OP_INPUTS.items()}
+    return {
+        weight.op_input: _as_tensor(layer[weight.google], dtype) for weight in spec.LAYER_WEIGHTS
+    }
 
 
 def tensorflow_encoder(
@@ -231,7 +178,6 @@ def op_encoder(
         allow_gemm_test=allow_gemm_test,
         activation=modeling.op_activation(sizes.hidden_act),
         layernorm_epsilon=sizes.layer_norm_eps,
-        is_weight_const=True,
     )
     return output
 
@@ -277,7 +223,6 @@ def op_layers(
             allow_gemm_test=allow_gemm_test,
             activation=modeling.op_activation(sizes.hidden_act),
             layernorm_epsilon=sizes.layer_norm_eps,
-            is_weight_const=True,
             **_op_weights(layer, hidden.dtype),
         )
     if remove_padding:

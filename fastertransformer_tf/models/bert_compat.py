@@ -26,8 +26,8 @@ from typing import Any
 import tensorflow as tf
 from absl import flags as absl_flags
 
-from fastertransformer_tf import vocabulary
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.files import vocabulary
 
 _tf1 = tf.compat.v1
 _lock = threading.RLock()

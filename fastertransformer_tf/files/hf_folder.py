@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from fastertransformer_tf import text_files
 from fastertransformer_tf.errors import UserError, listed
+from fastertransformer_tf.files import text_files
 
 # tokenizer_class of transformers that cut words as google's tokenizer does. PreTrainedTokenizerFast
 # and TokenizersBackend do what tokenizer.json says.

@@ -11,8 +11,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from fastertransformer_tf import text_files
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.files import text_files
 
 # google's names, of which "gelu" is the tanh form, and "gelu_erf" for the exact one.
 ACTIVATIONS = ("gelu", "gelu_erf", "relu", "tanh", "linear")

@@ -18,18 +18,12 @@ import tensorflow as tf
 import tqdm
 from absl import flags
 
-from fastertransformer_tf import (
-    bert_compat,
-    bert_config,
-    checkpoint,
-    checkpoint_io,
-    cli,
-    modeling,
-    sessions,
-    training,
-    vocabulary,
-)
+from fastertransformer_tf.checkpoints import checkpoint, checkpoint_io
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.files import bert_config, vocabulary
+from fastertransformer_tf.models import bert_compat, modeling, sessions
+from fastertransformer_tf.programs import cli
+from fastertransformer_tf.training import training
 
 if TYPE_CHECKING:  # typing has Self from Python 3.11 on.
     from typing_extensions import Self

@@ -17,8 +17,10 @@ from absl import flags
 from tensorflow.python.client import timeline  # the only way to a chrome trace of a session's run
 from tqdm import tqdm
 
-from fastertransformer_tf import checkpoint_io, cli, modeling, runner
+from fastertransformer_tf.checkpoints import checkpoint_io
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.models import modeling
+from fastertransformer_tf.programs import cli, runner
 
 _tf1 = tf.compat.v1
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import collections
 import os
 
-from fastertransformer_tf import text_files
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.files import text_files
 
 # What google's programs put around and in place of words.
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")

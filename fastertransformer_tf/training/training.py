@@ -33,15 +33,10 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tqdm import tqdm
 
-from fastertransformer_tf import (
-    bert_compat,
-    checkpoint,
-    checkpoint_io,
-    modeling,
-    sessions,
-    text_files,
-)
+from fastertransformer_tf.checkpoints import checkpoint, checkpoint_io
 from fastertransformer_tf.errors import UserError, listed
+from fastertransformer_tf.files import text_files
+from fastertransformer_tf.models import bert_compat, modeling, sessions
 
 if TYPE_CHECKING:  # typing has Self from Python 3.11 on.
     from typing_extensions import Self

@@ -1,0 +1,1 @@
+"""TensorFlow checkpoints by variable name: read, written, restored into a graph."""

@@ -1,0 +1,1 @@
+"""Turns the files of GLUE and SQuAD tasks into features, and logits into answers."""

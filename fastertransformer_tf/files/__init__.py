@@ -1,0 +1,1 @@
+"""Reads and writes the files of models and data; free of TensorFlow."""

@@ -1,0 +1,1 @@
+"""Builds BERT and its encoder in TensorFlow, with the ops or without."""
