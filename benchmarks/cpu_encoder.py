@@ -23,12 +23,20 @@ from tqdm import tqdm
 
 from benchmarks import engines as engines_lib
 from benchmarks import report
-from benchmarks.encoder_model import FILLS, MODELS, EncoderModel, random_batch
+from benchmarks.encoder_model import (
+    FILLS,
+    MODELS,
+    RAGGED_BATCHES,
+    RAGGED_FILLS,
+    EncoderModel,
+    make_batches,
+)
+from benchmarks.ragged import is_real
 from fastertransformer_tf.models.encoder_graphs import random_weights
 
 # The peers that stand for one row each; of ONNX Runtime's two forms the faster one is timed.
 PEERS = ("tensorflow", "onnxruntime", "openvino")
-OPS = ("op", "op remove_padding")
+OPS = ("op", "op constants", "op remove_padding")
 
 _MODELS = flags.DEFINE_list("models", list(MODELS), f"Of {', '.join(MODELS)}.")
 _SHAPES = flags.DEFINE_list(
@@ -36,13 +44,17 @@ _SHAPES = flags.DEFINE_list(
 )
 _DTYPES = flags.DEFINE_list("dtypes", "float32,bfloat16", "Of float32, bfloat16.")
 _FILLS = flags.DEFINE_list(
-    "fills", list(FILLS), "full: no padding; half: S/2 tokens in each S; short: S/2 in each S/2."
+    "fills",
+    list(FILLS),
+    "full: no padding; half: S/2 tokens in each S; short: S/2 in each S/2; repeated, changing: "
+    "batches of random lengths, each padded to its longest, timed in a second call and one after "
+    "the other.",
 )
 _ENGINES = flags.DEFINE_list("engines", [*PEERS, *OPS], f"Of {', '.join((*PEERS, *OPS))}.")
 _HALF_ENGINES = flags.DEFINE_list(
     "half_engines",
     [*PEERS, *OPS],
-    "Of --engines, those that are timed on half-filled and short batches too.",
+    "Of --engines, those that are timed on other fills than full too.",
 )
 _APPEND = flags.DEFINE_bool(
     "append",
@@ -77,12 +89,12 @@ _ORDER_SEED = 1
 
 @dataclasses.dataclass
 class Contestant:
-    """One engine, dtype and fill at one shape."""
+    """One engine, dtype and fill at one shape; `runs` has a function for each batch."""
 
     engine: str
     dtype: str
     fill: str
-    run: engines_lib.Run
+    runs: list[engines_lib.Run]
     relative_error: float = 0.0
     samples_ms: list[float] = dataclasses.field(default_factory=list)
 
@@ -92,17 +104,25 @@ class Contestant:
         return self.relative_error <= TOLERANCE[self.dtype]
 
     def time(self) -> float:
-        """Seconds of one call."""
-        start = time.perf_counter()
-        self.run()
-        return time.perf_counter() - start
+        """Seconds of a call: the mean over all batches, each called once, or twice if "repeated".
+
+        Of two calls the second counts: so the work is the same for "repeated" and "changing".
+        """
+        seconds = 0.0
+        for run in self.runs:
+            if self.fill == "repeated":
+                run()
+            start = time.perf_counter()
+            run()
+            seconds += time.perf_counter() - start
+        return seconds / len(self.runs)
 
     def turn(self, seconds: float) -> None:
         """Takes the samples of one turn; `seconds` is what a call took before."""
         time.sleep(_SETTLE_SECONDS)
         for _ in range(1 + int(_SETTLE_SECONDS / seconds)):
-            self.run()
-        for _ in range(max(1, min(10, int(0.05 / seconds)))):
+            self.runs[-1]()
+        for _ in range(max(1, min(10, int(0.05 / (seconds * len(self.runs)))))):
             self.samples_ms.append(1e3 * self.time())
 
     def summary(self) -> dict[str, Any]:
@@ -112,6 +132,7 @@ class Contestant:
             "engine": self.engine,
             "dtype": self.dtype,
             "fill": self.fill,
+            "weights": engines_lib.ENGINES[self.engine].holder,
             "right": self.right,
             "relative_error": float(f"{self.relative_error:.3g}"),
             "median_ms": median,
@@ -121,23 +142,31 @@ class Contestant:
         }
 
 
-def check(contestants: list[Contestant], references: dict[str, np.ndarray], half: int) -> None:
-    """Fills in relative_error and drops nothing.
+def real_rows(output: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The rows of real tokens, [T,H], of hidden states [B,S,H]."""
+    return output[is_real(lengths, output.shape[1])]
+
+
+def check(
+    contestants: list[Contestant], references: dict[str, list[tuple[np.ndarray, np.ndarray]]]
+) -> None:
+    """Fills in relative_error, the largest of all batches, and drops nothing.
 
     Args:
       contestants: to run once each.
-      references: output of TensorFlow's float32 graph for "full" and "half", [B,S,H].
-      half: S/2, the real length of "half".
+      references: fill to each batch's real rows by TensorFlow's float32 graph, [T,H], and lengths.
 
     Raises:
       AssertionError: one of this project's ops is wrong.
     """
     for contestant in contestants:
-        # "short" has the real tokens of "half".
-        real = slice(0, None if contestant.fill == "full" else half)
-        reference = references["full" if contestant.fill == "full" else "half"][:, real]
-        difference = np.array(contestant.run())[:, real] - reference
-        contestant.relative_error = float(np.linalg.norm(difference) / np.linalg.norm(reference))
+        errors = [
+            np.linalg.norm(real_rows(run(), lengths) - reference) / np.linalg.norm(reference)
+            for run, (reference, lengths) in zip(
+                contestant.runs, references[contestant.fill], strict=True
+            )
+        ]
+        contestant.relative_error = float(np.max(errors))
         # NaN is not right either.
         if not contestant.right:
             what = f"{contestant.engine} {contestant.dtype} {contestant.fill}"
@@ -153,9 +182,18 @@ def _row(engine: str) -> str:
     return engine.replace(" plain", "").replace(" fused", "")
 
 
-def _is_half_engine(engine: str) -> bool:
-    """Whether it is timed on half-filled and short batches."""
-    return _row(engine) in _HALF_ENGINES.value
+def _is_timed(engine: str, fill: str) -> bool:
+    """Whether an engine is timed on a fill."""
+    if engine == "op remove_padding":
+        return fill not in ("full", "short")  # There is nothing to remove.
+    return fill == "full" or (_row(engine) in _HALF_ENGINES.value and engine != "op constants")
+
+
+def _lengths_of(fill: str) -> str:
+    """The fills of one kind are run by one compiled engine: lengths S, S/2 or any."""
+    if fill in RAGGED_FILLS:
+        return "ragged"
+    return "short" if fill == "short" else "full"
 
 
 class Bench:
@@ -165,22 +203,21 @@ class Bench:
         """Loads every engine that --engines and --dtypes ask for."""
         self.model = model
         self.missing: dict[str, str] = {}
-        # An engine is compiled for one shape, so short batches have engines of their own.
-        self._engines: dict[tuple[str, str, bool], engines_lib.Engine] = {}
+        # An engine is compiled for one shape, so fills of other lengths have engines of their own.
+        self._engines: dict[tuple[str, str, str], engines_lib.Engine] = {}
         weights = random_weights(model)
         self._reference = engines_lib.TensorFlow(model, weights, "float32", _THREADS.value)
         wanted = [name for name in engines_lib.ENGINES if _row(name) in _ENGINES.value]
-        kinds = {fill == "short" for fill in _FILLS.value}
-        keys = [
-            (name, dtype, short)
+        keys = dict.fromkeys(
+            (name, dtype, _lengths_of(fill))
             for dtype in _DTYPES.value
             for name in wanted
-            for short in sorted(kinds)
-            if not (short and (name == "op remove_padding" or not _is_half_engine(name)))
-        ]
-        for name, dtype, short in tqdm(keys, f"{model.name}: loading", leave=False):
+            for fill in _FILLS.value
+            if _is_timed(name, fill)
+        )
+        for name, dtype, lengths in tqdm(keys, f"{model.name}: loading", leave=False):
             try:
-                self._engines[name, dtype, short] = engines_lib.ENGINES[name](
+                self._engines[name, dtype, lengths] = engines_lib.ENGINES[name](
                     model, weights, dtype, _THREADS.value
                 )
             except engines_lib.EngineUnavailable as error:
@@ -189,24 +226,25 @@ class Bench:
 
     def contestants(self, batch: int, seq: int) -> list[Contestant]:
         """Compiles every engine for a shape and returns the contestants, outputs checked."""
-        batches = {fill: random_batch(self.model, batch, seq, fill) for fill in FILLS}
-        self._reference.compile(batch, seq)
+        batches = {fill: make_batches(self.model, batch, seq, fill) for fill in _FILLS.value}
+        self._reference.compile(batch, None)
         references = {
-            fill: np.array(self._reference.bind(*batches[fill])()) for fill in ("full", "half")
+            fill: [
+                (real_rows(self._reference.bind(hidden, lengths)(), lengths), lengths)
+                for hidden, lengths in some
+            ]
+            for fill, some in batches.items()
         }
         self._reference.close()
         found = []
-        for (name, dtype, short), engine in tqdm(self._engines.items(), "compiling", leave=False):
-            engine.compile(batch, seq // 2 if short else seq)
+        sizes = {"full": seq, "short": seq // 2, "ragged": None}
+        for (name, dtype, lengths), engine in tqdm(self._engines.items(), "compiling", leave=False):
+            engine.compile(batch, sizes[lengths])
             for fill in _FILLS.value:
-                if (fill == "short") != short:
-                    continue
-                if name == "op remove_padding" and fill == "full":
-                    continue  # there is nothing to remove
-                if fill == "half" and not _is_half_engine(name):
-                    continue
-                found.append(Contestant(name, dtype, fill, engine.bind(*batches[fill])))
-        check(found, references, seq // 2)
+                if _lengths_of(fill) == lengths and _is_timed(name, fill):
+                    runs = [engine.bind(*one) for one in batches[fill]]
+                    found.append(Contestant(name, dtype, fill, runs))
+        check(found, references)
         return self._best_onnxruntime(found)
 
     @staticmethod
@@ -241,7 +279,7 @@ def measure(contestants: list[Contestant], seconds: float, label: str) -> float:
     """
     estimate = {}
     for contestant in contestants:
-        contestant.run()
+        contestant.time()
         estimate[id(contestant)] = contestant.time()
     start, others = time.perf_counter(), report.other_cpu_seconds()
     rounds, order = 0, np.random.default_rng(_ORDER_SEED)
@@ -314,6 +352,21 @@ def comparisons(shape: dict[str, Any], dtype: str) -> dict[str, float | str]:
             found["half_packed_over_best_peer_short"] = (
                 packed["median_ms"] / best_short["median_ms"]
             )
+    constants = _find(shape, "op constants", dtype, "full")
+    if constants is not None:
+        found["variables_over_constants"] = op["median_ms"] / constants["median_ms"]
+    for engine in ("op", "op remove_padding"):
+        changing = _find(shape, engine, dtype, "changing")
+        repeated = _find(shape, engine, dtype, "repeated")
+        if changing is not None and repeated is not None:
+            key = f"{engine.replace(' ', '_')}_changing_over_repeated"
+            found[key] = changing["median_ms"] / repeated["median_ms"]
+    ragged = _peers(shape, dtype, "changing")
+    if ragged and (packed := _find(shape, "op remove_padding", dtype, "changing")):
+        best_ragged = min(ragged, key=lambda r: r["median_ms"])
+        found["best_peer_changing"] = best_ragged["engine"]
+        found["best_peer_changing_ms"] = best_ragged["median_ms"]
+        found["changing_packed_over_best_peer"] = packed["median_ms"] / best_ragged["median_ms"]
     float32 = _find(shape, "op", "float32", "full")
     if dtype != "float32" and float32 is not None:
         found["float32_over_this"] = float32["median_ms"] / op["median_ms"]
@@ -332,9 +385,14 @@ def to_markdown(data: dict[str, Any]) -> str:
         f"{data['threads']} threads for every engine. ",
         ", ".join(f"{name} {version}" for name, version in data["versions"].items()),
         ". Milliseconds per forward pass, median (p10-p90) of as many samples as the row "
-        "samples says, all contestants of a shape timed in turn in one process. half: every "
+        "samples says. Every row: all contestants of a shape timed in turn in one process, on "
+        "this machine, no kernels tuned for the shape. weights: what holds them. half: every "
         "sequence holds S/2 tokens and S/2 padding; short: the same tokens in a batch of length "
-        "S/2. (wrong): its output disagreed with TensorFlow's float32 graph and its time is not "
+        f"S/2. changing: {RAGGED_BATCHES} batches of random lengths in 1..S, each padded to its "
+        "own longest, one after the other, so that lengths and padded length change in every "
+        "call; repeated: the same batches, each called twice, the second call timed; a sample is "
+        "the mean over all batches. op, op constants: padding kept; op remove_padding: removed. "
+        "(wrong): its output disagreed with TensorFlow's float32 graph and its time is not "
         "compared. (disturbed): other work kept CPUs busy meanwhile. GEMM estimate: the op's own "
         "products timed alone, and attention's arithmetic at their rate, in "
         "another process and at another moment: the op may come out below it.\n\n",
@@ -352,16 +410,21 @@ def to_markdown(data: dict[str, Any]) -> str:
             for s in shapes
         ]
         keys = dict.fromkeys(
-            (r["dtype"], r["fill"], _row(r["engine"])) for s in shapes for r in s["results"]
+            (r["dtype"], r["fill"], _row(r["engine"]), r.get("weights", "constants"))
+            for s in shapes
+            for r in s["results"]
         )
         rows = []
-        for dtype, fill, engine in sorted(keys, key=lambda k: (k[0] != "float32", k[1])):
+        order = {fill: place for place, fill in enumerate(FILLS)}
+        for dtype, fill, engine, holder in sorted(
+            keys, key=lambda k: (k[0] != "float32", order[k[1]])
+        ):
             cells: list[str | None] = []
             for shape in shapes:
                 hits = [
                     r for r in shape["results"]
                     if (r["dtype"], r["fill"]) == (dtype, fill)
-                    and _row(r["engine"]) == engine
+                    and (_row(r["engine"]), r.get("weights", "constants")) == (engine, holder)
                 ]  # fmt: skip
                 cells.append(
                     f"{hits[0]['median_ms']:.1f} ({hits[0]['p10_ms']:.1f}-{hits[0]['p90_ms']:.1f})"
@@ -369,12 +432,12 @@ def to_markdown(data: dict[str, Any]) -> str:
                     if hits
                     else None
                 )
-            rows.append([engine, dtype, fill, *cells])
+            rows.append([engine, holder, dtype, fill, *cells])
         parts.append(f"\n## {model}\n\n")
         samples = [sorted(len(r["samples_ms"]) for r in s["results"]) for s in shapes]
-        rows.append(["samples", "", "", *(f"{some[0]}-{some[-1]}" for some in samples)])
-        rows.append(["commit", "", "", *(s.get("commit", data["commit"]) for s in shapes)])
-        parts.append(report.markdown_table(["engine", "dtype", "fill", *labels], rows))
+        rows.append(["samples", "", "", "", *(f"{some[0]}-{some[-1]}" for some in samples)])
+        rows.append(["commit", "", "", "", *(s.get("commit", data["commit"]) for s in shapes)])
+        parts.append(report.markdown_table(["engine", "weights", "dtype", "fill", *labels], rows))
         ratios = []
         for dtype in data["dtypes"]:
             found = [comparisons(shape, dtype) for shape in shapes]
@@ -408,6 +471,8 @@ def plot(data: dict[str, Any], path: Any) -> None:  # noqa: ANN401
             scale = min((r["median_ms"] for r in peers or shape["results"]), default=1.0)
             for r in shape["results"]:
                 packed = r["engine"] == "op remove_padding" or r["fill"] == "short"
+                if r["fill"] in RAGGED_FILLS or r["engine"] == "op constants":
+                    continue
                 if not r["right"] or (r["fill"] != data["fills"][0] and not packed):
                     continue
                 half = f", {r['fill']}" if r["fill"] != "full" else ""

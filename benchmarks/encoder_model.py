@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from benchmarks.ragged import ragged_lengths
 from fastertransformer_tf.models.encoder_graphs import EncoderSizes
 
 
@@ -26,7 +27,10 @@ MODELS = {
 }
 
 
-FILLS = ("full", "half", "short")
+FILLS = ("full", "half", "short", "repeated", "changing")
+# Those of them that are the same list of ragged batches, in another order.
+RAGGED_FILLS = ("repeated", "changing")
+RAGGED_BATCHES = 8
 
 
 def random_batch(
@@ -45,11 +49,28 @@ def random_batch(
     Returns:
       Hidden states float32 [B,S,H], of "short" [B,S/2,H], and lengths int32 [B].
     """
-    if fill not in FILLS:
-        raise ValueError(f"fill is {fill!r}, expected one of {', '.join(FILLS)}")
     rng = np.random.default_rng(seed)
     hidden = rng.standard_normal((batch, seq, model.hidden), dtype=np.float32)
     length = seq if fill == "full" else seq // 2
     if fill == "short":
         hidden = np.ascontiguousarray(hidden[:, :length])
     return hidden, np.full(batch, length, np.int32)
+
+
+def make_batches(
+    model: EncoderModel, batch: int, seq: int, fill: str
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Makes the batches of a fill, hidden states and lengths each.
+
+    One for "full", "half" and "short" (see random_batch); RAGGED_BATCHES for "repeated" and
+    "changing": random lengths, each batch padded to its own longest, as a server does it.
+    """
+    if fill not in FILLS:
+        raise ValueError(f"fill is {fill!r}, expected one of {', '.join(FILLS)}")
+    if fill not in RAGGED_FILLS:
+        return [random_batch(model, batch, seq, fill)]
+    hidden, _ = random_batch(model, batch, seq, "full")
+    return [
+        (np.ascontiguousarray(hidden[:, : lengths.max()]), lengths)
+        for lengths in ragged_lengths(batch, seq, RAGGED_BATCHES)
+    ]

@@ -1,8 +1,9 @@
 """The op and its peers behind one interface: compile a shape, then call it.
 
-Every engine gets the same float32 weights (benchmarks.encoder_model) as constants, float32 hidden
-states and one length per sequence, and gives float32 hidden states back. What may differ between
-calls of one shape is an input; everything else is fixed, so that each engine may pack and fuse.
+Every engine gets the same float32 weights, float32 hidden states and one length per sequence, and
+gives float32 hidden states back. What may differ between calls of one shape is an input; everything
+else is fixed, so that each engine may pack and fuse. Weights are constants, but the op's, which are
+variables as in this package's programs; "op constants" is the same op with constants.
 """
 
 import importlib.metadata
@@ -34,6 +35,8 @@ class Engine:
 
     name = ""
     package = ""
+    # What holds the weights.
+    holder = "constants"
 
     def __init__(self, model: EncoderModel, weights: Weights, dtype: str, threads: int) -> None:
         """Loads what does not depend on the shape.
@@ -93,13 +96,16 @@ class _TensorFlowSession(Engine):
         """Returns the placeholder of the lengths and the output."""
         raise NotImplementedError
 
+    def _load(self, session: tf.Session) -> None:
+        """Fills the graph's variables, where it has some."""
+
     def compile(self, batch: int | None, seq: int | None) -> None:
         self.close()
         with tf.Graph().as_default() as graph:
             hidden = tf.placeholder(tf.float32, [batch, seq, self.model.hidden], "hidden")
             lengths, output = self._build(hidden, batch)
-            # A copy of the GraphDef with the weights is all that the session keeps.
             self.session = tf.Session(graph=graph, config=self._config())
+            self._load(self.session)
             self._call = self.session.make_callable(output, [hidden, lengths])
 
     def bind(self, hidden: np.ndarray, lengths: np.ndarray) -> Run:
@@ -132,22 +138,38 @@ class TensorFlow(_TensorFlowSession):
 
 
 class Op(_TensorFlowSession):
-    """This project's BertEncoder op with constant weights; padding kept."""
+    """This project's BertEncoder op; padding kept."""
 
     name = "op"
     package = "fastertransformer_tf"
+    holder = "variables"
     remove_padding = False
 
     def _build(self, hidden: tf.Tensor, batch: int | None) -> tuple[tf.Tensor, tf.Tensor]:
         lengths = tf.placeholder(tf.int32, [batch], "lengths")
+        dtype = tf.as_dtype(self.dtype)
+        weights = self.weights
+        self._held = encoder_graphs.HeldArrays(dtype)
+        if self.holder == "variables":
+            weights = self._held.hold_weights(weights)
         output = encoder_graphs.op_encoder(
-            tf.cast(hidden, tf.as_dtype(self.dtype)),
+            tf.cast(hidden, dtype),
             lengths,
             self.model,
-            self.weights,
+            weights,
             remove_padding=self.remove_padding,
         )
         return lengths, tf.cast(output, tf.float32)
+
+    def _load(self, session: tf.Session) -> None:
+        self._held.load(session)
+
+
+class OpConstants(Op):
+    """The op with weights that are constants of the graph."""
+
+    name = "op constants"
+    holder = "constants"
 
 
 class OpRemovePadding(Op):
@@ -344,7 +366,9 @@ class OpenVino(Engine):
         self._model = self._core.read_model(proto.SerializeToString())
 
     def compile(self, batch: int | None, seq: int | None) -> None:
-        self._model.reshape({"hidden": [batch, seq, self.model.hidden], "mask": [batch, seq]})
+        # -1: any size.
+        sizes = [-1 if size is None else size for size in (batch, seq)]
+        self._model.reshape({"hidden": [*sizes, self.model.hidden], "mask": sizes})
         compiled = self._core.compile_model(
             self._model,
             "CPU",
@@ -371,5 +395,13 @@ class OpenVino(Engine):
 
 ENGINES = {
     engine.name: engine
-    for engine in (TensorFlow, OnnxRuntime, OnnxRuntimeFused, OpenVino, Op, OpRemovePadding)
+    for engine in (
+        TensorFlow,
+        OnnxRuntime,
+        OnnxRuntimeFused,
+        OpenVino,
+        Op,
+        OpConstants,
+        OpRemovePadding,
+    )
 }

@@ -347,8 +347,70 @@ CRITERIA = {
     "op / C++ full": ((_OP, "fp16", "full"), ("cpp_tuned", "fp16", "full"), "<=", 1.05),
     "op / C++ masked": ((_OP, "fp16", "masked"), ("cpp_tuned", "fp16", "masked"), "<=", 1.05),
     "op / C++ packed": ((_OP, "fp16", "packed"), ("cpp_tuned", "fp16", "packed"), "<=", 1.05),
+    "changing / repeated lengths, padding kept": (
+        (_OP, "fp16", "kept_changing"), (_OP, "fp16", "kept_repeated"), "<=", 1.1),
+    "changing / repeated lengths, padding removed": (
+        (_OP, "fp16", "removed_changing"), (_OP, "fp16", "removed_repeated"), "<=", 1.1),
+    "changing lengths, op removing padding / torch": (
+        (_OP, "fp16", "removed_changing"), ("torch", "fp16", "kept_changing"), "<=", 1.0),
+    "weights in variables / constants": (
+        (_OP, "fp16", "full"), (_OP, "fp16", "constants"), "<=", 1.05),
     "op fp32 / XLA fp32": (("op", "fp32", "full"), ("xla", "fp32", "masked"), "<=", 1.0),
 }  # fmt: skip
+
+
+# The engines and variants of the tables in words.
+_ENGINES = {
+    "torch": "PyTorch compiled, a CUDA graph",
+    "xla": "TensorFlow under XLA",
+    "cpp": "encoder_sample (C++)",
+    "cpp_tuned": "encoder_sample (C++)",
+    "op": "op",
+    "op_tuned": "op",
+}
+_VARIANTS = {
+    "full": "all keys real",
+    "masked": "second half masked",
+    "packed": "half of the tokens, padding removed",
+    "masktensor": "second half masked by a tensor",
+    "tensorflow": "second half masked, TensorFlow's own layers",
+    "constants": "all keys real",
+    "kept_repeated": "random lengths, each batch 4 times, padding kept",
+    "kept_changing": "random lengths, another batch in every call, padding kept",
+    "removed_repeated": "random lengths, each batch 4 times, padding removed",
+    "removed_changing": "random lengths, another batch in every call, padding removed",
+}
+# What only some engines do of the same name.
+_SPECIAL = {
+    ("torch", "packed"): "dense batch of half the length",
+    ("torch", "kept_changing"): "random lengths, another mask copied in before every call",
+    ("op", "tensorflow"): "TensorFlow's own layers, second half masked",
+}
+
+
+def variant_rows(data: dict[str, Any]) -> list[list[str]]:
+    """What each measured engine, precision and variant is, one row each."""
+    rows = []
+    for engine, by_shape in data["ms"].items():
+        kinds = dict.fromkeys(
+            (precision, variant)
+            for by_precision in by_shape.values()
+            for precision, times in by_precision.items()
+            for variant in times
+        )
+        measured = data["measured"].get(engine, {})
+        is_op = engine in ("op", "op_tuned")
+        for precision, variant in kinds:
+            text = _SPECIAL.get((engine, variant)) or _VARIANTS.get(variant, variant)
+            # Of the others, arguments of what is compiled: device memory that stays where it is.
+            held = "constants" if variant == "constants" else "variables" if is_op else "arguments"
+            tuned = "tuned" if engine.endswith("_tuned") else "not tuned"
+            rows.append([
+                _ENGINES.get(engine, engine), precision, text, held, tuned, "own process",
+                str(measured.get("commit", "")).partition(",")[0],
+                measured.get("gpu", data["gpu"]).get("name", ""),
+            ])  # fmt: skip
+    return rows
 
 
 def criteria_rows(data: dict[str, Any], shapes: list[str]) -> list[list[str]]:
@@ -427,6 +489,32 @@ def markdown(data: dict[str, Any], shapes: list[str]) -> str:
                 "op bfloat16 full": ("op", "bf16", "full"),
                 "op bfloat16 packed": ("op", "bf16", "packed"),
             }
+        ),
+        "## FP16, random lengths, and weights in variables against constants",
+        "",
+        "kept, removed: padding. changing: another of "
+        f"{gpu_workers.RAGGED_BATCHES} batches of random lengths in every forward; repeated: each "
+        "of them",
+        f"{gpu_workers.RAGGED_VARIANTS['kept_repeated']} times in succession. torch: padded "
+        "batches, the mask copied in before each. All others of this file repeat one",
+        "batch. GEMMs of the op are tuned.",
+        "",
+        table(
+            {
+                "torch kept changing": ("torch", "fp16", "kept_changing"),
+                "op kept repeated": (_OP, "fp16", "kept_repeated"),
+                "op kept changing": (_OP, "fp16", "kept_changing"),
+                "op removed repeated": (_OP, "fp16", "removed_repeated"),
+                "op removed changing": (_OP, "fp16", "removed_changing"),
+                "op full, variables": (_OP, "fp16", "full"),
+                "op full, constants": (_OP, "fp16", "constants"),
+            }
+        ),
+        "## What was measured",
+        "",
+        report.markdown_table(
+            ["engine", "type", "batch", "weights", "GEMMs", "run in", "commit", "GPU"],
+            variant_rows(data),
         ),
         "## Ratios",
         "",

@@ -10,12 +10,17 @@ engine is compared with that, and only then timed.
 
 "masked": keys from S/2 on are masked. "packed": S/2 tokens in each sequence, padding removed;
 PyTorch gets the dense batch of half the length, the ideal of padding removal.
+"kept_changing", "removed_changing": other lengths in every forward, from a list of random batches,
+with padding kept and removed; "..._repeated": the same batches, each a few times in succession, so
+that the work is the same. "constants": as "full", with weights that are constants of the graph; in
+all others the op's weights are variables.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import math
 import os
@@ -27,6 +32,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from benchmarks.ragged import is_real, ragged_lengths
 from fastertransformer_tf import spec
 
 HEADS, SIZE = 12, 64
@@ -37,6 +43,14 @@ LOOP_MS = 100.0
 RUNS = 5
 # Largest ||output - truth|| / ||truth||.
 TOLERANCE = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2, "bf16": 6e-2}
+
+RAGGED_BATCHES = 32
+# How often a batch comes in succession, by variant.
+RAGGED_VARIANTS = {
+    "kept_repeated": 4, "kept_changing": 1, "removed_repeated": 4, "removed_changing": 1,
+}  # fmt: skip
+# Constants are part of the graph, which TensorFlow copies for seconds for each shape.
+CONSTANTS_SHAPES = ((1, 32), (1, 128), (8, 128))
 
 Layers = list[dict[str, np.ndarray]]
 
@@ -97,8 +111,11 @@ class Worker:
             tell("RESULT", **fields, error=f"{type(error).__name__}: {error}"[:500])
 
     def truth_path(self, shape: tuple[int, int], variant: str) -> pathlib.Path:
-        """Where the real rows of two sequences lie, as they should be."""
-        keys = "all" if variant == "full" else "half"
+        """Where the real rows of two sequences, of each ragged batch, lie as they should be."""
+        if variant in RAGGED_VARIANTS:
+            keys = "ragged"
+        else:
+            keys = "all" if variant in ("full", "constants") else "half"
         return self.workdir / f"truth_{keys}_{shape[0]}x{shape[1]}.npy"
 
     def check(
@@ -106,11 +123,22 @@ class Worker:
     ) -> None:
         """Compares an output with the truth and reports its relative error.
 
+        Args:
+          shape: B and S.
+          precision: as in TOLERANCE.
+          variant: see the module; it says which truth.
+          output: [B,S,H]; of ragged variants [batches,2,S,H], two sequences of each batch.
+
         Raises:
           ValueError: It is wrong, so that it must not be timed.
         """
         truth = np.load(self.truth_path(shape, variant)).astype(np.float64)
-        difference = np.asarray(output)[:2, : truth.shape[1]].astype(np.float64) - truth
+        if variant in RAGGED_VARIANTS:
+            lengths = ragged_lengths(*shape, RAGGED_BATCHES)[:, :2]
+            output = np.where(is_real(lengths, shape[1])[..., None], output, 0)
+        else:
+            output = np.asarray(output)[:2, : truth.shape[1]]
+        difference = output.astype(np.float64) - truth
         error = float(np.linalg.norm(difference) / np.linalg.norm(truth))
         fields = {"engine": self.engine, "shape": f"{shape[0]}x{shape[1]}"}
         fields |= {"precision": precision, "variant": variant}
@@ -168,14 +196,14 @@ def run_torch(worker: Worker) -> None:
             dtype = dtypes[precision]
             all_weights = [weights(values, dtype) for values in layers]
             alive.append(all_weights)
-            for variant in ("masked", "full", "packed"):
+            for variant in ("masked", "full", "packed", "kept_changing"):
                 hidden = hidden_states(*shape)
                 if variant == "packed":
                     hidden = hidden[:, : max(1, shape[1] // 2)]
                 batch, seq_len, _ = hidden.shape
                 x = torch.tensor(hidden, dtype=dtype, device=device)
                 mask = None
-                if variant == "masked":
+                if variant in ("masked", "kept_changing"):
                     mask = torch.zeros(batch, 1, seq_len, seq_len, dtype=dtype, device=device)
                     mask[..., seq_len // 2 :] = -10000.0
 
@@ -191,7 +219,10 @@ def run_torch(worker: Worker) -> None:
 
                 alive.append(forward)
                 try:
-                    prepared.append((shape, precision, variant, *_torch_runner(forward, device)))
+                    run_once, output = _torch_runner(forward, device)
+                    if variant == "kept_changing":
+                        run_once = _torch_with_next_mask(run_once, mask)
+                    prepared.append((shape, precision, variant, run_once, output))
                 except Exception as error:  # noqa: BLE001 (reported for this variant alone)
                     message = f"{type(error).__name__}: {error}"[:500]
                     prepared.append((shape, precision, variant, message, None))
@@ -226,17 +257,40 @@ def _torch_runner(forward: Callable, device: str) -> tuple[Callable, Callable]:
     return graph.replay, lambda: output
 
 
+def _torch_with_next_mask(run_once: Callable, mask: torch.Tensor) -> Callable:  # noqa: F821
+    """`run_once` with the mask of another ragged batch in `mask`, [B,1,S,S], in every call."""
+    import torch
+
+    batch, _, seq_len, _ = mask.shape
+    real = is_real(ragged_lengths(batch, seq_len, RAGGED_BATCHES), seq_len)
+    masks = torch.tensor(np.where(real, 0, -10000.0)[:, :, None, None], dtype=mask.dtype)
+    order = itertools.cycle(masks.to(mask.device).unbind())
+
+    def run() -> None:
+        mask.copy_(next(order).expand(mask.shape))
+        run_once()
+
+    return run
+
+
 def _torch_checked(
     worker: Worker, what: tuple[tuple[int, int], str, str], run_once: Callable, output: Callable
 ) -> float:
     """Checks an output, then times: milliseconds of a forward."""
+    if what[2] in RAGGED_VARIANTS:
+        outputs = []
+        for _ in range(RAGGED_BATCHES):
+            run_once()
+            outputs.append(output()[:2].float().cpu().numpy())
+        worker.check(*what, np.stack(outputs))
+        return _torch_times(run_once, worker.gpu, 2 * RAGGED_BATCHES)
     run_once()
     worker.check(*what, output().float().cpu().numpy())
     return _torch_times(run_once, worker.gpu)
 
 
-def _torch_times(run_once: Callable, gpu: bool) -> float:
-    """Median milliseconds of a forward over 7 runs of 50."""
+def _torch_times(run_once: Callable, gpu: bool, forwards: int = 50) -> float:
+    """Median milliseconds of a forward over 7 runs of `forwards`."""
     import torch
 
     if not gpu:
@@ -247,11 +301,11 @@ def _torch_times(run_once: Callable, gpu: bool) -> float:
     for _ in range(8):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
-        for _ in range(50):
+        for _ in range(forwards):
             run_once()
         end.record()
         end.synchronize()
-        runs.append(begin.elapsed_time(end) / 50)
+        runs.append(begin.elapsed_time(end) / forwards)
     return statistics.median(runs[1:])
 
 
@@ -309,6 +363,10 @@ def run_truth(worker: Worker) -> None:
                 lengths = tf.fill([hidden.shape[0]], length)
                 output = encoder(hidden, lengths).numpy()
                 np.save(worker.truth_path(shape, variant), output[:, :length])
+            ragged = ragged_lengths(*shape, RAGGED_BATCHES)[:, :2]
+            outputs = np.stack([encoder(hidden, tf.constant(some)).numpy() for some in ragged])
+            outputs[~is_real(ragged, shape[1])] = 0
+            np.save(worker.truth_path(shape, "kept_changing"), outputs)
 
 
 def run_xla(worker: Worker) -> None:
@@ -403,11 +461,14 @@ def _slope_ms(run: Callable[[int], object], turns: int, runs: int = RUNS) -> flo
 class OpLoops:
     """Loops over the op, and over TensorFlow's own layers, in one session of one precision.
 
-    Weights are variables read once a call, outside the loop (control flow of TensorFlow 1, whose
-    invariants cost nothing a turn), so that no weight is copied or touched by the host in it.
+    Weights are variables, or constants, read once a call, outside the loop (control flow of
+    TensorFlow 1, whose invariants cost nothing a turn), so that no weight is copied or touched by
+    the host in it.
     """
 
-    def __init__(self, worker: Worker, precision: str, layers: Layers) -> None:
+    def __init__(
+        self, worker: Worker, precision: str, layers: Layers, constants: bool = False
+    ) -> None:
         """Loads the weights onto the device."""
         import tensorflow.compat.v1 as tf
 
@@ -422,8 +483,15 @@ class OpLoops:
         self.session = tf.Session(graph=self.graph)
         self._arrays = encoder_graphs.HeldArrays(tf.as_dtype(TF_DTYPES[precision]))
         with self.graph.as_default(), tf.device(self._device):
-            self._weights = self._arrays.hold_weights(layers)
-            self._arrays.load(self.session)
+            if constants:
+                dtype = tf.as_dtype(TF_DTYPES[precision])
+                self._weights = [
+                    {name: tf.constant(value, dtype) for name, value in layer.items()}
+                    for layer in layers
+                ]
+            else:
+                self._weights = self._arrays.hold_weights(layers)
+                self._arrays.load(self.session)
         self._hidden: dict[tuple[int, int], object] = {}
 
     def _variable(self, name: str, value: np.ndarray) -> object:
@@ -432,25 +500,26 @@ class OpLoops:
         self._arrays.load(self.session)
         return held
 
-    def _encoder(
-        self, variant: str, shape: tuple[int, int], lengths: object
-    ) -> Callable[[object], object]:
-        """What one turn computes."""
+    def _encoder(self, variant: str, shape: tuple[int, int]) -> Callable[[object, object], object]:
+        """What one turn computes of hidden states and lengths."""
         batch, seq_len = shape
         if variant == "tensorflow":
-            return lambda x: self._graphs.tensorflow_encoder(x, lengths, self.sizes, self._weights)
+            return lambda x, lengths: self._graphs.tensorflow_encoder(
+                x, lengths, self.sizes, self._weights
+            )
         if variant == "masktensor":
             mask = np.zeros((batch, 1, seq_len, seq_len), np.float32)
             mask[..., : max(1, seq_len // 2)] = 1
-            given, lengths = self._variable(f"mask_{batch}x{seq_len}", mask), None
+            given = self._variable(f"mask_{batch}x{seq_len}", mask)
         else:
             given = None
         layers = spec.by_op_input(self._weights)
 
-        def run(x: object) -> object:
+        def run(x: object, lengths: object) -> object:
             [output] = self._ops.bert_encoder(
-                x, lengths, given, layers, head_num=HEADS, size_per_head=SIZE,
-                remove_padding=variant == "packed",
+                x, None if variant == "masktensor" else lengths, given, layers,
+                head_num=HEADS, size_per_head=SIZE,
+                remove_padding=variant == "packed" or variant.startswith("removed"),
             )  # fmt: skip
             return self._tf.ensure_shape(output, x.shape)
 
@@ -460,38 +529,55 @@ class OpLoops:
         """Milliseconds of a turn; the output of one turn is checked first."""
         tf = self._tf
         batch, seq_len = shape
-        length = seq_len if variant == "full" else max(1, seq_len // 2)
+        if variant in RAGGED_VARIANTS:
+            counts, repeats = ragged_lengths(*shape, RAGGED_BATCHES), RAGGED_VARIANTS[variant]
+        else:
+            length = seq_len if variant in ("full", "constants") else max(1, seq_len // 2)
+            counts, repeats = np.full((1, batch), length, np.int32), 1
+        round_turns = len(counts) * repeats
         with self.graph.as_default(), tf.device(self._device):
             if shape not in self._hidden:
                 self._hidden[shape] = self._variable(
                     f"hidden_{batch}x{seq_len}", hidden_states(*shape)
                 )
-            lengths = tf.placeholder(tf.int32, [batch])
-            turns = tf.placeholder(tf.int32, [])
-            encoder = self._encoder(variant, shape, lengths)
+            lengths = tf.placeholder(tf.int32, [*counts.shape])
+            first, turns = tf.placeholder(tf.int32, []), tf.placeholder(tf.int32, [])
+            encoder = self._encoder(variant, shape)
+
+            def lengths_of(turn: object) -> object:
+                # TensorFlow does all of this on the host, where the op wants its lengths.
+                return lengths[turn // repeats % len(counts)] if round_turns > 1 else lengths[0]
+
             _, end = tf.while_loop(
-                lambda turn, _: turn < turns,
-                lambda turn, x: (turn + 1, encoder(x)),
-                [tf.constant(0), self._hidden[shape]],
+                lambda turn, _: turn < first + turns,
+                lambda turn, x: (turn + 1, encoder(x, lengths_of(turn))),
+                [first, self._hidden[shape]],
                 parallel_iterations=1,
                 back_prop=False,
             )
-            output = tf.cast(end, tf.float32)
-            done = tf.reduce_mean(output)
-        counts = np.full(batch, length, np.int32)
-        once = self.session.run(output, {lengths: counts, turns: 1})
-        self._worker.check(shape, self._precision, variant, once)
-        call = self.session.make_callable(done, [lengths, turns])
-        call(counts, 2)
+            output = tf.cast(end[:2], tf.float32)
+            done = tf.reduce_mean(tf.cast(end, tf.float32))
+        once = self.session.make_callable(output, [lengths, first, turns])
+        outputs = [once(counts, index * repeats, 1) for index in range(len(counts))]
+        found = np.stack(outputs) if variant in RAGGED_VARIANTS else outputs[0]
+        self._worker.check(shape, self._precision, variant, found)
+        call = self.session.make_callable(done, [lengths, first, turns])
+        call(counts, 0, 2)
         begin = time.perf_counter()
-        call(counts, 5)
+        call(counts, 0, 5)
         guess = 1e3 * (time.perf_counter() - begin) / 5
         if not self._worker.gpu:
             return guess
         number = max(3, math.ceil(LOOP_MS / 3 / guess))
+        number = math.ceil(number / round_turns) * round_turns
         # Memory comes back at a few addresses, and each makes a CUDA graph at its second call.
-        call(counts, 3 * number)
-        return _slope_ms(lambda turns: call(counts, turns), number)
+        call(counts, 0, 3 * number)
+        return _slope_ms(lambda turns: call(counts, 0, turns), number)
+
+
+def _constants_ms(worker: Worker, layers: Layers, shape: tuple[int, int]) -> float:
+    """Milliseconds of a turn with constants, in a session for this shape alone."""
+    return OpLoops(worker, "fp16", layers, constants=True).measure(shape, "constants")
 
 
 def run_op(worker: Worker) -> None:
@@ -505,6 +591,7 @@ def run_op(worker: Worker) -> None:
     layers = random_layers(worker.layers)
     if worker.engine == "op_tuned":
         plan = [("fp16", "masked"), ("fp16", "packed"), ("fp16", "full")]
+        plan += [("fp16", variant) for variant in RAGGED_VARIANTS]
     else:
         plan = [
             ("fp32", "tensorflow"), ("fp32", "full"), ("tf32", "full"), ("fp16", "full"),
@@ -525,6 +612,11 @@ def run_op(worker: Worker) -> None:
                 variant,
                 functools.partial(loops[precision].measure, shape, variant),
             )
+    if worker.engine == "op_tuned":
+        loops.clear()
+        for shape in sorted({*CONSTANTS_SHAPES} & {*worker.shapes}):
+            run = functools.partial(_constants_ms, worker, layers, shape)
+            worker.measure(shape, "fp16", "constants", run)
     tell("VERSIONS", tensorflow=tf.__version__)
 
 

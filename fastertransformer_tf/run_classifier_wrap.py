@@ -67,7 +67,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
 
 
 class Classifier(runner.Model):
-    """A BERT classifier restored as constants; its inputs are `make_features`' arrays.
+    """A BERT classifier restored from a checkpoint; its inputs are `make_features`' arrays.
 
     Attributes:
       global_step: Training step of its checkpoint.
@@ -103,7 +103,7 @@ class Classifier(runner.Model):
                 for name in ("input_ids", "input_mask", "segment_ids")
             }
             inputs["label_ids"] = _tf1.placeholder(tf.int32, [None], "label_ids")
-            with checkpoint.restored_constants(source, options.floatx):
+            with checkpoint.restored_variables(source, options.floatx) as restored:
                 loss, per_example_loss, logits, probabilities = bert_compat.create_classifier_model(
                     config,
                     False,
@@ -120,7 +120,7 @@ class Classifier(runner.Model):
             "logits": logits,
             "probabilities": probabilities,
         }
-        super().__init__(graph, inputs, outputs, session_config)
+        super().__init__(graph, inputs, outputs, restored, session_config)
 
 
 def make_features(

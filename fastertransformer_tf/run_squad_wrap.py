@@ -19,6 +19,7 @@ from fastertransformer_tf.checkpoints import checkpoint
 from fastertransformer_tf.data import squad
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.models import bert_compat, modeling
+from fastertransformer_tf.models.variables import get_variable
 from fastertransformer_tf.programs import cli as cli_lib
 from fastertransformer_tf.programs import runner
 from fastertransformer_tf.training import training
@@ -67,15 +68,15 @@ def create_model(
         use_one_hot_embeddings=False,
     )
     hidden = model.get_sequence_output()
-    weights = _tf1.get_variable("cls/squad/output_weights", [2, hidden.shape[-1]], hidden.dtype)
-    bias = _tf1.get_variable("cls/squad/output_bias", [2], hidden.dtype)
+    weights = get_variable("cls/squad/output_weights", [2, hidden.shape[-1]], hidden.dtype)
+    bias = get_variable("cls/squad/output_bias", [2], hidden.dtype)
     logits = tf.cast(tf.einsum("bsh,ch->cbs", hidden, weights), tf.float32)
     logits += tf.cast(bias, tf.float32)[:, tf.newaxis, tf.newaxis]
     return logits[0], logits[1]
 
 
 class QuestionAnswerer(runner.Model):
-    """A BERT with SQuAD head restored as constants.
+    """A BERT with SQuAD head restored from a checkpoint.
 
     Its inputs are input_ids, input_mask, segment_ids, int32 [B,S]; its outputs start_logits and
     end_logits, float32 [B,S]: those of padding mean nothing.
@@ -105,11 +106,11 @@ class QuestionAnswerer(runner.Model):
             }
             with (
                 modeling.encoder_options(options),
-                checkpoint.restored_constants(source, options.floatx),
+                checkpoint.restored_variables(source, options.floatx) as restored,
             ):
                 start_logits, end_logits = create_model(config, *inputs.values())
         outputs = {"start_logits": start_logits, "end_logits": end_logits}
-        super().__init__(graph, inputs, outputs)
+        super().__init__(graph, inputs, outputs, restored)
 
 
 def squad_options(values: flags.FlagValues) -> squad.SquadOptions:

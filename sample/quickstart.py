@@ -119,14 +119,14 @@ def make_features(sentences: list[str], vocab: pathlib.Path, seq: int) -> dict[s
 def encode(
     engine: str, config: object, prefix: pathlib.Path, features: dict[str, np.ndarray]
 ) -> runner.BatchRun:
-    """Runs a model with constant weights over all sentences; output "vector" is [sentences, H]."""
+    """Runs a model over all sentences; output "vector" is [sentences, H]."""
     options = ENGINES[engine]
     seq = features["input_ids"].shape[1]
     with tf.Graph().as_default() as graph:
         inputs = {name: tf.placeholder(tf.int32, [None, seq], name) for name in features}
         with (
             modeling.encoder_options(options),
-            checkpoint.restored_constants(prefix, options.floatx),
+            checkpoint.restored_variables(prefix, options.floatx) as restored,
         ):
             model = bert_compat.modeling().BertModel(config, False, **inputs)
         hidden = tf.cast(model.get_sequence_output(), tf.float32)
@@ -136,6 +136,7 @@ def encode(
         session_config = tf.ConfigProto()
         session_config.gpu_options.allow_growth = True
         with tf.Session(graph=graph, config=session_config) as session:
+            restored.load(session)
             return runner.run_batches(session, {"vector": vector}, feeds, _BATCH.value, engine)
 
 

@@ -1,10 +1,12 @@
-"""Restoring google checkpoints as constants."""
+"""Restoring google checkpoints as variables."""
 
 from __future__ import annotations
 
+import gc
 import os
 import pathlib
 import re
+import weakref
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import tensorflow as tf
 
 from fastertransformer_tf.checkpoints import checkpoint, checkpoint_io
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.models import variables
 
 _tf1 = tf.compat.v1
 
@@ -28,11 +31,53 @@ def test_casts_on_load(tmp_path: pathlib.Path, stored: str, wanted: str) -> None
     values = np.array([1.5, -2.0, 0.25]).astype(tf.as_dtype(stored).as_numpy_dtype)
     path = save(tmp_path, a__b=values)
     with tf.Graph().as_default() as graph, _tf1.Session() as session:
-        with checkpoint.restored_constants(path, wanted), _tf1.variable_scope("a"):
-            constant = _tf1.get_variable("b", [3])
-        assert constant.dtype.name == wanted
-        np.testing.assert_array_equal(session.run(constant).astype(np.float32), [1.5, -2, 0.25])
-        assert not graph.get_collection("variables")
+        with (
+            checkpoint.restored_variables(path, wanted) as restored,
+            _tf1.variable_scope("a"),
+        ):
+            variable = _tf1.get_variable("b", [3])
+        restored.load(session)
+        assert variable.dtype.name == wanted
+        np.testing.assert_array_equal(session.run(variable).astype(np.float32), [1.5, -2, 0.25])
+        assert graph.get_collection("variables") == [variable]
+        assert not graph.get_collection("trainable_variables")
+
+
+def test_variables_are_resources_whatever_the_graph_makes(tmp_path: pathlib.Path) -> None:
+    path = save(tmp_path, w=np.ones(2, np.float32))
+    made = []
+    for restore in (True, False):
+        scope = _tf1.variable_scope(_tf1.get_variable_scope(), use_resource=False)
+        with tf.Graph().as_default(), scope:
+            if restore:
+                with checkpoint.restored_variables(path, "float32"):
+                    made.append(_tf1.get_variable("w", [2]))
+            else:
+                made.append(variables.get_variable("w", [2]))
+            reference = _tf1.get_variable("other", [2])
+        assert reference.dtype._is_ref_dtype  # As TensorFlow 1's programs have it.
+    assert not any(variable.dtype._is_ref_dtype for variable in made)
+
+
+def test_values_are_let_go_as_they_are_loaded(tmp_path: pathlib.Path) -> None:
+    path = save(tmp_path, **{f"v{i}": np.full(1000, i, np.float32) for i in range(4)})
+    with tf.Graph().as_default():
+        with checkpoint.restored_variables(path, "float16") as restored:
+            made = [_tf1.get_variable(f"v{i}", [1000]) for i in range(4)]
+        held = [weakref.ref(value) for _, value in restored._values._values]
+        seen = []
+
+        class Session(_tf1.Session):
+            def run(self, *args: object) -> object:
+                seen.append(sum(value() is not None for value in held))
+                return super().run(*args)
+
+        with Session() as session:
+            restored.load(session)
+            gc.collect()
+            assert session.run([v[0] for v in made]) == [0, 1, 2, 3]
+    # The values of the call before may still be on their way out.
+    assert seen[0] == 4 and seen[3] <= 2 and restored._values._values == []
 
 
 def test_all_problems_are_listed_at_once(tmp_path: pathlib.Path) -> None:
@@ -45,7 +90,7 @@ def test_all_problems_are_listed_at_once(tmp_path: pathlib.Path) -> None:
         half=np.float16([np.nan, np.inf]),
     )
     with pytest.raises(ValueError, match="does not fit the model, 5 variables") as caught:
-        with tf.Graph().as_default(), checkpoint.restored_constants(path, "float16"):
+        with tf.Graph().as_default(), checkpoint.restored_variables(path, "float16"):
             for name in ("good", "shape", "large", "packed", "half", "absent"):
                 _tf1.get_variable(name, [2])
     text = str(caught.value)
@@ -66,26 +111,18 @@ def test_unexpected_variables_without_training_state(tmp_path: pathlib.Path) -> 
         global_step=np.array(7, np.int64),
         cls__other=np.zeros(1, np.float32),
     )
-    with tf.Graph().as_default(), checkpoint.restored_constants(path, "float32") as restored:
+    with tf.Graph().as_default(), checkpoint.restored_variables(path, "float32") as restored:
         _tf1.get_variable("w", [1])
     assert restored.unexpected() == ["cls/other"]
     assert checkpoint.Checkpoint(path).global_step() == 7
 
 
-def test_reused_variable_is_one_constant(tmp_path: pathlib.Path) -> None:
+def test_a_reused_variable_is_one(tmp_path: pathlib.Path) -> None:
     path = save(tmp_path, w=np.ones(1, np.float32))
-    with tf.Graph().as_default(), checkpoint.restored_constants(path, "float32"):
+    with tf.Graph().as_default(), checkpoint.restored_variables(path, "float32"):
         first = _tf1.get_variable("w", [1])
         with _tf1.variable_scope(_tf1.get_variable_scope(), reuse=True):
             assert _tf1.get_variable("w", [1]) is first
-
-
-def test_too_large_for_a_graph(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = save(tmp_path, w=np.ones(100, np.float32))
-    monkeypatch.setattr(checkpoint, "MAX_CONSTANT_BYTES", 399)
-    with tf.Graph().as_default(), pytest.raises(ValueError, match="pass 399 bytes"):
-        with checkpoint.restored_constants(path, "float32"):
-            _tf1.get_variable("w", [100])
 
 
 def test_missing_checkpoint(tmp_path: pathlib.Path) -> None:
@@ -153,7 +190,7 @@ def test_damage_is_told(tmp_path: pathlib.Path, file: str) -> None:
 def test_a_hint_why_it_does_not_fit(tmp_path: pathlib.Path, names: list[str], hint: str) -> None:
     path = save(tmp_path, **{name: np.zeros(1, np.float32) for name in names})
     with pytest.raises(UserError, match=re.escape(hint)):
-        with tf.Graph().as_default(), checkpoint.restored_constants(path, "float32"):
+        with tf.Graph().as_default(), checkpoint.restored_variables(path, "float32"):
             for name in ("bert/a", "output_weights", "output_bias"):
                 _tf1.get_variable(name, [1])
 
@@ -161,7 +198,7 @@ def test_a_hint_why_it_does_not_fit(tmp_path: pathlib.Path, names: list[str], hi
 def test_a_long_list_of_problems_is_cut(tmp_path: pathlib.Path) -> None:
     path = save(tmp_path, w=np.zeros(1, np.float32))
     with pytest.raises(UserError, match="fit the model, 200 variables: .*; and 190 more") as caught:
-        with tf.Graph().as_default(), checkpoint.restored_constants(path, "float32"):
+        with tf.Graph().as_default(), checkpoint.restored_variables(path, "float32"):
             for i in range(200):
                 _tf1.get_variable(f"bert/v{i}", [2**40])  # Nothing of that size is made.
     assert len(str(caught.value)) < 700

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import gpu_encoder, gpu_profile, gpu_workers
+from benchmarks.ragged import is_real, ragged_lengths
 
 _HEADER = '"ID","Kernel Name","gpu__time_duration.sum"'
 _LAYER = [
@@ -92,6 +93,32 @@ def test_a_wrong_output_is_not_timed(tmp_path, capsys, scale, variant, right):
         assert fields["ms"] == 1.5 and timed
     else:
         assert "expected at most 0.01: not timed" in fields["error"] and not timed
+
+
+@pytest.mark.parametrize("wrong_batch", [None, 0, gpu_workers.RAGGED_BATCHES - 1])
+def test_every_ragged_batch_is_checked(tmp_path, capsys, wrong_batch):
+    arguments = ["op", "--shapes=3x8", f"--workdir={tmp_path}"]
+    worker = gpu_workers.Worker(gpu_workers.make_parser().parse_args(arguments))
+    lengths = ragged_lengths(3, 8, gpu_workers.RAGGED_BATCHES)[:, :2]
+    real = is_real(lengths, 8)[..., None]
+    output = np.random.default_rng(1).standard_normal((*lengths.shape, 8, 16), dtype=np.float32)
+    np.save(worker.truth_path((3, 8), "removed_changing"), np.where(real, output, 0))
+    output[~real[..., 0]] = np.nan  # What is in padding does not count.
+    if wrong_batch is not None:
+        output[wrong_batch] = -output[wrong_batch]
+        with pytest.raises(ValueError, match="not timed"):
+            worker.check((3, 8), "fp16", "kept_changing", output)
+    else:
+        worker.check((3, 8), "fp16", "kept_changing", output)
+
+
+def test_rows_say_what_was_measured():
+    data = _data(0.5, 0.6) | {"gpu": {"name": "G"}, "measured": {"op_tuned": {"commit": "abc, x"}}}
+    data["ms"]["op_tuned"]["1x32"]["fp16"]["constants"] = 0.5
+    rows = gpu_encoder.variant_rows(data)
+    assert rows[0][:5] == ["op", "fp16", "second half masked", "variables", "tuned"]
+    assert rows[1][3] == "constants" and rows[2][3:5] == ["arguments", "not tuned"]
+    assert rows[0][5:] == ["own process", "abc", "G"]
 
 
 def test_a_turn_is_timed_without_its_call(monkeypatch):

@@ -311,12 +311,13 @@ def test_minilm_gives_the_hidden_states_of_numpy(minilm, use_tensorflow):
         options = modeling.EncoderOptions(use_tensorflow=use_tensorflow)
         with (
             modeling.encoder_options(options),
-            checkpoint.restored_constants(imported.checkpoint, "float32"),
+            checkpoint.restored_variables(imported.checkpoint, "float32") as restored,
         ):
             model = bert_compat.modeling().BertModel(
                 bert_config, False, holders[0], holders[1], holders[2]
             )
         output = model.get_sequence_output()
+        restored.load(session)
         for first, second in pairs:
             ids = tokenizer.convert_tokens_to_ids(first + second)
             segments = [0] * len(first) + [1] * len(second)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 
 import numpy as np
@@ -30,12 +31,12 @@ def run_model(
     scope: str | None = None,
     config: dict | None = None,
 ) -> dict[str, np.ndarray]:
-    """Builds BertModel from constants with unknown dimensions and runs it."""
+    """Builds BertModel with unknown dimensions and runs it."""
     bert = bert_compat.modeling()
     with tf.Graph().as_default(), modeling.encoder_options(options), _tf1.Session() as session:
         ids_in = _tf1.placeholder(tf.int32, [None, None])
         mask_in = _tf1.placeholder(tf.int32, [None, None])
-        with checkpoint.restored_constants(tiny.checkpoint, options.floatx):
+        with checkpoint.restored_variables(tiny.checkpoint, options.floatx) as restored:
             model = bert.BertModel(
                 bert.BertConfig.from_dict(config or tiny.config),
                 False,
@@ -49,6 +50,7 @@ def run_model(
             "sequence": model.get_sequence_output(),
             "pooled": model.get_pooled_output(),
         }
+        restored.load(session)
         return session.run(fetches, {ids_in: ids, mask_in: mask})
 
 
@@ -177,6 +179,25 @@ def test_variables_have_google_names_in_any_scope(tiny: TinyBert) -> None:
             names[use_tensorflow] = {v.op.name: v.shape.as_list() for v in _tf1.global_variables()}
     assert names[False] == names[True]
     assert "my/model/encoder/layer_2/attention/self/query/kernel" in names[False]
+
+
+@pytest.mark.parametrize("restore", [True, False])
+def test_weights_are_cached_in_graphs_of_tensorflow_1(tiny: TinyBert, restore: bool) -> None:
+    bert = bert_compat.modeling()
+    with (
+        tf.Graph().as_default() as graph,
+        modeling.encoder_options(modeling.EncoderOptions()),
+        _tf1.variable_scope(_tf1.get_variable_scope(), use_resource=False),
+    ):
+        ids = _tf1.placeholder(tf.int32, [None, None])
+        config = bert.BertConfig.from_dict(tiny.config)
+        with contextlib.ExitStack() as stack:
+            if restore:
+                stack.enter_context(checkpoint.restored_variables(tiny.checkpoint, "float32"))
+            bert.BertModel(config, False, ids)
+        encoders = [op for op in graph.get_operations() if op.type == "BertEncoder"]
+        assert encoders and all(op.get_attr("cache_weights") for op in encoders)
+        assert not any(v.dtype._is_ref_dtype for v in _tf1.global_variables())
 
 
 def test_training_is_refused(tiny: TinyBert) -> None:

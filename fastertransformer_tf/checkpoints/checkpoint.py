@@ -1,10 +1,13 @@
-"""Google checkpoints, by variable name, as constants of an inference graph.
+"""Google checkpoints, by variable name, as variables of an inference graph.
 
-    with tf.Graph().as_default(), restored_constants("model.ckpt", "float16") as restored:
-        ...build the model: each tf.compat.v1.get_variable gives a constant...
+    with tf.Graph().as_default():
+        with restored_variables("model.ckpt", "float16") as restored:
+            ...build the model: each tf.compat.v1.get_variable gives a variable...
+        with tf.compat.v1.Session() as session:
+            restored.load(session)
 
-Constants tell the op that its weights never change, so that it packs them once, and let TensorFlow
-fold what depends on them alone.
+Not constants, which would be part of the graph: TensorFlow holds and rewrites several copies of a
+graph, and none may be larger than 2 GiB.
 """
 
 from __future__ import annotations
@@ -25,11 +28,9 @@ from absl import logging
 
 from fastertransformer_tf.errors import UserError, listed
 from fastertransformer_tf.models import bert_compat
+from fastertransformer_tf.models.variables import PendingValues
 
 _tf1 = tf.compat.v1
-
-# A GraphDef is one protocol buffer: less than 2 GiB, of which the nodes take a little.
-MAX_CONSTANT_BYTES = 2**31 - 2**24
 
 # What training leaves in a checkpoint beside the weights.
 _TRAINING_STATE = re.compile(r"(^|/)(global_step|adam_[mv]|beta[12]_power|Adam(_1)?)$")
@@ -261,19 +262,22 @@ def latest_in(folder: str | os.PathLike[str]) -> str | None:
 
 @dataclasses.dataclass
 class Restored:
-    """What `restored_constants` used of a checkpoint.
+    """What `restored_variables` used of a checkpoint.
 
     Attributes:
       checkpoint: The checkpoint.
-      used: Names of the variables that became constants.
-      problems: One sentence for each variable that could not.
-      num_bytes: Size of all constants.
+      used: Names of the variables that the graph has.
+      problems: One sentence for each variable that could not be restored.
     """
 
     checkpoint: Checkpoint
     used: set[str] = dataclasses.field(default_factory=set)
     problems: list[str] = dataclasses.field(default_factory=list)
-    num_bytes: int = 0
+    _values: PendingValues = dataclasses.field(default_factory=PendingValues)
+
+    def load(self, session: Any) -> None:
+        """Fills the variables in a session of their graph, once; their values are then let go."""
+        self._values.load(session)
 
     def unexpected(self) -> list[str]:
         """Returns the checkpoint's variables that the model has not, without training state."""
@@ -287,34 +291,36 @@ def _static_shape(shape: Any) -> list[int]:
 
 
 @contextlib.contextmanager
-def restored_constants(
+def restored_variables(
     checkpoint: Checkpoint | str | os.PathLike[str], dtype: str | tf.DType
 ) -> Iterator[Restored]:
-    """Makes `tf.compat.v1.get_variable` give constants from a checkpoint inside the block.
+    """Makes `tf.compat.v1.get_variable` give resource variables for a checkpoint's values.
+
+    The values are read, cast and checked at once, in the block, and held until `Restored.load`.
 
     Args:
       checkpoint: The checkpoint or its prefix.
       dtype: Type that floating-point variables are cast to: float32, float16 or bfloat16.
 
     Yields:
-      What was used of it.
+      What was used of it, with `load`, which fills the variables.
 
     Raises:
       FileNotFoundError: There is no such checkpoint.
       UserError: At the end of the block, all at once: variables that the checkpoint lacks, has in
-        another shape, or that overflow `dtype`. At once: constants too large for one graph.
+        another shape, or that overflow `dtype`.
     """
     dtype = bert_compat.float_type(dtype)
     restored = Restored(
         checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
     )
     source = restored.checkpoint
-    constants: dict[str, tf.Tensor] = {}
+    made: dict[str, Any] = {}
     missing: list[str] = []
 
-    def get_constant(getter: Any, name: str, shape: Any = None, **unused: Any) -> tf.Tensor:
-        if name in constants:  # A reused variable.
-            return constants[name]
+    def get_restored(getter: Any, name: str, shape: Any = None, **options: Any) -> Any:
+        if name in made:  # A reused variable.
+            return made[name]
         expected = _static_shape(shape)
         problem = None
         if name not in source.shapes:
@@ -330,20 +336,20 @@ def restored_constants(
         if problem is not None:
             # Go on, to find every problem: the graph is refused at the end of the block.
             restored.problems.append(problem)
-            constants[name] = tf.zeros(expected, dtype)  # Takes no memory before it is run.
-            return constants[name]
+            made[name] = tf.zeros(expected, dtype)  # Takes no memory before it is run.
+            return made[name]
         restored.used.add(name)
-        restored.num_bytes += value.nbytes
-        if restored.num_bytes > MAX_CONSTANT_BYTES:
-            raise UserError(
-                f"the weights of {source.path} in {dtype.name} pass {MAX_CONSTANT_BYTES} bytes, "
-                "what one frozen TensorFlow graph can hold: use float16 or bfloat16, or keep them "
-                "as variables"
-            )
-        constants[name] = tf.constant(value, name=name.replace("/", "_"))
-        return constants[name]
+        options |= {
+            "dtype": dtype,
+            "initializer": _tf1.zeros_initializer(),
+            "trainable": False,
+            "use_resource": True,
+        }
+        made[name] = getter(name, shape, **options)
+        restored._values.add(made[name], value)
+        return made[name]
 
-    with _tf1.variable_scope(_tf1.get_variable_scope(), custom_getter=get_constant):
+    with _tf1.variable_scope(_tf1.get_variable_scope(), custom_getter=get_restored):
         yield restored
     if restored.problems:
         raise UserError(

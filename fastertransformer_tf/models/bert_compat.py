@@ -28,6 +28,7 @@ from absl import flags as absl_flags
 
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import vocabulary
+from fastertransformer_tf.models.variables import get_variable
 
 _tf1 = tf.compat.v1
 _lock = threading.RLock()
@@ -173,8 +174,8 @@ def layer_norm(
         )
     with _tf1.variable_scope(scope, default_name="LayerNorm"):
         shape = [inputs.shape[-1]]
-        beta = _tf1.get_variable("beta", shape, inputs.dtype, _tf1.zeros_initializer())
-        gamma = _tf1.get_variable("gamma", shape, inputs.dtype, _tf1.ones_initializer())
+        beta = get_variable("beta", shape, inputs.dtype, _tf1.zeros_initializer())
+        gamma = get_variable("gamma", shape, inputs.dtype, _tf1.ones_initializer())
         x, beta, gamma = (tf.cast(t, tf.float32) for t in (inputs, beta, gamma))
         mean, variance = tf.nn.moments(x, axes=[-1], keepdims=True)
         epsilon = current_layer_norm_epsilon()
@@ -195,8 +196,8 @@ def dense(
     """
     with _tf1.variable_scope(name, default_name="dense"):
         shape = [inputs.shape[-1], units]
-        kernel = _tf1.get_variable("kernel", shape, inputs.dtype, kernel_initializer)
-        bias = _tf1.get_variable("bias", [units], inputs.dtype, _tf1.zeros_initializer())
+        kernel = get_variable("kernel", shape, inputs.dtype, kernel_initializer)
+        bias = get_variable("bias", [units], inputs.dtype, _tf1.zeros_initializer())
         output = tf.matmul(inputs, kernel) + bias
         return output if activation is None else activation(output)
 
@@ -219,9 +220,14 @@ class _Tf(ModuleType):
         self.flags = flags
         self.estimator = _ESTIMATOR
         self.layers = SimpleNamespace(dense=dense)
+        self.get_variable = get_variable
 
     def __getattr__(self, name: str) -> Any:
         return getattr(_tf1, name)
+
+
+def _get_variable_in_floatx(name: str, shape: Any = None, dtype: Any = None, **kwargs: Any) -> Any:
+    return get_variable(name, shape, dtype or current_floatx(), **kwargs)
 
 
 class _ModelTf(_Tf):
@@ -231,9 +237,9 @@ class _ModelTf(_Tf):
     def float32(self) -> tf.DType:
         return current_floatx()
 
-    @staticmethod
-    def get_variable(name: str, shape: Any = None, dtype: Any = None, **kwargs: Any) -> Any:
-        return _tf1.get_variable(name, shape, dtype or current_floatx(), **kwargs)
+    def __init__(self, flags: ModuleType) -> None:
+        super().__init__(flags)
+        self.get_variable = _get_variable_in_floatx
 
     @staticmethod
     def one_hot(indices: Any, depth: Any, dtype: Any = None, **kwargs: Any) -> tf.Tensor:
@@ -450,13 +456,13 @@ def create_classifier_model(
         use_one_hot_embeddings=use_one_hot_embeddings,
     )
     pooled = model.get_pooled_output()
-    weights = _tf1.get_variable(
+    weights = get_variable(
         "output_weights",
         [num_labels, pooled.shape[-1]],
         pooled.dtype,
         _tf1.truncated_normal_initializer(stddev=0.02),
     )
-    bias = _tf1.get_variable("output_bias", [num_labels], pooled.dtype, _tf1.zeros_initializer())
+    bias = get_variable("output_bias", [num_labels], pooled.dtype, _tf1.zeros_initializer())
     with _tf1.variable_scope("loss"):
         if is_training:
             pooled = dropout(pooled, 0.1)

@@ -17,6 +17,7 @@ from fastertransformer_tf import ops, spec
 from fastertransformer_tf.checkpoints import checkpoint
 from fastertransformer_tf.errors import UserError, listed
 from fastertransformer_tf.models import bert_compat, modeling, sessions
+from fastertransformer_tf.models.variables import PendingValues, get_variable
 from fastertransformer_tf.spec import EncoderSizes
 
 Weights = list[dict[str, np.ndarray]] | list[dict[str, tf.Tensor]]
@@ -66,15 +67,12 @@ class HeldArrays:
     def __init__(self, dtype: tf.DType) -> None:
         """The variables get this type."""
         self._dtype = dtype
-        self._initializers: list[tf.Operation] = []
-        self._values: dict[tf.Tensor, np.ndarray] = {}
+        self._values = PendingValues()
 
     def hold(self, name: str, value: np.ndarray) -> tf.Tensor:
         """Makes a variable; returns its value, to be read once a call."""
-        initial = tf.placeholder(self._dtype, value.shape)
-        self._values[initial] = value.astype(self._dtype.as_numpy_dtype)
-        variable = tf.get_variable(name, initializer=initial, use_resource=True)
-        self._initializers.append(variable.initializer)
+        variable = get_variable(name, value.shape, self._dtype, initializer=tf.zeros_initializer())
+        self._values.add(variable, value.astype(self._dtype.as_numpy_dtype, copy=False))
         return tf.convert_to_tensor(variable)
 
     def hold_weights(self, weights: Weights) -> list[dict[str, tf.Tensor]]:
@@ -86,9 +84,7 @@ class HeldArrays:
 
     def load(self, session: tf.Session) -> None:
         """Puts what was held since the last call into its variables, and lets the arrays go."""
-        session.run(self._initializers, self._values)
-        self._initializers.clear()
-        self._values.clear()
+        self._values.load(session)
 
 
 def _as_tensor(weight: np.ndarray | tf.Tensor, dtype: tf.DType) -> tf.Tensor:

@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from fastertransformer_tf import ops, spec
 from fastertransformer_tf.models import bert_compat
+from fastertransformer_tf.models.variables import get_variable
 
 _tf1 = tf.compat.v1
 _state = threading.local()
@@ -162,7 +163,7 @@ def _layer_weights(
         initializer = initializers.get(name, _tf1.zeros_initializer())
         with _tf1.variable_scope(scope):
             weights[weight.op_input] = tf.convert_to_tensor(
-                _tf1.get_variable(name, shape, dtype, initializer=initializer)
+                get_variable(name, shape, dtype, initializer=initializer)
             )
     return weights
 

@@ -356,7 +356,7 @@ class BatchRun:
 
 
 class Model:
-    """A model restored as constants, in a session of its own; a context manager.
+    """A model restored from a checkpoint, in a session of its own; a context manager.
 
     Attributes:
       graph: Holds it.
@@ -370,18 +370,21 @@ class Model:
         graph: tf.Graph,
         inputs: Mapping[str, tf.Tensor],
         outputs: Mapping[str, tf.Tensor],
+        restored: checkpoint.Restored,
         config: Any = None,
     ) -> None:
-        """Starts a session.
+        """Starts a session and loads the weights.
 
         Args:
-          graph: The whole model, without variables.
+          graph: The whole model.
           inputs: Name to placeholder.
           outputs: Name to tensor.
+          restored: All variables of the graph.
           config: A ConfigProto; that of `sessions.session_config` when None.
         """
         self.graph, self.inputs, self.outputs = graph, dict(inputs), dict(outputs)
         self.session = _tf1.Session(graph=graph, config=config or sessions.session_config())
+        restored.load(self.session)
 
     def __enter__(self) -> Self:
         """Returns itself."""
@@ -399,7 +402,7 @@ class Model:
         return run_batches(self.session, self.outputs, feeds, batch_size, description)
 
     def export(self, path: str, inputs: Iterable[str], outputs: Iterable[str]) -> None:
-        """Writes a SavedModel with the signature `serving_default`.
+        """Writes a SavedModel, weights in `variables/`, with the signature `serving_default`.
 
         Args:
           path: A new folder; it appears when it is complete.
