@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fastertransformer_tf import run_classifier_wrap as classifier
-from fastertransformer_tf.checkpoints import checkpoint
+from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.data import glue, squad_answers, squad_files, squad_windows
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import bert_config, text_files
@@ -277,7 +277,7 @@ class Fuzzer:
             (self.folder / f"model.ckpt{suffix}").write_bytes(data)
 
         def read() -> dict[str, np.ndarray]:
-            source = checkpoint.Checkpoint(self.folder / "model.ckpt")
+            source = reading.Checkpoint(self.folder / "model.ckpt")
             return {name: source.load(name, "float32") for name in source.shapes}
 
         values = attempt(read)

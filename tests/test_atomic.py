@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fastertransformer_tf.checkpoints import checkpoint_io
+from fastertransformer_tf.checkpoints import writing
 from fastertransformer_tf.files import atomic
 
 SET = ("vocab.txt", "bert_config.json", "m.ckpt.index", "m.ckpt.data-00000-of-00001")
@@ -248,11 +248,11 @@ def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_are_not(tmp_p
 
 def test_a_checkpoint_is_replaced_whole(tmp_path):
     prefix = tmp_path / "deep" / "a.ckpt"
-    checkpoint_io.save_checkpoint(prefix, {"x": np.float32([1, 2])})
-    checkpoint_io.save_checkpoint(prefix, {"y": np.float16([3])})
+    writing.save_checkpoint(prefix, {"x": np.float32([1, 2])})
+    writing.save_checkpoint(prefix, {"y": np.float16([3])})
     reader = tf.train.load_checkpoint(str(prefix))
     assert set(reader.get_variable_to_shape_map()) == {"y"}
     assert len(list(prefix.parent.iterdir())) == 2
     with pytest.raises(ValueError, match="would hold no tensor"):
-        checkpoint_io.save_checkpoint(prefix, {})
+        writing.save_checkpoint(prefix, {})
     assert len(list(prefix.parent.iterdir())) == 2

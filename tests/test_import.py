@@ -107,7 +107,7 @@ def test_a_library_that_cannot_be_loaded_leaves_tensorflow_alone() -> None:
         FT_TF_OPS_LIBRARY="/none.so",
     )
     assert result.stdout.strip() == "3"
-    warning = next(line for line in result.stderr.splitlines() if "UserWarning" in line)
+    warning = next(line for line in result.stderr.splitlines() if "OpsNotLoadedWarning" in line)
     assert "no op library at /none.so" in warning
     assert "models with its ops cannot be loaded" in warning
     assert result.returncode == 1

@@ -16,10 +16,11 @@ from tiny_bert import make_tiny_bert
 from tolerances import LOGITS, assert_close
 
 from fastertransformer_tf import run_squad_wrap
-from fastertransformer_tf.checkpoints import checkpoint_io
+from fastertransformer_tf.checkpoints import writing
 from fastertransformer_tf.data import squad_answers, squad_files, squad_windows
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.models import bert_compat
+from fastertransformer_tf.programs import question_answering
 
 VOCAB = "[PAD] [UNK] [CLS] [SEP] who won the race ? anna after bob fell . in 1987".split()
 OPTIONS = {"max_seq_length": 24, "max_query_length": 8, "doc_stride": 4}
@@ -419,9 +420,9 @@ def test_program_says_what_is_wrong(tmp_path):
 def run(**arguments):
     """Runs the program in this process with its own flags."""
     values = flags.FlagValues()
-    run_squad_wrap.define_flags(values)
+    question_answering.define_flags(values)
     values(["run_squad_wrap", *(f"--{k}={v}" for k, v in arguments.items())])
-    return run_squad_wrap.run(values)
+    return question_answering.run(values)
 
 
 @pytest.fixture
@@ -431,7 +432,7 @@ def model(tmp_path):
     weights = dict(tiny.weights)
     weights["cls/squad/output_weights"] = weights.pop("output_weights")
     weights["cls/squad/output_bias"] = weights.pop("output_bias")
-    checkpoint_io.save_checkpoint(tiny.checkpoint, weights)
+    writing.save_checkpoint(tiny.checkpoint, weights)
     qas = [
         {
             "id": f"q{i}",
@@ -460,14 +461,14 @@ def test_export_is_served(model, tmp_path):
     run(**model, do_predict=True, predict_file=file, export_dir=tmp_path / "saved")
     served = tf.saved_model.load(str(tmp_path / "saved")).signatures["serving_default"]
     values = flags.FlagValues()
-    run_squad_wrap.define_flags(values)
+    question_answering.define_flags(values)
     values(["p", *(f"--{k}={v}" for k, v in model.items()), "--do_predict",
             f"--predict_file={file}"])  # fmt: skip
     with bert_compat.bound_flags(values):
-        job = run_squad_wrap.prepare(values)
+        job = question_answering.prepare(values)
         data = job.windows("predict_file")
         tf_options = run_squad_wrap.modeling.EncoderOptions(use_tensorflow=True)
-        with run_squad_wrap.QuestionAnswerer(job.config, job.source, tf_options) as answerer:
+        with question_answering.QuestionAnswerer(job.config, job.source, tf_options) as answerer:
             expected = answerer.run(data.arrays, 8, "reference").outputs
     outputs = served(**{name: tf.constant(value) for name, value in data.arrays.items()})
     real = data.arrays["input_mask"] != 0

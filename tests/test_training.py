@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from conftest import REPOSITORY
 
-from fastertransformer_tf.checkpoints import checkpoint, checkpoint_io
+from fastertransformer_tf.checkpoints import reading, writing
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.models import bert_compat, modeling
 from fastertransformer_tf.training import batches, loop, losses
@@ -96,7 +96,7 @@ def test_learns_and_saves(tmp_path, config, features):
     reader = tf.train.load_checkpoint(prefix)
     assert reader.get_tensor("global_step") == 60
     assert reader.has_tensor("bert/encoder/layer_0/attention/self/query/kernel/adam_m")
-    assert tf.train.latest_checkpoint(str(tmp_path)) == prefix == checkpoint.latest_in(tmp_path)
+    assert tf.train.latest_checkpoint(str(tmp_path)) == prefix == reading.latest_in(tmp_path)
     # Done already: nothing is trained again.
     assert _train(build, features, _options(), tmp_path) == prefix
 
@@ -225,7 +225,7 @@ SHORT = {"num_train_steps": 4, "num_warmup_steps": 0, "save_checkpoints_steps": 
 def test_what_changes_the_result_is_refused(tmp_path, config, features, changes, name):
     build = losses.classifier_loss(config, 2)
     weights = {"output_bias": np.float32([1, 2])}
-    checkpoint_io.save_checkpoint(tmp_path / "init", weights)
+    writing.save_checkpoint(tmp_path / "init", weights)
     out, init = tmp_path / "out", {"init_checkpoint": str(tmp_path / "init")}
     _train(build, features, _options(**SHORT), out, **init)
     kept = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -233,7 +233,7 @@ def test_what_changes_the_result_is_refused(tmp_path, config, features, changes,
     if changes == "one other id":
         features["input_ids"][3, 2] += 1
     elif changes == "other weights":
-        checkpoint_io.save_checkpoint(tmp_path / "init", {"output_bias": np.float32([1, 2.5])})
+        writing.save_checkpoint(tmp_path / "init", {"output_bias": np.float32([1, 2.5])})
     elif changes == "no weights":
         init = {}
     with pytest.raises(UserError, match=f"holds a training with {name} "):
@@ -246,7 +246,7 @@ def test_what_changes_no_result_is_accepted(tmp_path, config, features):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         weights = {"output_bias": np.float32([1, 2])}
-        checkpoint_io.save_checkpoint(tmp_path / folder / folder, weights)
+        writing.save_checkpoint(tmp_path / folder / folder, weights)
     first = _train(
         build, features, _options(**SHORT), tmp_path / "out",
         init_checkpoint=str(tmp_path / "a" / "a"),
@@ -302,7 +302,7 @@ def test_a_folder_may_be_moved_and_copied(tmp_path, config, features, how):
     for name, value in whole.items():
         np.testing.assert_array_equal(resumed[name], value, err_msg=name)
     assert {path.name: path.read_bytes() for path in out.glob("*")} == kept
-    assert checkpoint.latest_in(other) == prefix
+    assert reading.latest_in(other) == prefix
 
 
 @pytest.mark.parametrize("damage", ["no file", "garbage", "names another"])
@@ -320,7 +320,7 @@ def test_a_folder_without_usable_checkpoint_file_is_refused(tmp_path, config, fe
     with pytest.raises(UserError, match="holds a training, but its file `checkpoint`"):
         _train(build, features, _options(**SHORT), tmp_path)
     with pytest.raises(UserError, match="holds a training, but its file `checkpoint`"):
-        checkpoint.choose_checkpoint("x", str(tmp_path))
+        reading.choose_checkpoint("x", str(tmp_path))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == kept
 
 
@@ -421,7 +421,7 @@ def test_a_full_disk_is_told_before_training(tmp_path, config, features, monkeyp
     monkeypatch.setattr(loop.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match="will need 0 MiB for checkpoints"):
         _train(losses.classifier_loss(config, 2), features, _options(), tmp_path)
-    assert checkpoint.latest_in(tmp_path) is None
+    assert reading.latest_in(tmp_path) is None
 
 
 def test_a_training_starts_from_a_checkpoint(tmp_path, config, features, capsys):
@@ -430,7 +430,7 @@ def test_a_training_starts_from_a_checkpoint(tmp_path, config, features, capsys)
     source = _variables(_train(build, features, _options(**SHORT), tmp_path / "first"))
     weights = {name: v for name, v in source.items() if "adam" not in name}
     del weights["global_step"], weights["output_bias"]
-    checkpoint_io.save_checkpoint(tmp_path / "init", weights)
+    writing.save_checkpoint(tmp_path / "init", weights)
     other = _options(**SHORT, learning_rate=1e-30, seed=7)
     prefix = _train(build, features, other, tmp_path / "out", init_checkpoint=tmp_path / "init")
     started = _variables(prefix)
@@ -444,13 +444,13 @@ def test_a_training_starts_from_a_checkpoint(tmp_path, config, features, capsys)
         ("bert/pooler/dense/bias", np.zeros(3, np.float32), "is float32 [3], expected float32 [16"),
         ("bert/pooler/dense/bias", np.full(16, np.nan, np.float32), "16 values that are not fini"),
     ):
-        checkpoint_io.save_checkpoint(tmp_path / "bad", weights | {name: value})
+        writing.save_checkpoint(tmp_path / "bad", weights | {name: value})
         with pytest.raises(
             UserError, match=r"does not fit the model to train, 1 of 25 variables"
         ) as caught:
             _train(build, features, other, tmp_path / "n", init_checkpoint=tmp_path / "bad")
         assert message in str(caught.value)
-    checkpoint_io.save_checkpoint(tmp_path / "none", {"x": np.zeros(1, np.float32)})
+    writing.save_checkpoint(tmp_path / "none", {"x": np.zeros(1, np.float32)})
     with pytest.raises(UserError, match="25 of 25 variables: .* is missing; and 15 more"):
         _train(build, features, other, tmp_path / "n", init_checkpoint=tmp_path / "none")
 
@@ -471,7 +471,7 @@ def test_a_loss_that_is_not_finite_stops(tmp_path, config, features):
     with pytest.raises(UserError, match="loss of step 0 is nan"):
         _train(build, features, _options(), tmp_path)
     assert json.loads((tmp_path / "training.json").read_text())["train_batch_size"] == 8
-    assert checkpoint.latest_in(tmp_path).endswith("model.ckpt-0")
+    assert reading.latest_in(tmp_path).endswith("model.ckpt-0")
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, config, features):
@@ -482,7 +482,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, config, features):
 
     with pytest.raises(UserError, match="weights are no longer finite at step 1: a smaller"):
         _train(build, features, _options(num_train_steps=1, num_warmup_steps=0), tmp_path)
-    assert checkpoint.latest_in(tmp_path).endswith("model.ckpt-0")
+    assert reading.latest_in(tmp_path).endswith("model.ckpt-0")
 
 
 def _span_formula(logits, mask, positions):

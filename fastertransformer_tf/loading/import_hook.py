@@ -20,6 +20,10 @@ _TENSORFLOW = "tensorflow"
 _OPS = "fastertransformer_tf.ops"
 
 
+class OpsNotLoadedWarning(UserWarning):
+    """TensorFlow is loaded, but not the ops: models that hold them cannot be loaded."""
+
+
 def load_ops_with_tensorflow() -> None:
     """Loads the ops: now where TensorFlow is loaded already, else right after it will be.
 
@@ -75,4 +79,5 @@ def _load_ops_or_warn() -> None:
     try:
         importlib.import_module(_OPS)
     except Exception as error:  # Whatever it is, TensorFlow itself has been imported.
-        warnings.warn(f"{error}; models with its ops cannot be loaded", stacklevel=2)
+        message = f"{error}; models with its ops cannot be loaded"
+        warnings.warn(message, OpsNotLoadedWarning, stacklevel=2)

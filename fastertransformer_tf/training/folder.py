@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastertransformer_tf.checkpoints import checkpoint
+from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.errors import UserError
-from fastertransformer_tf.files import atomic, text_files
+from fastertransformer_tf.files import atomic, paths, text_files
 
 if TYPE_CHECKING:  # typing has Self from Python 3.11 on.
     from typing_extensions import Self
@@ -48,14 +48,14 @@ class TrainingFolder:
           OSError: It cannot be made or locked.
           UserError: Another training is running in it, or it holds a training that cannot go on.
         """
-        checkpoint.refuse_pattern(str(self.path))
+        paths.refuse_pattern(str(self.path))
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = self._locked()
         try:
             ours = (self.path / _SETTINGS_FILE).is_file()
             if ours:
                 self._remove_first_save()
-            self.last = checkpoint.latest_in(self.path)
+            self.last = reading.latest_in(self.path)
             if ours:
                 self._remove_leftovers()
         except BaseException:

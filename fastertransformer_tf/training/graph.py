@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from fastertransformer_tf.checkpoints import checkpoint
+from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.errors import UserError, listed
 from fastertransformer_tf.models import bert_compat, modeling
 from fastertransformer_tf.training.folder import TrainingFolder
@@ -45,12 +45,12 @@ class TrainingGraph:
         self.is_finite = tf.reduce_all(
             [tf.reduce_all(tf.is_finite(weight)) for weight in tf.trainable_variables()]
         )
-        self._source: checkpoint.Checkpoint | None = None
+        self._source: reading.Checkpoint | None = None
         self._restored: list[str] = []
         # Relative: the folder may be moved.
         self._saver = tf.train.Saver(max_to_keep=options.keep_checkpoints, save_relative_paths=True)
 
-    def start_from(self, source: checkpoint.Checkpoint | None, *, whole: bool) -> None:
+    def start_from(self, source: reading.Checkpoint | None, *, whole: bool) -> None:
         """Tells which checkpoint to start from, and checks that it fits.
 
         Args:
@@ -120,7 +120,7 @@ def _create_global_step() -> tuple[tf.Variable, tf.Tensor]:
 
 
 def _check_fit(
-    source: checkpoint.Checkpoint, variables: Mapping[str, tf.Variable], *, whole: bool
+    source: reading.Checkpoint, variables: Mapping[str, tf.Variable], *, whole: bool
 ) -> list[str]:
     """Checks that the values of a checkpoint can be given to variables.
 

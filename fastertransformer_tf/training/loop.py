@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tqdm import tqdm
 
-from fastertransformer_tf.checkpoints import checkpoint
+from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.graphs import sessions
 from fastertransformer_tf.training import batches
@@ -67,12 +67,12 @@ def train(
         loss or a weight is no finite number.
       ValueError: The features differ in their number of rows.
     """
-    source = checkpoint.Checkpoint(init_checkpoint) if init_checkpoint else None
+    source = reading.Checkpoint(init_checkpoint) if init_checkpoint else None
     described = all_settings(features, options, source, settings or {})
     folder.check_settings(described)
     if folder.last is not None:
         print(f"training goes on from {folder.last}")
-        source = checkpoint.Checkpoint(folder.last)
+        source = reading.Checkpoint(folder.last)
     with tf.Graph().as_default():
         graph = TrainingGraph(build_loss, features, options)
         graph.start_from(source, whole=folder.last is not None)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastertransformer_tf.checkpoints import checkpoint
+from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.errors import UserError, listed
 from fastertransformer_tf.files import text_files
 from fastertransformer_tf.training.batches import num_rows
@@ -57,7 +57,7 @@ def file_hash(path: str | os.PathLike[str]) -> str:
 def all_settings(
     features: Mapping[str, np.ndarray],
     options: TrainingOptions,
-    source: checkpoint.Checkpoint | None,
+    source: reading.Checkpoint | None,
     others: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Everything that changes the result of a training."""

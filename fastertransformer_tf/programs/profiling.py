@@ -20,10 +20,9 @@ from tqdm import tqdm
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import atomic
 from fastertransformer_tf.models import modeling
-from fastertransformer_tf.programs import cli, runner
+from fastertransformer_tf.programs import checked_inputs, cli, reports
 
 _tf1 = tf.compat.v1
-
 # Largest ||op - TensorFlow|| / ||TensorFlow||. float16, bfloat16 and TF32 round both sides.
 TOLERANCE = {"float32": 1e-4, "TF32": 1e-2, "float16": 1e-2, "bfloat16": 6e-2}
 
@@ -47,23 +46,6 @@ class Side:
     trace_name: str
 
 
-def define_flags(flag_values: flags.FlagValues, owner: str) -> None:
-    """Defines the flags that both programs have beyond those of the encoder.
-
-    Args:
-      flag_values: Where to define them.
-      owner: Name of the program's module, under which --help finds them.
-    """
-    define = cli.FlagDefiner(flag_values, owner)
-    define.string("profiling_output_file", None, "The table's file, in --output_dir.")
-    define.boolean("xla", "Compile with XLA, both sides.")
-    define.boolean(
-        "tf_profile",
-        "Write chrome traces to --output_dir/prof: open them with Perfetto or chrome://tracing.",
-    )
-    define.integer("num_iter", 20, "Timed batches of each side.", minimum=1)
-
-
 def check_flags(values: flags.FlagValues) -> modeling.EncoderOptions:
     """Checks the flags that both programs have.
 
@@ -82,7 +64,7 @@ def check_flags(values: flags.FlagValues) -> modeling.EncoderOptions:
             f"--profiling_output_file={name}, expected the name of a file in --output_dir, such as "
             "table.tsv; the plot gets the same name with .png"
         )
-    return runner.encoder_options(values)
+    return checked_inputs.encoder_options(values)
 
 
 def precision(floatx: str) -> str:
@@ -234,7 +216,7 @@ def report(
     row = [*sizes.values(), f"{original:.6g}", f"{fast:.6g}"]
     transformer = f"BertEncoder op, padding {'removed' if values.remove_padding else 'computed'}"
     computed_in, devices = precision(values.floatx), device_names()
-    runner.print_table(
+    reports.print_table(
         f"{computed_in}, {'with' if values.xla else 'without'} XLA, {devices[0]}",
         {
             **sizes,
