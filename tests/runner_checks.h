@@ -197,6 +197,70 @@ inline void CheckEncoder(Host* host, const Expect& expect) {
          StrCat("weights were prepared ", cache->weights.num_prepared(), " times, expected once"));
 }
 
+// BertTransformer: one layer, padded rows under a mask and packed rows.
+inline void CheckLayer(Host* host, const Expect& expect) {
+  EncoderConfig config = SmallConfig();
+  config.num_layers = 1;
+  const Model model(host, config, 8);
+  Runner runner(config, {}, &host->backend(), std::make_shared<DeviceCaches>(int64_t{1} << 30));
+  const std::vector<int32_t> lengths = {3, 0, 6};
+  const int64_t batch_size = 3, seq_len = 6, hidden = config.hidden_size();
+  std::mt19937 generator(9);
+  std::normal_distribution<float> normal;
+  std::vector<float> x(batch_size * seq_len * hidden), mask(batch_size * seq_len * seq_len);
+  for (float& value : x) value = normal(generator);
+  for (size_t i = 0; i < mask.size(); ++i)
+    mask[i] = i % seq_len == 0 || generator() % 2 ? 1.f : 0.f;
+  const DeviceRows device_mask(host, mask);
+  for (const bool packed : {false, true}) {
+    std::vector<float> rows;
+    std::vector<int32_t> ids, offsets;
+    for (int32_t b = 0; b < batch_size; ++b) {
+      const int32_t first = static_cast<int32_t>(rows.size() / hidden);
+      if (packed) {
+        offsets.push_back(first);
+        ids.insert(ids.end(), lengths[b], static_cast<int32_t>(b * seq_len) - first);
+      } else {
+        offsets.push_back(static_cast<int32_t>(b * seq_len));
+        offsets.push_back(static_cast<int32_t>(b * seq_len) + lengths[b]);
+      }
+      const auto begin = x.begin() + b * seq_len * hidden;
+      rows.insert(rows.end(), begin, begin + (packed ? lengths[b] : seq_len) * hidden);
+    }
+    const int64_t tokens = rows.size() / hidden;
+    offsets.push_back(static_cast<int32_t>(tokens));
+    const DeviceRows input(host, rows), output(host, std::vector<float>(rows.size(), NAN));
+    LayerInputs inputs;
+    inputs.from_tensor = {input.data, DataType::kFloat32, {tokens, hidden}};
+    inputs.to_tensor = inputs.from_tensor;
+    inputs.attention_mask = {device_mask.data, DataType::kFloat32, {batch_size, seq_len, seq_len}};
+    inputs.sequence_id_offset = {ids.data(), DataType::kInt32, {static_cast<int64_t>(ids.size())}};
+    inputs.seqlen_offset = {
+        offsets.data(), DataType::kInt32, {static_cast<int64_t>(offsets.size())}};
+    inputs.remove_padding = packed;
+    LayerPlan plan;
+    PreparedEncoder prepared;
+    Status status = PlanLayer(config, inputs, &plan);
+    if (status.ok()) status = runner.Prepare(model.weights, host->context(), &prepared);
+    if (status.ok()) status = runner.Run(prepared, inputs, plan, output.data, host->context());
+    std::vector<float> got(rows.size());
+    host->Read(output.data, got.size() * 4, got.data());
+    // Padded, the mask alone decides.
+    const std::vector<int32_t> all(batch_size, static_cast<int32_t>(seq_len));
+    const reference::Sequences sequences =
+        reference::MakeSequences(seq_len, packed ? lengths : all, packed);
+    const Doubles want = reference::RunLayer(Doubles(rows.begin(), rows.end()), model.layers[0],
+                                             config, sequences, Doubles(mask.begin(), mask.end()));
+    double worst = 0;
+    for (size_t i = 0; i < want.size(); ++i) {
+      const double difference = std::abs(got[i] - want[i]);
+      if (!(difference <= worst)) worst = difference;  // NaN stays
+    }
+    expect(status.ok() && worst < 3e-5,
+           StrCat("one layer, packed ", packed, ": ", worst, " ", status.message()));
+  }
+}
+
 // Weights are found by their buffers, and forgotten with them.
 inline void CheckWeightCache(Host* host, const Expect& expect) {
   const EncoderConfig config = SmallConfig();
@@ -337,6 +401,7 @@ inline void CheckPadding(Host* host, const Expect& expect) {
 
 inline void CheckAll(Host* host, const Expect& expect) {
   CheckEncoder(host, expect);
+  CheckLayer(host, expect);
   CheckWeightCache(host, expect);
   CheckFailedAllocations(host, expect);
   CheckPadding(host, expect);

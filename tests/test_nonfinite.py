@@ -49,7 +49,7 @@ def kind(values):
     return np.select([np.isnan(values), values == np.inf, values == -np.inf], [3, 2, 1], 0)
 
 
-def compare(x, mask, weights, activation, device, use_mask=True, exact=True, **options):
+def compare(x, mask, weights, activation, device, use_mask=True, exact=True, atol=1e-4):
     """The op's special values are TensorFlow's; the finite ones are close.
 
     With `exact` false only that they are special: of an infinite gamma TensorFlow makes
@@ -62,14 +62,14 @@ def compare(x, mask, weights, activation, device, use_mask=True, exact=True, **o
         [got] = ops.bert_encoder(
             tf.constant(x), None, tf.constant(mask) if use_mask else None,
             [{key: tf.constant(value) for key, value in weights.items()}], head_num=HEADS,
-            size_per_head=SIZE, activation=activation, **options,
+            size_per_head=SIZE, activation=activation,
         )  # fmt: skip
     got = got.numpy()
     if exact:
         np.testing.assert_array_equal(kind(got), kind(want))
     np.testing.assert_array_equal(kind(got) == 0, kind(want) == 0)
     finite = kind(want) == 0
-    np.testing.assert_allclose(got[finite], want[finite], atol=1e-4)
+    np.testing.assert_allclose(got[finite], want[finite], atol=atol)
     return kind(want)
 
 
@@ -125,6 +125,7 @@ def test_masks(case, device, value):
     special = compare(x, changed, weights, "gelu_tanh", device)
     # Another query's row, and another sequence, are untouched.
     assert not special[0, 0].any() and not special[1].any()
+    # A row that is masked as a whole keeps score - 10000 to 1e-3, here and in TensorFlow.
     changed = mask.copy()
     changed[1, 3, :] = value
-    compare(x, changed, weights, "gelu_tanh", device)
+    compare(x, changed, weights, "gelu_tanh", device, atol=2e-2)
