@@ -14,7 +14,7 @@ import tensorflow as tf
 from conftest import REPOSITORY
 
 from fastertransformer_tf.errors import UserError
-from fastertransformer_tf.programs import cli
+from fastertransformer_tf.programs import error_lines
 
 OOM = "OOM when allocating tensor with shape[8,8] and type float on /device:GPU:0 by allocator x"
 
@@ -45,14 +45,14 @@ OOM = "OOM when allocating tensor with shape[8,8] and type float on /device:GPU:
     ],
 )
 def test_a_users_mistake_and_the_systems(error: Exception, expected: str) -> None:
-    assert cli.describe_error(error) == expected
+    assert error_lines.describe_error(error) == expected
 
 
 @pytest.mark.parametrize(
     "error", [KeyError("a"), NotImplementedError(), ValueError("x\n\ny"), AssertionError("\n")]
 )
 def test_any_other_exception_is_called_a_bug(error: Exception) -> None:
-    line = cli.describe_error(error)
+    line = error_lines.describe_error(error)
     name = type(error).__name__
     assert line.startswith(f"this is a bug of the program, not a mistake of yours: {name}")
     assert line.endswith("(run again with --traceback to see where)")

@@ -20,7 +20,7 @@ from tiny_bert import TinyBert, make_tiny_bert
 from tolerances import LOGITS, assert_close
 
 from fastertransformer_tf.checkpoints import writing
-from fastertransformer_tf.data import glue
+from fastertransformer_tf.data import glue, glue_features
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.models import bert_compat
 from fastertransformer_tf.programs import classification
@@ -309,7 +309,7 @@ def test_odd_rows_that_are_right(tiny: dict[int, TinyBert], tmp_path: pathlib.Pa
     assert np.load(out / "l.npy").shape == (4, 2)
     tokenizer = bert_compat.tokenization().FullTokenizer(tiny[2].vocab_file, True)
     examples = glue.TASKS["mrpc"].get_dev_examples(str(tmp_path))
-    features = classification.make_features(examples, ["0", "1"], 16, tokenizer)
+    features = glue_features.make_features(examples, ["0", "1"], 16, tokenizer)
     unknown, the, cat = tokenizer.convert_tokens_to_ids(["[UNK]", "the", "cat"])
     assert features["input_ids"][2, :6].tolist() == [2, unknown, 3, the, cat, 3]
     assert features["input_ids"][1, :5].tolist() == [2, the, cat, 3, 0]
@@ -557,7 +557,7 @@ def test_an_exported_model_is_served_elsewhere(
     arguments["export_dir"] = ""
     values(["program", "--do_eval", *(f"--{k}={v}" for k, v in arguments.items())])
     job = classification.prepare(values)
-    features = classification.make_features(
+    features = glue_features.make_features(
         job.processor.get_dev_examples(str(tmp_path)), job.labels, 16, job.tokenizer
     )
     del features["label_ids"]

@@ -14,7 +14,7 @@ from conftest import REPOSITORY
 
 from fastertransformer_tf.checkpoints import reading, writing
 from fastertransformer_tf.errors import UserError
-from fastertransformer_tf.models import bert_compat, modeling
+from fastertransformer_tf.models import bert_compat, bert_layers, build_settings, heads, modeling
 from fastertransformer_tf.training import batches, loop, losses
 from fastertransformer_tf.training.folder import TrainingFolder
 from fastertransformer_tf.training.options import TrainingOptions
@@ -74,7 +74,7 @@ def _loss(prefix, config, features):
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         inputs = {n: tf.constant(v) for n, v in features.items()}
         with modeling.encoder_options(modeling.EncoderOptions(use_tensorflow=True)):
-            loss = bert_compat.create_classifier_model(
+            loss = heads.classifier(
                 config,
                 False,
                 inputs["input_ids"],
@@ -153,8 +153,8 @@ def test_dropout_is_a_function_of_seed_step_and_place():
     def drops(seed, steps):
         with tf.Graph().as_default(), tf.compat.v1.Session() as session:
             step = tf.compat.v1.placeholder(tf.int64, [])
-            with bert_compat.dropout_seed(seed, step):
-                two = [bert_compat.dropout(tf.ones([1000]), 0.25) for _ in range(2)]
+            with build_settings.dropout_seed(seed, step):
+                two = [bert_layers.dropout(tf.ones([1000]), 0.25) for _ in range(2)]
             return np.array([session.run(two, {step: s}) for s in steps])
 
     first = drops(7, [0, 1])

@@ -16,7 +16,6 @@ import contextlib
 import copy
 import functools
 import importlib.util
-import itertools
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -28,163 +27,12 @@ from absl import flags as absl_flags
 
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import vocabulary
-from fastertransformer_tf.graphs import float_types
 from fastertransformer_tf.graphs.variables import get_variable
+from fastertransformer_tf.models import bert_layers, build_settings
 
 _tf1 = tf.compat.v1
 _lock = threading.RLock()
 _state = threading.local()
-
-
-# --- The floating-point type of the model ---------------------------------------------------------
-
-
-@contextlib.contextmanager
-def floatx(dtype: str | tf.DType) -> Iterator[None]:
-    """Makes `bert.modeling` build variables, masks and embeddings in a type, in this thread.
-
-    Args:
-      dtype: float32, float16 or bfloat16, a name or a type.
-
-    Raises:
-      UserError: Another type.
-    """
-    previous = current_floatx()
-    _state.floatx = float_types.float_type(dtype)
-    try:
-        yield
-    finally:
-        _state.floatx = previous
-
-
-def current_floatx() -> tf.DType:
-    """Returns the type that `floatx` set in this thread; float32 outside of it."""
-    return getattr(_state, "floatx", tf.float32)
-
-
-# --- What bert.modeling leaves to its global state ------------------------------------------------
-
-
-@contextlib.contextmanager
-def layer_norm_epsilon(epsilon: float) -> Iterator[None]:
-    """Sets the epsilon of every layer norm built in the block, in this thread.
-
-    `BertModel` sets it to its configuration's `layer_norm_eps` where there is one.
-
-    Raises:
-      UserError: It is not above 0.
-    """
-    if not epsilon > 0:
-        raise UserError(f"layer_norm_eps is {epsilon!r}, expected a number above 0")
-    previous = current_layer_norm_epsilon()
-    _state.layer_norm_epsilon = epsilon
-    try:
-        yield
-    finally:
-        _state.layer_norm_epsilon = previous
-
-
-def current_layer_norm_epsilon() -> float:
-    """Returns the epsilon set in this thread; google-research BERT's 1e-12 outside of any block."""
-    return getattr(_state, "layer_norm_epsilon", 1e-12)
-
-
-@contextlib.contextmanager
-def dropout_seed(seed: int, step: tf.Tensor) -> Iterator[None]:
-    """Makes every dropout built in the block, in this thread, a function of seed and step.
-
-    Random operations with a state of their own begin anew when a session does: a training that was
-    killed and resumed would then drop other values than one that was not.
-
-    Args:
-      seed: Of the whole training.
-      step: int64 []; each of its values gives other random values.
-    """
-    previous = getattr(_state, "dropout", None)
-    # Threefry takes two 64-bit numbers. The low half of the first counts the dropouts of the graph.
-    _state.dropout = (itertools.count(seed << 32), step)
-    try:
-        yield
-    finally:
-        _state.dropout = previous
-
-
-def dropout(input_tensor: tf.Tensor, dropout_prob: float | None) -> tf.Tensor:
-    """Sets elements to 0 with a probability and scales the others up; `bert.modeling.dropout`.
-
-    Args:
-      input_tensor: Any shape, floating point.
-      dropout_prob: The probability; None or 0 returns the input.
-    """
-    if not dropout_prob:
-        return input_tensor
-    seeded = getattr(_state, "dropout", None)
-    if seeded is None:
-        return tf.nn.dropout(input_tensor, rate=dropout_prob)
-    numbers, step = seeded
-    seed = tf.stack([tf.constant(next(numbers), tf.int64), step])
-    return tf.nn.experimental.stateless_dropout(input_tensor, rate=dropout_prob, seed=seed)
-
-
-# --- Stand-ins for what TensorFlow 2.21 no longer has --------------------------------------------
-
-
-def layer_norm(
-    inputs: tf.Tensor,
-    begin_norm_axis: int = -1,
-    begin_params_axis: int = -1,
-    scope: str | None = None,
-) -> tf.Tensor:
-    """Layer norm over the last axis with variables `beta` and `gamma`, computed in float32.
-
-    Source: tf.contrib.layers.layer_norm of TensorFlow 1.15, with `current_layer_norm_epsilon`.
-
-    Args:
-      inputs: [..., H].
-      begin_norm_axis: -1; the only value that BERT uses.
-      begin_params_axis: -1.
-      scope: Variable scope; "LayerNorm", made unique, when None.
-
-    Returns:
-      A tensor of the shape and type of `inputs`.
-
-    Raises:
-      UserError: Another axis.
-    """
-    if (begin_norm_axis, begin_params_axis) != (-1, -1):
-        raise ValueError(
-            f"layer_norm axes are {begin_norm_axis} and {begin_params_axis}, expected -1 and -1"
-        )
-    with _tf1.variable_scope(scope, default_name="LayerNorm"):
-        shape = [inputs.shape[-1]]
-        beta = get_variable("beta", shape, inputs.dtype, _tf1.zeros_initializer())
-        gamma = get_variable("gamma", shape, inputs.dtype, _tf1.ones_initializer())
-        x, beta, gamma = (tf.cast(t, tf.float32) for t in (inputs, beta, gamma))
-        mean, variance = tf.nn.moments(x, axes=[-1], keepdims=True)
-        epsilon = current_layer_norm_epsilon()
-        output = tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon)
-        return tf.cast(output, inputs.dtype)
-
-
-def dense(
-    inputs: tf.Tensor,
-    units: int,
-    activation: Callable[[tf.Tensor], tf.Tensor] | None = None,
-    kernel_initializer: Any = None,
-    name: str | None = None,
-) -> tf.Tensor:
-    """A [.., in] -> [.., units] layer with variables `kernel` and `bias`.
-
-    Source: tf.layers.dense of TensorFlow 1.15, of which Keras 3 left only an error.
-    """
-    with _tf1.variable_scope(name, default_name="dense"):
-        shape = [inputs.shape[-1], units]
-        kernel = get_variable("kernel", shape, inputs.dtype, kernel_initializer)
-        bias = get_variable("bias", [units], inputs.dtype, _tf1.zeros_initializer())
-        output = tf.matmul(inputs, kernel) + bias
-        return output if activation is None else activation(output)
-
-
 # The names of tf.estimator that bert's model functions use.
 _ESTIMATOR = SimpleNamespace(
     ModeKeys=SimpleNamespace(TRAIN="train", EVAL="eval", PREDICT="infer"),
@@ -202,7 +50,7 @@ class _Tf(ModuleType):
         super().__init__("tensorflow.compat.v1")
         self.flags = flags
         self.estimator = _ESTIMATOR
-        self.layers = SimpleNamespace(dense=dense)
+        self.layers = SimpleNamespace(dense=bert_layers.dense)
         self.get_variable = get_variable
 
     def __getattr__(self, name: str) -> Any:
@@ -210,7 +58,7 @@ class _Tf(ModuleType):
 
 
 def _get_variable_in_floatx(name: str, shape: Any = None, dtype: Any = None, **kwargs: Any) -> Any:
-    return get_variable(name, shape, dtype or current_floatx(), **kwargs)
+    return get_variable(name, shape, dtype or build_settings.current_floatx(), **kwargs)
 
 
 class _ModelTf(_Tf):
@@ -218,7 +66,7 @@ class _ModelTf(_Tf):
 
     @property
     def float32(self) -> tf.DType:
-        return current_floatx()
+        return build_settings.current_floatx()
 
     def __init__(self, flags: ModuleType) -> None:
         super().__init__(flags)
@@ -226,7 +74,7 @@ class _ModelTf(_Tf):
 
     @staticmethod
     def one_hot(indices: Any, depth: Any, dtype: Any = None, **kwargs: Any) -> tf.Tensor:
-        return tf.one_hot(indices, depth, dtype=dtype or current_floatx(), **kwargs)
+        return tf.one_hot(indices, depth, dtype=dtype or build_settings.current_floatx(), **kwargs)
 
 
 # --- Flags ----------------------------------------------------------------------------------------
@@ -320,7 +168,7 @@ def _make_import(fake_tf: ModuleType, fake_flags: ModuleType) -> Callable[..., A
         if name == "tensorflow.compat.v1":
             return fake_tf if fromlist else tensorflow
         if name.startswith("tensorflow.contrib"):
-            return SimpleNamespace(layers=SimpleNamespace(layer_norm=layer_norm))
+            return SimpleNamespace(layers=SimpleNamespace(layer_norm=bert_layers.layer_norm))
         if name == "absl" and fromlist == ("flags",):
             return SimpleNamespace(flags=fake_flags)
         if name == "bert" and fromlist:
@@ -375,13 +223,13 @@ def _load(name: str) -> ModuleType:
 
 def _patch_modeling(module: Any) -> None:
     """Gives `bert.modeling` our dropout, and its BertModel the epsilon of the configuration."""
-    module.dropout = dropout
+    module.dropout = bert_layers.dropout
     build = module.BertModel.__init__
 
     @functools.wraps(build)
     def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
-        epsilon = getattr(config, "layer_norm_eps", current_layer_norm_epsilon())
-        with layer_norm_epsilon(epsilon):
+        epsilon = getattr(config, "layer_norm_eps", build_settings.current_layer_norm_epsilon())
+        with build_settings.layer_norm_epsilon(epsilon):
             build(self, config, *args, **kwargs)
 
     module.BertModel.__init__ = init
@@ -402,66 +250,9 @@ def optimization() -> ModuleType:
     return _load("optimization")
 
 
-def create_classifier_model(
-    bert_config: Any,
-    is_training: bool,
-    input_ids: tf.Tensor,
-    input_mask: tf.Tensor,
-    segment_ids: tf.Tensor,
-    labels: tf.Tensor,
-    num_labels: int,
-    use_one_hot_embeddings: bool,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Builds BertModel and the classification head in `floatx`; softmax and loss in float32.
-
-    Source: google-research/bert run_classifier.py, create_model; same signature, same variables
-    `output_weights` and `output_bias`.
-
-    Args:
-      bert_config: A BertConfig.
-      is_training: Whether dropout is applied.
-      input_ids: int32 [B,S].
-      input_mask: int32 [B,S], 1 for real tokens.
-      segment_ids: int32 [B,S].
-      labels: int32 [B].
-      num_labels: Number of classes, C.
-      use_one_hot_embeddings: Look words up by a matrix product.
-
-    Returns:
-      Float32 tensors: mean loss [], loss of each example [B], logits [B,C], probabilities [B,C].
-    """
-    model = modeling().BertModel(
-        config=bert_config,
-        is_training=is_training,
-        input_ids=input_ids,
-        input_mask=input_mask,
-        token_type_ids=segment_ids,
-        use_one_hot_embeddings=use_one_hot_embeddings,
-    )
-    pooled = model.get_pooled_output()
-    weights = get_variable(
-        "output_weights",
-        [num_labels, pooled.shape[-1]],
-        pooled.dtype,
-        _tf1.truncated_normal_initializer(stddev=0.02),
-    )
-    bias = get_variable("output_bias", [num_labels], pooled.dtype, _tf1.zeros_initializer())
-    with _tf1.variable_scope("loss"):
-        if is_training:
-            pooled = dropout(pooled, 0.1)
-        logits = tf.cast(tf.matmul(pooled, weights, transpose_b=True) + bias, tf.float32)
-        probabilities = tf.nn.softmax(logits)
-        per_example_loss = -tf.reduce_sum(
-            tf.one_hot(labels, num_labels) * tf.nn.log_softmax(logits), axis=-1
-        )
-        return tf.reduce_mean(per_example_loss), per_example_loss, logits, probabilities
-
-
 def run_classifier() -> ModuleType:
     """Returns `bert.run_classifier`: task processors, convert_examples_to_features, ..."""
-    module: Any = _load("run_classifier")
-    module.create_model = create_classifier_model
-    return module
+    return _load("run_classifier")
 
 
 def run_squad() -> ModuleType:

@@ -18,7 +18,7 @@ from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.errors import UserError, listed
 from fastertransformer_tf.graphs import sessions
 from fastertransformer_tf.graphs.variables import PendingValues, get_variable
-from fastertransformer_tf.models import bert_compat, modeling
+from fastertransformer_tf.models import bert_compat, build_settings, modeling
 from fastertransformer_tf.spec import EncoderSizes
 
 Weights = list[dict[str, np.ndarray]] | list[dict[str, tf.Tensor]]
@@ -131,7 +131,7 @@ def tensorflow_encoder(
     options = modeling.EncoderOptions(floatx=hidden.dtype.name, use_tensorflow=True)
     with (
         modeling.encoder_options(options),
-        bert_compat.layer_norm_epsilon(sizes.layer_norm_eps),
+        build_settings.layer_norm_epsilon(sizes.layer_norm_eps),
         frozen_scope(weights, hidden.dtype),
     ):
         seq = bert.get_shape_list(hidden)[1]

@@ -22,7 +22,7 @@ import tensorflow as tf
 from fastertransformer_tf import ops, spec
 from fastertransformer_tf.graphs import float_types
 from fastertransformer_tf.graphs.variables import get_variable
-from fastertransformer_tf.models import bert_compat
+from fastertransformer_tf.models import bert_compat, build_settings
 
 _tf1 = tf.compat.v1
 _state = threading.local()
@@ -75,7 +75,7 @@ def encoder_options(options: EncoderOptions) -> Iterator[None]:
     previous = getattr(_state, "options", None)
     _state.options = options
     try:
-        with bert_compat.floatx(options.floatx):
+        with build_settings.floatx(options.floatx):
             yield
     finally:
         _state.options = previous
@@ -259,7 +259,7 @@ def transformer_model(
             int8_mode=options.int8_mode,
             allow_gemm_test=options.allow_gemm_test,
             activation=activation,
-            layernorm_epsilon=bert_compat.current_layer_norm_epsilon(),
+            layernorm_epsilon=build_settings.current_layer_norm_epsilon(),
         )
 
     if not do_return_all_layers:

@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 from absl import flags
 from sklearn import metrics
 
 from fastertransformer_tf.checkpoints import reading, restoring
-from fastertransformer_tf.data import glue
+from fastertransformer_tf.data import glue, glue_features
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import atomic
-from fastertransformer_tf.models import bert_compat, modeling
+from fastertransformer_tf.models import bert_compat, heads, modeling
 from fastertransformer_tf.programs import (
     checked_inputs,
     cli,
@@ -70,7 +69,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
 
 
 class Classifier(inference.Model):
-    """A BERT classifier restored from a checkpoint; its inputs are `make_features`' arrays.
+    """A BERT classifier restored from a checkpoint; its inputs are `glue_features`' arrays.
 
     Attributes:
       global_step: Training step of its checkpoint.
@@ -107,7 +106,7 @@ class Classifier(inference.Model):
             }
             inputs["label_ids"] = _tf1.placeholder(tf.int32, [None], "label_ids")
             with restoring.restored_variables(source, options.floatx) as restored:
-                loss, per_example_loss, logits, probabilities = bert_compat.create_classifier_model(
+                loss, per_example_loss, logits, probabilities = heads.classifier(
                     config,
                     False,
                     inputs["input_ids"],
@@ -124,41 +123,6 @@ class Classifier(inference.Model):
             "probabilities": probabilities,
         }
         super().__init__(graph, inputs, outputs, restored, session_config)
-
-
-def make_features(
-    examples: list[Any], labels: list[str], max_seq_length: int, tokenizer: Any
-) -> dict[str, np.ndarray]:
-    """Tokenizes examples as google's program does.
-
-    Args:
-      examples: google's InputExample objects.
-      labels: The task's labels, in order.
-      max_seq_length: S; longer pairs are cut, shorter ones padded.
-      tokenizer: A FullTokenizer.
-
-    Returns:
-      int32 arrays input_ids, input_mask, segment_ids [examples, S] and label_ids [examples].
-
-    Raises:
-      UserError: An example has a label that the task has not.
-    """
-    unknown = sorted({str(e.label) for e in examples} - set(labels))
-    if unknown:
-        raise UserError(f"the data has the labels {unknown}, expected {labels}")
-    convert = bert_compat.run_classifier().convert_single_example
-    rows = len(examples)
-    arrays: dict[str, np.ndarray] = {
-        name: np.zeros((rows, max_seq_length), np.int32)
-        for name in ("input_ids", "input_mask", "segment_ids")
-    }
-    arrays["label_ids"] = np.zeros(rows, np.int32)
-    attributes = {name: name for name in arrays} | {"label_ids": "label_id"}
-    for row, example in enumerate(tqdm.tqdm(examples, desc="tokenizing", unit="ex")):
-        feature = convert(row, example, labels, max_seq_length, tokenizer)
-        for name, attribute in attributes.items():
-            arrays[name][row] = getattr(feature, attribute)
-    return arrays
 
 
 def evaluate(task: str, label_ids: np.ndarray, run: inference.BatchRun) -> dict[str, Any]:
@@ -213,8 +177,8 @@ class Job:
     examples: dict[str, list[Any]]
 
     def features(self, which: str) -> dict[str, np.ndarray]:
-        """Tokenizes one of the sets of examples; see `make_features`."""
-        return make_features(
+        """Tokenizes one of the sets of examples; see `glue_features.make_features`."""
+        return glue_features.make_features(
             self.examples[which], self.labels, self.values.max_seq_length, self.tokenizer
         )
 

@@ -12,8 +12,7 @@ from absl import flags
 from fastertransformer_tf.checkpoints import reading, restoring
 from fastertransformer_tf.data import squad_answers, squad_files, squad_windows
 from fastertransformer_tf.errors import UserError
-from fastertransformer_tf.graphs.variables import get_variable
-from fastertransformer_tf.models import bert_compat, modeling
+from fastertransformer_tf.models import bert_compat, heads, modeling
 from fastertransformer_tf.programs import (
     checked_inputs,
     cli,
@@ -42,39 +41,6 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     model_flags.define_encoder_flags(flag_values, _OWNER)
     model_flags.define_export_flag(flag_values, _OWNER)
     bert_compat.define_google_flags("run_squad", flag_values, _OWNER, _HELP)
-
-
-def create_model(
-    config: Any, input_ids: tf.Tensor, input_mask: tf.Tensor, segment_ids: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Builds BertModel and the SQuAD head in `floatx`, for inference; logits in float32.
-
-    Source: google-research/bert run_squad.py, create_model; the same variables
-    `cls/squad/output_weights` and `cls/squad/output_bias`.
-
-    Args:
-      config: A BertConfig.
-      input_ids: int32 [B,S].
-      input_mask: int32 [B,S], 1 for real tokens.
-      segment_ids: int32 [B,S].
-
-    Returns:
-      start_logits and end_logits, float32 [B,S].
-    """
-    model = bert_compat.modeling().BertModel(
-        config=config,
-        is_training=False,
-        input_ids=input_ids,
-        input_mask=input_mask,
-        token_type_ids=segment_ids,
-        use_one_hot_embeddings=False,
-    )
-    hidden = model.get_sequence_output()
-    weights = get_variable("cls/squad/output_weights", [2, hidden.shape[-1]], hidden.dtype)
-    bias = get_variable("cls/squad/output_bias", [2], hidden.dtype)
-    logits = tf.cast(tf.einsum("bsh,ch->cbs", hidden, weights), tf.float32)
-    logits += tf.cast(bias, tf.float32)[:, tf.newaxis, tf.newaxis]
-    return logits[0], logits[1]
 
 
 class QuestionAnswerer(inference.Model):
@@ -110,7 +76,7 @@ class QuestionAnswerer(inference.Model):
                 modeling.encoder_options(options),
                 restoring.restored_variables(source, options.floatx) as restored,
             ):
-                start_logits, end_logits = create_model(config, *inputs.values())
+                start_logits, end_logits = heads.span(config, *inputs.values())
         outputs = {"start_logits": start_logits, "end_logits": end_logits}
         super().__init__(graph, inputs, outputs, restored)
 

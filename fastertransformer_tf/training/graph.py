@@ -9,7 +9,7 @@ import tensorflow.compat.v1 as tf
 
 from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.errors import UserError, listed
-from fastertransformer_tf.models import bert_compat, modeling
+from fastertransformer_tf.models import bert_compat, build_settings, modeling
 from fastertransformer_tf.training.folder import TrainingFolder
 from fastertransformer_tf.training.options import TrainingOptions
 
@@ -32,7 +32,7 @@ class TrainingGraph:
         self.global_step, step_now = _create_global_step()
         with (
             modeling.encoder_options(modeling.EncoderOptions(use_tensorflow=True)),
-            bert_compat.dropout_seed(options.seed, step_now),
+            build_settings.dropout_seed(options.seed, step_now),
         ):
             self.loss = build_loss(self.inputs)
         self.train_op = bert_compat.optimization().create_optimizer(

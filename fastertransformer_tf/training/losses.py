@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow.compat.v1 as tf
 
-from fastertransformer_tf.models import bert_compat
+from fastertransformer_tf.models import bert_compat, heads
 
 
 def classifier_loss(
@@ -24,7 +24,7 @@ def classifier_loss(
     """
 
     def build(inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        return bert_compat.create_classifier_model(
+        return heads.classifier(
             bert_config,
             True,
             inputs["input_ids"],

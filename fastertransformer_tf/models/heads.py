@@ -1,0 +1,100 @@
+"""The heads of google-research BERT's programs, in the type of the model below them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from fastertransformer_tf.graphs.variables import get_variable
+from fastertransformer_tf.models import bert_compat, bert_layers
+
+_tf1 = tf.compat.v1
+
+
+def classifier(
+    bert_config: Any,
+    is_training: bool,
+    input_ids: tf.Tensor,
+    input_mask: tf.Tensor,
+    segment_ids: tf.Tensor,
+    labels: tf.Tensor,
+    num_labels: int,
+    use_one_hot_embeddings: bool,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Builds BertModel and the classification head in `floatx`; softmax and loss in float32.
+
+    Source: google-research/bert run_classifier.py, create_model; same signature, same variables
+    `output_weights` and `output_bias`.
+
+    Args:
+      bert_config: A BertConfig.
+      is_training: Whether dropout is applied.
+      input_ids: int32 [B,S].
+      input_mask: int32 [B,S], 1 for real tokens.
+      segment_ids: int32 [B,S].
+      labels: int32 [B].
+      num_labels: Number of classes, C.
+      use_one_hot_embeddings: Look words up by a matrix product.
+
+    Returns:
+      Float32 tensors: mean loss [], loss of each example [B], logits [B,C], probabilities [B,C].
+    """
+    model = bert_compat.modeling().BertModel(
+        config=bert_config,
+        is_training=is_training,
+        input_ids=input_ids,
+        input_mask=input_mask,
+        token_type_ids=segment_ids,
+        use_one_hot_embeddings=use_one_hot_embeddings,
+    )
+    pooled = model.get_pooled_output()
+    weights = get_variable(
+        "output_weights",
+        [num_labels, pooled.shape[-1]],
+        pooled.dtype,
+        _tf1.truncated_normal_initializer(stddev=0.02),
+    )
+    bias = get_variable("output_bias", [num_labels], pooled.dtype, _tf1.zeros_initializer())
+    with _tf1.variable_scope("loss"):
+        if is_training:
+            pooled = bert_layers.dropout(pooled, 0.1)
+        logits = tf.cast(tf.matmul(pooled, weights, transpose_b=True) + bias, tf.float32)
+        probabilities = tf.nn.softmax(logits)
+        per_example_loss = -tf.reduce_sum(
+            tf.one_hot(labels, num_labels) * tf.nn.log_softmax(logits), axis=-1
+        )
+        return tf.reduce_mean(per_example_loss), per_example_loss, logits, probabilities
+
+
+def span(
+    config: Any, input_ids: tf.Tensor, input_mask: tf.Tensor, segment_ids: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Builds BertModel and the SQuAD head in `floatx`, for inference; logits in float32.
+
+    Source: google-research/bert run_squad.py, create_model; the same variables
+    `cls/squad/output_weights` and `cls/squad/output_bias`.
+
+    Args:
+      config: A BertConfig.
+      input_ids: int32 [B,S].
+      input_mask: int32 [B,S], 1 for real tokens.
+      segment_ids: int32 [B,S].
+
+    Returns:
+      start_logits and end_logits, float32 [B,S].
+    """
+    model = bert_compat.modeling().BertModel(
+        config=config,
+        is_training=False,
+        input_ids=input_ids,
+        input_mask=input_mask,
+        token_type_ids=segment_ids,
+        use_one_hot_embeddings=False,
+    )
+    hidden = model.get_sequence_output()
+    weights = get_variable("cls/squad/output_weights", [2, hidden.shape[-1]], hidden.dtype)
+    bias = get_variable("cls/squad/output_bias", [2], hidden.dtype)
+    logits = tf.cast(tf.einsum("bsh,ch->cbs", hidden, weights), tf.float32)
+    logits += tf.cast(bias, tf.float32)[:, tf.newaxis, tf.newaxis]
+    return logits[0], logits[1]
