@@ -11,7 +11,6 @@ import importlib
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -38,7 +37,7 @@ def load_ops_with_tensorflow() -> None:
         sys.meta_path.insert(0, _TensorFlowFinder())
 
 
-class _TensorFlowFinder(MetaPathFinder):
+class _TensorFlowFinder:
     """Finds TensorFlow where the other finders do, and lets its loader call back at the end."""
 
     def find_spec(

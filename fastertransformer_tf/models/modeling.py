@@ -169,6 +169,19 @@ def _layer_weights(
     return weights
 
 
+def _check_sizes(input_tensor: tf.Tensor, hidden_size: int, num_attention_heads: int) -> None:
+    """Refuses sizes that do not go together."""
+    if hidden_size % num_attention_heads:
+        raise ValueError(
+            f"hidden_size is {hidden_size}, expected a multiple of num_attention_heads, "
+            f"{num_attention_heads}"
+        )
+    if input_tensor.shape.rank != 3 or input_tensor.shape[2] != hidden_size:
+        raise ValueError(
+            f"input_tensor has shape {input_tensor.shape}, expected [B,S,{hidden_size}]"
+        )
+
+
 def transformer_model(
     input_tensor: tf.Tensor,
     attention_mask: tf.Tensor | None = None,
@@ -217,15 +230,7 @@ def transformer_model(
             f"{attention_probs_dropout_prob}, expected 0: the op is for inference; build with "
             "is_training=False, or train with EncoderOptions(use_tensorflow=True)"
         )
-    if hidden_size % num_attention_heads:
-        raise ValueError(
-            f"hidden_size is {hidden_size}, expected a multiple of num_attention_heads, "
-            f"{num_attention_heads}"
-        )
-    if input_tensor.shape.rank != 3 or input_tensor.shape[2] != hidden_size:
-        raise ValueError(
-            f"input_tensor has shape {input_tensor.shape}, expected [B,S,{hidden_size}]"
-        )
+    _check_sizes(input_tensor, hidden_size, num_attention_heads)
     activation = op_activation(intermediate_act_fn)
     dtype = input_tensor.dtype
 
