@@ -12,9 +12,8 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import report
-from fastertransformer_tf import run_classifier_wrap
 from fastertransformer_tf.models import bert_compat, modeling
-from fastertransformer_tf.programs import profile_util
+from fastertransformer_tf.programs import classification, profiling
 
 _DATA = flags.DEFINE_string(
     "data",
@@ -36,7 +35,7 @@ def main(argv: list[str]) -> None:
     data = pathlib.Path(_DATA.value)
     model_dir = data / "minilm_mrpc"
     values = flags.FlagValues()
-    run_classifier_wrap.define_flags(values)
+    classification.define_flags(values)
     path = _CHECKPOINT.value or _find_checkpoint(model_dir)
     arguments = {
         "init_checkpoint": path,
@@ -55,10 +54,10 @@ def main(argv: list[str]) -> None:
             name = f"op {floatx}" + (" remove_padding" if remove else "")
             contestants[name] = modeling.EncoderOptions(floatx=floatx, remove_padding=remove)
     with bert_compat.bound_flags(values):
-        job = run_classifier_wrap.prepare(values)
+        job = classification.prepare(values)
         features = job.features("dev")
         models = {
-            name: run_classifier_wrap.Classifier(job.config, len(job.labels), path, options)
+            name: classification.Classifier(job.config, len(job.labels), path, options)
             for name, options in contestants.items()
         }
     result = {
@@ -82,11 +81,11 @@ def main(argv: list[str]) -> None:
             expected = logits if expected is None else expected
             floatx = contestants[name].floatx
             result["contestants"][name] = {
-                "accuracy": float(run_classifier_wrap.evaluate(
+                "accuracy": float(classification.evaluate(
                     "mrpc", features["label_ids"], done
                 )["eval_accuracy"]),
                 "largest_logit_difference": float(np.abs(logits - expected).max()),
-                "relative_error": profile_util.check_agreement(expected, logits, floatx),
+                "relative_error": profiling.check_agreement(expected, logits, floatx),
             }  # fmt: skip
     base = float(np.median(speeds["tensorflow float32"]))
     for name, values_ in speeds.items():

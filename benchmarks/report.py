@@ -1,6 +1,8 @@
 """What every benchmark writes: the machine, the versions, JSON, Markdown and plots."""
 
+import ctypes
 import datetime
+import gc
 import json
 import os
 import pathlib
@@ -53,6 +55,12 @@ def resident_mib(field: str) -> float:
         if line.startswith(field + ":"):
             return int(line.split()[1]) / 1024
     raise ValueError(f"/proc/self/status has no {field}")
+
+
+def release_free_memory() -> None:
+    """Gives what malloc holds free back to the system, so that its use shows in VmRSS (glibc)."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def reset_peak() -> None:

@@ -9,170 +9,20 @@ so this program only halves the file.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from pathlib import Path
-
-import numpy as np
-import tensorflow as tf
 from absl import flags
 
 from fastertransformer_tf import spec
-from fastertransformer_tf.checkpoints import checkpoint, checkpoint_io
-from fastertransformer_tf.errors import UserError, listed
-from fastertransformer_tf.programs import cli as cli_lib
+from fastertransformer_tf.programs import cli
 
 _OWNER = "fastertransformer_tf.ckpt_type_convert"
-DTYPES = ("float16", "bfloat16")
-
-_KEPT = re.compile(r"quant|amaxList|(^|/)beta[12]_power(_\d+)?$")
-_SCALE_LIST = re.compile(r"(.*/layer_\d+)/amaxList$")
-# The kernels of a layer that INT8 tools overwrite with packed bytes.
-_QUANTIZED_KERNELS = tuple(w.google for w in spec.LAYER_WEIGHTS if w.is_quantized)
-# Trained weights are far below this; packed int8 bytes read as floats are far above, or NaN.
-_LARGEST_WEIGHT = 1e4
-
-
-def convert_tensors(
-    tensors: Mapping[str, np.ndarray], dtype: str = "float16", *, allow_overflow: bool = False
-) -> dict[str, np.ndarray]:
-    """Casts float32 and float64 variables.
-
-    Args:
-      tensors: Variable name to value.
-      dtype: "float16" or "bfloat16".
-      allow_overflow: Clip finite values beyond the type's largest to it, instead of refusing.
-
-    Returns:
-      All variables, those that the program's docstring names as they were.
-
-    Raises:
-      UserError: Another dtype; a quantized checkpoint; values that are not finite or overflow, by
-        name.
-    """
-    if dtype not in DTYPES:
-        raise UserError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
-    check_not_quantized(tensors)
-    converted = dict(tensors)
-    unusable: list[str] = []
-    overflowing: list[str] = []
-    for name, value in tensors.items():
-        is_slot = name.rpartition("/")[0] in tensors
-        if value.dtype not in (np.float32, np.float64) or _KEPT.search(name) or is_slot:
-            continue
-        finite = np.isfinite(value)
-        if not finite.all():
-            unusable.append(f"{name}: {np.sum(~finite)} of {value.size} values")
-            continue
-        converted[name], overflows = _cast(value, dtype)
-        if overflows.any():
-            worst = value[overflows][np.argmax(np.abs(value[overflows]))]
-            overflowing.append(f"{name}: {overflows.sum()} of {value.size} values, e.g. {worst:g}")
-    if unusable:
-        raise UserError(
-            f"{len(unusable)} variables hold values that are not finite, expected weights: "
-            + listed(unusable)
-        )
-    if overflowing and not allow_overflow:
-        raise UserError(
-            f"{len(overflowing)} variables hold values beyond {dtype}'s largest, "
-            f"{float(tf.as_dtype(dtype).max):g} (allow_overflow clips them): {listed(overflowing)}"
-        )
-    return converted
-
-
-def _cast(value: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Casts finite values, clipping what overflows; also returns which values did."""
-    np_dtype = tf.as_dtype(dtype).as_numpy_dtype
-    largest = float(tf.as_dtype(dtype).max)
-    with np.errstate(over="ignore"):
-        cast = value.astype(np_dtype)
-        overflows = ~np.isfinite(cast.astype(np.float32))
-    if overflows.any():
-        cast = np.clip(value, -largest, largest).astype(np_dtype)
-    return cast, overflows
-
-
-def check_not_quantized(tensors: Mapping[str, np.ndarray]) -> None:
-    """Refuses a checkpoint whose kernels hold int8 values, openly or packed in float buffers.
-
-    Casting packed bytes as if they were floats would destroy them: type first, then quantize.
-
-    Raises:
-      UserError: The checkpoint is quantized; says by which variable that was seen.
-    """
-    advice = "convert the type first, then quantize"
-    for name, value in tensors.items():
-        if value.dtype == np.int8:
-            raise UserError(f"the checkpoint is quantized: {name} is int8; {advice}")
-        match = _SCALE_LIST.match(name)
-        if not match:
-            continue
-        for kernel in _QUANTIZED_KERNELS:
-            weights = tensors.get(f"{match[1]}/{kernel}")
-            if weights is None:
-                continue
-            weights = weights.astype(np.float32)
-            if not np.isfinite(weights).all() or np.abs(weights).max() > _LARGEST_WEIGHT:
-                raise UserError(
-                    f"the checkpoint is quantized: it has {name}, and {match[1]}/{kernel} holds "
-                    f"packed bytes, not weights; {advice}"
-                )
-
-
-def convert_checkpoint(
-    init_checkpoint: str | Path,
-    fp16_checkpoint: str | Path,
-    dtype: str = "float16",
-    *,
-    allow_overflow: bool = False,
-) -> list[tuple[str, str, str]]:
-    """Reads a checkpoint, casts its float32 variables and writes it under another name.
-
-    Args:
-      init_checkpoint: The checkpoint to read, as `checkpoint.Checkpoint` takes it.
-      fp16_checkpoint: Prefix to write; may be the same.
-      dtype: As for `convert_tensors`.
-      allow_overflow: As for `convert_tensors`.
-
-    Returns:
-      (name, old dtype, new dtype) of every variable, by name.
-
-    Raises:
-      FileNotFoundError: There is no such checkpoint.
-      UserError: It cannot be read, or as for `convert_tensors`; nothing is written.
-    """
-    _check_prefix(fp16_checkpoint)
-    source = checkpoint.Checkpoint(init_checkpoint)
-    # A scalar or a text comes as Python's own type.
-    tensors = {name: np.asarray(source.load(name)) for name in sorted(source.shapes)}
-    converted = convert_tensors(tensors, dtype, allow_overflow=allow_overflow)
-    checkpoint_io.save_checkpoint(fp16_checkpoint, converted)
-    return [(n, tensors[n].dtype.name, converted[n].dtype.name) for n in tensors]
-
-
-def _check_prefix(prefix: str | Path) -> None:
-    """Refuses names that a checkpoint cannot be read under again.
-
-    Raises:
-      UserError: It is a folder, or a file's name.
-    """
-    prefix = str(prefix)
-    checkpoint.refuse_url(prefix, "fp16_checkpoint")
-    is_file_name = prefix.endswith(checkpoint_io.INDEX_SUFFIX) or ".data-" in Path(prefix).name
-    if is_file_name or prefix.endswith("/") or Path(prefix).is_dir():
-        raise UserError(
-            f"fp16_checkpoint is {prefix}, expected a prefix without suffix such as "
-            "folder/model.ckpt"
-        )
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
     """Defines the program's flags."""
-    define = cli_lib.FlagDefiner(flag_values, _OWNER)
+    define = cli.FlagDefiner(flag_values, _OWNER)
     define.string("init_checkpoint", None, "The checkpoint to read.")
     define.string("fp16_checkpoint", None, "Prefix of the checkpoint to write.")
-    define.enum("dtype", "float16", DTYPES, "Type that float32 and float64 variables get.")
+    define.enum("dtype", "float16", spec.HALF_TYPES, "Type that float32 and float64 variables get.")
     define.boolean(
         "allow_overflow",
         "Clip values beyond the type's largest to it; otherwise they are reported by name and "
@@ -181,9 +31,11 @@ def define_flags(flag_values: flags.FlagValues) -> None:
 
 
 def run(values: flags.FlagValues) -> list[tuple[str, str, str]]:
-    """Runs the program with parsed flags; see `convert_checkpoint`."""
-    cli_lib.require_flags(values, ("init_checkpoint", "fp16_checkpoint"))
-    rows = convert_checkpoint(
+    """Runs the program with parsed flags; see `type_conversion.convert_checkpoint`."""
+    from fastertransformer_tf.checkpoints import type_conversion  # With TensorFlow: not for --help.
+
+    cli.require_flags(values, ("init_checkpoint", "fp16_checkpoint"))
+    rows = type_conversion.convert_checkpoint(
         values.init_checkpoint,
         values.fp16_checkpoint,
         values.dtype,
@@ -196,10 +48,10 @@ def run(values: flags.FlagValues) -> list[tuple[str, str, str]]:
     return rows
 
 
-def cli() -> None:
+def main() -> None:
     """The console entry point."""
-    cli_lib.run_flag_program(define_flags, run, __doc__, [_OWNER])
+    cli.run_flag_program(define_flags, run, __doc__, [_OWNER])
 
 
 if __name__ == "__main__":
-    cli()
+    main()

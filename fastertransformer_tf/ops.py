@@ -1,4 +1,4 @@
-"""Loads the .so with the ops, after checking that it fits this TensorFlow, and wraps them.
+"""The ops with types and documentation; importing this module loads the .so with them.
 
 The docstrings repeat the text of the ops' own documentation (`tf_ops/op/bert_ops.cc`);
 `tests/test_ops_loader.py` keeps the two equal.
@@ -6,91 +6,19 @@ The docstrings repeat the text of the ops' own documentation (`tf_ops/op/bert_op
 
 from __future__ import annotations
 
-import os
-import pathlib
-import re
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from fastertransformer_tf import spec
-
-LIBRARY_NAME = "_fastertransformer_tf.so"
-LIBRARY_VARIABLE = "FT_TF_OPS_LIBRARY"
-_PACKAGE_LIB = pathlib.Path(__file__).resolve().parent / "lib"
-
-# What the .so is built against. A different minor version changes C++ classes that an op uses: it
-# may load and crash later, so it is refused before it is loaded.
-TENSORFLOW_VERSION = "2.21"
-CXX11_ABI_FLAG = 1
+from fastertransformer_tf.loading import library
 
 # The weights of one layer, in the order of the ops' inputs; `spec.LAYER_WEIGHTS` has their shapes.
 LAYER_WEIGHTS = tuple(weight.op_input for weight in spec.LAYER_WEIGHTS)
 
-
-def check_tensorflow(version: str, cxx11_abi_flag: int) -> None:
-    """Refuses a TensorFlow that the .so was not built for.
-
-    Args:
-      version: `tf.__version__`.
-      cxx11_abi_flag: `tf.sysconfig.CXX11_ABI_FLAG`.
-
-    Raises:
-      ImportError: Another minor version or another C++ ABI.
-    """
-    match = re.match(r"(\d+)\.(\d+)(\.|$)", version)
-    if not match or ".".join(match.groups()[:2]) != TENSORFLOW_VERSION:
-        raise ImportError(
-            f"fastertransformer_tf: tensorflow is {version}, expected {TENSORFLOW_VERSION}.* "
-            f"(the ops are compiled against it): pip install 'tensorflow=={TENSORFLOW_VERSION}.*'"
-        )
-    if int(cxx11_abi_flag) != CXX11_ABI_FLAG:
-        raise ImportError(
-            f"fastertransformer_tf: tensorflow's _GLIBCXX_USE_CXX11_ABI is {int(cxx11_abi_flag)}, "
-            f"expected {CXX11_ABI_FLAG}: install tensorflow from PyPI, or rebuild the ops with "
-            "this TensorFlow (scripts/build.sh)"
-        )
-
-
-def _library_path() -> pathlib.Path:
-    """Finds the .so: `$FT_TF_OPS_LIBRARY` or the package's lib folder.
-
-    Raises:
-      ImportError: It is not there.
-    """
-    override = os.environ.get(LIBRARY_VARIABLE)
-    path = pathlib.Path(override) if override else _PACKAGE_LIB / LIBRARY_NAME
-    if not path.is_file():
-        source = f"${LIBRARY_VARIABLE}" if override else "the package's lib folder"
-        raise ImportError(
-            f"fastertransformer_tf: no op library at {path} ({source}), expected the built "
-            f"{LIBRARY_NAME}: run scripts/build.sh in the checkout, or set {LIBRARY_VARIABLE}"
-        )
-    return path.resolve()
-
-
-def _load() -> ModuleType:
-    """Checks, then loads the .so.
-
-    Returns:
-      The module of generated op functions.
-
-    Raises:
-      ImportError: Wrong TensorFlow, or a missing or damaged .so.
-    """
-    check_tensorflow(tf.__version__, tf.sysconfig.CXX11_ABI_FLAG)
-    path = _library_path()
-    try:
-        return tf.load_op_library(str(path))
-    except (tf.errors.OpError, OSError) as error:
-        message = getattr(error, "message", str(error))
-        raise ImportError(f"fastertransformer_tf: cannot load {path}: {message}") from error
-
-
-_library = _load()
+_library = library.load()
 
 
 def _no_gradient(op: Any, *unused_grads: tf.Tensor) -> list[tf.Tensor | None]:

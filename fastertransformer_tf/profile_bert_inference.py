@@ -6,89 +6,17 @@ flags of run_classifier_wrap and those of profile_transformer_inference.
 
 from __future__ import annotations
 
-import dataclasses
-
-import numpy as np
-from absl import flags
-
-from fastertransformer_tf import run_classifier_wrap
-from fastertransformer_tf.errors import UserError
-from fastertransformer_tf.models import bert_compat, encoder_graphs
-from fastertransformer_tf.programs import cli as cli_lib
-from fastertransformer_tf.programs import profile_util
-
-_OWNER = "fastertransformer_tf.profile_bert_inference"
-_TASK = "fastertransformer_tf.run_classifier_wrap"
-# Flags of run_classifier_wrap that ask for what this program does not do.
-_NOT_DONE = ("do_train", "do_predict", "export_dir", "output_logits")
+from fastertransformer_tf.programs import cli
 
 
-def define_flags(flag_values: flags.FlagValues) -> None:
-    """Defines the program's flags."""
-    run_classifier_wrap.define_flags(flag_values)
-    profile_util.define_flags(flag_values, _OWNER)
-
-
-def run(values: flags.FlagValues) -> list[np.ndarray]:
-    """Runs the program with parsed flags.
-
-    Returns:
-      Seconds of TensorFlow's batches and of the op's.
-
-    Raises:
-      FileNotFoundError: A file is not there.
-      UserError: A flag or a file is missing or wrong, or the logits disagree.
-    """
-    profile_util.check_flags(values)
-    for name in _NOT_DONE:
-        if values[name].value:
-            raise UserError(
-                f"--{name}: this program only times the dev set; give that flag to "
-                "run_classifier_wrap"
-            )
-    values["do_eval"].value = True  # what prepare expects of a job over the dev set
-    with bert_compat.bound_flags(values):
-        job = run_classifier_wrap.prepare(values)
-        assert job.source is not None  # Without training there is always one.
-        features = job.features("dev")
-        batch_size = values.eval_batch_size
-        whole = len(features["label_ids"]) // batch_size
-        if not whole:
-            raise UserError(
-                f"--eval_batch_size={batch_size}, expected at most the "
-                f"{len(features['label_ids'])} examples of the dev set"
-            )
-        starts = [i * batch_size for i in range(min(whole, values.num_iter))]
-        original = dataclasses.replace(job.options, use_tensorflow=True, remove_padding=False)
-        sides = []
-        for options, name in ((original, "bert_origin"), (job.options, "bert_fastinfer")):
-            model = run_classifier_wrap.Classifier(
-                job.config,
-                len(job.labels),
-                job.source,
-                options,
-                encoder_graphs.session_config(values.xla),
-            )
-            feeds = [
-                {model.inputs[key]: features[key][i : i + batch_size] for key in model.inputs}
-                for i in starts
-            ]
-            logits = model.outputs["logits"]
-            sides.append(profile_util.Side(model.session, logits, logits, feeds, name))
-    columns = {
-        "batch_size": batch_size,
-        "seq_length": values.max_seq_length,
-        "hidden_layers": job.config.num_hidden_layers,
-        "attention_heads": job.config.num_attention_heads,
-        "attention_head_size": job.config.hidden_size // job.config.num_attention_heads,
-    }
-    return profile_util.compare(values, sides, columns)
-
-
-def cli() -> None:
+def main() -> None:
     """The console entry point."""
-    cli_lib.run_flag_program(define_flags, run, __doc__, [_OWNER, _TASK])
+    cli.run_module_program(
+        "fastertransformer_tf.programs.profile_classifier",
+        __doc__,
+        ["fastertransformer_tf.profile_bert_inference", "fastertransformer_tf.run_classifier_wrap"],
+    )
 
 
 if __name__ == "__main__":
-    cli()
+    main()

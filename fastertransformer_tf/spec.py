@@ -18,6 +18,7 @@ _T = TypeVar("_T")
 
 # Of variables, activations and the op.
 FLOAT_TYPES = ("float32", "float16", "bfloat16")
+HALF_TYPES = FLOAT_TYPES[1:]
 
 # google-research BERT's, in bert/modeling.py.
 GOOGLE_LAYER_NORM_EPS = 1e-12

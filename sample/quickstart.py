@@ -29,10 +29,10 @@ from matplotlib import pyplot  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from fastertransformer_tf import import_hf  # noqa: E402
-from fastertransformer_tf.checkpoints import checkpoint, checkpoint_io  # noqa: E402
+from fastertransformer_tf.checkpoints import hugging_face, restoring  # noqa: E402
+from fastertransformer_tf.files import atomic, bert_config, hf_weights  # noqa: E402
 from fastertransformer_tf.models import bert_compat, modeling  # noqa: E402
-from fastertransformer_tf.programs import cli, runner  # noqa: E402
+from fastertransformer_tf.programs import checked_inputs, cli, inference, reports  # noqa: E402
 
 _PAIRS = flags.DEFINE_integer("pairs", 64, "Sentence pairs to encode, at most.", 1)
 _BATCH = flags.DEFINE_integer("batch_size", 8, "Sentences in a batch.", 1)
@@ -76,14 +76,14 @@ def say(text: str) -> None:
 
 def imported_model(folder: pathlib.Path) -> pathlib.Path:
     """Imports MiniLM-L6 into `folder` unless it is there; returns its checkpoint's prefix."""
-    prefix = folder / import_hf.CHECKPOINT_NAME
+    prefix = folder / bert_config.CHECKPOINT_NAME
     # The index is written last, by a rename: where it is, all files are.
     if prefix.with_name(prefix.name + ".index").is_file():
         say(f"MiniLM-L6 is already imported: {folder}")
     else:
-        source = import_hf.packaged_minilm()
+        source = hf_weights.packaged_minilm()
         say(f"importing MiniLM-L6 from {source} into {folder}")
-        model = import_hf.import_hf(source, folder)
+        model = hugging_face.import_hf(source, folder)
         say(f"imported {model.num_variables} variables")
     return prefix
 
@@ -118,7 +118,7 @@ def make_features(sentences: list[str], vocab: pathlib.Path, seq: int) -> dict[s
 
 def encode(
     engine: str, config: object, prefix: pathlib.Path, features: dict[str, np.ndarray]
-) -> runner.BatchRun:
+) -> inference.BatchRun:
     """Runs a model over all sentences; output "vector" is [sentences, H]."""
     options = ENGINES[engine]
     seq = features["input_ids"].shape[1]
@@ -126,7 +126,7 @@ def encode(
         inputs = {name: tf.placeholder(tf.int32, [None, seq], name) for name in features}
         with (
             modeling.encoder_options(options),
-            checkpoint.restored_variables(prefix, options.floatx) as restored,
+            restoring.restored_variables(prefix, options.floatx) as restored,
         ):
             model = bert_compat.modeling().BertModel(config, False, **inputs)
         hidden = tf.cast(model.get_sequence_output(), tf.float32)
@@ -137,7 +137,7 @@ def encode(
         session_config.gpu_options.allow_growth = True
         with tf.Session(graph=graph, config=session_config) as session:
             restored.load(session)
-            return runner.run_batches(session, {"vector": vector}, feeds, _BATCH.value, engine)
+            return inference.run_batches(session, {"vector": vector}, feeds, _BATCH.value, engine)
 
 
 def similarities(vectors: np.ndarray) -> np.ndarray:
@@ -163,11 +163,13 @@ def print_pairs(pairs: list[Pair], similarity: dict[str, np.ndarray]) -> None:
     rich.console.Console(width=120).print(table)
 
 
-def print_engines(runs: dict[str, runner.BatchRun], similarity: dict[str, np.ndarray]) -> list[str]:
+def print_engines(
+    runs: dict[str, inference.BatchRun], similarity: dict[str, np.ndarray]
+) -> list[str]:
     """Prints times and differences; returns a sentence for each difference that is too large."""
     table = rich.table.Table(
         title=f"MiniLM-L6, batch {_BATCH.value}, padded to {_SEQ.value} tokens",
-        caption=runner.TIMING_CAPTION,
+        caption=reports.TIMING_CAPTION,
         box=rich.box.SIMPLE_HEAD,
         title_justify="left",
     )
@@ -201,7 +203,7 @@ def print_engines(runs: dict[str, runner.BatchRun], similarity: dict[str, np.nda
     return faults
 
 
-def plot_times(runs: dict[str, runner.BatchRun], path: pathlib.Path) -> None:
+def plot_times(runs: dict[str, inference.BatchRun], path: pathlib.Path) -> None:
     """Draws the median time of a batch for each engine."""
     figure, axes = pyplot.subplots(figsize=(8, 3), layout="constrained")
     times = [run.ms_per_batch for run in runs.values()]
@@ -211,7 +213,7 @@ def plot_times(runs: dict[str, runner.BatchRun], path: pathlib.Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("ms per batch (median)")
     axes.set_title(f"MiniLM-L6, {_BATCH.value} sentences padded to {_SEQ.value} tokens")
-    with checkpoint_io.atomic_path(path) as temporary:
+    with atomic.atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     pyplot.close(figure)
 
@@ -222,7 +224,7 @@ def main(argv: list[str]) -> int:
     cli.quiet_logs(flags.FLAGS)
     cache = pathlib.Path(_CACHE.value)
     prefix = imported_model(cache / "minilm")
-    config = runner.load_config(str(prefix.with_name("bert_config.json")), _SEQ.value)
+    config = checked_inputs.load_config(str(prefix.with_name("bert_config.json")), _SEQ.value)
     pairs = read_pairs(_DATA.value, _PAIRS.value)
     sentences = [sentence for first, second, _ in pairs for sentence in (first, second)]
     features = make_features(sentences, prefix.with_name("vocab.txt"), _SEQ.value)

@@ -53,14 +53,15 @@ if not (3, 10) <= sys.version_info[:2] <= (3, 13):
 PY
 
 # The stamp holds what was installed last: another pyproject.toml or extra installs again.
-extras=$(printf '%s\n' "$@" | sort -u | paste -sd, -)
+# A checkout always has its programs.
+extras=$(printf '%s\n' programs "$@" | sort -u | paste -sd, -)
 stamp=$("$FT_PYTHON" -c 'import sys; print(sys.prefix)')/.fastertransformer_tf
 want="$PWD [$extras] $(sha256sum pyproject.toml | cut -c1-64)"
 if grep -qxF "$want" "$stamp" 2>/dev/null; then
   say "Python packages: all there"
 else
-  say "pip install -e .${extras:+[$extras]} (TensorFlow: about 2 GB on disk)"
-  "$FT_PYTHON" -m pip install -q --disable-pip-version-check -e ".${extras:+[$extras]}"
+  say "pip install -e .[$extras] (TensorFlow: about 2 GB on disk)"
+  "$FT_PYTHON" -m pip install -q --disable-pip-version-check -e ".[$extras]"
   echo "$want" >>"$stamp"
 fi
 

@@ -17,8 +17,8 @@ from collections.abc import Callable
 import numpy as np
 
 from fastertransformer_tf import run_classifier_wrap as classifier
-from fastertransformer_tf.checkpoints import checkpoint
-from fastertransformer_tf.data import glue, squad
+from fastertransformer_tf.checkpoints import reading
+from fastertransformer_tf.data import glue, squad_answers, squad_files, squad_windows
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import bert_config, text_files
 from fastertransformer_tf.models import bert_compat
@@ -225,7 +225,7 @@ class Fuzzer:
             file.write_text(mutate_json(rng, text), encoding="utf-8", errors="surrogatepass")
         else:
             file.write_bytes(mutate_bytes(rng, text.encode()))
-        options = squad.SquadOptions(
+        options = squad_files.SquadOptions(
             24,
             4,
             8,
@@ -233,12 +233,12 @@ class Fuzzer:
             version_2_with_negative=bool(rng.integers(2)),
         )
         is_training = bool(rng.integers(2))
-        read = attempt(lambda: squad.read_examples(file, options, is_training=is_training))
+        read = attempt(lambda: squad_files.read_examples(file, options, is_training=is_training))
         if read is REFUSED:
             return REFUSED
         content = text_files.read_json(file)
         file.write_text(json.dumps(content), encoding="utf-8")
-        with squad._module_flags(options):
+        with squad_answers._module_flags(options):
             theirs = bert_compat.run_squad().read_squad_examples(str(file), is_training)
         if is_training:  # google's drops an answer that begins in the blanks before all words.
             named = {example.qas_id: vars(example) for example in theirs}
@@ -249,15 +249,15 @@ class Fuzzer:
         return attempt(lambda: self._answer(rng, read, options, is_training))
 
     def _answer(self, rng, read, options, is_training: bool) -> object:
-        data = squad.make_windows(*read, self.tokenizer, options, is_training=is_training)
+        data = squad_windows.make_windows(*read, self.tokenizer, options, is_training=is_training)
         if is_training:
             for part in ("start_positions", "end_positions"):
                 assert (data.arrays[part] < data.arrays["input_mask"].sum(1)).all()
             return data
         logits = rng.normal(0, 3, (2, *data.arrays["input_ids"].shape)).astype(np.float32)
         out = self.folder / "out"
-        answers = squad.write_predictions(data, *logits, options, out)
-        nbest = json.loads((out / squad.NBEST_FILE).read_text())
+        answers = squad_answers.write_predictions(data, *logits, options, out)
+        nbest = json.loads((out / squad_answers.NBEST_FILE).read_text())
         assert list(nbest) == list(answers) == [example.qas_id for example in data.examples]
         for name, entries in nbest.items():
             assert abs(sum(entry["probability"] for entry in entries) - 1) < 1e-6
@@ -277,7 +277,7 @@ class Fuzzer:
             (self.folder / f"model.ckpt{suffix}").write_bytes(data)
 
         def read() -> dict[str, np.ndarray]:
-            source = checkpoint.Checkpoint(self.folder / "model.ckpt")
+            source = reading.Checkpoint(self.folder / "model.ckpt")
             return {name: source.load(name, "float32") for name in source.shapes}
 
         values = attempt(read)

@@ -14,8 +14,8 @@ from tiny_bert import CONFIG, make_tiny_bert
 
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import bert_config, text_files, vocabulary
-from fastertransformer_tf.models import bert_compat
-from fastertransformer_tf.programs import runner
+from fastertransformer_tf.models import bert_compat, modeling
+from fastertransformer_tf.programs import checked_inputs
 
 INTS = [
     "vocab_size",
@@ -160,46 +160,46 @@ def _values(model, **changes: object) -> flags.FlagValues:
 
 def test_vocabulary_and_model_are_checked_against_each_other(tmp_path: pathlib.Path) -> None:
     model = make_tiny_bert(tmp_path)
-    config = runner.load_config(model.config_file, 16)
+    config = checked_inputs.load_config(model.config_file, 16)
     file = tmp_path / "vocab.txt"
     text = file.read_text()
-    assert len(runner.load_tokenizer(_values(model), config).vocab) == 64
+    assert len(checked_inputs.load_tokenizer(_values(model), config).vocab) == 64
     file.write_text(text + "\n\n")  # Blank lines at the end name no token.
-    runner.load_tokenizer(_values(model), config)
+    checked_inputs.load_tokenizer(_values(model), config)
     file.write_text(text + "more\n")
     with pytest.raises(
         UserError, match="vocab.txt has 65 tokens, expected at most .*vocab_size, 64"
     ):
-        runner.load_tokenizer(_values(model), config)
+        checked_inputs.load_tokenizer(_values(model), config)
     for token in vocabulary.SPECIAL_TOKENS:
         file.write_text(text.replace(token, "x"))
         with pytest.raises(
             UserError, match=re.escape(f"vocab.txt has no {token}, expected a BERT")
         ):
-            runner.load_tokenizer(_values(model), config)
+            checked_inputs.load_tokenizer(_values(model), config)
     for content in (b"", b"\n", b"\0\0"):
         file.write_bytes(content)
         with pytest.raises(UserError, match="has no .PAD., .UNK., .CLS., .SEP."):
-            runner.load_tokenizer(_values(model), config)
+            checked_inputs.load_tokenizer(_values(model), config)
     file.write_bytes(b"[PAD]\n\xff\n")
     with pytest.raises(UserError, match="vocab.txt, line 2: the byte 0xff is not UTF-8"):
-        runner.load_tokenizer(_values(model), config)
+        checked_inputs.load_tokenizer(_values(model), config)
 
 
 def test_the_case_that_googles_names_tell(tmp_path: pathlib.Path) -> None:
     model = make_tiny_bert(tmp_path)
-    config = runner.load_config(model.config_file, 16)
+    config = checked_inputs.load_config(model.config_file, 16)
     path = "/m/cased_L-12_H-768_A-12/bert_model.ckpt"
     with pytest.raises(UserError, match="--do_lower_case=true does not go with .* needs false"):
-        runner.load_tokenizer(_values(model, init_checkpoint=path), config)
+        checked_inputs.load_tokenizer(_values(model, init_checkpoint=path), config)
 
 
 def test_the_ops_activations(tmp_path: pathlib.Path) -> None:
     model = make_tiny_bert(tmp_path, hidden_act="tanh")
-    options = runner.modeling.EncoderOptions()
+    options = modeling.EncoderOptions()
     with pytest.raises(UserError, match="hidden_act is 'tanh', expected gelu, gelu_erf or relu"):
-        runner.load_config(model.config_file, 16, options)
-    runner.load_config(model.config_file, 16, runner.modeling.EncoderOptions(use_tensorflow=True))
+        checked_inputs.load_config(model.config_file, 16, options)
+    checked_inputs.load_config(model.config_file, 16, modeling.EncoderOptions(use_tensorflow=True))
 
 
 def test_flags_are_bound_in_one_thread_only() -> None:

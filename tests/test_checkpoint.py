@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fastertransformer_tf.checkpoints import checkpoint, checkpoint_io
+from fastertransformer_tf.checkpoints import reading, restoring, writing
 from fastertransformer_tf.errors import UserError
-from fastertransformer_tf.models import variables
+from fastertransformer_tf.graphs import variables
 
 _tf1 = tf.compat.v1
 
 
 def save(folder: pathlib.Path, **tensors: np.ndarray) -> str:
     prefix = str(folder / "model.ckpt")
-    checkpoint_io.save_checkpoint(prefix, {k.replace("__", "/"): v for k, v in tensors.items()})
+    writing.save_checkpoint(prefix, {k.replace("__", "/"): v for k, v in tensors.items()})
     return prefix
 
 
@@ -32,7 +32,7 @@ def test_casts_on_load(tmp_path: pathlib.Path, stored: str, wanted: str) -> None
     path = save(tmp_path, a__b=values)
     with tf.Graph().as_default() as graph, _tf1.Session() as session:
         with (
-            checkpoint.restored_variables(path, wanted) as restored,
+            restoring.restored_variables(path, wanted) as restored,
             _tf1.variable_scope("a"),
         ):
             variable = _tf1.get_variable("b", [3])
@@ -50,7 +50,7 @@ def test_variables_are_resources_whatever_the_graph_makes(tmp_path: pathlib.Path
         scope = _tf1.variable_scope(_tf1.get_variable_scope(), use_resource=False)
         with tf.Graph().as_default(), scope:
             if restore:
-                with checkpoint.restored_variables(path, "float32"):
+                with restoring.restored_variables(path, "float32"):
                     made.append(_tf1.get_variable("w", [2]))
             else:
                 made.append(variables.get_variable("w", [2]))
@@ -62,7 +62,7 @@ def test_variables_are_resources_whatever_the_graph_makes(tmp_path: pathlib.Path
 def test_values_are_let_go_as_they_are_loaded(tmp_path: pathlib.Path) -> None:
     path = save(tmp_path, **{f"v{i}": np.full(1000, i, np.float32) for i in range(4)})
     with tf.Graph().as_default():
-        with checkpoint.restored_variables(path, "float16") as restored:
+        with restoring.restored_variables(path, "float16") as restored:
             made = [_tf1.get_variable(f"v{i}", [1000]) for i in range(4)]
         held = [weakref.ref(value) for _, value in restored._values._values]
         seen = []
@@ -90,7 +90,7 @@ def test_all_problems_are_listed_at_once(tmp_path: pathlib.Path) -> None:
         half=np.float16([np.nan, np.inf]),
     )
     with pytest.raises(ValueError, match="does not fit the model, 5 variables") as caught:
-        with tf.Graph().as_default(), checkpoint.restored_variables(path, "float16"):
+        with tf.Graph().as_default(), restoring.restored_variables(path, "float16"):
             for name in ("good", "shape", "large", "packed", "half", "absent"):
                 _tf1.get_variable(name, [2])
     text = str(caught.value)
@@ -111,15 +111,15 @@ def test_unexpected_variables_without_training_state(tmp_path: pathlib.Path) -> 
         global_step=np.array(7, np.int64),
         cls__other=np.zeros(1, np.float32),
     )
-    with tf.Graph().as_default(), checkpoint.restored_variables(path, "float32") as restored:
+    with tf.Graph().as_default(), restoring.restored_variables(path, "float32") as restored:
         _tf1.get_variable("w", [1])
     assert restored.unexpected() == ["cls/other"]
-    assert checkpoint.Checkpoint(path).global_step() == 7
+    assert reading.Checkpoint(path).global_step() == 7
 
 
 def test_a_reused_variable_is_one(tmp_path: pathlib.Path) -> None:
     path = save(tmp_path, w=np.ones(1, np.float32))
-    with tf.Graph().as_default(), checkpoint.restored_variables(path, "float32"):
+    with tf.Graph().as_default(), restoring.restored_variables(path, "float32"):
         first = _tf1.get_variable("w", [1])
         with _tf1.variable_scope(_tf1.get_variable_scope(), reuse=True):
             assert _tf1.get_variable("w", [1]) is first
@@ -127,10 +127,10 @@ def test_a_reused_variable_is_one(tmp_path: pathlib.Path) -> None:
 
 def test_missing_checkpoint(tmp_path: pathlib.Path) -> None:
     with pytest.raises(FileNotFoundError, match="none.ckpt not found"):
-        checkpoint.Checkpoint(tmp_path / "none.ckpt")
+        reading.Checkpoint(tmp_path / "none.ckpt")
     with pytest.raises(FileNotFoundError, match="--init_checkpoint is not given"):
-        checkpoint.choose_checkpoint(None, str(tmp_path))
-    assert checkpoint.choose_checkpoint("x", str(tmp_path)) == "x"
+        reading.choose_checkpoint(None, str(tmp_path))
+    assert reading.choose_checkpoint("x", str(tmp_path)) == "x"
 
 
 def test_other_things_than_a_checkpoint_are_named(tmp_path: pathlib.Path) -> None:
@@ -149,21 +149,21 @@ def test_other_things_than_a_checkpoint_are_named(tmp_path: pathlib.Path) -> Non
         str(tmp_path / "nothing"): "not found, expected .*nothing.index and its .data files",
     }.items():
         with pytest.raises((UserError, FileNotFoundError), match=message):
-            checkpoint.Checkpoint(given)
+            reading.Checkpoint(given)
 
 
 def test_a_folder_means_its_latest_checkpoint(tmp_path: pathlib.Path) -> None:
     for step in (1, 2):
         prefix = str(tmp_path / f"model.ckpt-{step}")
-        checkpoint_io.save_checkpoint(prefix, {"w": np.full(1, step, np.float32)})
+        writing.save_checkpoint(prefix, {"w": np.full(1, step, np.float32)})
     (tmp_path / "checkpoint").write_text('model_checkpoint_path: "/moved/model.ckpt-2"\n')
-    assert checkpoint.Checkpoint(tmp_path).load("w") == 2
+    assert reading.Checkpoint(tmp_path).load("w") == 2
 
 
 def test_an_object_based_checkpoint_is_refused(tmp_path: pathlib.Path) -> None:
     path = tf.train.Checkpoint(v=tf.Variable(1.0)).save(str(tmp_path / "object"))
     with pytest.raises(UserError, match="is object-based .*, expected a name-based one"):
-        checkpoint.Checkpoint(path)
+        reading.Checkpoint(path)
 
 
 @pytest.mark.parametrize("file", ["model.ckpt.index", "model.ckpt.data-00000-of-00001"])
@@ -175,7 +175,7 @@ def test_damage_is_told(tmp_path: pathlib.Path, file: str) -> None:
     for damaged in (whole[: len(whole) // 2], b"", bytes(flipped)):
         (tmp_path / file).write_bytes(damaged)
         with pytest.raises(UserError, match="is damaged or incomplete"):
-            checkpoint.Checkpoint(path).load("w")
+            reading.Checkpoint(path).load("w")
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_damage_is_told(tmp_path: pathlib.Path, file: str) -> None:
 def test_a_hint_why_it_does_not_fit(tmp_path: pathlib.Path, names: list[str], hint: str) -> None:
     path = save(tmp_path, **{name: np.zeros(1, np.float32) for name in names})
     with pytest.raises(UserError, match=re.escape(hint)):
-        with tf.Graph().as_default(), checkpoint.restored_variables(path, "float32"):
+        with tf.Graph().as_default(), restoring.restored_variables(path, "float32"):
             for name in ("bert/a", "output_weights", "output_bias"):
                 _tf1.get_variable(name, [1])
 
@@ -198,7 +198,7 @@ def test_a_hint_why_it_does_not_fit(tmp_path: pathlib.Path, names: list[str], hi
 def test_a_long_list_of_problems_is_cut(tmp_path: pathlib.Path) -> None:
     path = save(tmp_path, w=np.zeros(1, np.float32))
     with pytest.raises(UserError, match="fit the model, 200 variables: .*; and 190 more") as caught:
-        with tf.Graph().as_default(), checkpoint.restored_variables(path, "float32"):
+        with tf.Graph().as_default(), restoring.restored_variables(path, "float32"):
             for i in range(200):
                 _tf1.get_variable(f"bert/v{i}", [2**40])  # Nothing of that size is made.
     assert len(str(caught.value)) < 700
@@ -206,11 +206,9 @@ def test_a_long_list_of_problems_is_cut(tmp_path: pathlib.Path) -> None:
 
 def test_content_hash(tmp_path: pathlib.Path) -> None:
     tensors = {"a": np.ones(2, np.float32), "b": np.array([b"x", b"y"], object)}
-    checkpoint_io.save_checkpoint(tmp_path / "1", tensors)
-    checkpoint_io.save_checkpoint(tmp_path / "2", dict(reversed(tensors.items())))
-    checkpoint_io.save_checkpoint(tmp_path / "3", tensors | {"a": np.float32([1, 1.5])})
-    checkpoint_io.save_checkpoint(tmp_path / "4", tensors | {"a": np.ones((2, 1), np.float32)})
-    one, two, three, four = (
-        checkpoint.Checkpoint(tmp_path / f"{i}").content_hash() for i in "1234"
-    )
+    writing.save_checkpoint(tmp_path / "1", tensors)
+    writing.save_checkpoint(tmp_path / "2", dict(reversed(tensors.items())))
+    writing.save_checkpoint(tmp_path / "3", tensors | {"a": np.float32([1, 1.5])})
+    writing.save_checkpoint(tmp_path / "4", tensors | {"a": np.ones((2, 1), np.float32)})
+    one, two, three, four = (reading.Checkpoint(tmp_path / f"{i}").content_hash() for i in "1234")
     assert one == two and len({one, three, four}) == 3

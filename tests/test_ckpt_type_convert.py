@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from conftest import REPOSITORY
 
-from fastertransformer_tf import ckpt_type_convert
-from fastertransformer_tf.checkpoints import checkpoint_io
+from fastertransformer_tf.checkpoints import type_conversion, writing
+from fastertransformer_tf.files import atomic
 
 BFLOAT16 = np.dtype(tf.bfloat16.as_numpy_dtype)
 
@@ -35,8 +35,8 @@ def _read(prefix):
 @pytest.mark.parametrize(("dtype", "np_dtype"), [("float16", np.float16), ("bfloat16", BFLOAT16)])
 def test_float32_is_converted_and_the_rest_kept(tmp_path, dtype, np_dtype):
     source = _tensors()
-    checkpoint_io.save_checkpoint(tmp_path / "in.ckpt", source)
-    rows = ckpt_type_convert.convert_checkpoint(tmp_path / "in.ckpt", tmp_path / "out.ckpt", dtype)
+    writing.save_checkpoint(tmp_path / "in.ckpt", source)
+    rows = type_conversion.convert_checkpoint(tmp_path / "in.ckpt", tmp_path / "out.ckpt", dtype)
     converted = _read(tmp_path / "out.ckpt")
     assert set(converted) == set(source)
     for name in ("bert/encoder/layer_0/output/dense/kernel", "bert/pooler/dense/bias"):
@@ -51,17 +51,17 @@ def test_float32_is_converted_and_the_rest_kept(tmp_path, dtype, np_dtype):
 
 def test_overflow_is_refused_by_name_or_clipped(tmp_path):
     big = {"a": np.float32([1.0, -70000.0, 65504.0]), "b": np.float32([1, 2])}
-    checkpoint_io.save_checkpoint(tmp_path / "in.ckpt", big)
+    writing.save_checkpoint(tmp_path / "in.ckpt", big)
     with pytest.raises(ValueError, match=r"a: 1 of 3 values, e.g. -70000") as caught:
-        ckpt_type_convert.convert_checkpoint(tmp_path / "in.ckpt", tmp_path / "out.ckpt")
+        type_conversion.convert_checkpoint(tmp_path / "in.ckpt", tmp_path / "out.ckpt")
     assert "b:" not in str(caught.value)
     assert not list(tmp_path.glob("*out.ckpt*"))
-    ckpt_type_convert.convert_checkpoint(
+    type_conversion.convert_checkpoint(
         tmp_path / "in.ckpt", tmp_path / "out.ckpt", allow_overflow=True
     )
     np.testing.assert_array_equal(_read(tmp_path / "out.ckpt")["a"], [1.0, -65504.0, 65504.0])
     # bfloat16 has float32's range.
-    ckpt_type_convert.convert_checkpoint(tmp_path / "in.ckpt", tmp_path / "out.ckpt", "bfloat16")
+    type_conversion.convert_checkpoint(tmp_path / "in.ckpt", tmp_path / "out.ckpt", "bfloat16")
 
 
 def test_what_an_optimizer_keeps_stays_as_it_is(tmp_path):
@@ -78,8 +78,8 @@ def test_what_an_optimizer_keeps_stays_as_it_is(tmp_path):
         "wide": np.float64([1 / 3, 2.0]),
         "done": np.array([1.5]).astype(BFLOAT16),
     }
-    checkpoint_io.save_checkpoint(tmp_path / "in.ckpt", source)
-    ckpt_type_convert.convert_checkpoint(tmp_path / "in.ckpt", tmp_path / "out.ckpt")
+    writing.save_checkpoint(tmp_path / "in.ckpt", source)
+    type_conversion.convert_checkpoint(tmp_path / "in.ckpt", tmp_path / "out.ckpt")
     converted = {name: np.asarray(value) for name, value in _read(tmp_path / "out.ckpt").items()}
     assert set(converted) == set(source)
     for name, value in source.items():
@@ -87,7 +87,7 @@ def test_what_an_optimizer_keeps_stays_as_it_is(tmp_path):
         assert converted[name].dtype == expected.dtype, name
         np.testing.assert_array_equal(converted[name], expected)
     # Once more: nothing is left to do, and nothing changes.
-    rows = ckpt_type_convert.convert_checkpoint(tmp_path / "out.ckpt", tmp_path / "out.ckpt")
+    rows = type_conversion.convert_checkpoint(tmp_path / "out.ckpt", tmp_path / "out.ckpt")
     assert all(old == new for _, old, new in rows)
     again = _read(tmp_path / "out.ckpt")
     assert all(np.array_equal(again[name], converted[name]) for name in source)
@@ -95,10 +95,10 @@ def test_what_an_optimizer_keeps_stays_as_it_is(tmp_path):
 
 def test_values_that_are_not_finite_are_refused_by_name(tmp_path):
     tensors = {"good": np.float32([1]), "a": np.float32([np.nan, 1]), "b": np.float64([np.inf])}
-    checkpoint_io.save_checkpoint(tmp_path / "in.ckpt", tensors)
+    writing.save_checkpoint(tmp_path / "in.ckpt", tensors)
     for overflow in (False, True):
         with pytest.raises(ValueError, match="2 variables hold.*a: 1 of 2 values; b: 1 of") as bad:
-            ckpt_type_convert.convert_checkpoint(
+            type_conversion.convert_checkpoint(
                 tmp_path / "in.ckpt", tmp_path / "out.ckpt", allow_overflow=overflow
             )
         assert "good" not in str(bad.value) and "\n" not in str(bad.value)
@@ -109,10 +109,10 @@ def test_values_that_are_not_finite_are_refused_by_name(tmp_path):
     "name", ["x.ckpt.index", "x.ckpt.data-00000-of-00001", "", "new/", "gs://x"]
 )
 def test_a_name_that_cannot_be_read_again_is_refused(tmp_path, name):
-    checkpoint_io.save_checkpoint(tmp_path / "in" / "in.ckpt", {"a": np.float32([1])})
+    writing.save_checkpoint(tmp_path / "in" / "in.ckpt", {"a": np.float32([1])})
     output = name if "://" in name else f"{tmp_path}/{name}"
     with pytest.raises(ValueError, match="fp16_checkpoint.* is .*, expected a p"):
-        ckpt_type_convert.convert_checkpoint(tmp_path / "in" / "in.ckpt", output)
+        type_conversion.convert_checkpoint(tmp_path / "in" / "in.ckpt", output)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
@@ -120,44 +120,44 @@ def test_a_name_that_cannot_be_read_again_is_refused(tmp_path, name):
 def test_a_quantized_checkpoint_is_refused(tmp_path, buffer):
     tensors = _tensors()
     with pytest.raises(ValueError, match="w is int8"):
-        ckpt_type_convert.convert_tensors(tensors | {"w": np.int8([1])})
+        type_conversion.convert_tensors(tensors | {"w": np.int8([1])})
     # As the original tools store it: int8 bytes at the start of the float buffer.
     packed = np.zeros((64, 64), buffer)
     values = np.random.default_rng(1).integers(-127, 128, packed.size).astype(np.int8)
     packed.reshape(-1).view(np.int8)[: values.size] = values
     tensors["bert/encoder/layer_0/attention/self/key/kernel"] = packed
     with pytest.raises(ValueError, match="self/key/kernel holds packed bytes"):
-        ckpt_type_convert.convert_tensors(tensors)
+        type_conversion.convert_tensors(tensors)
 
 
 def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
-    checkpoint_io.save_checkpoint(tmp_path / "in.ckpt", _tensors())
-    checkpoint_io.save_checkpoint(tmp_path / "out.ckpt", {"old": np.float32([1])})
+    writing.save_checkpoint(tmp_path / "in.ckpt", _tensors())
+    writing.save_checkpoint(tmp_path / "out.ckpt", {"old": np.float32([1])})
 
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint_io, "write_checkpoint", fail)
+    monkeypatch.setattr(writing, "write_checkpoint", fail)
     with pytest.raises(OSError, match="disk full"):
-        ckpt_type_convert.convert_checkpoint(tmp_path / "in.ckpt", tmp_path / "out.ckpt")
+        type_conversion.convert_checkpoint(tmp_path / "in.ckpt", tmp_path / "out.ckpt")
     assert set(_read(tmp_path / "out.ckpt")) == {"old"}
     assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_missing_and_damaged_checkpoints(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing not found"):
-        ckpt_type_convert.convert_checkpoint(tmp_path / "nothing", tmp_path / "out")
-    checkpoint_io.save_checkpoint(tmp_path / "in.ckpt", _tensors())
-    data = tmp_path / f"in.ckpt{checkpoint_io.DATA_SUFFIX}"
+        type_conversion.convert_checkpoint(tmp_path / "nothing", tmp_path / "out")
+    writing.save_checkpoint(tmp_path / "in.ckpt", _tensors())
+    data = tmp_path / f"in.ckpt{atomic.DATA_SUFFIX}"
     data.write_bytes(data.read_bytes()[:40])
     with pytest.raises(ValueError, match="in.ckpt is damaged or incomplete"):
-        ckpt_type_convert.convert_checkpoint(tmp_path / "in.ckpt", tmp_path / "out.ckpt")
+        type_conversion.convert_checkpoint(tmp_path / "in.ckpt", tmp_path / "out.ckpt")
     with pytest.raises(ValueError, match="expected one of float16, bfloat16"):
-        ckpt_type_convert.convert_tensors({}, "float64")
+        type_conversion.convert_tensors({}, "float64")
 
 
 def test_program(tmp_path):
-    checkpoint_io.save_checkpoint(tmp_path / "in.ckpt", _tensors())
+    writing.save_checkpoint(tmp_path / "in.ckpt", _tensors())
     command = [sys.executable, "-m", "fastertransformer_tf.ckpt_type_convert"]
     arguments = [f"--init_checkpoint={tmp_path}/in.ckpt", f"--fp16_checkpoint={tmp_path}/out.ckpt"]
 

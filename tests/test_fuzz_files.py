@@ -14,8 +14,8 @@ from absl import flags
 from fuzz_files import REFUSED, Fuzzer, attempt, mutate_bytes, mutate_json
 from tiny_bert import CONFIG, TinyBert, make_tiny_bert
 
-from fastertransformer_tf import run_classifier_wrap
 from fastertransformer_tf.models import bert_compat
+from fastertransformer_tf.programs import classification
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def _evaluate_mutated(rng: np.random.Generator, tiny: TinyBert, folder: pathlib.
     for file, content in files.items():
         (folder / file).write_bytes(content)
     values = flags.FlagValues()
-    run_classifier_wrap.define_flags(values)
+    classification.define_flags(values)
     arguments = {
         "task_name": "mrpc",
         "do_eval": True,
@@ -101,7 +101,7 @@ def _evaluate_mutated(rng: np.random.Generator, tiny: TinyBert, folder: pathlib.
         "output_dir": folder / "out",
     }
     values(["program", *(f"--{key}={value}" for key, value in arguments.items())])
-    result = attempt(lambda: run_classifier_wrap.run(values))
+    result = attempt(lambda: classification.run(values))
     written = sorted(path.name for path in (folder / "out").glob("*"))
     assert written == ([] if result is REFUSED else ["eval_results.txt"])
     return result is not REFUSED

@@ -19,9 +19,9 @@ from fuzz_files import mutate_bytes, mutate_json
 from test_hf_folder import TOKENIZER, WORDS
 from tiny_hf import CONFIG, random_tensors, write_hf_folder
 
-from fastertransformer_tf import ckpt_type_convert, import_hf
-from fastertransformer_tf.checkpoints import checkpoint_io
+from fastertransformer_tf.checkpoints import hugging_face, type_conversion, writing
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.files import atomic, hf_conversion, hf_tokenizer
 from fastertransformer_tf.models import bert_compat
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -77,7 +77,7 @@ def _write_model(folder: pathlib.Path, weights: str) -> None:
         torch.save(state, folder / "pytorch_model.bin")
 
 
-def _check_imported(imported: import_hf.ImportedModel) -> None:
+def _check_imported(imported: hugging_face.ImportedModel) -> None:
     """What was written is a whole, finite BERT that google's code reads."""
     config = bert_compat.modeling().BertConfig.from_json_file(imported.config_file)
     variables = _read(imported.checkpoint)
@@ -106,7 +106,7 @@ def test_damaged_hf_folders(tmp_path, request, weights):
     seed, cases = (request.config.getoption(f"--fuzz-{name}") for name in ("seed", "cases"))
     whole, damaged, output = (tmp_path / name for name in ("whole", "damaged", "out"))
     _write_model(whole, weights)
-    imported = import_hf.import_hf(whole, output)
+    imported = hugging_face.import_hf(whole, output)
     _check_imported(imported)
     expected = _read(imported.checkpoint)
     files = sorted(path.name for path in whole.iterdir())
@@ -120,9 +120,9 @@ def test_damaged_hf_folders(tmp_path, request, weights):
             _damage(case, damaged / name)
         where = f"--fuzz-seed={seed}, case {number}: {', '.join(names)}"
         try:
-            imported = import_hf.import_hf(
-                damaged, output, missing_pooler=str(case.choice(import_hf.MISSING_POOLER)),
-                added_tokens=str(case.choice(import_hf.ADDED_TOKENS)),
+            imported = hugging_face.import_hf(
+                damaged, output, missing_pooler=str(case.choice(hf_conversion.MISSING_POOLER)),
+                added_tokens=str(case.choice(hf_tokenizer.ADDED_TOKENS)),
             )  # fmt: skip
         except (UserError, OSError) as error:
             message = str(error)
@@ -154,18 +154,18 @@ def test_damaged_checkpoints(tmp_path, request):
     }
     tensors |= {f"{n}/adam_v": np.full_like(v, 1e-9) for n, v in list(tensors.items())}
     tensors |= {"global_step": np.int64(3), "text": np.array([b"x" * 50], object)}
-    checkpoint_io.save_checkpoint(whole / "m.ckpt", tensors)
-    expected = ckpt_type_convert.convert_tensors(tensors)
+    writing.save_checkpoint(whole / "m.ckpt", tensors)
+    expected = type_conversion.convert_tensors(tensors)
     refused = 0
     for number in range(cases):
         case = np.random.default_rng([seed, number])
         _copy(whole, damaged)
         shutil.rmtree(output, ignore_errors=True)
-        suffix = str(case.choice([checkpoint_io.INDEX_SUFFIX, checkpoint_io.DATA_SUFFIX]))
+        suffix = str(case.choice([atomic.INDEX_SUFFIX, atomic.DATA_SUFFIX]))
         _damage(case, damaged / f"m.ckpt{suffix}")
         where = f"--fuzz-seed={seed}, case {number}: {suffix}"
         try:
-            ckpt_type_convert.convert_checkpoint(damaged / "m.ckpt", output / "m.ckpt")
+            type_conversion.convert_checkpoint(damaged / "m.ckpt", output / "m.ckpt")
         except (UserError, OSError) as error:
             message = str(error)
             assert message.strip() and "\n" not in message and len(message) < 2000, where

@@ -12,8 +12,9 @@ import pytest
 import safetensors.numpy
 from tiny_hf import CONFIG, random_tensors, write_hf_folder
 
-from fastertransformer_tf import import_hf
+from fastertransformer_tf.checkpoints import hugging_face
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.files import hf_conversion
 from fastertransformer_tf.models import bert_compat
 
 MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -69,7 +70,7 @@ def changed(path: str, value: object) -> dict:
 def refusal(folder: pathlib.Path, output: pathlib.Path, **options: str) -> str:
     """What import_hf says; checks that it is one line and that nothing is written."""
     with pytest.raises((UserError, FileNotFoundError)) as caught:
-        import_hf.import_hf(folder, output, **options)
+        hugging_face.import_hf(folder, output, **options)
     assert not output.exists()
     message = str(caught.value)
     assert "\n" not in message and len(message) < 1500
@@ -142,7 +143,7 @@ def test_the_case_is_the_model_s(hf, tmp_path, lower, file):
         write(hf, "tokenizer_config.json", {"do_lower_case": lower, "strip_accents": lower})
     if file == "tokenizer_config.json":
         (hf / "tokenizer.json").unlink()
-    imported = import_hf.import_hf(hf, tmp_path / "out")
+    imported = hugging_face.import_hf(hf, tmp_path / "out")
     assert imported.do_lower_case is lower
     tokenizer = bert_compat.tokenization().FullTokenizer(imported.vocab_file, lower)
     assert tokenizer.tokenize("CAFE cafes") == (
@@ -184,7 +185,7 @@ def test_added_tokens_are_refused_by_name_or_kept(hf, tmp_path, file, token, num
     assert f"1 added tokens, which google's tokenizer cannot cut out of a text: {token!r} (id " in (
         refusal(hf, tmp_path / "out")
     )
-    imported = import_hf.import_hf(hf, tmp_path / "out", added_tokens="keep")
+    imported = hugging_face.import_hf(hf, tmp_path / "out", added_tokens="keep")
     vocab = pathlib.Path(imported.vocab_file).read_text(encoding="utf-8").splitlines()
     assert vocab[number] == token
     assert vocab[:10] == WORDS
@@ -225,7 +226,7 @@ def test_vocabularies(hf, tmp_path):
     (hf / "tokenizer.json").unlink()
     lines = ["[PAD]", "", "\u2028", "a", "a", "b"]
     (hf / "vocab.txt").write_bytes("".join(f"{line}\r\n" for line in lines).encode("utf-8-sig"))
-    imported = import_hf.import_hf(hf, tmp_path / "out")
+    imported = hugging_face.import_hf(hf, tmp_path / "out")
     written = pathlib.Path(imported.vocab_file).read_bytes().decode()
     assert written.split("\n") == [*lines, ""]
     shutil.rmtree(tmp_path / "out")
@@ -274,7 +275,7 @@ def test_a_byte_order_mark_is_no_fault(hf, tmp_path):
     write(hf, "tokenizer_config.json", {"do_lower_case": True})
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (hf / name).write_bytes(b"\xef\xbb\xbf" + (hf / name).read_bytes())
-    assert import_hf.import_hf(hf, tmp_path / "out").do_lower_case
+    assert hugging_face.import_hf(hf, tmp_path / "out").do_lower_case
 
 
 SIZES = [key for key in CONFIG if key.endswith(("_size", "_layers", "_heads", "_embeddings"))]
@@ -299,14 +300,14 @@ BAD_NUMBERS = [True, "0.1", -0.1, None, [0.1], {}, 2.0, float("nan"), float("inf
 )  # fmt: skip
 def test_wrong_values_in_config_json(key, value):
     with pytest.raises(UserError, match=f"config.json: {key} is .*, expected ") as caught:
-        import_hf.convert_config(CONFIG | {key: value})
+        hf_conversion.convert_config(CONFIG | {key: value})
     assert "\n" not in str(caught.value)
 
 
 def test_a_url_is_no_folder(hf, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="gs://bucket/out is a URL"):
-        import_hf.import_hf(hf, "gs://bucket/out")
+        hugging_face.import_hf(hf, "gs://bucket/out")
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 
@@ -356,7 +357,7 @@ def test_an_index_that_is_right_or_lacks_a_tensor(hf, tmp_path):
     (hf / "model.safetensors").rename(hf / "part.safetensors")
     weight_map = dict.fromkeys(names, "part.safetensors")
     write(hf, "model.safetensors.index.json", {"weight_map": weight_map})
-    assert import_hf.import_hf(hf, tmp_path / "out").num_variables == len(names)
+    assert hugging_face.import_hf(hf, tmp_path / "out").num_variables == len(names)
     shutil.rmtree(tmp_path / "out")
     del weight_map[names[0]]
     write(hf, "model.safetensors.index.json", {"weight_map": weight_map})
@@ -388,7 +389,7 @@ def test_pytorch_files_that_hold_something_else(hf, tmp_path):
         assert name in said or str(file) in said
     torch.save({n: t.to(torch.bfloat16) for n, t in state.items()}, file)
     whole = file.read_bytes()
-    assert import_hf.import_hf(hf, tmp_path / "out").num_variables == len(state)
+    assert hugging_face.import_hf(hf, tmp_path / "out").num_variables == len(state)
     shutil.rmtree(tmp_path / "out")
     for damaged in (b"", b"\0" * 100, whole[:1000], whole[: len(whole) // 2]):
         file.write_bytes(damaged)
@@ -397,7 +398,7 @@ def test_pytorch_files_that_hold_something_else(hf, tmp_path):
 
 def test_a_model_is_replaced_whole_or_not_at_all(hf, tmp_path, monkeypatch):
     output = tmp_path / "out"
-    import_hf.import_hf(hf, output)
+    hugging_face.import_hf(hf, output)
     before = {path.name: path.read_bytes() for path in output.iterdir()}
     write(hf, "tokenizer.json", changed("model.vocab", {f"new{i}": i for i in range(10)}))
     (hf / "vocab.txt").unlink()
@@ -408,11 +409,11 @@ def test_a_model_is_replaced_whole_or_not_at_all(hf, tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(import_hf.checkpoint_io, "write_checkpoint", full)
+        patched.setattr(hugging_face.writing, "write_checkpoint", full)
         with pytest.raises(OSError, match="No space left"):
-            import_hf.import_hf(hf, output)
+            hugging_face.import_hf(hf, output)
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "out"]
-    import_hf.import_hf(hf, output)
+    hugging_face.import_hf(hf, output)
     assert (output / "vocab.txt").read_text().split() == [f"new{i}" for i in range(10)]
     assert set(before) == {path.name for path in output.iterdir()}

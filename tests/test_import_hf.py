@@ -10,7 +10,8 @@ import safetensors.numpy
 import tensorflow as tf
 from tiny_hf import CONFIG, VOCAB, random_tensors, write_hf_folder
 
-from fastertransformer_tf import import_hf
+from fastertransformer_tf.checkpoints import hugging_face, restoring
+from fastertransformer_tf.files import hf_conversion, hf_weights
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def _read(checkpoint):
 
 def test_every_tensor_arrives_under_its_google_name(tmp_path, tensors):
     out = tmp_path / "out"
-    imported = import_hf.import_hf(write_hf_folder(tmp_path / "hf", tensors), out)
+    imported = hugging_face.import_hf(write_hf_folder(tmp_path / "hf", tensors), out)
     variables = _read(imported.checkpoint)
     assert len(variables) == len(tensors) == imported.num_variables
     layer, hf = "bert/encoder/layer_1", "encoder.layer.1"
@@ -57,7 +58,7 @@ def test_every_tensor_arrives_under_its_google_name(tmp_path, tensors):
         "vocab.txt",
     ]
     # Run again over its own output: the same, nothing left behind.
-    import_hf.import_hf(tmp_path / "hf", out)
+    hugging_face.import_hf(tmp_path / "hf", out)
     assert len(list(out.iterdir())) == 4
 
 
@@ -71,12 +72,12 @@ def test_every_tensor_arrives_under_its_google_name(tmp_path, tensors):
     ],
 )
 def test_erf_and_tanh_gelu_are_kept_apart(hf_act, google_act):
-    assert import_hf.convert_config(CONFIG | {"hidden_act": hf_act})["hidden_act"] == google_act
+    assert hf_conversion.convert_config(CONFIG | {"hidden_act": hf_act})["hidden_act"] == google_act
 
 
 def test_layer_norm_epsilon_is_kept_only_where_it_differs():
-    assert "layer_norm_eps" not in import_hf.convert_config(CONFIG)
-    config = import_hf.convert_config(CONFIG | {"layer_norm_eps": 1e-5})
+    assert "layer_norm_eps" not in hf_conversion.convert_config(CONFIG)
+    config = hf_conversion.convert_config(CONFIG | {"layer_norm_eps": 1e-5})
     assert config["layer_norm_eps"] == 1e-5
 
 
@@ -92,7 +93,7 @@ def test_layer_norm_epsilon_is_kept_only_where_it_differs():
 )
 def test_configurations_of_other_models_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        import_hf.convert_config(CONFIG | change)
+        hf_conversion.convert_config(CONFIG | change)
 
 
 def test_all_faults_are_listed_at_once(tmp_path, tensors):
@@ -101,7 +102,7 @@ def test_all_faults_are_listed_at_once(tmp_path, tensors):
     tensors["embeddings.LayerNorm.bias"] = np.zeros(9, np.float32)
     tensors["pooler.dense.bias"] = np.zeros(8, np.int32)
     with pytest.raises(ValueError) as caught:
-        import_hf.import_hf(write_hf_folder(tmp_path / "hf", tensors), tmp_path / "out")
+        hugging_face.import_hf(write_hf_folder(tmp_path / "hf", tensors), tmp_path / "out")
     message = str(caught.value)
     assert "4 tensors" in message
     assert "missing: encoder.layer.0.output.dense.bias [8]" in message
@@ -113,7 +114,7 @@ def test_all_faults_are_listed_at_once(tmp_path, tensors):
 
 def test_known_buffers_are_left_out(tmp_path, tensors):
     tensors["embeddings.position_ids"] = np.arange(16)[None]
-    imported = import_hf.import_hf(write_hf_folder(tmp_path / "hf", tensors), tmp_path / "out")
+    imported = hugging_face.import_hf(write_hf_folder(tmp_path / "hf", tensors), tmp_path / "out")
     assert imported.ignored == ("embeddings.position_ids",)
 
 
@@ -121,8 +122,8 @@ def test_missing_pooler_is_refused_or_written_as_zeros(tmp_path, tensors):
     del tensors["pooler.dense.weight"], tensors["pooler.dense.bias"]
     hf = write_hf_folder(tmp_path / "hf", tensors)
     with pytest.raises(ValueError, match="missing_pooler=zeros"):
-        import_hf.import_hf(hf, tmp_path / "out")
-    imported = import_hf.import_hf(hf, tmp_path / "out", missing_pooler="zeros")
+        hugging_face.import_hf(hf, tmp_path / "out")
+    imported = hugging_face.import_hf(hf, tmp_path / "out", missing_pooler="zeros")
     variables = _read(imported.checkpoint)
     assert variables["bert/pooler/dense/kernel"].shape == (8, 8)
     assert not variables["bert/pooler/dense/kernel"].any()
@@ -149,7 +150,7 @@ def test_heads_prefix_and_old_layer_norm_names(tmp_path, tensors, rng):
     named |= {n: rng.standard_normal(s).astype(np.float32) for n, s in heads.items()}
     named["cls.predictions.decoder.weight"] = named["bert.embeddings.word_embeddings.weight"].copy()
     config = CONFIG | {"architectures": ["BertForSequenceClassification"]}
-    imported = import_hf.import_hf(
+    imported = hugging_face.import_hf(
         write_hf_folder(tmp_path / "hf", named, config), tmp_path / "out"
     )
     assert imported.ignored == ("cls.predictions.decoder.weight",)
@@ -168,11 +169,11 @@ def test_heads_prefix_and_old_layer_norm_names(tmp_path, tensors, rng):
     # An untied decoder would be lost: refused. A classifier of tokens is another head: refused.
     named["cls.predictions.decoder.weight"] += 1
     with pytest.raises(ValueError, match="unknown: cls.predictions.decoder.weight"):
-        import_hf.convert_tensors(named, import_hf.convert_config(CONFIG))
+        hf_conversion.convert_tensors(named, hf_conversion.convert_config(CONFIG))
     with pytest.raises(ValueError, match="unknown: classifier.weight"):
-        import_hf.convert_tensors(
+        hf_conversion.convert_tensors(
             named,
-            import_hf.convert_config(CONFIG),
+            hf_conversion.convert_config(CONFIG),
             architectures=["BertForTokenClassification"],
         )
 
@@ -193,7 +194,7 @@ def test_half_precision_shards_and_tokenizer_json(tmp_path, tensors):
         safetensors.numpy.save_file(part, hf / file)
     weight_map = {n: file for file, part in parts.items() for n in part}
     (hf / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    imported = import_hf.import_hf(hf, tmp_path / "out")
+    imported = hugging_face.import_hf(hf, tmp_path / "out")
     assert (tmp_path / "out" / "vocab.txt").read_text().split() == VOCAB
     variables = _read(imported.checkpoint)
     assert {v.dtype for v in variables.values()} == {np.dtype(np.float32)}
@@ -207,7 +208,7 @@ def test_pytorch_model_bin(tmp_path, tensors):
     hf = write_hf_folder(tmp_path / "hf", tensors)
     (hf / "model.safetensors").unlink()
     torch.save({n: torch.from_numpy(v) for n, v in tensors.items()}, hf / "pytorch_model.bin")
-    imported = import_hf.import_hf(hf, tmp_path / "out")
+    imported = hugging_face.import_hf(hf, tmp_path / "out")
     np.testing.assert_array_equal(
         _read(imported.checkpoint)["bert/pooler/dense/kernel"], tensors["pooler.dense.weight"].T
     )
@@ -215,21 +216,21 @@ def test_pytorch_model_bin(tmp_path, tensors):
 
 def test_missing_and_damaged_files(tmp_path, tensors):
     with pytest.raises(FileNotFoundError, match="is not a folder"):
-        import_hf.import_hf(tmp_path / "none", tmp_path / "out")
+        hugging_face.import_hf(tmp_path / "none", tmp_path / "out")
     hf = write_hf_folder(tmp_path / "hf", tensors)
     (hf / "model.safetensors").write_bytes(b"not a safetensors file")
     with pytest.raises(ValueError, match="not a readable safetensors file"):
-        import_hf.import_hf(hf, tmp_path / "out")
+        hugging_face.import_hf(hf, tmp_path / "out")
     (hf / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="holds no weights"):
-        import_hf.import_hf(hf, tmp_path / "out")
+        hugging_face.import_hf(hf, tmp_path / "out")
     write_hf_folder(hf, tensors, vocab=[*VOCAB, "one too many"])
     with pytest.raises(ValueError, match="has 11 entries, expected at most vocab_size 10"):
-        import_hf.import_hf(hf, tmp_path / "out")
+        hugging_face.import_hf(hf, tmp_path / "out")
     shutil.copy(hf / "config.json", hf / "vocab.txt")
     (hf / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match="config.json does not exist"):
-        import_hf.import_hf(hf, tmp_path / "out")
+        hugging_face.import_hf(hf, tmp_path / "out")
 
 
 # ---- MiniLM: the TensorFlow graph of the imported checkpoint against NumPy on the HF tensors ----
@@ -287,15 +288,15 @@ def _numpy_bert(weights, config, ids, segments):
 @pytest.fixture(scope="module")
 def minilm(tmp_path_factory):
     try:
-        folder = import_hf.packaged_minilm()
+        folder = hf_weights.packaged_minilm()
     except FileNotFoundError as error:
         pytest.skip(f"acceptance data not found: {error}")
-    return folder, import_hf.import_hf(folder, tmp_path_factory.mktemp("minilm"))
+    return folder, hugging_face.import_hf(folder, tmp_path_factory.mktemp("minilm"))
 
 
 @pytest.mark.parametrize("use_tensorflow", [True, False], ids=["tensorflow", "op"])
 def test_minilm_gives_the_hidden_states_of_numpy(minilm, use_tensorflow):
-    from fastertransformer_tf.checkpoints import checkpoint
+
     from fastertransformer_tf.models import bert_compat, modeling
 
     folder, imported = minilm
@@ -311,7 +312,7 @@ def test_minilm_gives_the_hidden_states_of_numpy(minilm, use_tensorflow):
         options = modeling.EncoderOptions(use_tensorflow=use_tensorflow)
         with (
             modeling.encoder_options(options),
-            checkpoint.restored_variables(imported.checkpoint, "float32") as restored,
+            restoring.restored_variables(imported.checkpoint, "float32") as restored,
         ):
             model = bert_compat.modeling().BertModel(
                 bert_config, False, holders[0], holders[1], holders[2]

@@ -12,7 +12,8 @@ import tensorflow as tf
 from tiny_bert import TinyBert, make_tiny_bert
 from tolerances import assert_close
 
-from fastertransformer_tf.checkpoints import checkpoint
+from fastertransformer_tf.checkpoints import restoring
+from fastertransformer_tf.graphs import float_types
 from fastertransformer_tf.models import bert_compat, modeling
 
 _tf1 = tf.compat.v1
@@ -36,7 +37,7 @@ def run_model(
     with tf.Graph().as_default(), modeling.encoder_options(options), _tf1.Session() as session:
         ids_in = _tf1.placeholder(tf.int32, [None, None])
         mask_in = _tf1.placeholder(tf.int32, [None, None])
-        with checkpoint.restored_variables(tiny.checkpoint, options.floatx) as restored:
+        with restoring.restored_variables(tiny.checkpoint, options.floatx) as restored:
             model = bert.BertModel(
                 bert.BertConfig.from_dict(config or tiny.config),
                 False,
@@ -142,7 +143,7 @@ def test_half_types(
     options = modeling.EncoderOptions(floatx=floatx, remove_padding=remove_padding)
     ours = run_model(tiny, ids, mask, options)
     theirs = run_model(tiny, ids, mask, modeling.EncoderOptions(use_tensorflow=True))
-    assert ours["sequence"].dtype == bert_compat.float_type(floatx).as_numpy_dtype
+    assert ours["sequence"].dtype == float_types.float_type(floatx).as_numpy_dtype
     valid = reference.valid_rows(lengths, 9)
     assert_close(ours["sequence"][valid], theirs["sequence"][valid], floatx)
 
@@ -193,7 +194,7 @@ def test_weights_are_cached_in_graphs_of_tensorflow_1(tiny: TinyBert, restore: b
         config = bert.BertConfig.from_dict(tiny.config)
         with contextlib.ExitStack() as stack:
             if restore:
-                stack.enter_context(checkpoint.restored_variables(tiny.checkpoint, "float32"))
+                stack.enter_context(restoring.restored_variables(tiny.checkpoint, "float32"))
             bert.BertModel(config, False, ids)
         encoders = [op for op in graph.get_operations() if op.type == "BertEncoder"]
         assert encoders and all(op.get_attr("cache_weights") for op in encoders)

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from fastertransformer_tf import ops, spec
+from fastertransformer_tf.loading import library
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 SOURCE = REPOSITORY / "tf_ops" / "op" / "bert_ops.cc"
@@ -26,22 +27,22 @@ WRAPPERS = {
 @pytest.mark.parametrize("version", ["2.20.0", "2.22.0rc1", "2.2.1", "3.21.0", "unknown"])
 def test_refuses_another_tensorflow(version: str) -> None:
     with pytest.raises(ImportError, match=rf"tensorflow is {re.escape(version)}, expected 2\.21"):
-        ops.check_tensorflow(version, 1)
+        library.check_tensorflow(version, 1)
 
 
 def test_refuses_another_abi() -> None:
     with pytest.raises(ImportError, match="CXX11_ABI is 0, expected 1"):
-        ops.check_tensorflow("2.21.0", 0)
+        library.check_tensorflow("2.21.0", 0)
 
 
 def test_accepts_this_tensorflow() -> None:
-    ops.check_tensorflow("2.21.5", 1)
-    ops.check_tensorflow(tf.__version__, tf.sysconfig.CXX11_ABI_FLAG)
+    library.check_tensorflow("2.21.5", 1)
+    library.check_tensorflow(tf.__version__, tf.sysconfig.CXX11_ABI_FLAG)
 
 
 def _import_with_library(path: pathlib.Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"FT_TF_OPS_LIBRARY": str(path), "PYTHONPATH": str(REPOSITORY)}
-    code = "import fastertransformer_tf"
+    code = "import tensorflow, fastertransformer_tf"
     return subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )

@@ -18,10 +18,10 @@ from test_run_classifier import write_task
 from tiny_bert import make_tiny_bert
 from tolerances import assert_close
 
-from fastertransformer_tf import profile_bert_inference, profile_transformer_inference
+from fastertransformer_tf import profile_transformer_inference
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.models import encoder_graphs
-from fastertransformer_tf.programs import profile_util
+from fastertransformer_tf.programs import profile_classifier, profiling
 
 SIZES = [
     "--predict_batch_size=2", "--max_seq_length=8", "--num_hidden_layers=2",
@@ -120,7 +120,7 @@ def test_the_model_that_is_given_is_run(tmp_path, monkeypatch, activation, epsil
         arguments.append(f"--bert_config_file={moved}")
     sides = []
     monkeypatch.setattr(
-        profile_util, "compare", lambda values, both, columns: sides.extend([*both, columns])
+        profiling, "compare", lambda values, both, columns: sides.extend([*both, columns])
     )
     values = flags.FlagValues()
     profile_transformer_inference.define_flags(values)
@@ -189,9 +189,9 @@ def test_flags_of_what_is_not_done_are_refused(tmp_path):
 
     def run(*arguments: str) -> None:
         values = flags.FlagValues()
-        profile_bert_inference.define_flags(values)
+        profile_classifier.define_flags(values)
         values(["program", *common, *arguments])
-        profile_bert_inference.run(values)
+        profile_classifier.run(values)
 
     for flag in ("--do_train", "--do_predict", "--export_dir=x", "--output_logits=x"):
         with pytest.raises(UserError, match=f"{flag.split('=')[0]}: this program only times"):
@@ -226,15 +226,15 @@ def test_bad_flags(tmp_path):
 
 def test_float32_on_a_gpu_is_tf32_unless_forbidden(monkeypatch):
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
-    config = profile_util.tf.config
-    assert profile_util.precision("float32") == "float32"  # no GPU, or switched off by conftest
+    config = profiling.tf.config
+    assert profiling.precision("float32") == "float32"  # no GPU, or switched off by conftest
     monkeypatch.setattr(config, "list_physical_devices", lambda kind: ["a GPU"])
     monkeypatch.setattr(config.experimental, "tensor_float_32_execution_enabled", lambda: True)
-    assert profile_util.precision("float32") == "TF32"
-    assert profile_util.precision("float16") == "float16"
+    assert profiling.precision("float32") == "TF32"
+    assert profiling.precision("float16") == "float16"
     expected = np.ones(100)
-    assert profile_util.check_agreement(expected, expected * 1.0005, "float32") > 1e-4
+    assert profiling.check_agreement(expected, expected * 1.0005, "float32") > 1e-4
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
-    assert profile_util.precision("float32") == "float32"
+    assert profiling.precision("float32") == "float32"
     with pytest.raises(ValueError, match="at most 0.0001 in float32"):
-        profile_util.check_agreement(expected, expected * 1.0005, "float32")
+        profiling.check_agreement(expected, expected * 1.0005, "float32")

@@ -19,19 +19,19 @@ from conftest import REPOSITORY, shared_path
 from tiny_bert import TinyBert, make_tiny_bert
 from tolerances import LOGITS, assert_close
 
-from fastertransformer_tf import run_classifier_wrap
-from fastertransformer_tf.checkpoints import checkpoint_io
+from fastertransformer_tf.checkpoints import writing
 from fastertransformer_tf.data import glue
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.models import bert_compat
+from fastertransformer_tf.programs import classification
 
 
 def run(**arguments: object) -> dict:
     """Runs the program in this process with its own flags."""
     values = flags.FlagValues()
-    run_classifier_wrap.define_flags(values)
+    classification.define_flags(values)
     values(["run_classifier_wrap", *(f"--{k}={v}" for k, v in arguments.items())])
-    return run_classifier_wrap.run(values)
+    return classification.run(values)
 
 
 @functools.cache
@@ -309,7 +309,7 @@ def test_odd_rows_that_are_right(tiny: dict[int, TinyBert], tmp_path: pathlib.Pa
     assert np.load(out / "l.npy").shape == (4, 2)
     tokenizer = bert_compat.tokenization().FullTokenizer(tiny[2].vocab_file, True)
     examples = glue.TASKS["mrpc"].get_dev_examples(str(tmp_path))
-    features = run_classifier_wrap.make_features(examples, ["0", "1"], 16, tokenizer)
+    features = classification.make_features(examples, ["0", "1"], 16, tokenizer)
     unknown, the, cat = tokenizer.convert_tokens_to_ids(["[UNK]", "the", "cat"])
     assert features["input_ids"][2, :6].tolist() == [2, unknown, 3, the, cat, 3]
     assert features["input_ids"][1, :5].tolist() == [2, the, cat, 3, 0]
@@ -415,7 +415,7 @@ def change_checkpoint(arguments: dict[str, object]) -> None:
     prefix = str(arguments["init_checkpoint"])
     weights = variables(prefix)
     weights["bert/pooler/dense/bias"][0] += 1
-    checkpoint_io.save_checkpoint(prefix, weights)
+    writing.save_checkpoint(prefix, weights)
 
 
 def change_task(arguments: dict[str, object]) -> None:
@@ -553,11 +553,11 @@ def test_an_exported_model_is_served_elsewhere(
         "dev.tsv", "test.tsv", "out", "saved", "logits.npy"
     }  # fmt: skip
     values = flags.FlagValues()
-    run_classifier_wrap.define_flags(values)
+    classification.define_flags(values)
     arguments["export_dir"] = ""
     values(["program", "--do_eval", *(f"--{k}={v}" for k, v in arguments.items())])
-    job = run_classifier_wrap.prepare(values)
-    features = run_classifier_wrap.make_features(
+    job = classification.prepare(values)
+    features = classification.make_features(
         job.processor.get_dev_examples(str(tmp_path)), job.labels, 16, job.tokenizer
     )
     del features["label_ids"]

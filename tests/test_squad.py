@@ -16,10 +16,11 @@ from tiny_bert import make_tiny_bert
 from tolerances import LOGITS, assert_close
 
 from fastertransformer_tf import run_squad_wrap
-from fastertransformer_tf.checkpoints import checkpoint_io
-from fastertransformer_tf.data import squad
+from fastertransformer_tf.checkpoints import writing
+from fastertransformer_tf.data import squad_answers, squad_files, squad_windows
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.models import bert_compat
+from fastertransformer_tf.programs import question_answering
 
 VOCAB = "[PAD] [UNK] [CLS] [SEP] who won the race ? anna after bob fell . in 1987".split()
 OPTIONS = {"max_seq_length": 24, "max_query_length": 8, "doc_stride": 4}
@@ -54,7 +55,7 @@ def _tokens(data, row=0):
 def _google(file, tokenizer, options, logits, folder):
     """What run_squad.py itself makes of a file and logits; the texts of its three files."""
     run_squad = bert_compat.run_squad()
-    with squad._module_flags(options):
+    with squad_answers._module_flags(options):
         examples = run_squad.read_squad_examples(str(file), False)
         features = []
         run_squad.convert_examples_to_features(
@@ -97,13 +98,13 @@ def _logits(data, **positions):
 
 
 def test_logits_of_padding_never_take_part(tmp_path, tokenizer, dataset):
-    options = squad.SquadOptions(**OPTIONS, n_best_size=3)
-    data = squad.load(dataset, tokenizer, options, is_training=False)
+    options = squad_files.SquadOptions(**OPTIONS, n_best_size=3)
+    data = squad_windows.load(dataset, tokenizer, options, is_training=False)
     tokens = _tokens(data)
     assert len(tokens) < 24
     year = tokens.index("1987")
     start, end = _logits(data, start=year - 1, end=year)
-    answers = squad.write_predictions(data, start, end, options, tmp_path / "out")
+    answers = squad_answers.write_predictions(data, start, end, options, tmp_path / "out")
     assert answers == {"q1": "in 1987."} or answers == {"q1": "in 1987"}
     assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == answers
     nbest = json.loads((tmp_path / "out" / "nbest_predictions.json").read_text())["q1"]
@@ -118,22 +119,26 @@ def test_logits_of_padding_never_take_part(tmp_path, tokenizer, dataset):
 
 
 def test_squad_2_null_odds_and_no_span_among_the_best(tmp_path, tokenizer, dataset):
-    options = squad.SquadOptions(**OPTIONS, n_best_size=1, version_2_with_negative=True)
-    data = squad.load(dataset, tokenizer, options, is_training=False)
+    options = squad_files.SquadOptions(**OPTIONS, n_best_size=1, version_2_with_negative=True)
+    data = squad_windows.load(dataset, tokenizer, options, is_training=False)
     # The one best start and end are [CLS]: run_squad alone ends in an AttributeError here.
     start, end = _logits(data, start=0, end=0)
-    assert squad.write_predictions(data, start, end, options, tmp_path / "out") == {"q1": ""}
+    assert squad_answers.write_predictions(data, start, end, options, tmp_path / "out") == {
+        "q1": ""
+    }
     odds = json.loads((tmp_path / "out" / "null_odds.json").read_text())
     assert odds == {"q1": 20.0}
     year = _tokens(data).index("1987")
     start, end = _logits(data, start=year, end=year)
-    answers = squad.write_predictions(data, start, end, options, tmp_path / "out")
+    answers = squad_answers.write_predictions(data, start, end, options, tmp_path / "out")
     assert answers["q1"].startswith("1987")
     assert json.loads((tmp_path / "out" / "null_odds.json").read_text()) == {"q1": -20.0}
 
 
 def test_training_features(tokenizer, dataset):
-    data = squad.load(dataset, tokenizer, squad.SquadOptions(**OPTIONS), is_training=True)
+    data = squad_windows.load(
+        dataset, tokenizer, squad_files.SquadOptions(**OPTIONS), is_training=True
+    )
     row, start = data.arrays["input_ids"][0], data.arrays["start_positions"][0]
     assert VOCAB[row[start]] == "anna"
     assert data.arrays["end_positions"][0] == start
@@ -180,11 +185,11 @@ def _random_file(rng, path, is_training=False):
 
 @pytest.mark.parametrize("version_2", [False, True])
 def test_the_same_examples_windows_and_files_as_google(tmp_path, long_tokenizer, rng, version_2):
-    options = squad.SquadOptions(
+    options = squad_files.SquadOptions(
         **OPTIONS | {"max_seq_length": 32}, n_best_size=20, version_2_with_negative=version_2
     )
     file = _random_file(rng, tmp_path / "random.json")
-    data = squad.load(file, long_tokenizer, options, is_training=False)
+    data = squad_windows.load(file, long_tokenizer, options, is_training=False)
     assert len(data.windows) > 3 * len(data.examples)
     logits = rng.normal(0, 3, (2, *data.arrays["input_ids"].shape)).astype(np.float32)
     logits[:, data.arrays["input_mask"] == 0] = -1000  # google lets padding take part.
@@ -195,7 +200,7 @@ def test_the_same_examples_windows_and_files_as_google(tmp_path, long_tokenizer,
         assert _tokens(data, row) == feature.tokens
         for name in ("input_ids", "input_mask", "segment_ids"):
             assert data.arrays[name][row].tolist() == getattr(feature, name)
-    squad.write_predictions(data, *logits, options, tmp_path / "out")
+    squad_answers.write_predictions(data, *logits, options, tmp_path / "out")
     names = ["predictions.json", "nbest_predictions.json", "null_odds.json"]
     for name, content in zip(names, files, strict=False):
         written = json.loads((tmp_path / "out" / name).read_text())
@@ -206,14 +211,14 @@ def test_the_same_examples_windows_and_files_as_google(tmp_path, long_tokenizer,
 def test_the_same_training_questions_as_google_and_the_others_counted(
     tmp_path, long_tokenizer, rng, capsys
 ):
-    options = squad.SquadOptions(**OPTIONS | {"max_seq_length": 32})
+    options = squad_files.SquadOptions(**OPTIONS | {"max_seq_length": 32})
     file = _random_file(rng, tmp_path / "random.json")
-    examples, dropped = squad.read_examples(file, options, is_training=True)
-    with squad._module_flags(options):
+    examples, dropped = squad_files.read_examples(file, options, is_training=True)
+    with squad_answers._module_flags(options):
         theirs = bert_compat.run_squad().read_squad_examples(str(file), True)
     assert [vars(e) for e in examples] == [vars(e) for e in theirs]
     assert dropped == 16 - len(examples) >= 4
-    data = squad.load(file, long_tokenizer, options, is_training=True)
+    data = squad_windows.load(file, long_tokenizer, options, is_training=True)
     assert f"{dropped} of 16 questions are left out of training" in capsys.readouterr().out
     features = []
     bert_compat.run_squad().convert_examples_to_features(
@@ -230,11 +235,11 @@ def test_a_question_about_a_blank_paragraph(tmp_path, tokenizer, dataset):
         content["data"][0]["paragraphs"].insert(0, {"context": blank, "qas": qas})
     dataset.write_text(json.dumps(content))
     for version_2 in (False, True):
-        options = squad.SquadOptions(**OPTIONS, version_2_with_negative=version_2)
-        data = squad.load(dataset, tokenizer, options, is_training=False)
+        options = squad_files.SquadOptions(**OPTIONS, version_2_with_negative=version_2)
+        data = squad_windows.load(dataset, tokenizer, options, is_training=False)
         year = _tokens(data).index("1987")
         logits = _logits(data, start=year, end=year)
-        answers = squad.write_predictions(data, *logits, options, tmp_path / "out")
+        answers = squad_answers.write_predictions(data, *logits, options, tmp_path / "out")
         assert list(answers) == ["blank2", "blank1", "blank0", "q1"]
         assert answers["q1"].startswith("1987")
         # Without "no answer" google's program says "empty".
@@ -249,11 +254,13 @@ def test_a_question_about_a_blank_paragraph(tmp_path, tokenizer, dataset):
 def test_the_n_best_of_a_question_without_a_span_among_them(
     tmp_path, tokenizer, dataset, n_best_size
 ):
-    options = squad.SquadOptions(**OPTIONS, n_best_size=n_best_size, version_2_with_negative=True)
-    data = squad.load(dataset, tokenizer, options, is_training=False)
+    options = squad_files.SquadOptions(
+        **OPTIONS, n_best_size=n_best_size, version_2_with_negative=True
+    )
+    data = squad_windows.load(dataset, tokenizer, options, is_training=False)
     logits = np.linspace(1, 2, data.arrays["input_ids"].size, dtype=np.float32)
     logits = logits[::-1].reshape(1, -1).repeat(2, axis=0).reshape(2, 1, -1)  # [CLS] and question.
-    squad.write_predictions(data, *logits, options, tmp_path / "out")
+    squad_answers.write_predictions(data, *logits, options, tmp_path / "out")
     nbest = json.loads((tmp_path / "out" / "nbest_predictions.json").read_text())["q1"]
     texts = [entry["text"] for entry in nbest]
     assert "" in texts and len(set(texts)) == len(texts) <= n_best_size + 1
@@ -272,14 +279,16 @@ def test_windows_are_small(tmp_path, long_tokenizer, rng):
         paragraph["context"] = (paragraph["context"] + " ") * 20
     file.write_text(json.dumps(content))
     for is_training in (False, True):
-        options = squad.SquadOptions(max_seq_length=384, doc_stride=64, max_query_length=8)
-        examples, _ = squad.read_examples(file, options, is_training=False)
+        options = squad_files.SquadOptions(max_seq_length=384, doc_stride=64, max_query_length=8)
+        examples, _ = squad_files.read_examples(file, options, is_training=False)
         for example in examples:
             example.start_position = example.end_position = 0
             example.orig_answer_text = "a"
-        squad.make_windows(examples, 0, long_tokenizer, options, is_training=is_training)
+        squad_windows.make_windows(examples, 0, long_tokenizer, options, is_training=is_training)
         tracemalloc.start()
-        data = squad.make_windows(examples, 0, long_tokenizer, options, is_training=is_training)
+        data = squad_windows.make_windows(
+            examples, 0, long_tokenizer, options, is_training=is_training
+        )
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert len(data.arrays["input_ids"]) > 200
@@ -289,19 +298,21 @@ def test_windows_are_small(tmp_path, long_tokenizer, rng):
 
 def test_refusals(tmp_path, tokenizer, dataset):
     with pytest.raises(UserError, match="max_seq_length is 10, expected more than"):
-        squad.SquadOptions(max_seq_length=10, max_query_length=8)
+        squad_files.SquadOptions(max_seq_length=10, max_query_length=8)
     with pytest.raises(UserError, match="doc_stride is 0"):
-        squad.SquadOptions(doc_stride=0)
+        squad_files.SquadOptions(doc_stride=0)
     with pytest.raises(UserError, match="null_score_diff_threshold is nan"):
-        squad.SquadOptions(null_score_diff_threshold=float("nan"))
-    options = squad.SquadOptions(**OPTIONS)
+        squad_files.SquadOptions(null_score_diff_threshold=float("nan"))
+    options = squad_files.SquadOptions(**OPTIONS)
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        squad.load(tmp_path / "none", tokenizer, options, is_training=False)
-    data = squad.load(dataset, tokenizer, options, is_training=False)
+        squad_windows.load(tmp_path / "none", tokenizer, options, is_training=False)
+    data = squad_windows.load(dataset, tokenizer, options, is_training=False)
     with pytest.raises(ValueError, match=r"start_logits is \[1, 3\], expected \[1, 24\]"):
-        squad.write_predictions(data, np.zeros((1, 3)), np.zeros((1, 24)), options, tmp_path)
+        squad_answers.write_predictions(
+            data, np.zeros((1, 3)), np.zeros((1, 24)), options, tmp_path
+        )
     with pytest.raises(UserError, match="of a window of question 'q1' are not finite"):
-        squad.write_predictions(
+        squad_answers.write_predictions(
             data, np.full((1, 24), np.nan), np.zeros((1, 24)), options, tmp_path
         )
 
@@ -349,26 +360,26 @@ def test_a_wrong_file_is_refused_with_the_place(tmp_path, dataset, path, value, 
         parent[path[-1]] = value
     dataset.write_text(json.dumps(content))
     with pytest.raises(UserError, match=re.escape(message)) as caught:
-        squad.read_examples(dataset, squad.SquadOptions(**OPTIONS), is_training=True)
+        squad_files.read_examples(dataset, squad_files.SquadOptions(**OPTIONS), is_training=True)
     assert str(caught.value).startswith(str(dataset))
 
 
 def test_other_wrong_files(dataset):
-    v1, v2 = (squad.SquadOptions(**OPTIONS, version_2_with_negative=v) for v in (False, True))
+    v1, v2 = (squad_files.SquadOptions(**OPTIONS, version_2_with_negative=v) for v in (False, True))
     content = json.loads(dataset.read_text())
     with_bom = b"\xef\xbb\xbf" + dataset.read_bytes()
     dataset.write_bytes(with_bom)
-    assert len(squad.read_examples(dataset, v1, is_training=True)[0]) == 1
+    assert len(squad_files.read_examples(dataset, v1, is_training=True)[0]) == 1
     old = copy.deepcopy(content)
     del old["data"][0]["paragraphs"][0]["qas"][0]["is_impossible"]
     dataset.write_text(json.dumps(old))
     with pytest.raises(UserError, match=r"qas\[0\].is_impossible is missing, expected true or f"):
-        squad.read_examples(dataset, v2, is_training=True)
+        squad_files.read_examples(dataset, v2, is_training=True)
     qas = content["data"][0]["paragraphs"][0]["qas"]
     qas.append(qas[0])
     dataset.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"qas\[1\].id is \"q1\", expected another than that of d"):
-        squad.read_examples(dataset, v1, is_training=False)
+        squad_files.read_examples(dataset, v1, is_training=False)
     for text, message in {
         "": "is not JSON",
         '{"data": [': "is not JSON",
@@ -379,10 +390,10 @@ def test_other_wrong_files(dataset):
     }.items():
         dataset.write_text(text)
         with pytest.raises(UserError, match=re.escape(message)):
-            squad.read_examples(dataset, v1, is_training=False)
+            squad_files.read_examples(dataset, v1, is_training=False)
     dataset.write_bytes(b'{"data":\n "\xff"}')
     with pytest.raises(UserError, match="line 2: the byte 0xff is not UTF-8"):
-        squad.read_examples(dataset, v1, is_training=False)
+        squad_files.read_examples(dataset, v1, is_training=False)
 
 
 def _program(*arguments):
@@ -409,9 +420,9 @@ def test_program_says_what_is_wrong(tmp_path):
 def run(**arguments):
     """Runs the program in this process with its own flags."""
     values = flags.FlagValues()
-    run_squad_wrap.define_flags(values)
+    question_answering.define_flags(values)
     values(["run_squad_wrap", *(f"--{k}={v}" for k, v in arguments.items())])
-    return run_squad_wrap.run(values)
+    return question_answering.run(values)
 
 
 @pytest.fixture
@@ -421,7 +432,7 @@ def model(tmp_path):
     weights = dict(tiny.weights)
     weights["cls/squad/output_weights"] = weights.pop("output_weights")
     weights["cls/squad/output_bias"] = weights.pop("output_bias")
-    checkpoint_io.save_checkpoint(tiny.checkpoint, weights)
+    writing.save_checkpoint(tiny.checkpoint, weights)
     qas = [
         {
             "id": f"q{i}",
@@ -450,14 +461,14 @@ def test_export_is_served(model, tmp_path):
     run(**model, do_predict=True, predict_file=file, export_dir=tmp_path / "saved")
     served = tf.saved_model.load(str(tmp_path / "saved")).signatures["serving_default"]
     values = flags.FlagValues()
-    run_squad_wrap.define_flags(values)
+    question_answering.define_flags(values)
     values(["p", *(f"--{k}={v}" for k, v in model.items()), "--do_predict",
             f"--predict_file={file}"])  # fmt: skip
     with bert_compat.bound_flags(values):
-        job = run_squad_wrap.prepare(values)
+        job = question_answering.prepare(values)
         data = job.windows("predict_file")
         tf_options = run_squad_wrap.modeling.EncoderOptions(use_tensorflow=True)
-        with run_squad_wrap.QuestionAnswerer(job.config, job.source, tf_options) as answerer:
+        with question_answering.QuestionAnswerer(job.config, job.source, tf_options) as answerer:
             expected = answerer.run(data.arrays, 8, "reference").outputs
     outputs = served(**{name: tf.constant(value) for name, value in data.arrays.items()})
     real = data.arrays["input_mask"] != 0

@@ -10,11 +10,14 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import REPOSITORY
 
-from fastertransformer_tf.checkpoints import checkpoint, checkpoint_io
+from fastertransformer_tf.checkpoints import reading, writing
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.models import bert_compat, modeling
-from fastertransformer_tf.training import training
+from fastertransformer_tf.training import batches, loop, losses
+from fastertransformer_tf.training.folder import TrainingFolder
+from fastertransformer_tf.training.options import TrainingOptions
 
 NUM, SEQ = 24, 12
 
@@ -49,7 +52,7 @@ def features():
 
 
 def _options(**changes):
-    return training.TrainingOptions(
+    return TrainingOptions(
         **{
             "train_batch_size": 8,
             "num_train_steps": 60,
@@ -62,8 +65,8 @@ def _options(**changes):
 
 
 def _train(build, features, options, path, **others):
-    with training.TrainingFolder(path) as folder:
-        return training.train(build, features, options, folder, **others)
+    with TrainingFolder(path) as folder:
+        return loop.train(build, features, options, folder, **others)
 
 
 def _loss(prefix, config, features):
@@ -86,21 +89,21 @@ def _loss(prefix, config, features):
 
 
 def test_learns_and_saves(tmp_path, config, features):
-    build = training.classifier_loss(config, 2)
+    build = losses.classifier_loss(config, 2)
     prefix = _train(build, features, _options(), tmp_path)
     assert prefix.endswith("model.ckpt-60")
     assert _loss(prefix, config, features) < 0.2 < 0.5 < _loss_at_start(tmp_path, config, features)
     reader = tf.train.load_checkpoint(prefix)
     assert reader.get_tensor("global_step") == 60
     assert reader.has_tensor("bert/encoder/layer_0/attention/self/query/kernel/adam_m")
-    assert tf.train.latest_checkpoint(str(tmp_path)) == prefix == checkpoint.latest_in(tmp_path)
+    assert tf.train.latest_checkpoint(str(tmp_path)) == prefix == reading.latest_in(tmp_path)
     # Done already: nothing is trained again.
     assert _train(build, features, _options(), tmp_path) == prefix
 
 
 def _loss_at_start(tmp_path, config, features):
     first = _train(
-        training.classifier_loss(config, 2),
+        losses.classifier_loss(config, 2),
         features,
         _options(num_train_steps=1, num_warmup_steps=1),
         tmp_path / "start",
@@ -110,28 +113,28 @@ def _loss_at_start(tmp_path, config, features):
 
 def test_resumes_after_a_kill_with_the_next_batch(tmp_path, config, features, monkeypatch):
     seen = []
-    batches = training._batches
+    original = batches.batches
 
     def recorded(*args, stop=None):
-        for batch in batches(*args):
+        for batch in original(*args):
             if stop is not None and len(seen) >= stop:
                 raise KeyboardInterrupt
             seen.append(batch["input_ids"])
             yield batch
 
-    build = training.classifier_loss(config, 2)
-    monkeypatch.setattr(training, "_batches", lambda *a: recorded(*a, stop=33))
+    build = losses.classifier_loss(config, 2)
+    monkeypatch.setattr(batches, "batches", lambda *a: recorded(*a, stop=33))
     with pytest.raises(KeyboardInterrupt):
         _train(build, features, _options(), tmp_path)
     assert tf.train.latest_checkpoint(str(tmp_path)).endswith("-20")
-    monkeypatch.setattr(training, "_batches", recorded)
+    monkeypatch.setattr(batches, "batches", recorded)
     prefix = _train(build, features, _options(), tmp_path)
     # Step 20 came again, with the batch that it had: 33 batches, then 40 from step 20.
     assert len(seen) == 73
     for before, after in zip(seen[20:33], seen[33:46], strict=True):
         np.testing.assert_array_equal(before, after)
     # Weights and optimizer end as those of a training that was not killed, to the last bit.
-    monkeypatch.setattr(training, "_batches", batches)
+    monkeypatch.setattr(batches, "batches", original)
     whole = _variables(_train(build, features, _options(), tmp_path / "whole"))
     resumed = _variables(prefix)
     assert whole.keys() == resumed.keys()
@@ -163,7 +166,7 @@ def test_dropout_is_a_function_of_seed_step_and_place():
 
 
 def test_an_epoch_holds_every_example_once(features):
-    stream = training._batches(features, NUM, _options(), 0)
+    stream = batches.batches(features, _options(), 0)
     for _ in range(2):
         ids = [next(stream) for _ in range(NUM // 8)]
         assert sum(len(b["label_ids"]) for b in ids) == NUM
@@ -172,7 +175,7 @@ def test_an_epoch_holds_every_example_once(features):
 
 
 def test_other_settings_and_bad_input_are_refused(tmp_path, config, features):
-    build = training.classifier_loss(config, 2)
+    build = losses.classifier_loss(config, 2)
     options = _options(num_train_steps=2, num_warmup_steps=0)
     _train(build, features, options, tmp_path, settings={"task": "mrpc"})
     with pytest.raises(UserError, match=r'task "mrpc" \(now "cola"\)'):
@@ -200,7 +203,7 @@ def test_other_settings_and_bad_input_are_refused(tmp_path, config, features):
         ((3, 1.0, 1.5, 1), "warmup_proportion is 1.5"),
     ):
         with pytest.raises(UserError, match=message):
-            training.TrainingOptions.from_epochs(*arguments)
+            TrainingOptions.from_epochs(*arguments)
 
 
 SHORT = {"num_train_steps": 4, "num_warmup_steps": 0, "save_checkpoints_steps": 2}
@@ -220,9 +223,9 @@ SHORT = {"num_train_steps": 4, "num_warmup_steps": 0, "save_checkpoints_steps": 
     ],
 )
 def test_what_changes_the_result_is_refused(tmp_path, config, features, changes, name):
-    build = training.classifier_loss(config, 2)
+    build = losses.classifier_loss(config, 2)
     weights = {"output_bias": np.float32([1, 2])}
-    checkpoint_io.save_checkpoint(tmp_path / "init", weights)
+    writing.save_checkpoint(tmp_path / "init", weights)
     out, init = tmp_path / "out", {"init_checkpoint": str(tmp_path / "init")}
     _train(build, features, _options(**SHORT), out, **init)
     kept = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -230,7 +233,7 @@ def test_what_changes_the_result_is_refused(tmp_path, config, features, changes,
     if changes == "one other id":
         features["input_ids"][3, 2] += 1
     elif changes == "other weights":
-        checkpoint_io.save_checkpoint(tmp_path / "init", {"output_bias": np.float32([1, 2.5])})
+        writing.save_checkpoint(tmp_path / "init", {"output_bias": np.float32([1, 2.5])})
     elif changes == "no weights":
         init = {}
     with pytest.raises(UserError, match=f"holds a training with {name} "):
@@ -239,11 +242,11 @@ def test_what_changes_the_result_is_refused(tmp_path, config, features, changes,
 
 
 def test_what_changes_no_result_is_accepted(tmp_path, config, features):
-    build = training.classifier_loss(config, 2)
+    build = losses.classifier_loss(config, 2)
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         weights = {"output_bias": np.float32([1, 2])}
-        checkpoint_io.save_checkpoint(tmp_path / folder / folder, weights)
+        writing.save_checkpoint(tmp_path / folder / folder, weights)
     first = _train(
         build, features, _options(**SHORT), tmp_path / "out",
         init_checkpoint=str(tmp_path / "a" / "a"),
@@ -256,7 +259,7 @@ def test_what_changes_no_result_is_accepted(tmp_path, config, features):
 
 
 def test_more_epochs_go_on_with_the_new_learning_rate(tmp_path, config, features, capsys):
-    build = training.classifier_loss(config, 2)
+    build = losses.classifier_loss(config, 2)
     _train(build, features, _options(**SHORT), tmp_path)
     longer = _options(**SHORT | {"num_train_steps": 8, "num_warmup_steps": 1})
     prefix = _train(build, features, longer, tmp_path)
@@ -274,7 +277,7 @@ def test_more_epochs_go_on_with_the_new_learning_rate(tmp_path, config, features
 
 @pytest.mark.parametrize("how", ["move", "copy", "absolute paths"])
 def test_a_folder_may_be_moved_and_copied(tmp_path, config, features, how):
-    build = training.classifier_loss(config, 2)
+    build = losses.classifier_loss(config, 2)
     out, other = tmp_path / "out", tmp_path / "other"
     whole = _variables(_train(build, features, _options(**SHORT), tmp_path / "whole"))
     _train(build, features, _options(**SHORT), out)
@@ -299,12 +302,12 @@ def test_a_folder_may_be_moved_and_copied(tmp_path, config, features, how):
     for name, value in whole.items():
         np.testing.assert_array_equal(resumed[name], value, err_msg=name)
     assert {path.name: path.read_bytes() for path in out.glob("*")} == kept
-    assert checkpoint.latest_in(other) == prefix
+    assert reading.latest_in(other) == prefix
 
 
 @pytest.mark.parametrize("damage", ["no file", "garbage", "names another"])
 def test_a_folder_without_usable_checkpoint_file_is_refused(tmp_path, config, features, damage):
-    build = training.classifier_loss(config, 2)
+    build = losses.classifier_loss(config, 2)
     _train(build, features, _options(**SHORT), tmp_path)
     state = tmp_path / "checkpoint"
     if damage == "no file":
@@ -317,13 +320,13 @@ def test_a_folder_without_usable_checkpoint_file_is_refused(tmp_path, config, fe
     with pytest.raises(UserError, match="holds a training, but its file `checkpoint`"):
         _train(build, features, _options(**SHORT), tmp_path)
     with pytest.raises(UserError, match="holds a training, but its file `checkpoint`"):
-        checkpoint.choose_checkpoint("x", str(tmp_path))
+        reading.choose_checkpoint("x", str(tmp_path))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == kept
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"num_train_steps": "many"}', "\0"])
 def test_damaged_settings_are_refused(tmp_path, config, features, content):
-    build = training.classifier_loss(config, 2)
+    build = losses.classifier_loss(config, 2)
     _train(build, features, _options(**SHORT), tmp_path)
     (tmp_path / "training.json").write_text(content)
     with pytest.raises(UserError, match="is not JSON|expected settings|holds a training with") as e:
@@ -333,7 +336,7 @@ def test_damaged_settings_are_refused(tmp_path, config, features, content):
 
 
 def test_what_killed_saves_left_is_removed(tmp_path, config, features, capsys):
-    build = training.classifier_loss(config, 2)
+    build = losses.classifier_loss(config, 2)
     _train(build, features, _options(**SHORT), tmp_path)
     whole = {path.name for path in tmp_path.iterdir()}
     left = [
@@ -359,7 +362,7 @@ def test_what_killed_saves_left_is_removed(tmp_path, config, features, capsys):
 
 
 def test_a_killed_first_save_starts_anew(tmp_path, config, features):
-    build = training.classifier_loss(config, 2)
+    build = losses.classifier_loss(config, 2)
     whole = _variables(_train(build, features, _options(**SHORT), tmp_path / "whole"))
     out = tmp_path / "out"
     _train(build, features, _options(**SHORT), out)
@@ -373,8 +376,9 @@ def test_a_killed_first_save_starts_anew(tmp_path, config, features):
 
 HOLD = """
 import sys, time
-from fastertransformer_tf.training import training
-with training.TrainingFolder(sys.argv[1]):
+from fastertransformer_tf.training.folder import TrainingFolder
+
+with TrainingFolder(sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -383,16 +387,16 @@ with training.TrainingFolder(sys.argv[1]):
 def test_a_second_training_is_refused_until_the_first_ends(tmp_path, config, features):
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, tmp_path / "out"],
-        cwd=pathlib.Path(training.__file__).parent.parent, stdout=subprocess.PIPE, text=True,
+        cwd=REPOSITORY, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(UserError, match="another training is running in"):
-            training.TrainingFolder(tmp_path / "out").__enter__()
+            TrainingFolder(tmp_path / "out").__enter__()
     finally:
         holder.kill()
         holder.wait()
-    with training.TrainingFolder(tmp_path / "out") as folder:
+    with TrainingFolder(tmp_path / "out") as folder:
         assert folder.last is None
 
 
@@ -402,31 +406,31 @@ def test_the_lock_follows_no_symbolic_link(tmp_path):
     (tmp_path / "out").mkdir()
     os.symlink(target, tmp_path / "out" / "training.lock")
     with pytest.raises(UserError, match="training.lock is a symbolic link, expected a file"):
-        training.TrainingFolder(tmp_path / "out").__enter__()
+        TrainingFolder(tmp_path / "out").__enter__()
     assert target.read_text() == "precious"
 
 
 def test_a_path_that_tensorflow_takes_for_a_pattern_is_refused(tmp_path):
     with pytest.raises(UserError, match="for a pattern"):
-        training.TrainingFolder(tmp_path / "run[1]").__enter__()
+        TrainingFolder(tmp_path / "run[1]").__enter__()
     assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_is_told_before_training(tmp_path, config, features, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(training.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(loop.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match="will need 0 MiB for checkpoints"):
-        _train(training.classifier_loss(config, 2), features, _options(), tmp_path)
-    assert checkpoint.latest_in(tmp_path) is None
+        _train(losses.classifier_loss(config, 2), features, _options(), tmp_path)
+    assert reading.latest_in(tmp_path) is None
 
 
 def test_a_training_starts_from_a_checkpoint(tmp_path, config, features, capsys):
     """With a rate of almost 0 its first checkpoint holds what init_checkpoint holds."""
-    build = training.classifier_loss(config, 2)
+    build = losses.classifier_loss(config, 2)
     source = _variables(_train(build, features, _options(**SHORT), tmp_path / "first"))
     weights = {name: v for name, v in source.items() if "adam" not in name}
     del weights["global_step"], weights["output_bias"]
-    checkpoint_io.save_checkpoint(tmp_path / "init", weights)
+    writing.save_checkpoint(tmp_path / "init", weights)
     other = _options(**SHORT, learning_rate=1e-30, seed=7)
     prefix = _train(build, features, other, tmp_path / "out", init_checkpoint=tmp_path / "init")
     started = _variables(prefix)
@@ -440,19 +444,19 @@ def test_a_training_starts_from_a_checkpoint(tmp_path, config, features, capsys)
         ("bert/pooler/dense/bias", np.zeros(3, np.float32), "is float32 [3], expected float32 [16"),
         ("bert/pooler/dense/bias", np.full(16, np.nan, np.float32), "16 values that are not fini"),
     ):
-        checkpoint_io.save_checkpoint(tmp_path / "bad", weights | {name: value})
+        writing.save_checkpoint(tmp_path / "bad", weights | {name: value})
         with pytest.raises(
             UserError, match=r"does not fit the model to train, 1 of 25 variables"
         ) as caught:
             _train(build, features, other, tmp_path / "n", init_checkpoint=tmp_path / "bad")
         assert message in str(caught.value)
-    checkpoint_io.save_checkpoint(tmp_path / "none", {"x": np.zeros(1, np.float32)})
+    writing.save_checkpoint(tmp_path / "none", {"x": np.zeros(1, np.float32)})
     with pytest.raises(UserError, match="25 of 25 variables: .* is missing; and 15 more"):
         _train(build, features, other, tmp_path / "n", init_checkpoint=tmp_path / "none")
 
 
 def test_a_damaged_checkpoint_to_go_on_from_is_told(tmp_path, config, features):
-    build = training.classifier_loss(config, 2)
+    build = losses.classifier_loss(config, 2)
     prefix = _train(build, features, _options(**SHORT), tmp_path)
     data = pathlib.Path(f"{prefix}.data-00000-of-00001")
     data.write_bytes(data.read_bytes()[:-100])
@@ -462,23 +466,23 @@ def test_a_damaged_checkpoint_to_go_on_from_is_told(tmp_path, config, features):
 
 def test_a_loss_that_is_not_finite_stops(tmp_path, config, features):
     def build(inputs):
-        return training.classifier_loss(config, 2)(inputs) * np.float32("nan")
+        return losses.classifier_loss(config, 2)(inputs) * np.float32("nan")
 
     with pytest.raises(UserError, match="loss of step 0 is nan"):
         _train(build, features, _options(), tmp_path)
     assert json.loads((tmp_path / "training.json").read_text())["train_batch_size"] == 8
-    assert checkpoint.latest_in(tmp_path).endswith("model.ckpt-0")
+    assert reading.latest_in(tmp_path).endswith("model.ckpt-0")
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, config, features):
     def build(inputs):
         # Its value is finite, its gradient is not.
-        loss = training.classifier_loss(config, 2)(inputs)
+        loss = losses.classifier_loss(config, 2)(inputs)
         return loss + tf.sqrt(tf.stop_gradient(loss) - loss)
 
     with pytest.raises(UserError, match="weights are no longer finite at step 1: a smaller"):
         _train(build, features, _options(num_train_steps=1, num_warmup_steps=0), tmp_path)
-    assert checkpoint.latest_in(tmp_path).endswith("model.ckpt-0")
+    assert reading.latest_in(tmp_path).endswith("model.ckpt-0")
 
 
 def _span_formula(logits, mask, positions):
@@ -496,7 +500,7 @@ def test_squad_loss_is_that_of_real_tokens(features):
     expected = _span_formula(logits, mask, positions)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         given = tf.constant(logits)
-        loss = training.span_loss(given, tf.constant(mask), tf.constant(positions))
+        loss = losses.span_loss(given, tf.constant(mask), tf.constant(positions))
         value, gradient = session.run([loss, tf.gradients(loss, given)[0]])
     assert value == pytest.approx(expected, rel=1e-6)
     assert not gradient[mask == 0].any() and np.isfinite(gradient).all()
@@ -518,7 +522,7 @@ def test_squad_loss_does_not_depend_on_padding_or_the_batch(config, features):
             for name, value in arrays.items()
         }
         with modeling.encoder_options(modeling.EncoderOptions(use_tensorflow=True)):
-            loss = training.squad_loss(config)(inputs)
+            loss = losses.squad_loss(config)(inputs)
         norm = tf.linalg.global_norm(tf.gradients(loss, tf.compat.v1.trainable_variables()))
         session.run(tf.compat.v1.global_variables_initializer())
 
@@ -546,8 +550,8 @@ def test_squad_training_learns(tmp_path, config, features):
     ids[:, 2] = 19
     positions = np.full(NUM, 2, np.int32)
     features |= {"input_ids": ids, "start_positions": positions, "end_positions": positions}
-    losses = []
-    build = training.squad_loss(config)
+    seen = []
+    build = losses.squad_loss(config)
     for steps in (1, 60):
         options = _options(num_train_steps=steps, num_warmup_steps=0)
         prefix = _train(build, features, options, tmp_path / str(steps))
@@ -556,5 +560,5 @@ def test_squad_training_learns(tmp_path, config, features):
             with modeling.encoder_options(modeling.EncoderOptions(use_tensorflow=True)):
                 loss = build(inputs)
             tf.compat.v1.train.Saver().restore(session, prefix)
-            losses.append(float(session.run(loss)))
-    assert losses[1] < 0.3 < 1 < losses[0]
+            seen.append(float(session.run(loss)))
+    assert seen[1] < 0.3 < 1 < seen[0]

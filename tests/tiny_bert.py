@@ -10,7 +10,7 @@ import numpy as np
 from reference import random_layers
 
 from fastertransformer_tf import spec
-from fastertransformer_tf.checkpoints import checkpoint_io
+from fastertransformer_tf.checkpoints import writing
 
 CONFIG = {
     "vocab_size": 64,
@@ -84,5 +84,5 @@ def make_tiny_bert(
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     vocab += [f"[unused{i}]" for i in range(config["vocab_size"] - len(vocab))]
     (folder / "vocab.txt").write_text("\n".join(vocab) + "\n")
-    checkpoint_io.save_checkpoint(tiny.checkpoint, weights)
+    writing.save_checkpoint(tiny.checkpoint, weights)
     return tiny

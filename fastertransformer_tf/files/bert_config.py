@@ -14,6 +14,11 @@ from typing import Any
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import text_files
 
+# The files of a model as google gives them.
+CHECKPOINT_NAME = "bert_model.ckpt"
+CONFIG_NAME = "bert_config.json"
+VOCAB_NAME = "vocab.txt"
+
 # google's names, of which "gelu" is the tanh form, and "gelu_erf" for the exact one.
 ACTIVATIONS = ("gelu", "gelu_erf", "relu", "tanh", "linear")
 

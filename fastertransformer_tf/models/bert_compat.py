@@ -28,17 +28,12 @@ from absl import flags as absl_flags
 
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import vocabulary
-from fastertransformer_tf.models.variables import get_variable
+from fastertransformer_tf.graphs import float_types
+from fastertransformer_tf.graphs.variables import get_variable
 
 _tf1 = tf.compat.v1
 _lock = threading.RLock()
 _state = threading.local()
-
-FLOAT_TYPES: dict[str, tf.DType] = {
-    "float32": tf.float32,
-    "float16": tf.float16,
-    "bfloat16": tf.bfloat16,
-}
 
 
 # --- The floating-point type of the model ---------------------------------------------------------
@@ -55,7 +50,7 @@ def floatx(dtype: str | tf.DType) -> Iterator[None]:
       UserError: Another type.
     """
     previous = current_floatx()
-    _state.floatx = float_type(dtype)
+    _state.floatx = float_types.float_type(dtype)
     try:
         yield
     finally:
@@ -65,18 +60,6 @@ def floatx(dtype: str | tf.DType) -> Iterator[None]:
 def current_floatx() -> tf.DType:
     """Returns the type that `floatx` set in this thread; float32 outside of it."""
     return getattr(_state, "floatx", tf.float32)
-
-
-def float_type(dtype: str | tf.DType) -> tf.DType:
-    """Returns the TensorFlow type of a name or type.
-
-    Raises:
-      UserError: Not float32, float16 or bfloat16.
-    """
-    name = dtype.name if isinstance(dtype, tf.DType) else dtype
-    if name not in FLOAT_TYPES:
-        raise UserError(f"floatx is {name!r}, expected one of {', '.join(FLOAT_TYPES)}")
-    return FLOAT_TYPES[name]
 
 
 # --- What bert.modeling leaves to its global state ------------------------------------------------

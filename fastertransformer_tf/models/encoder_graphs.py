@@ -14,10 +14,11 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from fastertransformer_tf import ops, spec
-from fastertransformer_tf.checkpoints import checkpoint
+from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.errors import UserError, listed
-from fastertransformer_tf.models import bert_compat, modeling, sessions
-from fastertransformer_tf.models.variables import PendingValues, get_variable
+from fastertransformer_tf.graphs import sessions
+from fastertransformer_tf.graphs.variables import PendingValues, get_variable
+from fastertransformer_tf.models import bert_compat, modeling
 from fastertransformer_tf.spec import EncoderSizes
 
 Weights = list[dict[str, np.ndarray]] | list[dict[str, tf.Tensor]]
@@ -38,7 +39,7 @@ def load_weights(prefix: str, sizes: EncoderSizes, scope: str = "bert/encoder") 
       UserError: It cannot be read, or variables are missing or have another shape: the first ten
         are named.
     """
-    source = checkpoint.Checkpoint(prefix)
+    source = reading.Checkpoint(prefix)
     faults, layers = [], []
     for index in range(sizes.layers):
         layer = {}

@@ -20,8 +20,9 @@ from typing import Any
 import tensorflow as tf
 
 from fastertransformer_tf import ops, spec
+from fastertransformer_tf.graphs import float_types
+from fastertransformer_tf.graphs.variables import get_variable
 from fastertransformer_tf.models import bert_compat
-from fastertransformer_tf.models.variables import get_variable
 
 _tf1 = tf.compat.v1
 _state = threading.local()
@@ -55,7 +56,7 @@ class EncoderOptions:
         Raises:
           ValueError: An unknown type, a mode not in this version, or flags that exclude each other.
         """
-        bert_compat.float_type(self.floatx)
+        float_types.float_type(self.floatx)
         if self.int8_mode != 0:
             raise ValueError(
                 f"int8_mode is {self.int8_mode}, expected 0: INT8 is not in this version"

@@ -6,16 +6,25 @@ It does not import TensorFlow, so that a program that needs none starts at once.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from absl import app, flags, logging
+try:
+    from absl import app, flags, logging
+except ModuleNotFoundError as error:  # Before there is anything that could tell it as usual.
+    raise SystemExit(
+        f"{os.path.basename(sys.argv[0])}: absl-py is not installed, which this program needs: "
+        "pip install 'fastertransformer_tf[programs]'"
+    ) from error
 
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.loading.import_hook import OpsNotLoadedWarning
 
 _OWNER = "fastertransformer_tf.programs.cli"
 # The exit status of a program that Ctrl-C ended, as shells count it.
@@ -44,6 +53,8 @@ def run_program(
       define_flags: Defines flags that are not defined yet.
     """
     _define_traceback_flag()
+    # Where the ops are needed, that they cannot be loaded is told as an error.
+    warnings.simplefilter("ignore", OpsNotLoadedWarning)
 
     def define() -> None:
         if define_flags is not None:
@@ -100,6 +111,26 @@ def run_flag_program(
     run_program(main, doc or "", owners, define_flags)
 
 
+def run_module_program(module: str, doc: str | None, owners: Sequence[str]) -> None:
+    """`run_flag_program` with the `define_flags` and `run` of a module.
+
+    The module is imported here, where an import that fails is told in one line.
+
+    Args:
+      module: Its name.
+      doc: The program's docstring, for --help.
+      owners: The modules whose flags --help explains.
+    """
+
+    def define_flags(flag_values: flags.FlagValues) -> None:
+        importlib.import_module(module).define_flags(flag_values)
+
+    def run(flag_values: flags.FlagValues) -> None:
+        importlib.import_module(module).run(flag_values)
+
+    run_flag_program(define_flags, run, doc, owners)
+
+
 def _told(action: Callable[[], int | None]) -> int:
     """Runs a part of a program; tells its error in one line. Returns the exit status."""
     program = os.path.basename(sys.argv[0]).removesuffix(".py")
@@ -139,7 +170,7 @@ def describe_error(error: BaseException) -> str:
     elif isinstance(error, MemoryError):
         text = f"out of memory: {error}" if str(error) else "out of memory"
     elif isinstance(error, ImportError):  # The installation is at fault.
-        text = str(error)
+        text = _import_error(error)
     elif _is_tensorflow_error(error):
         text = _tensorflow_error(error)
     else:
@@ -162,6 +193,30 @@ def _os_error(error: OSError) -> str:
         return error.strerror or str(error)
     files = [str(f) for f in (error.filename, error.filename2) if f is not None]
     return f"{' -> '.join(files)}: {error.strerror}"
+
+
+# Top-level module -> what pip calls its package: what the extra `programs` brings.
+_PROGRAM_PACKAGES = {
+    "bert": "bert-tensorflow",
+    "matplotlib": "matplotlib",
+    "rich": "rich",
+    "safetensors": "safetensors",
+    "sklearn": "scikit-learn",
+    "tqdm": "tqdm",
+}
+
+
+def _import_error(error: ImportError) -> str:
+    """Says which package to install, where one is missing that a program needs."""
+    module = (error.name or "").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and module in _PROGRAM_PACKAGES:
+        return (
+            f"{_PROGRAM_PACKAGES[module]} is not installed, which this program needs: "
+            "pip install 'fastertransformer_tf[programs]'"
+        )
+    if isinstance(error, ModuleNotFoundError) and module == "tensorflow":
+        return "tensorflow is not installed: pip install 'tensorflow==2.21.*'"
+    return str(error)
 
 
 def _is_tensorflow_error(error: BaseException) -> bool:

@@ -1,40 +1,18 @@
-"""Google checkpoints, by variable name, as variables of an inference graph.
-
-    with tf.Graph().as_default():
-        with restored_variables("model.ckpt", "float16") as restored:
-            ...build the model: each tf.compat.v1.get_variable gives a variable...
-        with tf.compat.v1.Session() as session:
-            restored.load(session)
-
-Not constants, which would be part of the graph: TensorFlow holds and rewrites several copies of a
-graph, and none may be larger than 2 GiB.
-"""
+"""Reads google's checkpoints, one variable at a time, and finds the one that a path means."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import glob
 import hashlib
 import math
 import os
 import re
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
-from fastertransformer_tf.errors import UserError, listed
-from fastertransformer_tf.models import bert_compat
-from fastertransformer_tf.models.variables import PendingValues
-
-_tf1 = tf.compat.v1
-
-# What training leaves in a checkpoint beside the weights.
-_TRAINING_STATE = re.compile(r"(^|/)(global_step|adam_[mv]|beta[12]_power|Adam(_1)?)$")
-
+from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.files import paths
 
 # The three kinds of files of a checkpoint, and what training names its checkpoints.
 _FILE_SUFFIX = re.compile(r"\.(index|meta|data-\d{5}-of-(\d{5}))$")
@@ -158,32 +136,6 @@ class Checkpoint:
         return digest.hexdigest()
 
 
-def refuse_url(path: str, flag: str) -> None:
-    """Refuses a path that is none of this machine's.
-
-    Raises:
-      UserError: It is a URL, such as gs://bucket/folder.
-    """
-    if "://" in path:
-        raise UserError(
-            f"--{flag}={path} is a URL, expected a path of this machine: copy it here first"
-        )
-
-
-def refuse_pattern(path: str) -> None:
-    """Refuses the path of a checkpoint that TensorFlow cannot read.
-
-    Raises:
-      UserError: It holds a character that TensorFlow, which looks for files by pattern, takes for
-        something else.
-    """
-    if re.search(r"[][*?\\]", os.path.abspath(path)):
-        raise UserError(
-            f"TensorFlow takes the path {path} for a pattern and finds no checkpoint in it, "
-            "expected one without * ? [ ] \\"
-        )
-
-
 def _prefix(path: str) -> str:
     """Returns the prefix of the checkpoint that `path` means.
 
@@ -191,13 +143,13 @@ def _prefix(path: str) -> str:
       FileNotFoundError: There is none.
       UserError: `path` is one of its files, a URL, or some files are missing.
     """
-    refuse_url(path, "init_checkpoint")
+    paths.refuse_url(path, "init_checkpoint")
     if os.path.isfile(f"{path}.index"):
-        refuse_pattern(path)
+        paths.refuse_pattern(path)
         _check_data_files(path)
         return path
     if os.path.isdir(path):
-        refuse_pattern(path)
+        paths.refuse_pattern(path)
         latest = latest_in(path)
         if latest is None:
             raise FileNotFoundError(
@@ -258,127 +210,6 @@ def latest_in(folder: str | os.PathLike[str]) -> str | None:
             f"{folder} holds a training, but {problem}: restore it, or give another folder"
         )
     return None
-
-
-@dataclasses.dataclass
-class Restored:
-    """What `restored_variables` used of a checkpoint.
-
-    Attributes:
-      checkpoint: The checkpoint.
-      used: Names of the variables that the graph has.
-      problems: One sentence for each variable that could not be restored.
-    """
-
-    checkpoint: Checkpoint
-    used: set[str] = dataclasses.field(default_factory=set)
-    problems: list[str] = dataclasses.field(default_factory=list)
-    _values: PendingValues = dataclasses.field(default_factory=PendingValues)
-
-    def load(self, session: Any) -> None:
-        """Fills the variables in a session of their graph, once; their values are then let go."""
-        self._values.load(session)
-
-    def unexpected(self) -> list[str]:
-        """Returns the checkpoint's variables that the model has not, without training state."""
-        rest = set(self.checkpoint.shapes) - self.used
-        return sorted(name for name in rest if not _TRAINING_STATE.search(name))
-
-
-def _static_shape(shape: Any) -> list[int]:
-    """Turns any shape that get_variable takes into a list."""
-    return tf.TensorShape(shape).as_list()
-
-
-@contextlib.contextmanager
-def restored_variables(
-    checkpoint: Checkpoint | str | os.PathLike[str], dtype: str | tf.DType
-) -> Iterator[Restored]:
-    """Makes `tf.compat.v1.get_variable` give resource variables for a checkpoint's values.
-
-    The values are read, cast and checked at once, in the block, and held until `Restored.load`.
-
-    Args:
-      checkpoint: The checkpoint or its prefix.
-      dtype: Type that floating-point variables are cast to: float32, float16 or bfloat16.
-
-    Yields:
-      What was used of it, with `load`, which fills the variables.
-
-    Raises:
-      FileNotFoundError: There is no such checkpoint.
-      UserError: At the end of the block, all at once: variables that the checkpoint lacks, has in
-        another shape, or that overflow `dtype`.
-    """
-    dtype = bert_compat.float_type(dtype)
-    restored = Restored(
-        checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
-    )
-    source = restored.checkpoint
-    made: dict[str, Any] = {}
-    missing: list[str] = []
-
-    def get_restored(getter: Any, name: str, shape: Any = None, **options: Any) -> Any:
-        if name in made:  # A reused variable.
-            return made[name]
-        expected = _static_shape(shape)
-        problem = None
-        if name not in source.shapes:
-            missing.append(name)
-            problem = f"{name} {expected} is missing"
-        elif list(source.shapes[name]) != expected:
-            problem = f"{name} has shape {list(source.shapes[name])}, expected {expected}"
-        else:
-            try:
-                value = source.load(name, dtype)
-            except ValueError as error:
-                problem = str(error)
-        if problem is not None:
-            # Go on, to find every problem: the graph is refused at the end of the block.
-            restored.problems.append(problem)
-            made[name] = tf.zeros(expected, dtype)  # Takes no memory before it is run.
-            return made[name]
-        restored.used.add(name)
-        options |= {
-            "dtype": dtype,
-            "initializer": _tf1.zeros_initializer(),
-            "trainable": False,
-            "use_resource": True,
-        }
-        made[name] = getter(name, shape, **options)
-        restored._values.add(made[name], value)
-        return made[name]
-
-    with _tf1.variable_scope(_tf1.get_variable_scope(), custom_getter=get_restored):
-        yield restored
-    if restored.problems:
-        raise UserError(
-            f"checkpoint {source.path} does not fit the model, {len(restored.problems)} variables: "
-            f"{listed(restored.problems)}{_hint(source, missing)}"
-        )
-    unexpected = restored.unexpected()
-    if unexpected:
-        logging.warning(
-            "checkpoint %s has %d variables that the model has not: %s",
-            source.path,
-            len(unexpected),
-            listed(unexpected),
-        )
-
-
-def _hint(source: Checkpoint, missing: list[str]) -> str:
-    """Says why variables may be missing: another scope, another head, none."""
-    if missing and all(re.search(r"(^|/)output_(weights|bias)$", name) for name in missing):
-        heads = sorted(name for name in source.shapes if name.endswith("output_weights"))
-        has = f"its head is of another kind, {', '.join(heads)}" if heads else "it has no head"
-        return f" ({has}: fine-tune it with --do_train first)"
-    for name in missing:
-        scope = next((have for have in source.shapes if have.endswith(f"/{name}")), None)
-        if scope:
-            return f" (the checkpoint has {scope}: the model is in another variable scope)"
-    if missing and not any(name.startswith("bert/") for name in source.shapes):
-        return f" (it has no bert/..., but such as {', '.join(sorted(source.shapes)[:3])})"
-    return ""
 
 
 def choose_checkpoint(init_checkpoint: str | None, output_dir: str) -> str:

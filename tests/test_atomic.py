@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fastertransformer_tf.checkpoints import checkpoint_io
+from fastertransformer_tf.checkpoints import writing
+from fastertransformer_tf.files import atomic
 
 SET = ("vocab.txt", "bert_config.json", "m.ckpt.index", "m.ckpt.data-00000-of-00001")
 INDEX = SET[2]
@@ -49,13 +50,13 @@ def _child(action: Callable[[], object], step: int, stop: Callable[[], None]) ->
             stopped = True
             stop()
 
-    exchange = checkpoint_io._exchange
+    exchange = atomic._exchange
 
     def audited_exchange(first: pathlib.Path, second: pathlib.Path) -> None:
         sys.audit("exchange")  # ctypes raises no event for a call.
         exchange(first, second)
 
-    checkpoint_io._exchange = audited_exchange
+    atomic._exchange = audited_exchange
     sys.addaudithook(hook)
     try:
         action()
@@ -64,7 +65,7 @@ def _child(action: Callable[[], object], step: int, stop: Callable[[], None]) ->
 
 
 def _publish(folder: pathlib.Path, text: str) -> None:
-    with checkpoint_io.staged_folder(folder) as stage:
+    with atomic.staged_folder(folder) as stage:
         for name in SET:
             (stage / name).write_text(text)
 
@@ -141,7 +142,7 @@ def test_where_folders_cannot_be_exchanged_a_reader_finds_no_checkpoint(tmp_path
     def unable(first: pathlib.Path, second: pathlib.Path) -> None:
         raise OSError("not on this file system")
 
-    monkeypatch.setattr(checkpoint_io, "_exchange", unable)
+    monkeypatch.setattr(atomic, "_exchange", unable)
     folder = tmp_path / "out"
     folder.mkdir()
     _others(folder)
@@ -163,16 +164,16 @@ def test_some_folders_are_not_exchanged(tmp_path, monkeypatch, kind):
     def refused(first: pathlib.Path, second: pathlib.Path) -> None:
         raise AssertionError("exchanged")
 
-    monkeypatch.setattr(checkpoint_io, "_exchange", refused)
+    monkeypatch.setattr(atomic, "_exchange", refused)
     folder = tmp_path / "out"
     folder.mkdir()
     if kind == "everybody's":
         folder.chmod(0o777)
     if kind == "full":
-        monkeypatch.setattr(checkpoint_io, "_MOST_LINKED", 2)
+        monkeypatch.setattr(atomic, "_MOST_LINKED", 2)
         _others(folder)
     if kind == "parent not writable":  # Asked for, since root may write everywhere.
-        monkeypatch.setattr(checkpoint_io.os, "access", lambda path, mode: path != tmp_path)
+        monkeypatch.setattr(atomic.os, "access", lambda path, mode: path != tmp_path)
     others = _entries(folder)
     for text in ("old", "new"):
         _publish(folder, text)
@@ -215,7 +216,7 @@ def test_a_file_is_old_or_new_at_every_step(tmp_path):
     path = tmp_path / "a.txt"
     for step in itertools.count():
         path.write_text("old")
-        stopped = _child(lambda: checkpoint_io.write_text(path, "new"), step, _kill)
+        stopped = _child(lambda: atomic.write_text(path, "new"), step, _kill)
         assert path.read_text() in ("old", "new")
         if not stopped:
             break
@@ -227,19 +228,19 @@ def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_are_not(tmp_p
     ready, go_on = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
-        with checkpoint_io.atomic_path(tmp_path / "a") as temporary:
+        with atomic.atomic_path(tmp_path / "a") as temporary:
             temporary.write_text("child")
             os.write(ready[1], b"x")
             os.read(go_on[0], 1)
         os._exit(0)
     os.read(ready[0], 1)
-    checkpoint_io.write_text(tmp_path / "a", "parent")
+    atomic.write_text(tmp_path / "a", "parent")
     assert len(list(tmp_path.glob(".a.*.tmp"))) == 1, "the child's is gone"
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    checkpoint_io.write_text(tmp_path / "b", "parent")
+    atomic.write_text(tmp_path / "b", "parent")
     assert len(list(tmp_path.glob(".a.*.tmp"))) == 1, "b's writer removed a's"
-    checkpoint_io.write_text(tmp_path / "a", "again")
+    atomic.write_text(tmp_path / "a", "again")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
     for descriptor in (*ready, *go_on):
         os.close(descriptor)
@@ -247,11 +248,11 @@ def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_are_not(tmp_p
 
 def test_a_checkpoint_is_replaced_whole(tmp_path):
     prefix = tmp_path / "deep" / "a.ckpt"
-    checkpoint_io.save_checkpoint(prefix, {"x": np.float32([1, 2])})
-    checkpoint_io.save_checkpoint(prefix, {"y": np.float16([3])})
+    writing.save_checkpoint(prefix, {"x": np.float32([1, 2])})
+    writing.save_checkpoint(prefix, {"y": np.float16([3])})
     reader = tf.train.load_checkpoint(str(prefix))
     assert set(reader.get_variable_to_shape_map()) == {"y"}
     assert len(list(prefix.parent.iterdir())) == 2
     with pytest.raises(ValueError, match="would hold no tensor"):
-        checkpoint_io.save_checkpoint(prefix, {})
+        writing.save_checkpoint(prefix, {})
     assert len(list(prefix.parent.iterdir())) == 2

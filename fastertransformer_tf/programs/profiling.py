@@ -17,13 +17,12 @@ from absl import flags
 from tensorflow.python.client import timeline  # the only way to a chrome trace of a session's run
 from tqdm import tqdm
 
-from fastertransformer_tf.checkpoints import checkpoint_io
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.files import atomic
 from fastertransformer_tf.models import modeling
-from fastertransformer_tf.programs import cli, runner
+from fastertransformer_tf.programs import checked_inputs, cli, reports
 
 _tf1 = tf.compat.v1
-
 # Largest ||op - TensorFlow|| / ||TensorFlow||. float16, bfloat16 and TF32 round both sides.
 TOLERANCE = {"float32": 1e-4, "TF32": 1e-2, "float16": 1e-2, "bfloat16": 6e-2}
 
@@ -47,23 +46,6 @@ class Side:
     trace_name: str
 
 
-def define_flags(flag_values: flags.FlagValues, owner: str) -> None:
-    """Defines the flags that both programs have beyond those of the encoder.
-
-    Args:
-      flag_values: Where to define them.
-      owner: Name of the program's module, under which --help finds them.
-    """
-    define = cli.FlagDefiner(flag_values, owner)
-    define.string("profiling_output_file", None, "The table's file, in --output_dir.")
-    define.boolean("xla", "Compile with XLA, both sides.")
-    define.boolean(
-        "tf_profile",
-        "Write chrome traces to --output_dir/prof: open them with Perfetto or chrome://tracing.",
-    )
-    define.integer("num_iter", 20, "Timed batches of each side.", minimum=1)
-
-
 def check_flags(values: flags.FlagValues) -> modeling.EncoderOptions:
     """Checks the flags that both programs have.
 
@@ -82,7 +64,7 @@ def check_flags(values: flags.FlagValues) -> modeling.EncoderOptions:
             f"--profiling_output_file={name}, expected the name of a file in --output_dir, such as "
             "table.tsv; the plot gets the same name with .png"
         )
-    return runner.encoder_options(values)
+    return checked_inputs.encoder_options(values)
 
 
 def precision(floatx: str) -> str:
@@ -194,7 +176,7 @@ def write_traces(sides: Sequence[Side], output_dir: str, num_iter: int) -> list[
             )
             trace = timeline.Timeline(metadata.step_stats).generate_chrome_trace_format()
             paths.append(folder / f"{side.trace_name}_{turn}.json")
-            checkpoint_io.write_text(paths[-1], trace)
+            atomic.write_text(paths[-1], trace)
     return paths
 
 
@@ -234,7 +216,7 @@ def report(
     row = [*sizes.values(), f"{original:.6g}", f"{fast:.6g}"]
     transformer = f"BertEncoder op, padding {'removed' if values.remove_padding else 'computed'}"
     computed_in, devices = precision(values.floatx), device_names()
-    runner.print_table(
+    reports.print_table(
         f"{computed_in}, {'with' if values.xla else 'without'} XLA, {devices[0]}",
         {
             **sizes,
@@ -251,7 +233,7 @@ def report(
         "\t".join(map(str, row)),
     ]
     path = pathlib.Path(values.output_dir) / values.profiling_output_file
-    checkpoint_io.write_text(path, "\n".join(lines) + "\n")
+    atomic.write_text(path, "\n".join(lines) + "\n")
     plot = path.with_suffix(".png")
     _plot(plot, seconds, f"{computed_in}, {devices[0]}")
     print(f"written: {path}, {plot}")
@@ -270,6 +252,6 @@ def _plot(path: pathlib.Path, seconds: Sequence[np.ndarray], title: str) -> None
     axis.bar_label(bars, fmt="%.2f")
     axis.set_ylabel("ms per batch, median")
     axis.set_title(title, fontsize=9)
-    with checkpoint_io.atomic_path(path) as temporary:
+    with atomic.atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     pyplot.close(figure)

@@ -1,4 +1,4 @@
-"""Reads a HuggingFace BERT folder: JSON objects, the tokenizer's files and the weights.
+"""Reads the tokenizer of a Hugging Face folder.
 
 What is damaged, of a wrong type or more than google's tokenizer can do is refused in one sentence
 that names the file and what is in it. What google's tokenizer does is that of google-research/bert
@@ -9,17 +9,17 @@ tokenization.py; what HuggingFace's does is that of transformers' BertTokenizer 
 from __future__ import annotations
 
 import dataclasses
-import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fastertransformer_tf.errors import UserError, listed
 from fastertransformer_tf.files import text_files
+from fastertransformer_tf.files.hf_json import is_whole, read_object, short
 
+# What to do with tokens beyond the vocabulary of WordPiece; see `read_tokenizer`.
+ADDED_TOKENS = ("refuse", "keep")
 # tokenizer_class of transformers that cut words as google's tokenizer does. PreTrainedTokenizerFast
 # and TokenizersBackend do what tokenizer.json says.
 _TOKENIZER_CLASSES = (
@@ -32,49 +32,10 @@ _TOKENIZER_CLASSES = (
 # Marks that google's scripts put around sentences, and the one for words that cannot be cut.
 _MARKS = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 _SPECIAL_TOKENS = frozenset({"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"})
-_FILE_NAME = re.compile(r"(?!\.+$)[^/]+")
 # A longer word is unknown: for google's tokenizer from 201 characters on, for transformers' from
 # 101 on unless tokenizer.json says otherwise. Limits between the two differ from google's in such
 # words alone; others would cut ordinary words in another way.
 _WORD_LIMITS = range(100, 201)
-
-
-def _short(value: object) -> str:
-    """`repr` of what a file says, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 100 else text[:100] + "..."
-
-
-def existing(path: Path) -> Path:
-    """Returns `path`.
-
-    Raises:
-      FileNotFoundError: There is no such file.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    return path
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Reads a file that holds a JSON object; see `text_files.read_json`.
-
-    Raises:
-      FileNotFoundError: There is no such file.
-      UserError: It holds something else.
-    """
-    content = text_files.read_json(existing(path))
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a JSON {type(content).__name__}, expected an object")
-    return content
-
-
-def is_whole(value: object) -> bool:
-    """Whether a value of JSON is a whole number (Python's bool is one, JSON's is none)."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-# ---- Tokenizer -----------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +66,7 @@ class _Setting:
         """
         if self.said_by and value != self.value:
             raise UserError(
-                f"{self.said_by} is {_short(self.value)}, but {said_by} is {_short(value)}: "
+                f"{self.said_by} is {short(self.value)}, but {said_by} is {short(value)}: "
                 "expected the same in both files"
             )
         self.value, self.said_by = value, said_by
@@ -155,7 +116,7 @@ def _choice(settings: Mapping[str, Any], key: str, path: Path, default: bool | N
     value = settings.get(key, default)
     if not (isinstance(value, bool) or (value is None and default is None)):
         raise UserError(
-            f"{path}: {key} is {_short(value)}, expected true or false"
+            f"{path}: {key} is {short(value)}, expected true or false"
             + (" or null" if default is None else "")
         )
     return value
@@ -165,7 +126,7 @@ def _refuse_unless(fine: bool, path: Path, what: str, value: object, expected: s
     """Refuses a setting that google's tokenizer cannot follow."""
     if not fine:
         raise UserError(
-            f"{path}: {what} is {_short(value)}, expected {expected}: google's tokenizer has "
+            f"{path}: {what} is {short(value)}, expected {expected}: google's tokenizer has "
             "nothing else"
         )
 
@@ -212,7 +173,7 @@ def _part(fast: Mapping[str, Any], key: str, path: Path) -> dict[str, Any] | Non
         return None
     if not isinstance(fast[key], dict):
         raise UserError(
-            f"{path}: {key} is {_short(fast[key])}, expected an object: google's tokenizer has "
+            f"{path}: {key} is {short(fast[key])}, expected an object: google's tokenizer has "
             "nothing else"
         )
     return fast[key]
@@ -278,7 +239,7 @@ def _read_vocab(folder: Path, fast: Mapping[str, Any], fast_path: Path) -> list[
             if lines.get(token) != ids.get(token):
                 raise UserError(
                     f"{vocab_path} and {fast_path} contradict each other: the id of "
-                    f"{_short(token)} is {lines.get(token)} and {ids.get(token)}, expected the same"
+                    f"{short(token)} is {lines.get(token)} and {ids.get(token)}, expected the same"
                 )
     return vocab
 
@@ -288,7 +249,7 @@ def _read_word_piece(fast: Mapping[str, Any], path: Path) -> dict[str, int]:
     model = fast.get("model")
     if not isinstance(model, dict) or model.get("type") != "WordPiece":
         kind = model.get("type") if isinstance(model, dict) else model
-        raise UserError(f"{path}: model type is {_short(kind)}, expected 'WordPiece'")
+        raise UserError(f"{path}: model type is {short(kind)}, expected 'WordPiece'")
     for key, expected in (("unk_token", "[UNK]"), ("continuing_subword_prefix", "##")):
         value = model.get(key, expected)
         _refuse_unless(value == expected, path, f"model {key}", value, repr(expected))
@@ -298,7 +259,7 @@ def _read_word_piece(fast: Mapping[str, Any], path: Path) -> dict[str, int]:
     _refuse_unless(fine, path, "model max_input_chars_per_word", limit, expected)
     ids = model.get("vocab")
     if not isinstance(ids, dict) or not ids or not all(map(is_whole, ids.values())):
-        raise UserError(f"{path}: model vocab is {_short(ids)}, expected tokens and their ids")
+        raise UserError(f"{path}: model vocab is {short(ids)}, expected tokens and their ids")
     return ids
 
 
@@ -309,7 +270,7 @@ def _in_order(ids: Mapping[str, int], path: Path) -> list[str]:
         raise UserError(f"{path}: expected the ids 0 ... {len(vocab) - 1}, each once")
     for token in vocab:
         if not _is_line(token):
-            raise UserError(f"{path}: token {_short(token)} cannot be a line of vocab.txt")
+            raise UserError(f"{path}: token {short(token)} cannot be a line of vocab.txt")
     return vocab
 
 
@@ -331,7 +292,7 @@ def _read_added_tokens(
     def add(number: Any, token: object, path: Path) -> None:
         if not (is_whole(number) and isinstance(token, str)):
             raise UserError(
-                f"{path}: added token {_short(token)} has the id {_short(number)}, expected text "
+                f"{path}: added token {short(token)} has the id {short(number)}, expected text "
                 "and a whole number"
             )
         found.setdefault(number, _Setting()).say(token, f"{path}: added token {number}")
@@ -346,13 +307,13 @@ def _read_added_tokens(
     path = folder / "tokenizer.json"
     entries = fast.get("added_tokens") or []
     if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
-        raise UserError(f"{path}: added_tokens is {_short(entries)}, expected a list of objects")
+        raise UserError(f"{path}: added_tokens is {short(entries)}, expected a list of objects")
     for entry in entries:
         add(entry.get("id"), content(entry), path)
     path = folder / "tokenizer_config.json"
     decoder = config.get("added_tokens_decoder") or {}
     if not isinstance(decoder, dict):
-        raise UserError(f"{path}: added_tokens_decoder is {_short(decoder)}, expected an object")
+        raise UserError(f"{path}: added_tokens_decoder is {short(decoder)}, expected an object")
     for number, entry in decoder.items():
         # As a key of JSON it is text; of very long ones Python makes no number.
         is_number = number.isdecimal() and len(number) < 10
@@ -369,139 +330,21 @@ def _add_tokens(vocab: list[str], extra: Mapping[int, str], added_tokens: str) -
         if number < len(vocab):
             if ids.get(token) != number:
                 raise UserError(
-                    f"added token {_short(token)} has the id {number}, expected "
-                    f"{_short(vocab[number])}, which the vocabulary has there"
+                    f"added token {short(token)} has the id {number}, expected "
+                    f"{short(vocab[number])}, which the vocabulary has there"
                 )
         elif number > len(vocab) or token in ids or not _is_line(token):
             raise UserError(
-                f"added token {_short(token)} has the id {number}, expected a new token of one "
+                f"added token {short(token)} has the id {number}, expected a new token of one "
                 f"line with the id {len(vocab)}, the next one"
             )
         else:
             vocab.append(token)
         if token not in _SPECIAL_TOKENS:
-            refused.append(f"{_short(token)} (id {number})")
+            refused.append(f"{short(token)} (id {number})")
     if refused and added_tokens == "refuse":
         raise UserError(
             f"the tokenizer has {len(refused)} added tokens, which google's tokenizer cannot cut "
             f"out of a text: {listed(refused)}; if no text holds them, give added_tokens=keep"
         )
     return vocab
-
-
-# ---- Weights -------------------------------------------------------------------------------------
-
-
-def read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """Reads all weights of an HF folder as NumPy arrays.
-
-    Raises:
-      FileNotFoundError: There are none, or an index names a file that is missing.
-      ImportError: torch is needed and is not installed.
-      UserError: A file is damaged or does not hold tensors by name.
-    """
-    for name, read in (
-        ("model.safetensors", _read_safetensors),
-        ("pytorch_model.bin", _read_torch),
-    ):
-        if (folder / name).is_file():
-            return read(folder / name)
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            return _read_shards(index, read)
-    raise FileNotFoundError(
-        f"{folder} holds no weights: expected model.safetensors or pytorch_model.bin, or one of "
-        "them with .index.json and the files that it names"
-    )
-
-
-def _read_shards(
-    index: Path, read: Callable[[Path], dict[str, np.ndarray]]
-) -> dict[str, np.ndarray]:
-    """Reads the files that an index names, and checks that they hold what it says."""
-    weight_map = read_object(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise UserError(
-            f"{index}: weight_map is {_short(weight_map)}, expected tensor names and file names"
-        )
-    for name, file in weight_map.items():
-        # A name of another folder could make any file of the machine part of the model.
-        if not (isinstance(file, str) and file.isprintable() and _FILE_NAME.fullmatch(file)):
-            raise UserError(
-                f"{index}: the file of {_short(name)} is {_short(file)}, expected the name of a "
-                "file beside it"
-            )
-    tensors: dict[str, np.ndarray] = {}
-    for file in sorted(set(weight_map.values())):
-        shard = read(existing(index.parent / file))
-        wanted = {name for name, place in weight_map.items() if place == file}
-        odd = sorted(wanted ^ set(shard))
-        if odd:
-            raise UserError(
-                f"{index} and {file} contradict each other about {listed(map(_short, odd))}: "
-                "expected every tensor in the file that the index names, and no other"
-            )
-        tensors.update(shard)
-    return tensors
-
-
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="np") as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}
-    # Besides its own error it raises whatever NumPy says of a type that NumPy has not.
-    except (SafetensorError, TypeError, KeyError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"{path} is not a readable safetensors file: {_first_line(error)}"
-        ) from error
-
-
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            f"reading {path} needs torch (pip install torch); without it, save the model as "
-            "model.safetensors"
-        ) from error
-    try:
-        # weights_only: a pickle could run any code, tensors cannot.
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    # A damaged pickle fails wherever its bytes lead: no list of exceptions is complete.
-    except Exception as error:
-        advice = ""
-        if isinstance(error, pickle.UnpicklingError):
-            advice = "; expected tensors by name, as torch.save writes model.state_dict()"
-        raise UserError(f"{path} cannot be read: {_first_line(error)}{advice}") from error
-    if not isinstance(state, dict):
-        raise UserError(f"{path} holds a {type(state).__name__}, expected tensors by name")
-    return {name: _torch_to_numpy(name, tensor, path) for name, tensor in state.items()}
-
-
-def _torch_to_numpy(name: object, value: Any, path: Path) -> np.ndarray:
-    """Turns an entry of a PyTorch file into an array; bfloat16, which NumPy has not, to float32."""
-    import torch
-
-    if isinstance(value, dict):
-        raise UserError(
-            f"{path}: {_short(name)} holds {len(value)} entries of its own, expected a tensor: "
-            "save the inner entries as the file"
-        )
-    if not (isinstance(name, str) and isinstance(value, torch.Tensor)):
-        raise UserError(
-            f"{path}: {_short(name)} is a {type(value).__name__}, expected tensors by name"
-        )
-    try:
-        value = value.detach()
-        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-    except (TypeError, RuntimeError, NotImplementedError) as error:  # sparse, quantized, no data
-        raise UserError(f"{path}: {name} is no plain tensor: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    """The beginning of what a library says, which may be a page."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]

@@ -1,0 +1,1 @@
+"""What all TensorFlow graphs of this package share: float types, sessions, resource variables."""

@@ -1,0 +1,375 @@
+"""Trains, evaluates, runs and exports a BERT classifier: run_classifier_wrap."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+from absl import flags
+from sklearn import metrics
+
+from fastertransformer_tf.checkpoints import reading, restoring
+from fastertransformer_tf.data import glue
+from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.files import atomic
+from fastertransformer_tf.models import bert_compat, modeling
+from fastertransformer_tf.programs import (
+    checked_inputs,
+    cli,
+    inference,
+    model_flags,
+    path_flags,
+    reports,
+)
+from fastertransformer_tf.training import losses
+from fastertransformer_tf.training.folder import TrainingFolder
+from fastertransformer_tf.training.loop import train
+
+_tf1 = tf.compat.v1
+_OWNER = "fastertransformer_tf.run_classifier_wrap"
+_REQUIRED = ("data_dir", "task_name", "vocab_file", "bert_config_file", "output_dir")
+_PATHS = (
+    "data_dir",
+    "vocab_file",
+    "bert_config_file",
+    "output_dir",
+    "init_checkpoint",
+    "export_dir",
+    "output_logits",
+)
+_POSITIVE = (
+    "train_batch_size",
+    "eval_batch_size",
+    "predict_batch_size",
+    "save_checkpoints_steps",
+)
+_HELP = model_flags.TPU_HELP | {
+    "init_checkpoint": "Checkpoint to start from (--do_train), or to run where --output_dir has "
+    "none of a training: its prefix, or a folder.",
+    "task_name": "The task: cola, mnli, mrpc or xnli.",
+    "output_dir": "The folder where results are written.",
+    "do_train": "Fine-tune with TensorFlow's own transformer; checkpoints go to --output_dir, and "
+    "the same command goes on after a kill.",
+}
+
+
+def define_flags(flag_values: flags.FlagValues) -> None:
+    """Defines the program's flags."""
+    model_flags.define_encoder_flags(flag_values, _OWNER)
+    model_flags.define_export_flag(flag_values, _OWNER)
+    cli.FlagDefiner(flag_values, _OWNER).string(
+        "output_logits",
+        None,
+        "Also write the evaluated logits, float32 [examples, classes], to this .npy file.",
+    )
+    bert_compat.define_google_flags("run_classifier", flag_values, _OWNER, _HELP)
+
+
+class Classifier(inference.Model):
+    """A BERT classifier restored from a checkpoint; its inputs are `make_features`' arrays.
+
+    Attributes:
+      global_step: Training step of its checkpoint.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        num_labels: int,
+        source: reading.Checkpoint | str,
+        options: modeling.EncoderOptions,
+        session_config: Any = None,
+    ) -> None:
+        """Builds the graph with unknown batch size and length.
+
+        Args:
+          config: A BertConfig.
+          num_labels: Number of classes, C.
+          source: The checkpoint or its prefix.
+          options: How the encoder is built.
+          session_config: A ConfigProto; that of `sessions.session_config` when None.
+
+        Raises:
+          FileNotFoundError: There is no such checkpoint.
+          UserError: It does not fit the model.
+        """
+        if isinstance(source, str):
+            source = reading.Checkpoint(source)
+        self.global_step = source.global_step()
+        with tf.Graph().as_default() as graph, modeling.encoder_options(options):
+            inputs = {
+                name: _tf1.placeholder(tf.int32, [None, None], name)
+                for name in ("input_ids", "input_mask", "segment_ids")
+            }
+            inputs["label_ids"] = _tf1.placeholder(tf.int32, [None], "label_ids")
+            with restoring.restored_variables(source, options.floatx) as restored:
+                loss, per_example_loss, logits, probabilities = bert_compat.create_classifier_model(
+                    config,
+                    False,
+                    inputs["input_ids"],
+                    inputs["input_mask"],
+                    inputs["segment_ids"],
+                    inputs["label_ids"],
+                    num_labels=num_labels,
+                    use_one_hot_embeddings=False,
+                )
+        outputs = {
+            "loss": loss,
+            "per_example_loss": per_example_loss,
+            "logits": logits,
+            "probabilities": probabilities,
+        }
+        super().__init__(graph, inputs, outputs, restored, session_config)
+
+
+def make_features(
+    examples: list[Any], labels: list[str], max_seq_length: int, tokenizer: Any
+) -> dict[str, np.ndarray]:
+    """Tokenizes examples as google's program does.
+
+    Args:
+      examples: google's InputExample objects.
+      labels: The task's labels, in order.
+      max_seq_length: S; longer pairs are cut, shorter ones padded.
+      tokenizer: A FullTokenizer.
+
+    Returns:
+      int32 arrays input_ids, input_mask, segment_ids [examples, S] and label_ids [examples].
+
+    Raises:
+      UserError: An example has a label that the task has not.
+    """
+    unknown = sorted({str(e.label) for e in examples} - set(labels))
+    if unknown:
+        raise UserError(f"the data has the labels {unknown}, expected {labels}")
+    convert = bert_compat.run_classifier().convert_single_example
+    rows = len(examples)
+    arrays: dict[str, np.ndarray] = {
+        name: np.zeros((rows, max_seq_length), np.int32)
+        for name in ("input_ids", "input_mask", "segment_ids")
+    }
+    arrays["label_ids"] = np.zeros(rows, np.int32)
+    attributes = {name: name for name in arrays} | {"label_ids": "label_id"}
+    for row, example in enumerate(tqdm.tqdm(examples, desc="tokenizing", unit="ex")):
+        feature = convert(row, example, labels, max_seq_length, tokenizer)
+        for name, attribute in attributes.items():
+            arrays[name][row] = getattr(feature, attribute)
+    return arrays
+
+
+def evaluate(task: str, label_ids: np.ndarray, run: inference.BatchRun) -> dict[str, Any]:
+    """Computes google's metrics, and the task's own in GLUE.
+
+    Args:
+      task: Lower-case task name.
+      label_ids: int32 [examples].
+      run: With logits, per_example_loss and loss.
+
+    Returns:
+      eval_accuracy, eval_loss (mean over examples), loss (mean over batches), for mrpc eval_f1
+      (of class 1), for cola eval_mcc (Matthews correlation).
+    """
+    predictions = run.outputs["logits"].argmax(axis=-1)
+    result = {
+        "eval_accuracy": np.float32(metrics.accuracy_score(label_ids, predictions)),
+        "eval_loss": np.float32(run.outputs["per_example_loss"].mean(dtype=np.float64)),
+        "loss": np.float32(run.outputs["loss"].mean(dtype=np.float64)),
+    }
+    if task == "mrpc":
+        result["eval_f1"] = np.float32(metrics.f1_score(label_ids, predictions))
+    if task == "cola":
+        result["eval_mcc"] = np.float32(metrics.matthews_corrcoef(label_ids, predictions))
+    return result
+
+
+@dataclasses.dataclass
+class Job:
+    """What training, evaluation and prediction share: the checked command line.
+
+    Attributes:
+      values: The parsed flags.
+      task: Lower-case task name.
+      processor: The task: its labels and files.
+      labels: Its labels.
+      config: The BertConfig.
+      tokenizer: The FullTokenizer.
+      options: How the encoder is built.
+      source: The checkpoint to run, or for a training to start from.
+      examples: "train", "dev" and "test", as the flags ask, to the examples.
+    """
+
+    values: flags.FlagValues
+    task: str
+    processor: glue.Task
+    labels: list[str]
+    config: Any
+    tokenizer: Any
+    options: modeling.EncoderOptions
+    source: reading.Checkpoint | None
+    examples: dict[str, list[Any]]
+
+    def features(self, which: str) -> dict[str, np.ndarray]:
+        """Tokenizes one of the sets of examples; see `make_features`."""
+        return make_features(
+            self.examples[which], self.labels, self.values.max_seq_length, self.tokenizer
+        )
+
+
+def prepare(values: flags.FlagValues) -> Job:
+    """Checks the command line, loads what it names and reads all the data.
+
+    Whatever can be found wrong is found here, before hours of work.
+
+    Raises:
+      UserError: A flag is missing, wrong, or not in this version; a file is not as expected.
+      OSError: A file is not there or cannot be read.
+    """
+    options = _check_flags(values)
+    task = glue.TASKS[values.task_name.lower()]
+    config = checked_inputs.load_config(values.bert_config_file, values.max_seq_length, options)
+    if task.is_pair:
+        checked_inputs.check_segments(config, values.bert_config_file)
+    tokenizer = checked_inputs.load_tokenizer(values, config)
+    examples = {which: task.examples(values.data_dir, which) for which in _needed_sets(values)}
+    if values.do_train:
+        checked_inputs.training_options(values, len(examples["train"]))
+    source = checked_inputs.check_model(values, config)
+    path_flags.make_output_dir(values.output_dir)
+    return Job(
+        values=values,
+        task=task.name,
+        processor=task,
+        labels=task.get_labels(),
+        config=config,
+        tokenizer=tokenizer,
+        options=options,
+        source=source,
+        examples=examples,
+    )
+
+
+def _needed_sets(values: flags.FlagValues) -> list[str]:
+    """Which sets of examples the flags ask for."""
+    sets = {"do_train": glue.TRAIN, "do_eval": glue.DEV, "do_predict": glue.TEST}
+    return [which for job, which in sets.items() if getattr(values, job)]
+
+
+def _check_flags(values: flags.FlagValues) -> modeling.EncoderOptions:
+    """Checks what the flags say by themselves; returns how the encoder is built."""
+    cli.require_flags(values, _REQUIRED)
+    path_flags.check_paths(values, _PATHS)
+    options = checked_inputs.encoder_options(values)
+    checked_inputs.check_training_flags(values)
+    if not (values.do_train or values.do_eval or values.do_predict or values.export_dir):
+        raise UserError("nothing to do: give --do_train, --do_eval, --do_predict or --export_dir")
+    model_flags.require_positive(values, _POSITIVE)
+    if values.max_seq_length < 3:
+        raise UserError(
+            f"--max_seq_length={values.max_seq_length}, expected at least 3: [CLS] and two [SEP]"
+        )
+    if values.task_name.lower() not in glue.TASKS:
+        raise UserError(f"--task_name={values.task_name}, expected {', '.join(glue.TASKS)}")
+    for which in _needed_sets(values):
+        glue.TASKS[values.task_name.lower()].require(which)
+    if not os.path.isdir(values.data_dir):
+        raise FileNotFoundError(f"--data_dir={values.data_dir} is not a folder")
+    if values.output_logits:
+        if not values.do_eval:
+            raise UserError("--output_logits needs --do_eval")
+        path_flags.check_output_file(values.output_logits, "output_logits")
+    path_flags.check_export_dir(values.export_dir)
+    return options
+
+
+def run_eval(job: Job, model: Classifier) -> dict[str, Any]:
+    """Evaluates the dev set, writes eval_results.txt and prints a table.
+
+    Returns:
+      The metrics, as in the file.
+    """
+    values = job.values
+    features = job.features("dev")
+    run = model.run(features, values.eval_batch_size, "eval")
+    result = evaluate(job.task, features["label_ids"], run)
+    result["global_step"] = model.global_step
+    text = "".join(f"{key} = {result[key]!s}\n" for key in sorted(result))
+    atomic.write_text(os.path.join(values.output_dir, "eval_results.txt"), text)
+    if values.output_logits:
+        with atomic.atomic_path(values.output_logits) as path, path.open("wb") as file:
+            np.save(file, run.outputs["logits"])
+    rows: dict[str, object] = {"accuracy": result["eval_accuracy"]}
+    rows |= {
+        label: result[key]
+        for key, label in (("eval_f1", "F1"), ("eval_mcc", "Matthews correlation"))
+        if key in result
+    }
+    rows["loss"] = result["eval_loss"]
+    title = f"{job.task.upper()} evaluation"
+    reports.report(title, job.options, rows, run, values.eval_batch_size)
+    return result
+
+
+def run_predict(job: Job, model: Classifier) -> np.ndarray:
+    """Predicts the test set, writes test_results.tsv and prints a table.
+
+    Returns:
+      Probabilities, float32 [examples, C].
+    """
+    values = job.values
+    run = model.run(job.features("test"), values.predict_batch_size, "predict")
+    probabilities = run.outputs["probabilities"]
+    text = "".join("\t".join(str(p) for p in row) + "\n" for row in probabilities)
+    atomic.write_text(os.path.join(values.output_dir, "test_results.tsv"), text)
+    title = f"{job.task.upper()} prediction"
+    reports.report(title, job.options, {}, run, values.predict_batch_size)
+    return probabilities
+
+
+def run_train(job: Job) -> str:
+    """Fine-tunes on the train set; returns the last checkpoint."""
+    values = job.values
+    with TrainingFolder(values.output_dir) as folder:
+        features = job.features("train")
+        return train(
+            losses.classifier_loss(job.config, len(job.labels)),
+            features,
+            checked_inputs.training_options(values, len(features["label_ids"])),
+            folder,
+            init_checkpoint=values.init_checkpoint,
+            settings=checked_inputs.training_settings(values, job.config) | {"task": job.task},
+        )
+
+
+def run(values: flags.FlagValues) -> dict[str, Any]:
+    """Runs the program with parsed flags.
+
+    Returns:
+      The metrics of the evaluation; empty without --do_eval.
+
+    Raises:
+      UserError: A flag is missing, wrong, or not in this version.
+      FileNotFoundError: A file is not there.
+    """
+    with bert_compat.bound_flags(values):
+        job = prepare(values)
+        result: dict[str, Any] = {}
+        if values.do_train:
+            source = reading.Checkpoint(run_train(job))
+            if not (values.do_eval or values.do_predict or values.export_dir):
+                return result
+        else:
+            assert job.source is not None
+            source = job.source
+        with Classifier(job.config, len(job.labels), source, job.options) as model:
+            if values.do_eval:
+                result = run_eval(job, model)
+            if values.do_predict:
+                run_predict(job, model)
+            if values.export_dir:
+                names = ("input_ids", "input_mask", "segment_ids")
+                model.export(values.export_dir, names, ("logits", "probabilities"))
+        return result

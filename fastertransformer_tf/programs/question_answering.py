@@ -1,0 +1,270 @@
+"""Trains, runs and exports a BERT for SQuAD: run_squad_wrap."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+from fastertransformer_tf.checkpoints import reading, restoring
+from fastertransformer_tf.data import squad_answers, squad_files, squad_windows
+from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.graphs.variables import get_variable
+from fastertransformer_tf.models import bert_compat, modeling
+from fastertransformer_tf.programs import (
+    checked_inputs,
+    cli,
+    inference,
+    model_flags,
+    path_flags,
+    reports,
+)
+from fastertransformer_tf.training import losses
+from fastertransformer_tf.training.folder import TrainingFolder
+from fastertransformer_tf.training.loop import train
+
+_tf1 = tf.compat.v1
+_OWNER = "fastertransformer_tf.run_squad_wrap"
+_REQUIRED = ("vocab_file", "bert_config_file", "output_dir")
+_PATHS = (*_REQUIRED, "init_checkpoint", "train_file", "predict_file", "export_dir")
+_POSITIVE = ("train_batch_size", "predict_batch_size", "save_checkpoints_steps")
+_HELP = model_flags.TPU_HELP | {
+    "init_checkpoint": "Checkpoint to start from (--do_train), or to run where --output_dir has "
+    "none of a training: its prefix, or a folder.",
+}
+
+
+def define_flags(flag_values: flags.FlagValues) -> None:
+    """Defines the program's flags."""
+    model_flags.define_encoder_flags(flag_values, _OWNER)
+    model_flags.define_export_flag(flag_values, _OWNER)
+    bert_compat.define_google_flags("run_squad", flag_values, _OWNER, _HELP)
+
+
+def create_model(
+    config: Any, input_ids: tf.Tensor, input_mask: tf.Tensor, segment_ids: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Builds BertModel and the SQuAD head in `floatx`, for inference; logits in float32.
+
+    Source: google-research/bert run_squad.py, create_model; the same variables
+    `cls/squad/output_weights` and `cls/squad/output_bias`.
+
+    Args:
+      config: A BertConfig.
+      input_ids: int32 [B,S].
+      input_mask: int32 [B,S], 1 for real tokens.
+      segment_ids: int32 [B,S].
+
+    Returns:
+      start_logits and end_logits, float32 [B,S].
+    """
+    model = bert_compat.modeling().BertModel(
+        config=config,
+        is_training=False,
+        input_ids=input_ids,
+        input_mask=input_mask,
+        token_type_ids=segment_ids,
+        use_one_hot_embeddings=False,
+    )
+    hidden = model.get_sequence_output()
+    weights = get_variable("cls/squad/output_weights", [2, hidden.shape[-1]], hidden.dtype)
+    bias = get_variable("cls/squad/output_bias", [2], hidden.dtype)
+    logits = tf.cast(tf.einsum("bsh,ch->cbs", hidden, weights), tf.float32)
+    logits += tf.cast(bias, tf.float32)[:, tf.newaxis, tf.newaxis]
+    return logits[0], logits[1]
+
+
+class QuestionAnswerer(inference.Model):
+    """A BERT with SQuAD head restored from a checkpoint.
+
+    Its inputs are input_ids, input_mask, segment_ids, int32 [B,S]; its outputs start_logits and
+    end_logits, float32 [B,S]: those of padding mean nothing.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        source: reading.Checkpoint | str,
+        options: modeling.EncoderOptions,
+    ) -> None:
+        """Builds the graph with unknown batch size and length.
+
+        Args:
+          config: A BertConfig.
+          source: A checkpoint, or its prefix, in any float type; cast to `options.floatx`.
+          options: How the encoder is built.
+
+        Raises:
+          FileNotFoundError: There is no such checkpoint.
+          UserError: It does not fit the model.
+        """
+        with tf.Graph().as_default() as graph:
+            inputs = {
+                name: _tf1.placeholder(tf.int32, [None, None], name)
+                for name in ("input_ids", "input_mask", "segment_ids")
+            }
+            with (
+                modeling.encoder_options(options),
+                restoring.restored_variables(source, options.floatx) as restored,
+            ):
+                start_logits, end_logits = create_model(config, *inputs.values())
+        outputs = {"start_logits": start_logits, "end_logits": end_logits}
+        super().__init__(graph, inputs, outputs, restored)
+
+
+def squad_options(values: flags.FlagValues) -> squad_files.SquadOptions:
+    """Makes the options of parsed flags.
+
+    Raises:
+      UserError: A value is out of range.
+    """
+    names = squad_files.SquadOptions.__dataclass_fields__
+    return squad_files.SquadOptions(**{name: getattr(values, name) for name in names})
+
+
+def run(values: flags.FlagValues) -> dict[str, str]:
+    """Runs the program with parsed flags.
+
+    Returns:
+      Question id to answer; empty without --do_predict.
+
+    Raises:
+      UserError: A flag is missing, wrong, or does not go with another.
+      FileNotFoundError: A file is not there.
+    """
+    with bert_compat.bound_flags(values):
+        job = prepare(values)
+        source = job.source
+        if values.do_train:
+            source = reading.Checkpoint(_train(job))
+        if not (values.do_predict or values.export_dir):
+            return {}
+        assert source is not None
+        answers: dict[str, str] = {}
+        with QuestionAnswerer(job.config, source, job.encoder) as model:
+            if values.do_predict:
+                answers = _predict(job, model)
+            if values.export_dir:
+                model.export(values.export_dir, model.inputs, model.outputs)
+        return answers
+
+
+@dataclasses.dataclass
+class Job:
+    """The checked command line.
+
+    Attributes:
+      values: The parsed flags.
+      options: How SQuAD is cut into windows and answered.
+      encoder: How the encoder is built.
+      config: The BertConfig.
+      tokenizer: The FullTokenizer.
+      source: The checkpoint to run, or for a training to start from.
+      questions: "train_file" and "predict_file", as the flags ask, to examples and how many were
+        left out.
+    """
+
+    values: flags.FlagValues
+    options: squad_files.SquadOptions
+    encoder: modeling.EncoderOptions
+    config: Any
+    tokenizer: Any
+    source: reading.Checkpoint | None
+    questions: dict[str, tuple[list[Any], int]]
+
+    def windows(self, file: str) -> squad_windows.SquadData:
+        """Cuts the paragraphs of "train_file" or "predict_file" into windows."""
+        return squad_windows.make_windows(
+            *self.questions[file],
+            self.tokenizer,
+            self.options,
+            is_training=file == "train_file",
+        )
+
+
+def prepare(values: flags.FlagValues) -> Job:
+    """Checks the command line, loads what it names and reads all questions.
+
+    Whatever can be found wrong is found here, before hours of work.
+
+    Raises:
+      UserError: A flag is missing, wrong, or does not go with another; a file is not as expected.
+      OSError: A file is not there or cannot be read.
+    """
+    cli.require_flags(values, _REQUIRED)
+    path_flags.check_paths(values, _PATHS)
+    encoder = checked_inputs.encoder_options(values)
+    checked_inputs.check_training_flags(values)
+    if not (values.do_train or values.do_predict or values.export_dir):
+        raise UserError("nothing to do: give --do_train, --do_predict or --export_dir")
+    model_flags.require_positive(values, _POSITIVE)
+    files = [
+        file
+        for job, file in (("do_train", "train_file"), ("do_predict", "predict_file"))
+        if values[job].value
+    ]
+    cli.require_flags(values, files)
+    for file in files:
+        path_flags.require_file(getattr(values, file), file)
+    path_flags.check_export_dir(values.export_dir)
+    options = squad_options(values)
+    config = checked_inputs.load_config(values.bert_config_file, values.max_seq_length, encoder)
+    checked_inputs.check_segments(config, values.bert_config_file)
+    tokenizer = checked_inputs.load_tokenizer(values, config)
+    questions = {
+        file: squad_files.read_examples(
+            getattr(values, file), options, is_training=file == "train_file"
+        )
+        for file in files
+    }
+    if values.do_train:
+        checked_inputs.training_options(values, len(questions["train_file"][0]))
+    source = checked_inputs.check_model(values, config)
+    path_flags.make_output_dir(values.output_dir)
+    return Job(values, options, encoder, config, tokenizer, source, questions)
+
+
+def _predict(job: Job, model: QuestionAnswerer) -> dict[str, str]:
+    """Answers --predict_file and prints a table; returns question id to answer."""
+    values = job.values
+    data = job.windows("predict_file")
+    if not data.windows:  # All paragraphs are blank.
+        nothing = np.zeros(data.arrays["input_ids"].shape, np.float32)
+        return squad_answers.write_predictions(
+            data, nothing, nothing, job.options, values.output_dir
+        )
+    result = model.run(data.arrays, values.predict_batch_size, "predict")
+    answers = squad_answers.write_predictions(
+        data,
+        result.outputs["start_logits"],
+        result.outputs["end_logits"],
+        job.options,
+        values.output_dir,
+    )
+    rows = {"questions": len(answers)}
+    reports.report("SQuAD prediction", job.encoder, rows, result, values.predict_batch_size)
+    return answers
+
+
+def _train(job: Job) -> str:
+    """Fine-tunes on --train_file; returns the last checkpoint."""
+    values = job.values
+    with TrainingFolder(values.output_dir) as folder:
+        data = job.windows("train_file")
+        return train(
+            losses.squad_loss(job.config),
+            data.arrays,
+            checked_inputs.training_options(values, len(data.examples)),
+            folder,
+            init_checkpoint=values.init_checkpoint,
+            settings=checked_inputs.training_settings(values, job.config)
+            | {
+                "task": "squad",
+                "doc_stride": values.doc_stride,
+                "max_query_length": values.max_query_length,
+                "version_2_with_negative": values.version_2_with_negative,
+            },
+        )

@@ -1,0 +1,57 @@
+"""The tables that programs print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import rich.box
+import rich.console
+import rich.table
+
+from fastertransformer_tf.models import modeling
+from fastertransformer_tf.programs.inference import BatchRun
+
+
+def print_table(title: str, rows: Mapping[str, object], caption: str | None = None) -> None:
+    """Prints a two-column table on stdout."""
+    table = rich.table.Table(
+        title=title,
+        caption=caption,
+        box=rich.box.SIMPLE_HEAD,
+        show_header=False,
+        title_justify="left",
+    )
+    table.add_column("name")
+    table.add_column("value", justify="right")
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    rich.console.Console().print(table)
+
+
+def report(
+    title: str,
+    options: modeling.EncoderOptions,
+    results: Mapping[str, object],
+    run: BatchRun,
+    batch_size: int,
+) -> None:
+    """Prints the table that ends a run over data: which encoder, its results and its speed."""
+    rows: dict[str, object] = {"encoder": encoder_name(options), **results}
+    rows |= {
+        "examples": run.num_examples,
+        "batch size": batch_size,
+        "examples/s": f"{run.examples_per_second:.1f}",
+        "ms per batch (median)": f"{run.ms_per_batch:.2f}",
+    }
+    print_table(title, rows, TIMING_CAPTION)
+
+
+TIMING_CAPTION = "times: session runs alone, after one warm-up batch; no building, no tokenizing"
+
+
+def encoder_name(options: modeling.EncoderOptions) -> str:
+    """Says in a few words which transformer ran."""
+    if options.use_tensorflow:
+        return f"TensorFlow's own transformer, {options.floatx}"
+    padding = "padding removed" if options.remove_padding else "with padding"
+    return f"BertEncoder op, {options.floatx}, {padding}"
