@@ -16,9 +16,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fastertransformer_tf import run_classifier_wrap as classifier
 from fastertransformer_tf.checkpoints import reading
-from fastertransformer_tf.data import glue, squad_answers, squad_files, squad_windows
+from fastertransformer_tf.data import glue, glue_features, squad_answers, squad_files, squad_windows
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import bert_config, text_files
 from fastertransformer_tf.models import bert_compat
@@ -165,7 +164,7 @@ class Fuzzer:
         examples = attempt(lambda: glue.TASKS[task].get_dev_examples(str(self.folder)))
         if examples is REFUSED:
             return REFUSED
-        features = classifier.make_features(
+        features = glue_features.make_features(
             examples, glue.TASKS[task].get_labels(), 12, self.tokenizer
         )
         assert features["input_mask"].sum(1).min() >= 2
