@@ -104,14 +104,14 @@ def weights_mib(model: str) -> float:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    from fastertransformer_tf.checkpoints import checkpoint_io
+    from fastertransformer_tf.checkpoints import writing
 
     rng = np.random.default_rng(1)
     weights = {}
     for name, shape in shapes_of(args.model).items():
         value = 0.02 * rng.standard_normal(shape, dtype=np.float32)
         weights[name] = value + 1 if name.endswith("gamma") else value
-    checkpoint_io.save_checkpoint(args.folder / "model.ckpt", weights)
+    writing.save_checkpoint(args.folder / "model.ckpt", weights)
 
 
 def _features(args: argparse.Namespace) -> dict[str, np.ndarray]:
@@ -125,13 +125,13 @@ def _features(args: argparse.Namespace) -> dict[str, np.ndarray]:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from fastertransformer_tf import run_classifier_wrap
     from fastertransformer_tf.models import bert_compat, modeling
+    from fastertransformer_tf.programs import classification
 
     config = bert_compat.modeling().BertConfig.from_dict(config_of(args.model))
     options = modeling.EncoderOptions(floatx=args.floatx)
     source = str(args.folder / "model.ckpt")
-    with run_classifier_wrap.Classifier(config, 2, source, options) as model:
+    with classification.Classifier(config, 2, source, options) as model:
         if args.task == "export":
             names = ("input_ids", "input_mask", "segment_ids")
             model.export(str(args.folder / "saved"), names, ("logits",))
@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--seq", type=int, default=128)
     args = parser.parse_args()
     import_mib = report.resident_mib("VmRSS")
-    from fastertransformer_tf import run_classifier_wrap  # noqa: F401 (memory of all modules)
+    from fastertransformer_tf.programs import classification  # noqa: F401 (memory of all modules)
 
     modules_mib = report.resident_mib("VmRSS")
     TASKS[args.task](args)

@@ -1,11 +1,14 @@
-"""`import fastertransformer_tf`: what it loads and when, in processes of their own."""
+"""What imports load, when, and what they need: in processes of their own."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import re
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 import tensorflow as tf
@@ -18,6 +21,19 @@ IS_REGISTERED = """
 from tensorflow.python.framework import op_def_registry
 print("registered", op_def_registry.get("BertEncoder") is not None)
 """
+
+
+# Lets nothing be imported from the packages whose modules are named in `blocked`.
+BLOCK = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocker())
+"""
+
+START = "import runpy\nrunpy.run_module(f'fastertransformer_tf.{sys.argv[0]}', run_name='__main__')"
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -120,3 +136,138 @@ def test_names_that_are_not_loaded_yet_are_listed() -> None:
     assert output(code) == "True fastertransformer_tf.spec"
     result = run("import fastertransformer_tf; fastertransformer_tf.bert_decoder")
     assert "has no attribute 'bert_decoder'" in result.stderr.strip().splitlines()[-1]
+
+
+def needed_by(*packages: str) -> set[str]:
+    """The packages of pip that are given and all that they need, by their normalized names."""
+    found: set[str] = set()
+    new = [re.sub(r"[-_.]+", "-", package).lower() for package in packages]
+    while new:
+        name = new.pop()
+        if name in found:
+            continue
+        found.add(name)
+        with contextlib.suppress(metadata.PackageNotFoundError):  # Of another system, say.
+            for requirement in metadata.requires(name) or ():
+                if "extra ==" not in requirement:
+                    match = re.match(r"[\w.-]+", requirement)
+                    new.append(re.sub(r"[-_.]+", "-", match[0]).lower())
+    return found
+
+
+def test_the_ops_need_tensorflow_and_numpy_alone(saved: pathlib.Path) -> None:
+    allowed = needed_by("tensorflow", "numpy")
+    blocked = {
+        module
+        for module, packages in metadata.packages_distributions().items()
+        if not allowed & {re.sub(r"[-_.]+", "-", package).lower() for package in packages}
+    } - {"fastertransformer_tf"}
+    assert blocked >= {"bert", "tqdm", "matplotlib", "sklearn", "safetensors", "pytest"}
+    code = f"""
+blocked = {blocked!r}
+{BLOCK}
+import fastertransformer_tf, tensorflow as tf
+layer = {{w.op_input: tf.ones(w.sizes(8, 8)) for w in fastertransformer_tf.spec.LAYER_WEIGHTS}}
+x = tf.ones([1, 2, 8])
+[y] = fastertransformer_tf.bert_encoder(x, None, None, [layer], head_num=1, size_per_head=8)
+print(y.shape, tf.saved_model.load({str(saved)!r}).encode(x).shape)
+"""
+    assert output(code) == "(1, 2, 8) (1, 2, 8)"
+
+
+def free_of_tensorflow() -> list[str]:
+    """The modules that need no TensorFlow: a program starts, and explains itself, with these."""
+    package = REPOSITORY / "fastertransformer_tf"
+    files = [*(package / "files").glob("*.py"), *package.glob("*.py")]
+    names = {
+        ".".join(("fastertransformer_tf", *file.relative_to(package).with_suffix("").parts))
+        for file in files
+        if file.stem != "__init__"
+    }
+    programs = {f"fastertransformer_tf.programs.{n}" for n in ("cli", "model_flags", "path_flags")}
+    return sorted((names | programs) - {"fastertransformer_tf.ops"})
+
+
+def test_what_needs_no_tensorflow_does_not_load_it() -> None:
+    names = free_of_tensorflow()
+    assert len(names) > 15
+    code = f"blocked = {{'tensorflow'}}\n{BLOCK}\nimport importlib\n"
+    assert (
+        output(f"{code}for name in {names}: importlib.import_module(name)\nprint('all')") == "all"
+    )
+
+
+HELP_WITHOUT_TENSORFLOW = (
+    "ckpt_type_convert",
+    "import_hf",
+    "profile_transformer_inference",
+    "squad_evaluate_v1_1",
+)
+PROGRAMS = (
+    *HELP_WITHOUT_TENSORFLOW,
+    "profile_bert_inference",
+    "run_classifier_wrap",
+    "run_squad_wrap",
+)
+
+
+def start(
+    program: str, *arguments: str, blocked: tuple[str, ...] = (), **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs a program where some modules cannot be imported."""
+    code = f"blocked = {blocked}\n{BLOCK}\nsys.argv = {[program, *arguments]}\n{START}"
+    return run(code, TF_CPP_MIN_LOG_LEVEL="3", **environment)
+
+
+def told(program: str, result: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a program ended with; TensorFlow may have logged something before."""
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr and "Warning" not in result.stderr
+    *_, last = result.stderr.strip().splitlines()
+    assert last.startswith(f"{program}: ")
+    return last.removeprefix(f"{program}: ")
+
+
+@pytest.mark.parametrize("program", HELP_WITHOUT_TENSORFLOW)
+def test_help_needs_no_tensorflow(program: str) -> None:
+    result = start(program, "--help", blocked=("tensorflow",))
+    assert result.returncode == 0, result.stderr
+    assert "Flags:" in result.stdout and not result.stderr
+
+
+ARGUMENTS = {
+    "ckpt_type_convert": ("--init_checkpoint=a", "--fp16_checkpoint=b"),
+    "import_hf": ("--hf_model=a", "--output_dir=b"),
+}
+
+
+@pytest.mark.parametrize("program", [name for name in PROGRAMS if name != "squad_evaluate_v1_1"])
+def test_a_missing_tensorflow_is_told_in_one_line(program: str) -> None:
+    result = start(program, *ARGUMENTS.get(program, ()), blocked=("tensorflow",))
+    expected = "tensorflow is not installed: pip install 'tensorflow==2.21.*'"
+    assert told(program, result) == expected
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("program", "module", "package"),
+    [
+        ("squad_evaluate_v1_1", "absl", "absl-py"),
+        ("run_classifier_wrap", "sklearn", "scikit-learn"),
+        ("run_squad_wrap", "tqdm", "tqdm"),
+        ("profile_bert_inference", "tqdm", "tqdm"),
+        ("profile_transformer_inference", "tqdm", "tqdm"),
+    ],
+)
+def test_a_missing_extra_is_told_with_its_command(program: str, module: str, package: str) -> None:
+    result = start(program, blocked=(module,))
+    assert told(program, result) == (
+        f"{package} is not installed, which this program needs: "
+        "pip install 'fastertransformer_tf[programs]'"
+    )
+
+
+@pytest.mark.parametrize("program", ["run_classifier_wrap", "run_squad_wrap"])
+def test_a_library_that_cannot_be_loaded_is_told_in_one_line(program: str) -> None:
+    line = told(program, start(program, "--help", FT_TF_OPS_LIBRARY="/none.so"))
+    assert line.startswith("fastertransformer_tf: no op library at /none.so")

@@ -1,9 +1,11 @@
-"""What each layer of the C++ code may include: core <- cpu, cuda <- op; TensorFlow in op alone."""
+"""What each layer may use: C++ (core <- cpu, cuda <- op; TensorFlow in op alone) and Python."""
 
 from __future__ import annotations
 
+import ast
 import pathlib
 import re
+from collections.abc import Iterator
 
 import pytest
 
@@ -81,3 +83,98 @@ def test_every_folder_with_sources_has_a_rule() -> None:
 )
 def test_the_check_sees(layer: str, include: str) -> None:
     assert len(violations(layer, f"#include <vector>\n{include}\n")) == 1
+
+
+PACKAGE = REPOSITORY / "fastertransformer_tf"
+
+# Subpackage or module at the top -> those that it may import; itself it always may.
+PYTHON_RULES: dict[str, set[str]] = {"errors": set(), "spec": set(), "loading": set()}
+PYTHON_RULES["files"] = {"errors", "spec"}
+PYTHON_RULES["ops"] = {"loading", "spec"}
+PYTHON_RULES["graphs"] = {"errors", "spec"}
+PYTHON_RULES["checkpoints"] = {"errors", "spec", "files", "graphs"}
+PYTHON_RULES["models"] = PYTHON_RULES["checkpoints"] | {"checkpoints", "ops"}
+PYTHON_RULES["data"] = {"errors", "files", "models"}
+PYTHON_RULES["training"] = PYTHON_RULES["models"] - {"ops"} | {"models"}
+PYTHON_RULES["programs"] = PYTHON_RULES["training"] | {"data", "training", "loading"}
+PYTHON_RULES["__init__"] = {"errors", "spec", "loading", "ops"}
+PROGRAM = PYTHON_RULES["checkpoints"] | {"checkpoints", "programs"}
+
+# Only this module imports bert-tensorflow, which needs its stand-ins to be imported at all.
+BERT_COMPAT = "models/bert_compat.py"
+
+
+def imported(text: str) -> Iterator[str]:
+    """Yields the full names of what a module imports, at its top or anywhere in it."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "relative imports are not used here"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def python_violations(file: str, text: str) -> list[str]:
+    """Returns the imports of `text` that a file of the package may not have."""
+    layer = file.partition("/")[0].removesuffix(".py")
+    allowed = PYTHON_RULES.get(layer, PROGRAM) | {layer}
+    found = []
+    for name in imported(text):
+        first, *rest = name.split(".")
+        if first == "bert" and file != BERT_COMPAT:
+            found.append(name)
+        if first == "fastertransformer_tf" and rest[0] not in allowed:
+            found.append(name)
+    return found
+
+
+def python_files() -> dict[str, str]:
+    """The files of the package, by their path in it, and what they hold."""
+    files = sorted(PACKAGE.rglob("*.py"))
+    return {file.relative_to(PACKAGE).as_posix(): file.read_text() for file in files}
+
+
+def test_python_layers_import_only_what_they_may() -> None:
+    files = python_files()
+    assert len(files) > 40
+    faults = {file: bad for file, text in files.items() if (bad := python_violations(file, text))}
+    assert not faults
+
+
+def test_every_python_folder_has_a_rule() -> None:
+    folders = {file.partition("/")[0] for file in python_files() if "/" in file}
+    assert folders <= set(PYTHON_RULES)
+
+
+def test_the_python_layers_have_an_order() -> None:
+    left = {layer: set(allowed) for layer, allowed in PYTHON_RULES.items()}
+    while left:
+        lowest = {layer for layer, allowed in left.items() if not allowed & left.keys()}
+        assert lowest, f"a circle among {sorted(left)}"
+        left = {layer: allowed for layer, allowed in left.items() if layer not in lowest}
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("files/text_files.py", "from fastertransformer_tf.models import modeling"),
+        ("spec.py", "from fastertransformer_tf import ops"),
+        ("checkpoints/reading.py", "import fastertransformer_tf.models.bert_compat"),
+        (
+            "training/loop.py",
+            "def f():\n    from fastertransformer_tf.programs.cli import run_program",
+        ),
+        ("models/modeling.py", "from fastertransformer_tf.import_hf import run"),
+        ("import_hf.py", "from fastertransformer_tf.models import modeling"),
+        ("data/glue.py", "from bert import run_classifier"),
+        ("data/glue.py", "import bert.modeling"),
+    ],
+)
+def test_the_python_check_sees(file: str, line: str) -> None:
+    assert len(python_violations(file, f"import os\n{line}\n")) == 1
+
+
+@pytest.mark.parametrize("folder", ["sample", "benchmarks", "tests"])
+def test_bert_is_imported_through_bert_compat_alone(folder: str) -> None:
+    for file in sorted((REPOSITORY / folder).glob("*.py")):
+        assert not [name for name in imported(file.read_text()) if name.split(".")[0] == "bert"]
