@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from absl import flags
 from conftest import REPOSITORY, shared_path
 from tiny_bert import TinyBert, make_tiny_bert
@@ -571,6 +572,19 @@ def test_an_exported_model_is_served_elsewhere(
     result = np.load(tmp_path / "result.npz")
     np.testing.assert_allclose(result["logits"], np.load(tmp_path / "logits.npy"), atol=1e-6)
     np.testing.assert_allclose(result["probabilities"].sum(axis=1), 1, atol=1e-6)
+    # So do loaders of TensorFlow 1, and no weight is in the graph.
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session() as session:
+        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(tmp_path / "saved"))
+        signature = loaded.signature_def["serving_default"]
+        feeds = {signature.inputs[name].name: value for name, value in features.items()}
+        logits = session.run(signature.outputs["logits"].name, feeds)
+        names = {variable.op.name for variable in tf.compat.v1.global_variables()}
+        constants = [op.get_attr("value") for op in graph.get_operations() if op.type == "Const"]
+    np.testing.assert_allclose(logits, np.load(tmp_path / "logits.npy"), atol=1e-6)
+    assert names == set(tiny[2].weights)
+    assert (tmp_path / "saved" / "variables" / "variables.index").exists()
+    floats = [c for c in constants if tf.as_dtype(c.dtype).is_floating]
+    assert all(c.ByteSize() < 200 for c in floats)
 
 
 def program(*arguments: str) -> subprocess.CompletedProcess[str]:
