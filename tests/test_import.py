@@ -15,6 +15,12 @@ import tensorflow as tf
 from conftest import REPOSITORY
 
 from fastertransformer_tf import ops, spec
+from fastertransformer_tf.programs import error_lines
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it where Python has no tomllib.
 
 # Whether the op is registered; TensorFlow itself has no public way to ask.
 IS_REGISTERED = """
@@ -271,3 +277,13 @@ def test_a_missing_extra_is_told_with_its_command(program: str, module: str, pac
 def test_a_library_that_cannot_be_loaded_is_told_in_one_line(program: str) -> None:
     line = told(program, start(program, "--help", FT_TF_OPS_LIBRARY="/none.so"))
     assert line.startswith("fastertransformer_tf: no op library at /none.so")
+
+
+def test_every_package_of_the_extra_is_known_to_the_message() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    extra = {re.match(r"[\w-]+", line)[0] for line in project["optional-dependencies"]["programs"]}
+    assert extra == {*error_lines._PROGRAM_PACKAGES.values(), "absl-py"}
+    assert {re.match(r"[\w-]+", line)[0] for line in project["dependencies"]} == {
+        "tensorflow",
+        "numpy",
+    }

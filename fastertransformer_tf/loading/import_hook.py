@@ -47,7 +47,8 @@ class _TensorFlowFinder:
         if name != _TENSORFLOW or self not in sys.meta_path:
             return None
         for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
-            spec = finder.find_spec(name, path, target)
+            find = getattr(finder, "find_spec", None)  # Python 3.11 still knows finders without.
+            spec = find(name, path, target) if find is not None else None
             if spec is not None:
                 self._call_back_after(spec.loader)
                 return spec
