@@ -16,12 +16,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fastertransformer_tf import run_classifier_wrap as classifier
 from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.data import glue, squad_answers, squad_files, squad_windows
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import bert_config, text_files
 from fastertransformer_tf.models import bert_compat
+from fastertransformer_tf.programs import classification as classifier
 
 REFUSED = object()
 

@@ -15,11 +15,10 @@ from conftest import REPOSITORY, shared_path
 from tiny_bert import make_tiny_bert
 from tolerances import LOGITS, assert_close
 
-from fastertransformer_tf import run_squad_wrap
 from fastertransformer_tf.checkpoints import writing
 from fastertransformer_tf.data import squad_answers, squad_files, squad_windows
 from fastertransformer_tf.errors import UserError
-from fastertransformer_tf.models import bert_compat
+from fastertransformer_tf.models import bert_compat, modeling
 from fastertransformer_tf.programs import question_answering
 
 VOCAB = "[PAD] [UNK] [CLS] [SEP] who won the race ? anna after bob fell . in 1987".split()
@@ -467,7 +466,7 @@ def test_export_is_served(model, tmp_path):
     with bert_compat.bound_flags(values):
         job = question_answering.prepare(values)
         data = job.windows("predict_file")
-        tf_options = run_squad_wrap.modeling.EncoderOptions(use_tensorflow=True)
+        tf_options = modeling.EncoderOptions(use_tensorflow=True)
         with question_answering.QuestionAnswerer(job.config, job.source, tf_options) as answerer:
             expected = answerer.run(data.arrays, 8, "reference").outputs
     outputs = served(**{name: tf.constant(value) for name, value in data.arrays.items()})
