@@ -21,7 +21,6 @@ from fastertransformer_tf.data import glue, glue_features, squad_answers, squad_
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import bert_config, text_files
 from fastertransformer_tf.models import bert_compat
-from fastertransformer_tf.programs import classification as classifier
 
 REFUSED = object()
 
