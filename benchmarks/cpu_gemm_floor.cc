@@ -103,7 +103,7 @@ int main(int argc, char** argv) {
       MedianMs([&] { status = encoder->Run(batch, packed, workspace, context); });
 
   // The products alone, on the same primitives: rows in blocks as the encoder takes them.
-  const ft::cpu::Primitives& primitives = ft::cpu::GetPrimitives(config.dtype, true);
+  const ft::cpu::Primitives& primitives = ft::cpu::GetPrimitives(config);
   const struct {
     int64_t k, n;
   } products[] = {{hidden, 3 * hidden}, {hidden, hidden}, {hidden, inner}, {inner, hidden}};
@@ -131,15 +131,14 @@ int main(int argc, char** argv) {
             g.a = left.data() + (row * product.k + k) * ft::SizeOf(primitives.compute_dtype);
             g.lda = product.k;
             g.panels = panels + layer * per_layer +
-                       col / primitives.gemm.panel_width * panel_bytes +
-                       k * primitives.gemm.panel_width * ft::SizeOf(primitives.compute_dtype);
+                       col / primitives.gemm.panel_width * panel_bytes;
             g.panel_bytes = panel_bytes;
             g.rows = std::min(row_block, tokens - row);
             g.k = std::min(primitives.gemm.inner_chunk, product.k - k);
             g.cols = std::min(col_block, product.n - col);
             g.c = sums + row * product.n + col;
             g.ldc = product.n;
-            g.accumulate = k > 0;
+            g.first_k = k;
             primitives.gemm.gemm(g);
           }
         });

@@ -1,6 +1,7 @@
 // The CPU backend against a float64 encoder, without TensorFlow.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -8,10 +9,12 @@
 #include <limits>
 #include <random>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "tests/reference_layer.h"
 #include "tf_ops/core/encoder.h"
+#include "tf_ops/core/scales.h"
 #include "tf_ops/cpu/encoder.h"
 #include "tf_ops/cpu/primitives/primitives.h"
 #include "tf_ops/cpu/thread_pool.h"
@@ -47,6 +50,8 @@ struct Case {
   int mask = 0;  // 0 none, 1 prefix (the lengths), 2 random, 3 everything masked
   Activation activation = Activation::kGeluTanh;
   int threads = 2;
+  int int8_mode = 0;
+  bool has_last_layer = true;
 };
 
 // $FT_TEST_SEED repeats a run.
@@ -55,11 +60,41 @@ unsigned Seed() {
   return seed != nullptr ? std::strtoul(seed, nullptr, 10) : std::random_device{}();
 }
 
-// What the backend and float64 gave for the real tokens.
+// What the backend and float64 gave for the real tokens; INT8: of which rows float32 may round some
+// number to another integer than float64.
 struct Outcome {
   std::vector<float> got;
   Vector expected;
+  std::vector<bool> is_doubtful;
 };
+
+// Kernels of random integers, and lists of different ranges for everything.
+Data RandomIntegers(int64_t count, std::mt19937* generator) {
+  std::uniform_int_distribution<int> integer(-127, 127);
+  Data data;
+  for (int64_t i = 0; i < count; ++i) {
+    const int value = integer(*generator);
+    data.bytes.push_back(static_cast<char>(value));
+    data.values.push_back(value);
+  }
+  return data;
+}
+
+std::vector<float> RandomScaleList(const EncoderConfig& config, float input, float output,
+                                   std::mt19937* generator) {
+  std::uniform_real_distribution<float> range(0.7f, 1.3f);
+  std::vector<float> list(ScaleListSize(config), std::nanf(""));  // most of it is not read
+  for (int slot : {9, 10, 11, 13, 14}) list[4 * slot] = 3.0f * range(*generator);
+  list[0] = input;
+  list[60] = output;
+  const int64_t hidden = config.hidden_size(), columns = 5 * hidden + config.inner_size;
+  for (int64_t i = 0; i < columns; ++i) {
+    const bool of_output = i >= columns - hidden;
+    const double inputs = of_output ? config.inner_size : hidden;
+    list[80 + i] = static_cast<float>(1.7 / std::sqrt(inputs)) * range(*generator);
+  }
+  return list;
+}
 
 using Weights = std::vector<std::vector<Data>>;  // [layer][field]
 
@@ -82,6 +117,8 @@ Outcome Compute(const Case& c, unsigned seed,
   config.inner_size = c.inner;
   config.num_layers = c.layers;
   config.activation = c.activation;
+  config.int8_mode = c.int8_mode;
+  config.has_last_layer = c.has_last_layer;
   std::unique_ptr<Encoder> encoder;
   EXPECT_TRUE(cpu::CreateCpuEncoder(config, &encoder).ok());
 
@@ -92,11 +129,21 @@ Outcome Compute(const Case& c, unsigned seed,
       const std::string name = WeightFields()[f].op_input;
       const Shape shape = WeightShape(config, f);
       const bool gamma = name.find("gamma") != std::string::npos;
+      if (WeightFields()[f].is_quantized && c.int8_mode != 0) {
+        weights[l].push_back(RandomIntegers(NumElements(shape), &generator));
+        views[l].*WeightFields()[f].view = {nullptr, DataType::kInt8, shape};
+        continue;
+      }
       weights[l].push_back(random(NumElements(shape),
                                   shape.size() == 2 ? 1.0 / std::sqrt(shape[0]) : 0.1,
                                   gamma ? 1.0 : 0.0));
       views[l].*WeightFields()[f].view = {nullptr, c.dtype, shape};
     }
+  }
+  std::vector<std::vector<float>> lists;
+  for (int64_t l = 0; l < c.layers && c.int8_mode != 0; ++l) {
+    lists.push_back(RandomScaleList(config, 3.0f + 0.1f * l, 3.0f + 0.1f * (l + 1), &generator));
+    views[l].amax_list = {lists[l].data(), DataType::kFloat32, {ScaleListSize(config)}};
   }
   if (change != nullptr) change(&weights);
   for (int64_t l = 0; l < c.layers; ++l) {
@@ -163,10 +210,16 @@ Outcome Compute(const Case& c, unsigned seed,
   reference::Sequences sequences = reference::MakeSequences(seq_len, lengths, c.packed);
   if (!c.packed && !by_length) sequences.keys.assign(batch_size, seq_len);
   x = input.values;
-  for (const std::vector<Data>& layer : weights) {
+  std::vector<LayerRanges> ranges;
+  EXPECT_TRUE(ReadAllRanges(config, views, &ranges).ok());
+  reference::Quantizer quantizer(sequences);
+  for (int64_t l = 0; l < c.layers; ++l) {
     reference::Layer values;
-    for (int f = 0; f < kWeightsPerLayer; ++f) values.values[f] = layer[f].values;
-    x = reference::RunLayer(x, values, config, sequences, mask.values);
+    for (int f = 0; f < kWeightsPerLayer; ++f) values.values[f] = weights[l][f].values;
+    const bool is_last = c.has_last_layer && l + 1 == c.layers;
+    x = c.int8_mode == 0 ? reference::RunLayer(x, values, config, sequences, mask.values)
+                         : reference::RunInt8Layer(x, {values, ranges[l]}, config, is_last,
+                                                   sequences, mask.values, &quantizer);
   }
   std::vector<float> got(tokens * hidden);
   cpu::Convert(output.bytes.data(), c.dtype, got.data(), DataType::kFloat32, got.size());
@@ -176,14 +229,17 @@ Outcome Compute(const Case& c, unsigned seed,
     for (int64_t i = row_of(b) * hidden; i < (row_of(b) + rows) * hidden; ++i) {
       outcome.got.push_back(got[i]);
       outcome.expected.push_back(x[i]);
+      outcome.is_doubtful.push_back(c.int8_mode != 0 && quantizer.IsDoubtful(i / hidden));
     }
   }
   return outcome;
 }
 
-double MaxDifference(const Outcome& outcome) {
+// `only_certain`: without the doubtful rows.
+double MaxDifference(const Outcome& outcome, bool only_certain = false) {
   double worst = 0;
   for (size_t i = 0; i < outcome.got.size(); ++i) {
+    if (only_certain && outcome.is_doubtful[i]) continue;
     const double difference = std::abs(outcome.got[i] - outcome.expected[i]);
     if (!(difference <= worst)) worst = difference;  // NaN stays
   }
@@ -239,6 +295,113 @@ int Class(double x) { return std::isnan(x) ? 3 : std::isinf(x) ? (x > 0 ? 2 : 1)
 
 // NaN and infinity in a weight come out where the definition has them: a damaged model must not
 // give plausible answers.
+class Int8Test : public testing::TestWithParam<Case> {};
+
+TEST_P(Int8Test, MatchesFloat64) {
+  const unsigned seed = Seed();
+  SCOPED_TRACE("FT_TEST_SEED=" + std::to_string(seed));
+  const Case& c = GetParam();
+  const Outcome outcome = Compute(c, seed);
+  // Another integer here and there moves a result by some steps of 3 / 127.
+  EXPECT_LT(MaxDifference(outcome), c.layers > 1 ? 0.6 : 0.3);
+  double total = 0;
+  for (size_t i = 0; i < outcome.got.size(); ++i) {
+    total += std::abs(outcome.got[i] - outcome.expected[i]);
+  }
+  const bool precise = c.layers == 1 && c.dtype != DataType::kBFloat16;
+  EXPECT_LT(total / outcome.got.size(), precise ? 0.006 : 0.05);
+  // Of several layers, half precision or score - 10000 float32 is too far from float64 to say.
+  if (c.layers > 1 || c.dtype != DataType::kFloat32 || c.mask == 3) return;
+  const int64_t certain = std::count(outcome.is_doubtful.begin(), outcome.is_doubtful.end(), false);
+  EXPECT_GT(certain, c.inner < 1000 ? 0 : -1);
+  EXPECT_LT(MaxDifference(outcome, true), 3e-5);
+}
+
+std::vector<Case> Int8Cases() {
+  std::vector<Case> cases;
+  for (int mode : {1, 2, 3}) {
+    Case c = {2, 16, 48, 1, {5, 3, 1}, 5};
+    c.int8_mode = mode;
+    cases.push_back(c);
+    c.packed = true;
+    cases.push_back(c);
+    c.packed = false;
+    for (int mask : {1, 2, 3}) {
+      c.mask = mask;
+      cases.push_back(c);
+    }
+    c.mask = 0;
+    for (Activation activation : {Activation::kGeluErf, Activation::kRelu}) {
+      c.activation = activation;
+      cases.push_back(c);
+    }
+    c.activation = Activation::kGeluTanh;
+    c.has_last_layer = false;
+    cases.push_back(c);
+    c.has_last_layer = true;
+    // Odd sizes: groups that are not full, panels that are not.
+    for (const auto& [heads, size, inner] :
+         {std::tuple<int64_t, int64_t, int64_t>{1, 1, 1}, {3, 7, 13}, {1, 3, 5}, {2, 33, 70}}) {
+      Case odd = {heads, size, inner, 1, {7, 0, 2}, 7};
+      odd.int8_mode = mode;
+      cases.push_back(odd);
+    }
+    // Many rows: a task takes a block of them; the inner layer in chunks.
+    Case many = {2, 16, 3100, 1, {120, 100, 120}, 120};
+    many.int8_mode = mode;
+    many.threads = 3;
+    cases.push_back(many);
+    many.threads = 1;
+    many.packed = true;
+    cases.push_back(many);
+    for (DataType dtype : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
+      Case deep = {2, 16, 64, 3, {9, 4}, 9};
+      deep.dtype = dtype;
+      deep.int8_mode = mode;
+      cases.push_back(deep);
+      deep.layers = 1;
+      cases.push_back(deep);
+    }
+  }
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(Cpu, Int8Test, testing::ValuesIn(Int8Cases()));
+
+TEST(Int8Test, RefusesRangesThatNoIntegersHave) {
+  EncoderConfig config;
+  config.num_heads = 1;
+  config.head_size = 4;
+  config.inner_size = 6;
+  config.num_layers = 2;
+  config.int8_mode = 2;
+  std::mt19937 generator(1);
+  std::vector<std::vector<float>> lists(2);
+  std::vector<LayerWeights> layers(2);
+  std::vector<LayerRanges> ranges;
+  const auto message = [&](int layer, int64_t at, float value) {
+    for (int l = 0; l < 2; ++l) {
+      lists[l] = RandomScaleList(config, 1.0f + l, 2.0f + l, &generator);
+      layers[l].amax_list = {lists[l].data(), DataType::kFloat32, {ScaleListSize(config)}};
+    }
+    EXPECT_TRUE(ReadAllRanges(config, layers, &ranges).ok());
+    lists[layer][at] = value;
+    const Status status = ReadAllRanges(config, layers, &ranges);
+    return status.ok() ? "" : status.message();
+  };
+  const auto contains = [](const std::string& text, const std::string& part) {
+    return text.find(part) != std::string::npos;
+  };
+  EXPECT_EQ(message(0, 4, -1.0f), "");  // not read
+  EXPECT_TRUE(contains(message(0, 36, 0.0f), "amax_list[0] has 1 ranges")) << message(0, 36, 0.0f);
+  EXPECT_TRUE(contains(message(1, 40, NAN), "amax_list[1] has 1 ranges"));
+  EXPECT_TRUE(contains(message(1, 80 + 5 * 4 + 5, INFINITY), "float 105 is inf"));
+  EXPECT_TRUE(contains(message(0, 60, 5.0f), "expected that of amax_list[1]'s input, 2"));
+  config.int8_mode = 1;  // reads no ranges of products and outputs
+  EXPECT_EQ(message(0, 60, 5.0f), "");
+  EXPECT_EQ(message(0, 40, NAN), "");
+}
+
 TEST(EncoderTest, NonFiniteWeightsComeOut) {
   for (const DataType dtype : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
     for (const Activation activation :
@@ -294,11 +457,17 @@ TEST(EncoderTest, AnswersBadBatches) {
 TEST(IsaTest, RunsWhatItIsNamedFor) {
   const char* isa = std::getenv("FT_CPU_ISA");
   if (isa == nullptr) GTEST_SKIP() << "FT_CPU_ISA is not set";
-  const bool for_bfloat16 = std::string(isa) == "avx512bf16";
-  const cpu::Primitives& primitives =
-      cpu::GetPrimitives(for_bfloat16 ? DataType::kBFloat16 : DataType::kFloat32, true);
-  if (std::string(primitives.isa) != isa) {
-    GTEST_SKIP() << "this processor has no " << isa << ": " << primitives.isa << " ran";
+  for (const int int8_mode : {0, 1}) {
+    EncoderConfig config;
+    config.head_size = 2;
+    config.inner_size = 2;
+    config.int8_mode = int8_mode;
+    if (std::string(isa) == "avx512bf16") config.dtype = DataType::kBFloat16;
+    const cpu::Primitives& primitives = cpu::GetPrimitives(config);
+    EXPECT_EQ(primitives.has_integers(), int8_mode != 0);
+    if (std::string(primitives.isa) != isa) {
+      GTEST_SKIP() << "this processor has no " << isa << ": " << primitives.isa << " ran";
+    }
   }
 }
 

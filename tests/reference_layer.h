@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "tf_ops/core/encoder.h"
+#include "tf_ops/core/scales.h"
 
 namespace ft::reference {
 
@@ -138,6 +139,100 @@ inline Doubles RunLayer(const Doubles& x, const Layer& layer, const EncoderConfi
   Doubles out = Dense(inner, w[12], w[13], i, h);
   AddAndNorm(&out, a, w[15], w[14], config.layernorm_epsilon);
   return out;
+}
+
+// INT8 as docs/int8.md has it. Kernels hold integers.
+struct Int8Layer {
+  Layer layer;
+  LayerRanges ranges;
+};
+
+// Rounds to integers, and marks rows where float32 may round another way: a number lies close to the
+// middle of two integers.
+class Quantizer {
+ public:
+  explicit Quantizer(const Sequences& sequences)
+      : sequences_(sequences), doubtful_(sequences.num_tokens, false) {}
+
+  // x[T,n] as integers that stand for multiples of range / 127.
+  Doubles operator()(const Doubles& x, double range) {
+    const int64_t n = x.size() / doubtful_.size();
+    Doubles q(x.size());
+    for (size_t i = 0; i < x.size(); ++i) {
+      const double steps = std::max(-128.0, std::min(127.0, x[i] * 127 / range));
+      q[i] = std::isnan(x[i]) ? -128.0 : std::nearbyint(steps);
+      // float32 has 24 bits: 128 steps, a few roundings on the way.
+      if (std::abs(std::abs(steps - q[i]) - 0.5) < 2e-4) doubtful_[i / n] = true;
+    }
+    return q;
+  }
+
+  // Attention mixes the rows of a sequence.
+  void Spread() {
+    for (int64_t b = 0; b < sequences_.batch_size; ++b) {
+      const auto begin = doubtful_.begin() + sequences_.first[b], end = begin + sequences_.rows[b];
+      if (std::find(begin, end, true) != end) std::fill(begin, end, true);
+    }
+  }
+
+  bool IsDoubtful(int64_t row) const { return doubtful_[row]; }
+
+ private:
+  const Sequences& sequences_;
+  std::vector<bool> doubtful_;
+};
+
+// sums[t,n] of integers as real numbers, each column with its own scale; `rounded`: the range of the
+// integers that they are rounded to first, or 0.
+inline Doubles Int8Dense(const Doubles& q, double range, const Doubles& kernel,
+                         const float* columns, const Doubles& bias, double rounded, int64_t k,
+                         int64_t n, Quantizer* quantize) {
+  Doubles y = Dense(q, kernel, Doubles(n, 0.0), k, n);
+  for (size_t i = 0; i < y.size(); ++i) y[i] *= range * columns[i % n] / (127.0 * 127.0);
+  if (rounded > 0) {
+    y = (*quantize)(y, rounded);
+    for (double& v : y) v *= rounded / 127;
+  }
+  for (size_t i = 0; i < y.size(); ++i) y[i] += bias[i % n];
+  return y;
+}
+
+// `is_last`: of the model.
+inline Doubles RunInt8Layer(const Doubles& x, const Int8Layer& int8, const EncoderConfig& config,
+                            bool is_last, const Sequences& s, const Doubles& mask,
+                            Quantizer* quantize) {
+  const int64_t h = config.hidden_size(), i = config.inner_size, t = s.num_tokens;
+  const bool mode2 = config.int8_mode >= 2;
+  const auto& w = int8.layer.values;
+  const LayerRanges& r = int8.ranges;
+  const auto real = [](Doubles q, double range) {
+    for (double& v : q) v *= range / 127;
+    return q;
+  };
+  const Doubles x8 = (*quantize)(x, r.input);
+  quantize->Spread();
+  Doubles qkv(t * 3 * h);
+  const float* columns[] = {r.query, r.key, r.value};
+  for (int part = 0; part < 3; ++part) {
+    const Doubles y = Int8Dense(x8, r.input, w[2 * part], columns[part], w[2 * part + 1], 0, h, h,
+                                quantize);
+    for (int64_t row = 0; row < t; ++row) {
+      std::copy_n(&y[row * h], h, &qkv[row * 3 * h + part * h]);
+    }
+  }
+  const Doubles context8 =
+      (*quantize)(Attention(qkv, s, config.num_heads, config.head_size, mask), r.context);
+  Doubles a = Int8Dense(context8, r.context, w[6], r.attention_output, w[7],
+                        mode2 ? r.projection : 0, h, h, quantize);
+  AddAndNorm(&a, mode2 ? real(x8, r.input) : x, w[9], w[8], config.layernorm_epsilon);
+  const Doubles a8 = (*quantize)(a, r.attention_norm);
+  Doubles inner =
+      Int8Dense(a8, r.attention_norm, w[10], r.intermediate, w[11], 0, h, i, quantize);
+  for (double& v : inner) v = Activate(v, config.activation);
+  Doubles out = Int8Dense((*quantize)(inner, r.inner), r.inner, w[12], r.output_kernel, w[13],
+                          mode2 ? r.output_product : 0, i, h, quantize);
+  AddAndNorm(&out, mode2 ? real(a8, r.attention_norm) : a, w[15], w[14], config.layernorm_epsilon);
+  return mode2 && !is_last ? real((*quantize)(out, r.output), r.output) : out;
 }
 
 }  // namespace ft::reference

@@ -156,7 +156,14 @@ def test_addresses_of_any_alignment():
 
 
 # A flag of /proc/cpuinfo that tells each apart from the one before.
-ISAS = {"generic": "", "avx2": "avx2", "avx512": "avx512dq", "avx512bf16": "avx512_bf16"}
+ISAS = {
+    "generic": "",
+    "avx2": "avx2",
+    "avxvnni": "avx_vnni",
+    "avx512": "avx512dq",
+    "avx512vnni": "avx512_vnni",
+    "avx512bf16": "avx512_bf16",
+}
 
 
 @pytest.mark.parametrize("isa", list(ISAS))

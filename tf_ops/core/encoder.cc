@@ -1,5 +1,7 @@
 #include "tf_ops/core/encoder.h"
 
+#include <algorithm>
+
 namespace ft {
 
 Status ValidateConfig(const EncoderConfig& config) {
@@ -23,6 +25,15 @@ Status ValidateConfig(const EncoderConfig& config) {
   if (!(config.layernorm_epsilon >= 0.0f)) {
     return InvalidArgument("layernorm_epsilon is ", config.layernorm_epsilon,
                            ", expected a number >= 0");
+  }
+  if (config.int8_mode < 0 || config.int8_mode > 3) {
+    return InvalidArgument("int8_mode is ", config.int8_mode, ", expected 0, 1, 2 or 3");
+  }
+  // 128 * 127 * 131072 is the largest sum of int8 products that int32 holds.
+  constexpr int64_t kMaxInt8Sum = 131072;
+  if (config.int8_mode != 0 && std::max(config.hidden_size(), config.inner_size) > kMaxInt8Sum) {
+    return InvalidArgument("hidden and inner size are ", config.hidden_size(), " and ",
+                           config.inner_size, ", expected at most ", kMaxInt8Sum, " with int8_mode");
   }
   return OkStatus();
 }

@@ -14,11 +14,21 @@ struct EncoderConfig {
   int64_t num_layers = 1;  // L
   Activation activation = Activation::kGeluTanh;
   float layernorm_epsilon = 1e-12f;  // google-research BERT's (contrib layer_norm)
+  // 0: the matrices are of `dtype`. 1, 2, 3: they are int8, and scale lists come with them
+  // (docs/int8.md; 3 is 2).
+  int int8_mode = 0;
+  // Whether these layers end with the model's last one. In mode 2 the outputs of all others are
+  // quantized.
+  bool has_last_layer = true;
 
   int64_t hidden_size() const { return num_heads * head_size; }
+  DataType matrix_dtype() const { return int8_mode == 0 ? dtype : DataType::kInt8; }
+  // Whether residuals, and so the layers' outputs, are int8.
+  bool quantizes_residuals() const { return int8_mode >= 2; }
 };
 
-// InvalidArgument if a size is not positive or the dtype is not a floating-point type.
+// InvalidArgument if a size is not positive, the dtype is not a floating-point type or there is no
+// such int8_mode.
 Status ValidateConfig(const EncoderConfig& config);
 
 }  // namespace ft

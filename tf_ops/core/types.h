@@ -16,7 +16,8 @@
 
 namespace ft {
 
-enum class DataType { kFloat32, kFloat16, kBFloat16, kInt32, kInt8, kInt64 };
+// kUint8 and kInt16 are internal to backends; no tensor of a caller has them.
+enum class DataType { kFloat32, kFloat16, kBFloat16, kInt32, kInt8, kInt64, kUint8, kInt16 };
 
 // Bytes of one element.
 inline int64_t SizeOf(DataType dtype) {
@@ -26,8 +27,10 @@ inline int64_t SizeOf(DataType dtype) {
       return 4;
     case DataType::kFloat16:
     case DataType::kBFloat16:
+    case DataType::kInt16:
       return 2;
     case DataType::kInt8:
+    case DataType::kUint8:
       return 1;
     case DataType::kInt64:
       return 8;
@@ -49,6 +52,10 @@ inline const char* Name(DataType dtype) {
       return "int8";
     case DataType::kInt64:
       return "int64";
+    case DataType::kUint8:
+      return "uint8";
+    case DataType::kInt16:
+      return "int16";
   }
   return "unknown";
 }

@@ -13,14 +13,14 @@ constexpr int kMaxFruitless = 8;
 constexpr size_t kMaxNotKept = 256;
 
 // A number that stands for the buffers' addresses.
-uint64_t Fingerprint(const std::vector<LayerWeights>& layers) {
+uint64_t Fingerprint(const EncoderConfig& config, const std::vector<LayerWeights>& layers) {
   uint64_t hash = 0;
   for (const LayerWeights& layer : layers) {
-    for (int field = 0; field < kWeightsPerLayer; ++field) {
-      hash ^= reinterpret_cast<uintptr_t>((layer.*WeightFields()[field].view).data);
+    ForEachView(config, layer, [&hash](const TensorView& view) {
+      hash ^= reinterpret_cast<uintptr_t>(view.data);
       hash *= 0x9e3779b97f4a7c15ull;
       hash ^= hash >> 32;
-    }
+    });
   }
   return hash;
 }
@@ -28,18 +28,24 @@ uint64_t Fingerprint(const std::vector<LayerWeights>& layers) {
 // What the prepared form depends on.
 bool SameLayout(const EncoderConfig& a, const EncoderConfig& b) {
   return a.dtype == b.dtype && a.num_heads == b.num_heads && a.head_size == b.head_size &&
-         a.inner_size == b.inner_size && a.num_layers == b.num_layers;
+         a.inner_size == b.inner_size && a.num_layers == b.num_layers && a.int8_mode == b.int8_mode;
 }
 
-bool SameBuffers(const std::vector<LayerWeights>& a, const std::vector<LayerWeights>& b) {
-  for (size_t layer = 0; layer < a.size(); ++layer) {
-    for (int field = 0; field < kWeightsPerLayer; ++field) {
-      const TensorView& x = a[layer].*WeightFields()[field].view;
-      const TensorView& y = b[layer].*WeightFields()[field].view;
-      if (x.data != y.data || x.dtype != y.dtype || x.shape != y.shape) return false;
-    }
+bool SameBuffers(const EncoderConfig& config, const std::vector<LayerWeights>& a,
+                 const std::vector<LayerWeights>& b) {
+  std::vector<const TensorView*> views;
+  for (const LayerWeights& layer : a) {
+    ForEachView(config, layer, [&views](const TensorView& view) { views.push_back(&view); });
   }
-  return true;
+  bool same = true;
+  auto x = views.begin();
+  for (const LayerWeights& layer : b) {
+    ForEachView(config, layer, [&](const TensorView& y) {
+      same &= (*x)->data == y.data && (*x)->dtype == y.dtype && (*x)->shape == y.shape;
+      ++x;
+    });
+  }
+  return same;
 }
 
 Status Prepare(const Encoder& encoder, const WeightInputs& weights, const ExecutionContext& context,
@@ -72,7 +78,8 @@ WeightCache::Entries::iterator WeightCache::Find(const EncoderConfig& config,
                                                  const std::vector<LayerWeights>& layers) {
   auto entry = entries_.begin();
   while (entry != entries_.end() &&
-         !(SameLayout((*entry)->config, config) && SameBuffers((*entry)->layers, layers))) {
+         !(SameLayout((*entry)->config, config) &&
+           SameBuffers(config, (*entry)->layers, layers))) {
     ++entry;
   }
   return entry;
@@ -92,7 +99,8 @@ void WeightCache::Drop(Entries::iterator entry) {
 }
 
 // Makes room for `bytes` of new prepared weights; false if they are not to be kept.
-bool WeightCache::MayKeep(const std::vector<LayerWeights>& layers, int64_t bytes) {
+bool WeightCache::MayKeep(const EncoderConfig& config, const std::vector<LayerWeights>& layers,
+                          int64_t bytes) {
   for (auto entry = entries_.begin(); entry != entries_.end();) {
     const auto next = std::next(entry);
     if ((*entry)->prepared != nullptr && (*entry)->hold->IsLastOwner()) Drop(entry);
@@ -100,7 +108,7 @@ bool WeightCache::MayKeep(const std::vector<LayerWeights>& layers, int64_t bytes
   }
   if (bytes > max_bytes_) return false;
   if (num_fruitless_ >= kMaxFruitless) {
-    const uint64_t fingerprint = Fingerprint(layers);
+    const uint64_t fingerprint = Fingerprint(config, layers);
     if (std::find(not_kept_.begin(), not_kept_.end(), fingerprint) == not_kept_.end()) {
       not_kept_.push_back(fingerprint);
       if (not_kept_.size() > kMaxNotKept) not_kept_.pop_front();
@@ -137,7 +145,7 @@ Status WeightCache::Get(const Encoder& encoder, const WeightInputs& weights,
       ready_.wait(lock);
     }
     ++num_prepared_;
-    if (weights.hold != nullptr && MayKeep(weights.layers, encoder.PreparedWeightBytes())) {
+    if (weights.hold != nullptr && MayKeep(encoder.config(), weights.layers, encoder.PreparedWeightBytes())) {
       mine = std::make_shared<Entry>();
       mine->config = encoder.config();
       mine->layers = weights.layers;

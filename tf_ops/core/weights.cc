@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include "tf_ops/core/scales.h"
+
 namespace ft {
 namespace {
 
@@ -43,23 +45,29 @@ Status ValidateWeights(const EncoderConfig& config, const std::vector<LayerWeigh
                            config.num_layers);
   }
   std::string faults;
+  const auto check = [&](const char* name, size_t layer, const TensorView& view, DataType dtype,
+                         const Shape& shape) {
+    const std::string full = config.num_layers == 1 ? name : StrCat(name, "[", layer, "]");
+    const auto add = [&](const std::string& fault) {
+      faults += StrCat(faults.empty() ? "" : "; ", full, " ", fault);
+    };
+    if (view.dtype != dtype) {
+      add(StrCat("has dtype ", Name(view.dtype), ", expected ", Name(dtype)));
+    }
+    if (view.shape != shape) {
+      add(StrCat("has shape ", ShapeString(view.shape), ", expected ", ShapeString(shape)));
+    } else if (view.data == nullptr) {
+      add("is null");
+    }
+  };
   for (size_t layer = 0; layer < layers.size(); ++layer) {
     for (int i = 0; i < kWeightsPerLayer; ++i) {
-      const TensorView& view = layers[layer].*kFields[i].view;
-      const Shape expected = WeightShape(config, i);
-      const std::string name = config.num_layers == 1
-                                   ? kFields[i].op_input
-                                   : StrCat(kFields[i].op_input, "[", layer, "]");
-      if (view.dtype != config.dtype) {
-        faults += StrCat(faults.empty() ? "" : "; ", name, " has dtype ", Name(view.dtype),
-                         ", expected ", Name(config.dtype));
-      }
-      if (view.shape != expected) {
-        faults += StrCat(faults.empty() ? "" : "; ", name, " has shape ", ShapeString(view.shape),
-                         ", expected ", ShapeString(expected));
-      } else if (view.data == nullptr) {
-        faults += StrCat(faults.empty() ? "" : "; ", name, " is null");
-      }
+      check(kFields[i].op_input, layer, layers[layer].*kFields[i].view,
+            kFields[i].is_quantized ? config.matrix_dtype() : config.dtype, WeightShape(config, i));
+    }
+    if (config.int8_mode != 0) {
+      check("amax_list", layer, layers[layer].amax_list, DataType::kFloat32,
+            {ScaleListSize(config)});
     }
   }
   if (faults.empty()) return OkStatus();

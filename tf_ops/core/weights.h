@@ -26,6 +26,9 @@ struct LayerWeights {
   TensorView output_bias;                // [H]
   TensorView output_layernorm_beta;      // [H]
   TensorView output_layernorm_gamma;     // [H]
+  // With int8_mode alone, float32 [ScaleListSize]: not a weight, but what the kernels' integers and
+  // the activations' stand for (scales.h).
+  TensorView amax_list;
 };
 
 inline constexpr int kWeightsPerLayer = 16;
@@ -45,6 +48,13 @@ const WeightField* WeightFields();
 
 // The shape of a weight, by its place in WeightFields().
 Shape WeightShape(const EncoderConfig& config, int field);
+
+// Calls visit(view) for all that the prepared form of a layer is made from.
+template <typename Visit>
+void ForEachView(const EncoderConfig& config, const LayerWeights& layer, Visit visit) {
+  for (int i = 0; i < kWeightsPerLayer; ++i) visit(layer.*WeightFields()[i].view);
+  if (config.int8_mode != 0) visit(layer.amax_list);
+}
 
 // Checks dtype and shape of all weights against `config`. InvalidArgument lists every fault, with
 // the op input's name, what it is and what is expected, so that one run shows them all.

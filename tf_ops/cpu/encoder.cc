@@ -11,15 +11,10 @@
 namespace ft::cpu {
 namespace {
 
-// What bfloat16's pairs need of all sizes that products sum over.
-bool HasEvenSizes(const EncoderConfig& config) {
-  return config.head_size % 2 == 0 && config.inner_size % 2 == 0;
-}
-
 class CpuEncoder : public Encoder {
  public:
   explicit CpuEncoder(const EncoderConfig& config)
-      : config_(config), primitives_(GetPrimitives(config.dtype, HasEvenSizes(config))) {}
+      : config_(config), primitives_(GetPrimitives(config)) {}
 
   const EncoderConfig& config() const override { return config_; }
 
@@ -32,8 +27,7 @@ class CpuEncoder : public Encoder {
   Status PrepareWeights(const std::vector<LayerWeights>& layers, void* prepared,
                         const ExecutionContext& context) const override {
     FT_RETURN_IF_ERROR(ValidateWeights(config_, layers));
-    cpu::PrepareWeights(config_, primitives_.gemm, layers, prepared, context.pool);
-    return OkStatus();
+    return cpu::PrepareWeights(config_, primitives_.gemm, layers, prepared, context.pool);
   }
 
   Status WorkspaceBytes(const EncoderBatch& batch, const ExecutionContext& context,
@@ -51,10 +45,10 @@ class CpuEncoder : public Encoder {
     const int64_t num_threads = context.pool->num_threads();
     Phases phases;
     phases.Add(batch.batch_size, [&](int64_t b, int) { steps.FindKeyLengths(b); });
-    if (steps.converts()) {
+    if (steps.has_input_step()) {
       phases.Add(w.num_blocks, [&](int64_t task, int) {
         const auto [row, rows] = steps.Block(task);
-        steps.ConvertInput(row, rows);
+        steps.PrepareInput(row, rows);
       });
     }
     (w.by_rows ? ScheduleByRows : ScheduleByColumns)(steps, num_threads, &phases);

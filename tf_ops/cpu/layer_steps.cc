@@ -12,8 +12,7 @@ LayerSteps::LayerSteps(const EncoderConfig& config, const Primitives& primitives
       primitives_(primitives),
       batch_(batch),
       workspace_(workspace),
-      hidden_(config.hidden_size()),
-      bytes_(SizeOf(primitives.compute_dtype)) {
+      hidden_(config.hidden_size()) {
   Arena arena(const_cast<void*>(prepared));
   for (int64_t l = 0; l < config.num_layers; ++l) {
     layers_.push_back(LayOutLayer(config, primitives.gemm, &arena));
@@ -32,99 +31,171 @@ void* LayerSteps::CallerOutput(int64_t layer) const {
   return layer + 1 == config_.num_layers ? batch_.outputs[0] : nullptr;
 }
 
-const void* LayerSteps::InputOf(int64_t layer) const {
+Rows LayerSteps::InputOf(int64_t layer) const {
   if (layer > 0) return OutputOf(layer - 1);
-  return converts() ? workspace_.x : batch_.input;
+  if (converts()) return workspace_.x;
+  // Only read.
+  return {static_cast<char*>(const_cast<void*>(batch_.input)), hidden_, workspace_.x.bytes};
 }
 
-void* LayerSteps::OutputOf(int64_t layer) const {
+Rows LayerSteps::OutputOf(int64_t layer) const {
   void* const output = CallerOutput(layer);
-  return output != nullptr && !converts() ? output : workspace_.x;
-}
-
-void LayerSteps::ConvertInput(int64_t row, int64_t rows) const {
-  Convert(At(batch_.input, row * hidden_, SizeOf(config_.dtype)), config_.dtype,
-          At(workspace_.x, row * hidden_, bytes_), primitives_.compute_dtype, rows * hidden_);
+  if (output == nullptr || converts()) return workspace_.x;
+  return {static_cast<char*>(output), hidden_, workspace_.x.bytes};
 }
 
 void LayerSteps::ConvertOutput(int64_t layer, int64_t row, int64_t rows) const {
   if (!converts() || CallerOutput(layer) == nullptr) return;
-  Convert(At(workspace_.x, row * hidden_, bytes_), primitives_.compute_dtype,
-          At(CallerOutput(layer), row * hidden_, SizeOf(config_.dtype)), config_.dtype,
+  const int64_t bytes = SizeOf(config_.dtype);
+  Convert(workspace_.x.At(row), primitives_.compute_dtype,
+          static_cast<char*>(CallerOutput(layer)) + row * hidden_ * bytes, config_.dtype,
           rows * hidden_);
 }
 
-GemmArgs LayerSteps::Columns(const PanelMatrix& m, const void* a, int64_t lda, int64_t rows,
+void LayerSteps::PrepareInput(int64_t row, int64_t rows) const {
+  if (converts()) {
+    Convert(At(batch_.input, row * hidden_, SizeOf(config_.dtype)), config_.dtype,
+            workspace_.x.At(row), primitives_.compute_dtype, rows * hidden_);
+  }
+  if (!integers()) return;
+  primitives_.quantize({InputOf(0).At(row), rows, hidden_, layers_[0].scales->input_scale,
+                        workspace_.x_int.At(row), workspace_.x_int.stride});
+}
+
+GemmArgs LayerSteps::Columns(const PanelMatrix& m, const Rows& a, int64_t row, int64_t rows,
                              int64_t begin, int64_t end) const {
   GemmArgs g;
-  g.a = a;
-  g.lda = lda;
+  g.a = a.At(row);
+  g.lda = a.stride;
   g.panels = m.panels + begin / primitives_.gemm.panel_width * m.panel_bytes;
   g.panel_bytes = m.panel_bytes;
   g.rows = rows;
   g.k = m.k;
   g.cols = end - begin;
-  g.c = nullptr;
-  g.ldc = 0;
-  g.accumulate = false;
   return g;
 }
 
-void LayerSteps::Dense(const PanelMatrix& m, const void* a, int64_t lda, int64_t rows,
-                       int64_t begin, int64_t end, const float* bias, bool activate, void* out,
-                       int64_t ld_out) const {
-  GemmArgs g = Columns(m, a, lda, rows, begin, end);
-  g.out = At(out, begin, bytes_);
-  g.ld_out = ld_out;
-  g.bias = bias + begin;
-  g.apply_activation = activate;
+void LayerSteps::Qkv(int64_t layer, int64_t row, int64_t rows, int64_t begin, int64_t end) const {
+  const PreparedLayer& w = layers_[layer];
+  GemmArgs g =
+      Columns(w.qkv, integers() ? workspace_.x_int : InputOf(layer), row, rows, begin, end);
+  if (integers()) g.scale = w.qkv_scale + begin;
+  g.out = workspace_.qkv.At(row, begin);
+  g.ld_out = workspace_.qkv.stride;
+  g.bias = w.qkv_bias + begin;
+  primitives_.gemm.gemm(g);
+}
+
+void LayerSteps::Sum(GemmArgs g, const PanelMatrix& m, const float* scale, float rounded_unit,
+                     int64_t begin, const WorkerScratch& s) const {
+  const int64_t end = g.first_k + g.k, chunk = primitives_.gemm.inner_chunk;
+  const char* const a = static_cast<const char*>(g.a) - g.first_k * SizeOf(primitives_.gemm.activation);
+  g.c = s.sums + begin;
+  g.ldc = hidden_;
+  for (; g.first_k < end; g.first_k += chunk) {
+    g.a = a + g.first_k * SizeOf(primitives_.gemm.activation);
+    g.k = std::min(chunk, end - g.first_k);
+    if (integers() && g.first_k + g.k == m.k) {
+      g.scale = scale + begin;
+      g.rounded_unit = rounded_unit;
+    }
+    primitives_.gemm.gemm(g);
+  }
+}
+
+void LayerSteps::Projection(int64_t layer, int64_t row, int64_t rows, int64_t begin, int64_t end,
+                            const WorkerScratch& s) const {
+  const PreparedLayer& w = layers_[layer];
+  Sum(Columns(w.projection, workspace_.context, row, rows, begin, end), w.projection,
+      w.projection_scale, integers() ? w.scales->projection_unit : 0.0f, begin, s);
+}
+
+void LayerSteps::Intermediate(int64_t layer, int64_t rows, int64_t begin, int64_t end, int64_t at,
+                              const WorkerScratch& s) const {
+  const PreparedLayer& w = layers_[layer];
+  GemmArgs g = Columns(w.intermediate, integers() ? s.hidden_int : s.hidden, 0, rows, begin, end);
+  if (integers()) {
+    g.scale = w.intermediate_scale + begin;
+    g.out_scale = w.scales->inner_scale;
+  }
+  g.out = s.inner.At(0, at);
+  g.ld_out = s.inner.stride;
+  g.bias = w.intermediate_bias + begin;
+  g.apply_activation = true;
   g.activation = config_.activation;
   primitives_.gemm.gemm(g);
 }
 
-void LayerSteps::Sums(const PanelMatrix& m, const void* a, int64_t lda, int64_t rows, int64_t begin,
-                      int64_t end, float* sums) const {
-  for (int64_t k = 0; k < m.k; k += primitives_.gemm.inner_chunk) {
-    SumsChunk(m, At(a, k, bytes_), lda, rows, begin, end, k, sums);
+void LayerSteps::Output(int64_t layer, int64_t rows, int64_t begin, int64_t end, int64_t k,
+                        int64_t num_k, const WorkerScratch& s) const {
+  const PreparedLayer& w = layers_[layer];
+  GemmArgs g = Columns(w.output, s.inner, 0, rows, begin, end);
+  g.first_k = k;
+  g.k = num_k;
+  Sum(g, w.output, w.output_scale, integers() ? w.scales->product_unit : 0.0f, begin, s);
+}
+
+LayerNormArgs LayerSteps::NormArgs(const float* sums, const float* bias, const float* gamma,
+                                   const float* beta, int64_t rows) const {
+  LayerNormArgs n = {};
+  n.x = sums;
+  n.bias = bias;
+  n.gamma = gamma;
+  n.beta = beta;
+  n.epsilon = config_.layernorm_epsilon;
+  n.rows = rows;
+  n.n = hidden_;
+  return n;
+}
+
+void LayerSteps::AttentionNorm(int64_t layer, int64_t row, int64_t rows,
+                               const WorkerScratch& s) const {
+  const PreparedLayer& w = layers_[layer];
+  LayerNormArgs n = NormArgs(s.sums, w.projection_bias, w.attention_gamma, w.attention_beta, rows);
+  n.residual = InputOf(layer).At(row);
+  n.ld_residual = hidden_;
+  n.out = s.hidden.data;
+  if (integers()) {
+    n.out_int = s.hidden_int.data;
+    n.ld_int = s.hidden_int.stride;
+    n.int_scale = w.scales->norm_scale;
   }
+  if (config_.quantizes_residuals()) {
+    n.residual = workspace_.x_int.At(row);
+    n.ld_residual = workspace_.x_int.stride;
+    n.residual_unit = w.scales->input_unit;
+    n.out = nullptr;
+  }
+  primitives_.norm.add_bias_residual_layer_norm(n);
 }
 
-void LayerSteps::SumsChunk(const PanelMatrix& m, const void* a, int64_t lda, int64_t rows,
-                           int64_t begin, int64_t end, int64_t k, float* sums) const {
-  GemmArgs g = Columns(m, a, lda, rows, begin, end);
-  g.panels = At(g.panels, k * primitives_.gemm.panel_width, bytes_);
-  g.k = std::min(primitives_.gemm.inner_chunk, m.k - k);
-  g.c = sums + begin;
-  g.ldc = hidden_;
-  g.accumulate = k > 0;
-  primitives_.gemm.gemm(g);
-}
-
-void LayerSteps::QkvRows(int64_t layer, int64_t row, int64_t rows) const {
-  Dense(layers_[layer].qkv, At(InputOf(layer), row * hidden_, bytes_), hidden_, rows, 0,
-        3 * hidden_, layers_[layer].qkv_bias, false, At(workspace_.qkv, row * 3 * hidden_, bytes_),
-        3 * hidden_);
-}
-
-void LayerSteps::Norm(const float* sums, const float* bias, const void* residual,
-                      const float* gamma, const float* beta, void* out, int64_t rows) const {
-  primitives_.norm.add_bias_residual_layer_norm(
-      {sums, bias, residual, gamma, beta, config_.layernorm_epsilon, out, rows, hidden_});
-}
-
-void LayerSteps::AttentionNorm(int64_t layer, const float* sums, int64_t row, int64_t rows,
-                               void* out) const {
+void LayerSteps::OutputNorm(int64_t layer, int64_t row, int64_t rows,
+                            const WorkerScratch& s) const {
   const PreparedLayer& w = layers_[layer];
-  Norm(sums, w.projection_bias, At(InputOf(layer), row * hidden_, bytes_), w.attention_gamma,
-       w.attention_beta, out, rows);
-}
-
-void LayerSteps::OutputNorm(int64_t layer, const float* sums, const void* residual, int64_t row,
-                            int64_t rows) const {
-  const PreparedLayer& w = layers_[layer];
-  Norm(sums, w.output_bias, residual, w.output_gamma, w.output_beta,
-       At(OutputOf(layer), row * hidden_, bytes_), rows);
-  ConvertOutput(layer, row, rows);
+  const bool is_last = layer + 1 == config_.num_layers;
+  LayerNormArgs n = NormArgs(s.sums, w.output_bias, w.output_gamma, w.output_beta, rows);
+  n.residual = s.hidden.data;
+  n.ld_residual = s.hidden.stride;
+  n.out = OutputOf(layer).At(row);
+  if (integers() && !is_last) {
+    n.out_int = workspace_.x_int.At(row);
+    n.ld_int = workspace_.x_int.stride;
+    n.int_scale = layers_[layer + 1].scales->input_scale;
+  }
+  if (config_.quantizes_residuals()) {
+    n.residual = s.hidden_int.data;
+    n.ld_residual = s.hidden_int.stride;
+    n.residual_unit = w.scales->norm_unit;
+    if (!is_last || !config_.has_last_layer) {
+      n.out_int = workspace_.x_int.At(row);
+      n.ld_int = workspace_.x_int.stride;
+      n.int_scale = w.scales->output_scale;
+      n.out_unit = w.scales->output_unit;
+      if (CallerOutput(layer) == nullptr) n.out = nullptr;
+    }
+  }
+  primitives_.norm.add_bias_residual_layer_norm(n);
+  if (n.out != nullptr) ConvertOutput(layer, row, rows);
 }
 
 void LayerSteps::FindKeyLengths(int64_t b) const {
@@ -158,7 +229,7 @@ void LayerSteps::FindKeyLengths(int64_t b) const {
   keys[b] = prefix ? static_cast<int32_t>(length) : -1;
 }
 
-void LayerSteps::Attention(int64_t task, int64_t splits, void* scratch) const {
+void LayerSteps::Attention(int64_t layer, int64_t task, int64_t splits, void* scratch) const {
   const int64_t split = task % splits;
   const int64_t head = task / splits % config_.num_heads;
   const int64_t b = task / splits / config_.num_heads;
@@ -179,15 +250,18 @@ void LayerSteps::Attention(int64_t task, int64_t splits, void* scratch) const {
     a.mask = At(batch_.attention_mask, (b * seq_len + first) * seq_len, SizeOf(config_.dtype));
   }
   a.head_size = config_.head_size;
-  a.ld = 3 * hidden_;
-  a.ld_out = a.ld;
+  const Rows& qkv = workspace_.qkv;
+  const int64_t column = head * config_.head_size;
+  a.ld = qkv.stride;
   a.scale = 1.0f / std::sqrt(static_cast<float>(config_.head_size));
-  char* const base = At(workspace_.qkv, row * a.ld + head * config_.head_size, bytes_);
-  a.k = At(base, hidden_, bytes_);
-  a.v = At(base, 2 * hidden_, bytes_);
-  a.q = At(base, first * a.ld, bytes_);
-  // In place: a tile of queries is read before its context is written, and no other task reads it.
-  a.out = At(base, first * a.ld, bytes_);
+  a.k = qkv.At(row, hidden_ + column);
+  a.v = qkv.At(row, 2 * hidden_ + column);
+  a.q = qkv.At(row + first, column);
+  // Where context is the queries: a tile of them is read before its context is written, and no other
+  // task reads it.
+  a.out = workspace_.context.At(row + first, column);
+  a.ld_out = workspace_.context.stride;
+  if (integers()) a.out_scale = layers_[layer].scales->context_scale;
   a.scratch = scratch;
   primitives_.attention.attention(a);
 }

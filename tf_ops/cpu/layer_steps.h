@@ -10,9 +10,6 @@
 
 namespace ft::cpu {
 
-inline char* At(void* base, int64_t elements, int64_t element_bytes) {
-  return static_cast<char*>(base) + elements * element_bytes;
-}
 inline const char* At(const void* base, int64_t elements, int64_t element_bytes) {
   return static_cast<const char*>(base) + elements * element_bytes;
 }
@@ -28,58 +25,66 @@ class LayerSteps {
   const Primitives& primitives() const { return primitives_; }
   const EncoderBatch& batch() const { return batch_; }
   const Workspace& workspace() const { return workspace_; }
-  const PreparedLayer& weights(int64_t layer) const { return layers_[layer]; }
   int64_t hidden() const { return hidden_; }
-  int64_t bytes() const { return bytes_; }  // of an element of the compute type
-
-  // Whether activations are computed in another type than the caller's.
-  bool converts() const { return primitives_.compute_dtype != config_.dtype; }
 
   // First row and number of rows of block `task` of workspace().num_blocks.
   std::pair<int64_t, int64_t> Block(int64_t task) const;
 
-  // Where a layer's input and output live. In the compute type they are the caller's tensors
-  // wherever these exist; otherwise workspace().x, and outputs are converted.
-  const void* InputOf(int64_t layer) const;
-  void* OutputOf(int64_t layer) const;
+  // Whether the batch's input has to be brought into another type before the first layer.
+  bool has_input_step() const { return converts() || integers(); }
+  void PrepareInput(int64_t row, int64_t rows) const;
 
-  // Converts rows of the batch's input, and of a layer's output if the caller wants it.
-  void ConvertInput(int64_t row, int64_t rows) const;
-  void ConvertOutput(int64_t layer, int64_t row, int64_t rows) const;
+  // Columns [begin, end) of the layer's queries, keys and values side by side.
+  void Qkv(int64_t layer, int64_t row, int64_t rows, int64_t begin, int64_t end) const;
 
-  // Columns [begin, end) of out = activation(a m + bias), for rows of a.
-  void Dense(const PanelMatrix& m, const void* a, int64_t lda, int64_t rows, int64_t begin,
-             int64_t end, const float* bias, bool activate, void* out, int64_t ld_out) const;
-  // Columns [begin, end) of sums[rows, H] = a m, in chunks of the summed dimension.
-  void Sums(const PanelMatrix& m, const void* a, int64_t lda, int64_t rows, int64_t begin,
-            int64_t end, float* sums) const;
-  // The chunk from element k of the summed dimension on; the first one starts the sums.
-  void SumsChunk(const PanelMatrix& m, const void* a, int64_t lda, int64_t rows, int64_t begin,
-                 int64_t end, int64_t k, float* sums) const;
-
-  void QkvRows(int64_t layer, int64_t row, int64_t rows) const;
-  void AttentionNorm(int64_t layer, const float* sums, int64_t row, int64_t rows, void* out) const;
-  void OutputNorm(int64_t layer, const float* sums, const void* residual, int64_t row,
-                  int64_t rows) const;
+  // The steps from here on leave their results in `s`, the scratch of the rows from `row` on, for
+  // the next one. Columns [begin, end) of the attention output product.
+  void Projection(int64_t layer, int64_t row, int64_t rows, int64_t begin, int64_t end,
+                  const WorkerScratch& s) const;
+  void AttentionNorm(int64_t layer, int64_t row, int64_t rows, const WorkerScratch& s) const;
+  // Columns [begin, end) of the inner layer, the first of which lies in s.inner's column `at`.
+  void Intermediate(int64_t layer, int64_t rows, int64_t begin, int64_t end, int64_t at,
+                    const WorkerScratch& s) const;
+  // Columns [begin, end) of the output product of the inner columns [k, k + num_k), which s.inner
+  // begins with; those before k are in its sums already.
+  void Output(int64_t layer, int64_t rows, int64_t begin, int64_t end, int64_t k, int64_t num_k,
+              const WorkerScratch& s) const;
+  // Writes the layer's output.
+  void OutputNorm(int64_t layer, int64_t row, int64_t rows, const WorkerScratch& s) const;
 
   // Sets workspace().keys of sequence b. A mask that gives every query the same first keys is as
   // good as a length, and the masked keys need no arithmetic: exp(score - 10000) is 0 in float32.
   void FindKeyLengths(int64_t b) const;
   // One head of one sequence, or one of `splits` parts of its queries.
-  void Attention(int64_t task, int64_t splits, void* scratch) const;
+  void Attention(int64_t layer, int64_t task, int64_t splits, void* scratch) const;
 
  private:
-  GemmArgs Columns(const PanelMatrix& m, const void* a, int64_t lda, int64_t rows, int64_t begin,
-                   int64_t end) const;
+  // Whether activations are computed in another type than the caller's.
+  bool converts() const { return primitives_.compute_dtype != config_.dtype; }
+  bool integers() const { return primitives_.has_integers(); }
+
+  // Where a layer's input and output live. In the compute type they are the caller's tensors
+  // wherever these exist; otherwise workspace().x, and outputs are converted.
+  Rows InputOf(int64_t layer) const;
+  Rows OutputOf(int64_t layer) const;
   void* CallerOutput(int64_t layer) const;
-  void Norm(const float* sums, const float* bias, const void* residual, const float* gamma,
-            const float* beta, void* out, int64_t rows) const;
+  // Converts rows of a layer's output, if the caller wants it in another type.
+  void ConvertOutput(int64_t layer, int64_t row, int64_t rows) const;
+
+  GemmArgs Columns(const PanelMatrix& m, const Rows& a, int64_t row, int64_t rows, int64_t begin,
+                   int64_t end) const;
+  // `g` with float32 sums of the columns from `begin` on as its result; the last chunk's `scale`
+  // and `rounded_unit` are INT8's.
+  void Sum(GemmArgs g, const PanelMatrix& m, const float* scale, float rounded_unit, int64_t begin,
+           const WorkerScratch& s) const;
+  LayerNormArgs NormArgs(const float* sums, const float* bias, const float* gamma,
+                         const float* beta, int64_t rows) const;
 
   const EncoderConfig& config_;
   const Primitives& primitives_;
   const EncoderBatch& batch_;
   const Workspace& workspace_;
-  const int64_t hidden_, bytes_;
+  const int64_t hidden_;
   std::vector<PreparedLayer> layers_;
 };
 

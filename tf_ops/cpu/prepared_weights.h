@@ -15,8 +15,23 @@ struct PanelMatrix {
   int64_t k = 0, n = 0, panel_bytes = 0;
 };
 
+// INT8's numbers of a layer (docs/int8.md). A `scale` makes integers: round(x * scale); a `unit` is
+// what an integer stands for.
+struct LayerScales {
+  float input_scale, input_unit;
+  float context_scale;
+  float projection_unit;  // of the product as mode 2 rounds it
+  float norm_scale, norm_unit;
+  float inner_scale;
+  float product_unit;  // of the output product as mode 2 rounds it
+  float output_scale, output_unit;
+};
+
 struct PreparedLayer {
   PanelMatrix qkv, projection, intermediate, output;
+  // INT8: what one of a column's sums stands for, or how many roundings of mode 2.
+  float *qkv_scale, *projection_scale, *intermediate_scale, *output_scale;
+  LayerScales* scales;
   float *qkv_bias, *projection_bias, *intermediate_bias, *output_bias;
   float *attention_gamma, *attention_beta, *output_gamma, *output_beta;
 };
@@ -24,8 +39,8 @@ struct PreparedLayer {
 // The next layer's place in the arena.
 PreparedLayer LayOutLayer(const EncoderConfig& config, const GemmPrimitives& gemm, Arena* arena);
 
-// Prepares all layers' checked weights in `prepared`.
-void PrepareWeights(const EncoderConfig& config, const GemmPrimitives& gemm,
+// Prepares all layers' checked weights in `prepared`. Errors: ranges that no integer can have.
+Status PrepareWeights(const EncoderConfig& config, const GemmPrimitives& gemm,
                     const std::vector<LayerWeights>& layers, void* prepared, ThreadPool* pool);
 
 }  // namespace ft::cpu

@@ -13,32 +13,29 @@ AttentionTasks::AttentionTasks(const LayerSteps& steps, int64_t num_threads) {
 void ScheduleByRows(const LayerSteps& steps, int64_t num_threads, Phases* phases) {
   const AttentionTasks attention(steps, num_threads);
   const int64_t num_layers = steps.config().num_layers, num_blocks = steps.workspace().num_blocks;
-  phases->Add(num_blocks, [&steps](int64_t task, int) {
+  const int64_t hidden = steps.hidden();
+  phases->Add(num_blocks, [&steps, hidden](int64_t task, int) {
     const auto [row, rows] = steps.Block(task);
-    steps.QkvRows(0, row, rows);
+    steps.Qkv(0, row, rows, 0, 3 * hidden);
   });
   for (int64_t l = 0; l < num_layers; ++l) {
-    phases->Add(attention.count, [&steps, attention](int64_t task, int worker) {
-      steps.Attention(task, attention.splits, steps.workspace().workers[worker].attention);
+    phases->Add(attention.count, [&steps, l, attention](int64_t task, int worker) {
+      steps.Attention(l, task, attention.splits, steps.workspace().workers[worker].attention);
     });
-    phases->Add(num_blocks, [&steps, l, num_layers](int64_t task, int worker) {
+    phases->Add(num_blocks, [&steps, l, hidden, num_layers](int64_t task, int worker) {
       const auto [row, rows] = steps.Block(task);
       const WorkerScratch& s = steps.workspace().workers[worker];
-      const PreparedLayer& w = steps.weights(l);
-      const int64_t hidden = steps.hidden(), inner = steps.config().inner_size;
+      const int64_t inner = steps.config().inner_size;
       const int64_t chunk = steps.primitives().gemm.inner_chunk;
-      steps.Sums(w.projection, At(steps.workspace().qkv, row * 3 * hidden, steps.bytes()),
-                 3 * hidden, rows, 0, hidden, s.sums);
-      steps.AttentionNorm(l, s.sums, row, rows, s.hidden);
-      const int64_t stride = InnerStride(std::min(chunk, inner));
+      steps.Projection(l, row, rows, 0, hidden, s);
+      steps.AttentionNorm(l, row, rows, s);
       for (int64_t k = 0; k < inner; k += chunk) {
-        // The chunk's columns lie at the beginning of the scratch.
-        steps.Dense(w.intermediate, s.hidden, hidden, rows, k, std::min(inner, k + chunk),
-                    w.intermediate_bias, true, s.inner - k * steps.bytes(), stride);
-        steps.SumsChunk(w.output, s.inner, stride, rows, 0, hidden, k, s.sums);
+        const int64_t end = std::min(inner, k + chunk);
+        steps.Intermediate(l, rows, k, end, 0, s);
+        steps.Output(l, rows, 0, hidden, k, end - k, s);
       }
-      steps.OutputNorm(l, s.sums, s.hidden, row, rows);
-      if (l + 1 < num_layers) steps.QkvRows(l + 1, row, rows);
+      steps.OutputNorm(l, row, rows, s);
+      if (l + 1 < num_layers) steps.Qkv(l + 1, row, rows, 0, 3 * hidden);
     });
   }
 }
@@ -55,43 +52,31 @@ void ScheduleByColumns(const LayerSteps& steps, int64_t num_threads, Phases* pha
       work(task * per_task, std::min(n, (task + 1) * per_task));
     });
   };
-  const int64_t hidden = steps.hidden(), tokens = steps.batch().num_tokens;
-  const int64_t num_blocks = steps.workspace().num_blocks;
-  const int64_t stride = InnerStride(config.inner_size);
+  const int64_t hidden = steps.hidden(), inner = config.inner_size;
+  const int64_t tokens = steps.batch().num_tokens, num_blocks = steps.workspace().num_blocks;
   for (int64_t l = 0; l < config.num_layers; ++l) {
-    columns(3 * hidden, [&steps, l, hidden, tokens](int64_t begin, int64_t end) {
-      const PreparedLayer& w = steps.weights(l);
-      steps.Dense(w.qkv, steps.InputOf(l), hidden, tokens, begin, end, w.qkv_bias, false,
-                  steps.workspace().qkv, 3 * hidden);
+    columns(3 * hidden, [&steps, l, tokens](int64_t begin, int64_t end) {
+      steps.Qkv(l, 0, tokens, begin, end);
     });
-    phases->Add(attention.count, [&steps, attention](int64_t task, int worker) {
-      steps.Attention(task, attention.splits, steps.workspace().workers[worker].attention);
+    phases->Add(attention.count, [&steps, l, attention](int64_t task, int worker) {
+      steps.Attention(l, task, attention.splits, steps.workspace().workers[worker].attention);
     });
-    columns(hidden, [&steps, l, hidden, tokens](int64_t begin, int64_t end) {
-      steps.Sums(steps.weights(l).projection, steps.workspace().qkv, 3 * hidden, tokens, begin, end,
-                 steps.workspace().whole.sums);
+    columns(hidden, [&steps, l, tokens](int64_t begin, int64_t end) {
+      steps.Projection(l, 0, tokens, begin, end, steps.workspace().whole);
     });
-    phases->Add(num_blocks, [&steps, l, hidden](int64_t task, int) {
+    phases->Add(num_blocks, [&steps, l](int64_t task, int) {
       const auto [row, rows] = steps.Block(task);
-      const WorkerScratch& s = steps.workspace().whole;
-      steps.AttentionNorm(l, s.sums + row * hidden, row, rows,
-                          At(s.hidden, row * hidden, steps.bytes()));
+      steps.AttentionNorm(l, row, rows, steps.workspace().whole.From(row));
     });
-    columns(config.inner_size, [&steps, l, hidden, tokens, stride](int64_t begin, int64_t end) {
-      const PreparedLayer& w = steps.weights(l);
-      const WorkerScratch& s = steps.workspace().whole;
-      steps.Dense(w.intermediate, s.hidden, hidden, tokens, begin, end, w.intermediate_bias, true,
-                  s.inner, stride);
+    columns(inner, [&steps, l, tokens](int64_t begin, int64_t end) {
+      steps.Intermediate(l, tokens, begin, end, begin, steps.workspace().whole);
     });
-    columns(hidden, [&steps, l, tokens, stride](int64_t begin, int64_t end) {
-      const WorkerScratch& s = steps.workspace().whole;
-      steps.Sums(steps.weights(l).output, s.inner, stride, tokens, begin, end, s.sums);
+    columns(hidden, [&steps, l, tokens, inner](int64_t begin, int64_t end) {
+      steps.Output(l, tokens, begin, end, 0, inner, steps.workspace().whole);
     });
-    phases->Add(num_blocks, [&steps, l, hidden](int64_t task, int) {
+    phases->Add(num_blocks, [&steps, l](int64_t task, int) {
       const auto [row, rows] = steps.Block(task);
-      const WorkerScratch& s = steps.workspace().whole;
-      steps.OutputNorm(l, s.sums + row * hidden, At(s.hidden, row * hidden, steps.bytes()), row,
-                       rows);
+      steps.OutputNorm(l, row, rows, steps.workspace().whole.From(row));
     });
   }
 }

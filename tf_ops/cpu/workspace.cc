@@ -5,6 +5,14 @@
 #include "tf_ops/core/arena.h"
 
 namespace ft::cpu {
+namespace {
+
+// Some columns more than are used, so that rows do not fall on the same cache sets.
+int64_t PaddedStride(int64_t columns, int64_t bytes) {
+  return bytes == 4 ? columns + 32 : AlignUp(columns, 64) + 64;
+}
+
+}  // namespace
 
 Workspace LayOutWorkspace(const EncoderConfig& config, const Primitives& primitives,
                           const EncoderBatch& batch, int64_t num_threads, void* base) {
@@ -19,14 +27,27 @@ Workspace LayOutWorkspace(const EncoderConfig& config, const Primitives& primiti
   w.num_tiles = (tokens + gemm.row_multiple - 1) / gemm.row_multiple;
   w.num_blocks = std::max<int64_t>(1, std::min(w.num_tiles, rounds * num_threads));
   const int64_t block_rows = (w.num_tiles + w.num_blocks - 1) / w.num_blocks * gemm.row_multiple;
-  w.x = arena.Take<char>(tokens * hidden * bytes);
-  w.qkv = arena.Take<char>(tokens * 3 * hidden * bytes);
+  const auto take = [&arena](int64_t rows, int64_t stride, int64_t element_bytes) {
+    return Rows{arena.Take<char>(rows * stride * element_bytes), stride, element_bytes};
+  };
+  const bool integers = primitives.has_integers();
+  // What products read: rows of whole groups, which INT8's sizes need not be.
+  const int64_t input_bytes = SizeOf(gemm.activation);
+  const int64_t int_stride = PaddedStride(hidden, input_bytes);
+  w.x = take(tokens, hidden, bytes);
+  w.qkv = take(tokens, 3 * hidden, bytes);
+  w.context = w.qkv;
+  if (integers) {
+    w.x_int = take(tokens, int_stride, input_bytes);
+    w.context = take(tokens, int_stride, input_bytes);
+  }
   w.keys = arena.Take<int32_t>(batch.batch_size * 4);
   const auto scratch = [&](int64_t rows, int64_t inner_columns) {
     WorkerScratch s = {};
     s.sums = arena.Take<float>(rows * hidden * 4);
-    s.hidden = arena.Take<char>(rows * hidden * bytes);
-    s.inner = arena.Take<char>(rows * InnerStride(inner_columns) * bytes);
+    s.hidden = take(rows, hidden, bytes);
+    if (integers) s.hidden_int = take(rows, int_stride, input_bytes);
+    s.inner = take(rows, PaddedStride(inner_columns, input_bytes), input_bytes);
     return s;
   };
   w.whole = {};
@@ -35,7 +56,7 @@ Workspace LayOutWorkspace(const EncoderConfig& config, const Primitives& primiti
     WorkerScratch s = {};
     if (w.by_rows) s = scratch(block_rows, std::min(gemm.inner_chunk, config.inner_size));
     s.attention =
-        arena.Take<char>(primitives.attention.scratch_bytes(batch.max_seq_len, config.head_size));
+        arena.Take(primitives.attention.scratch_bytes(batch.max_seq_len, config.head_size));
     w.workers.push_back(s);
   }
   w.bytes = arena.used();

@@ -8,16 +8,38 @@
 
 namespace ft::cpu {
 
+// Rows of activations, of elements of `bytes` bytes.
+struct Rows {
+  char* data = nullptr;
+  int64_t stride = 0, bytes = 0;
+  char* At(int64_t row, int64_t column = 0) const {
+    return data + (row * stride + column) * bytes;
+  }
+};
+
 struct WorkerScratch {
-  float* sums;   // [block rows, H]
-  char* hidden;  // [block rows, H]: after the attention's layer norm
-  char* inner;   // [block rows, InnerStride]
-  char* attention;
+  float* sums;      // [block rows, H]
+  Rows hidden;      // H columns: after the attention's layer norm; INT8 mode 2 has no use for it
+  Rows hidden_int;  // INT8: the integers of that
+  Rows inner;       // the inner layer's columns that are alive at once; INT8: integers
+  void* attention;
+
+  // The scratch of the rows from `row` on.
+  WorkerScratch From(int64_t row) const {
+    WorkerScratch s = *this;
+    s.sums += row * hidden.stride;
+    for (Rows* rows : {&s.hidden, &s.hidden_int, &s.inner}) {
+      if (rows->data != nullptr) rows->data = rows->At(row);
+    }
+    return s;
+  }
 };
 
 struct Workspace {
-  char* x;        // [T,H]: a layer's input
-  char* qkv;      // [T,3H]; attention writes its context over the queries
+  Rows x;         // H columns: a layer's input
+  Rows x_int;     // INT8: the integers of that
+  Rows qkv;       // 3H columns
+  Rows context;   // H columns: attention's result, over the queries; INT8: integers
   int32_t* keys;  // [B]: keys to attend to; -1: all that exist, under the mask
   bool by_rows;   // tasks are blocks of rows; else blocks of columns, with whole-batch scratch
   int64_t num_tiles, num_blocks;  // blocks of rows are dealt whole tiles, equally but for one
@@ -25,10 +47,6 @@ struct Workspace {
   std::vector<WorkerScratch> workers;
   int64_t bytes;
 };
-
-// Row stride of the inner activations, padded by a cache line's worth of columns: rows do not fall
-// on the same cache sets.
-inline int64_t InnerStride(int64_t columns) { return columns + 32; }
 
 // Lays out what a batch needs in `base`; with null it counts.
 Workspace LayOutWorkspace(const EncoderConfig& config, const Primitives& primitives,

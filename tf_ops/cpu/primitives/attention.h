@@ -63,7 +63,8 @@ float Softmax(float* scores, T* probabilities, int64_t count, int64_t padded, fl
 
 // softmax(q k^T * scale + (1 - mask) * -10000) v of one head of one sequence, kRows queries at a
 // time: only a tile of scores ever exists.
-void Attention(const AttentionArgs& g) {
+template <typename Out>
+void AttentionTo(const AttentionArgs& g, Out* out) {
   const AttentionScratch plan = PlanAttention(g.num_keys, g.head_size);
   char* scratch = static_cast<char*>(g.scratch);
   T* k_panels = reinterpret_cast<T*>(scratch + plan.k_panels);
@@ -74,9 +75,10 @@ void Attention(const AttentionArgs& g) {
   const T* q = static_cast<const T*>(g.q);
   const T* k = static_cast<const T*>(g.k);
   const T* v = static_cast<const T*>(g.v);
-  T* out = static_cast<T*>(g.out);
   if (g.num_keys == 0) {
-    for (int64_t i = 0; i < g.num_queries; ++i) std::fill_n(out + i * g.ld_out, g.head_size, T{});
+    for (int64_t i = 0; i < g.num_queries; ++i) {
+      for (int64_t d = 0; d < g.head_size; ++d) PutResult(out + i * g.ld_out + d, 0.0f, g.out_scale);
+    }
     return;
   }
   const int64_t size = AlignUp(g.head_size, kPair);
@@ -123,9 +125,21 @@ void Attention(const AttentionArgs& g) {
     const int64_t whole = g.head_size / kLanes * kLanes;
     for (int64_t i = 0; i < rows; ++i) {
       const float* from = context + i * plan.padded_size;
-      T* to = out + (row + i) * g.ld_out;
-      for (int64_t d = 0; d < whole; d += kLanes) StoreT(to + d, Load(from + d) * inverse[i]);
-      for (int64_t d = whole; d < g.head_size; ++d) Put(to + d, from[d] * inverse[i]);
+      Out* to = out + (row + i) * g.ld_out;
+      for (int64_t d = 0; d < whole; d += kLanes) {
+        StoreResult(to + d, Load(from + d) * inverse[i], g.out_scale);
+      }
+      for (int64_t d = whole; d < g.head_size; ++d) {
+        PutResult(to + d, from[d] * inverse[i], g.out_scale);
+      }
     }
+  }
+}
+
+void Attention(const AttentionArgs& g) {
+  if (g.out_scale != 0.0f) {
+    AttentionTo(g, static_cast<Q*>(g.out));
+  } else {
+    AttentionTo(g, static_cast<T*>(g.out));
   }
 }

@@ -1,6 +1,6 @@
 // Conversion between floating-point types.
 // Textual, compiled once for each instruction set (isa.h): no include guard.
-void ConvertImpl(const void* x, DataType x_dtype, void* y, DataType y_dtype, int64_t count) {
+void ConvertElements(const void* x, DataType x_dtype, void* y, DataType y_dtype, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
     const float value = ElementAt(x, x_dtype, i);
     switch (y_dtype) {

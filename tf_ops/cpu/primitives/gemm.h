@@ -54,6 +54,48 @@ constexpr TileFn kTiles[] = {
 #endif
 };
 
+// The same of integers: c[R, kWidth] = start + a[R, k] * panel[k, kWidth]. `start` is row i's from
+// i * ld_start on: one row for all, or c itself.
+template <int R>
+void IntTile(const Q* a, int64_t lda, const int8_t* panel, int64_t steps, const int32_t* start,
+             int64_t ld_start, int32_t* c, int64_t ldc, const char* prefetch,
+             int64_t prefetch_step) {
+  IntVec sum[R][2];
+#pragma GCC unroll 12
+  for (int i = 0; i < R; ++i) {
+    sum[i][0] = LoadInt(start + i * ld_start);
+    sum[i][1] = LoadInt(start + i * ld_start + kLanes);
+  }
+  for (int64_t s = 0; s < steps; ++s) {
+    __builtin_prefetch(prefetch, 0, 2);
+    prefetch += prefetch_step;
+    const Factor b0 = LoadColumns(panel), b1 = LoadColumns(panel + kGroup * kLanes);
+#pragma GCC unroll 12
+    for (int i = 0; i < R; ++i) {
+      int32_t group;
+      std::memcpy(&group, a + i * lda + kGroup * s, 4);
+      const Factor x = Repeat(group);
+      sum[i][0] = AddDot(sum[i][0], x, b0);
+      sum[i][1] = AddDot(sum[i][1], x, b1);
+    }
+    panel += kGroup * kWidth;
+  }
+#pragma GCC unroll 12
+  for (int i = 0; i < R; ++i) {
+    StoreInt(c + i * ldc, sum[i][0]);
+    StoreInt(c + i * ldc + kLanes, sum[i][1]);
+  }
+}
+
+using IntTileFn = void (*)(const Q*, int64_t, const int8_t*, int64_t, const int32_t*, int64_t,
+                           int32_t*, int64_t, const char*, int64_t);
+constexpr IntTileFn kIntTiles[] = {
+    IntTile<1>, IntTile<2>, IntTile<3>, IntTile<4>,  IntTile<5>,  IntTile<6>,
+#if FT_LANES == 16
+    IntTile<7>, IntTile<8>, IntTile<9>, IntTile<10>, IntTile<11>, IntTile<12>,
+#endif
+};
+
 // Deals rows to the fewest tiles that hold them, equally but for one row: 13 rows are 7 + 6 and not
 // 12 + 1, as a tile of one row takes nearly the time of a full one.
 class RowTiles {
@@ -69,62 +111,135 @@ class RowTiles {
   int64_t count_, rows_, larger_;  // the first larger_ tiles have a row more
 };
 
-// out[rows, cols] = activation(x + bias) of a tile's sums x[rows, kWidth], which it overwrites.
-// `bias` has kWidth elements.
+// out[rows, cols] = activation(x + bias) of a tile's sums x[rows, kWidth], which it overwrites, as
+// T or as integers. `bias` has kWidth elements.
+template <typename Out>
 void StoreActivated(const GemmArgs& g, float* x, const float* bias, int64_t rows, int64_t cols,
-                    T* out) {
+                    Out* out) {
   for (int64_t i = 0; i < rows; ++i, x += kWidth, out += g.ld_out) {
     for (int64_t j = 0; j < kWidth; j += kLanes) {
       Vec y = Load(x + j) + Load(bias + j);
       if (g.apply_activation) y = Activate(y, g.activation);
       if (cols == kWidth) {
-        StoreT(out + j, y);
+        StoreResult(out + j, y, g.out_scale);
       } else {
         Store(x + j, y);
       }
     }
     if (cols < kWidth) {
-      for (int64_t j = 0; j < cols; ++j) Put(out + j, x[j]);
+      for (int64_t j = 0; j < cols; ++j) PutResult(out + j, x[j], g.out_scale);
     }
   }
 }
+
+// Makes a tile's integer sums x[rows, kWidth] the numbers that they stand for, in place. `scale` has
+// kWidth elements.
+void ToReal(const GemmArgs& g, void* x, const float* scale, int64_t rows) {
+  int32_t* sums = static_cast<int32_t*>(x);
+  float* real = static_cast<float*>(x);
+  for (int64_t i = 0; i < rows * kWidth; i += kLanes) {
+    Vec y = __builtin_convertvector(LoadInt(sums + i), Vec) * Load(scale + i % kWidth);
+    if (g.rounded_unit != 0.0f) y = RoundToInt8(y) * g.rounded_unit;
+    Store(real + i, y);
+  }
+}
+
+// The next panel's way from memory overlaps with the arithmetic on one: each tile asks for its
+// share, rounded up so that no line is left out.
+struct Prefetch {
+  int64_t per_tile, per_step;
+  Prefetch(int64_t chunk_bytes, int64_t tiles, int64_t steps)
+      : per_tile((chunk_bytes + tiles - 1) / tiles),
+        per_step(steps ? (per_tile + steps - 1) / steps : 0) {}
+};
 
 void Gemm(const GemmArgs& g) {
   if (g.rows == 0 || g.cols == 0) return;
   const RowTiles tiles(g.rows);
   const int64_t steps = (g.k + kPair - 1) / kPair;
-  const int64_t chunk_bytes = steps * kPair * kWidth * static_cast<int64_t>(sizeof(T));
-  // Each tile asks for its share of the next panel, rounded up so that no line is left out.
-  const int64_t prefetch_bytes = (chunk_bytes + tiles.count() - 1) / tiles.count();
-  const int64_t prefetch_step = steps ? (prefetch_bytes + steps - 1) / steps : 0;
+  const Prefetch ahead(steps * kPair * kWidth * static_cast<int64_t>(sizeof(T)), tiles.count(),
+                       steps);
+  const bool accumulate = g.first_k > 0;
   alignas(64) float buffer[kRows * kWidth];
   alignas(64) float bias[kWidth] = {};
   for (int64_t col = 0; col < g.cols; col += kWidth) {
-    const char* panel = static_cast<const char*>(g.panels) + col / kWidth * g.panel_bytes;
+    const char* panel = static_cast<const char*>(g.panels) + col / kWidth * g.panel_bytes +
+                        g.first_k * kWidth * static_cast<int64_t>(sizeof(T));
     const int64_t cols = std::min(kWidth, g.cols - col);
     const bool last = col + kWidth >= g.cols;
     const bool direct = g.out == nullptr && cols == kWidth;
     if (g.out != nullptr) std::memcpy(bias, g.bias + col, cols * 4);
     for (int64_t tile = 0, row = 0; tile < tiles.count(); row += tiles.rows(tile), ++tile) {
       const int64_t rows = tiles.rows(tile);
-      const char* prefetch = last ? panel : panel + g.panel_bytes + tile * prefetch_bytes;
-      float* c = direct ? g.c + row * g.ldc + col : buffer;
+      const char* prefetch = last ? panel : panel + g.panel_bytes + tile * ahead.per_tile;
+      float* const result = static_cast<float*>(g.c) + row * g.ldc + col;
+      float* c = direct ? result : buffer;
       const int64_t ldc = direct ? g.ldc : kWidth;
-      if (!direct && g.accumulate) {
+      if (!direct && accumulate) {
         for (int64_t i = 0; i < rows; ++i) {
-          std::memcpy(buffer + i * kWidth, g.c + (row + i) * g.ldc + col, cols * 4);
+          std::memcpy(buffer + i * kWidth, result + i * g.ldc, cols * 4);
         }
       }
       kTiles[rows - 1](static_cast<const T*>(g.a) + row * g.lda, g.lda,
-                       reinterpret_cast<const T*>(panel), steps, c, ldc, g.accumulate, prefetch,
-                       last ? 0 : prefetch_step);
+                       reinterpret_cast<const T*>(panel), steps, c, ldc, accumulate, prefetch,
+                       last ? 0 : ahead.per_step);
       if (direct) continue;
       if (g.out != nullptr) {
         StoreActivated(g, buffer, bias, rows, cols, static_cast<T*>(g.out) + row * g.ld_out + col);
         continue;
       }
       for (int64_t i = 0; i < rows; ++i) {
-        std::memcpy(g.c + (row + i) * g.ldc + col, buffer + i * kWidth, cols * 4);
+        std::memcpy(result + i * g.ldc, buffer + i * kWidth, cols * 4);
+      }
+    }
+  }
+}
+
+#ifdef FT_INT8_VNNI
+constexpr int64_t kHeaderBytes = kWidth * 4;
+#else
+constexpr int64_t kHeaderBytes = 0;
+#endif
+
+void IntGemm(const GemmArgs& g) {
+  if (g.rows == 0 || g.cols == 0) return;
+  const RowTiles tiles(g.rows);
+  const int64_t steps = (g.k + kGroup - 1) / kGroup;
+  const Prefetch ahead(steps * kGroup * kWidth, tiles.count(), steps);
+  alignas(64) int32_t buffer[kRows * kWidth];
+  alignas(64) int32_t start[kWidth] = {};
+  alignas(64) float bias[kWidth] = {}, scale[kWidth] = {};
+  for (int64_t col = 0; col < g.cols; col += kWidth) {
+    const char* header = static_cast<const char*>(g.panels) + col / kWidth * g.panel_bytes;
+    const char* panel = header + kHeaderBytes + g.first_k * kWidth;
+    const int64_t cols = std::min(kWidth, g.cols - col);
+    const bool last = col + kWidth >= g.cols;
+    if (kHeaderBytes > 0) std::memcpy(start, header, sizeof(start));
+    if (g.out != nullptr) std::memcpy(bias, g.bias + col, cols * 4);
+    if (g.scale != nullptr) std::memcpy(scale, g.scale + col, cols * 4);
+    for (int64_t tile = 0, row = 0; tile < tiles.count(); row += tiles.rows(tile), ++tile) {
+      const int64_t rows = tiles.rows(tile);
+      const char* prefetch = last ? panel : panel + g.panel_bytes + tile * ahead.per_tile;
+      int32_t* const result = static_cast<int32_t*>(g.c) + row * g.ldc + col;
+      if (g.first_k > 0) {
+        for (int64_t i = 0; i < rows; ++i) {
+          std::memcpy(buffer + i * kWidth, result + i * g.ldc, cols * 4);
+        }
+      }
+      kIntTiles[rows - 1](static_cast<const Q*>(g.a) + row * g.lda, g.lda,
+                          reinterpret_cast<const int8_t*>(panel), steps,
+                          g.first_k > 0 ? buffer : start, g.first_k > 0 ? kWidth : 0, buffer,
+                          kWidth, prefetch, last ? 0 : ahead.per_step);
+      if (g.scale != nullptr) ToReal(g, buffer, scale, rows);
+      float* const real = reinterpret_cast<float*>(buffer);
+      if (g.out == nullptr) {
+        for (int64_t i = 0; i < rows; ++i) {
+          std::memcpy(result + i * g.ldc, buffer + i * kWidth, cols * 4);
+        }
+      } else if (g.out_scale != 0.0f) {
+        StoreActivated(g, real, bias, rows, cols, static_cast<Q*>(g.out) + row * g.ld_out + col);
+      } else {
+        StoreActivated(g, real, bias, rows, cols, static_cast<T*>(g.out) + row * g.ld_out + col);
       }
     }
   }
@@ -141,4 +256,23 @@ void MakePanel(const PanelSource* sources, int64_t source_cols, DataType dtype, 
       Put(row + j * kPair, ElementAt(source.data, dtype, s * source.ld + (col + j) % source_cols));
     }
   }
+}
+
+// From int8 sources; the header is what takes the activations' offset off again.
+void MakeIntPanel(const PanelSource* sources, int64_t source_cols, DataType, int64_t k, int64_t col,
+                  int64_t cols, void* panel) {
+  int8_t* const to = static_cast<int8_t*>(panel) + kHeaderBytes;
+  std::fill_n(to, AlignUp(k, kGroup) * kWidth, int8_t{0});
+  alignas(64) int32_t start[kWidth] = {};
+  for (int64_t s = 0; s < k; ++s) {
+    int8_t* row = to + (s - s % kGroup) * kWidth + s % kGroup;
+    for (int64_t j = 0; j < cols; ++j) {
+      const PanelSource& source = sources[(col + j) / source_cols];
+      const int8_t value =
+          static_cast<const int8_t*>(source.data)[s * source.ld + (col + j) % source_cols];
+      row[j * kGroup] = value;
+      start[j] -= kOffset * value;
+    }
+  }
+  if (kHeaderBytes > 0) std::memcpy(panel, start, sizeof(start));
 }

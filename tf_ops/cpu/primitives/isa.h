@@ -2,15 +2,17 @@
 // FT_ISA is the namespace, FT_LANES the floats of one vector register, and FT_COMPUTE_FLOAT32 or
 // FT_COMPUTE_BFLOAT16 the type of the products' operands; sums are always float32.
 //
-// Written with GCC's vector types, so that one text serves every register width; only bfloat16's
-// dot product needs an intrinsic.
+// FT_INT8_VNNI: the instruction set has vpdpbusd.
+//
+// Written with GCC's vector types, so that one text serves every register width; only dot products
+// of bfloat16 and of integers need intrinsics.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "tf_ops/cpu/primitives/primitives.h"
 
-#ifdef FT_COMPUTE_BFLOAT16
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
@@ -21,30 +23,39 @@ namespace {
 // clang-format off
 #include "tf_ops/cpu/primitives/simd.h"
 #include "tf_ops/cpu/primitives/math.h"
+#include "tf_ops/cpu/primitives/integers.h"
 #include "tf_ops/cpu/primitives/gemm.h"
 #include "tf_ops/cpu/primitives/norm.h"
 #include "tf_ops/cpu/primitives/attention.h"
+#include "tf_ops/cpu/primitives/convert.h"
 // clang-format on
 
 }  // namespace
 
-#ifdef FT_COMPUTE_BFLOAT16
-extern const Primitives kBfloat16Primitives;
-const Primitives kBfloat16Primitives = {
-#else
-#include "tf_ops/cpu/primitives/convert.h"
-
-extern const Primitives kFloatPrimitives;
-const Primitives kFloatPrimitives = {
-#endif
 #define FT_STRING2(x) #x
 #define FT_STRING(x) FT_STRING2(x)
+extern const Primitives kPrimitives, kInt8Primitives;
+const Primitives kPrimitives = {
     FT_STRING(FT_ISA),
     kComputeType,
-    {kComputeType, kComputeType, kComputeType, kWidth, kRows, kInnerChunk, Gemm, MakePanel},
+    {kComputeType, kComputeType, kComputeType, kPair, kWidth, 0, kRows, kInnerChunk, Gemm,
+     MakePanel},
     {kComputeType, Attention, AttentionScratchBytes},
     {kComputeType, AddBiasResidualLayerNorm},
     {kBlockRows, kMinRowsPerThread},
+    Quantize,
+    ConvertElements,
+};
+const Primitives kInt8Primitives = {
+    FT_STRING(FT_ISA),
+    kComputeType,
+    {kIntType, DataType::kInt8, kComputeType, kGroup, kWidth, kHeaderBytes, kRows,
+     kInnerChunk * 4 / static_cast<int64_t>(sizeof(Q)), IntGemm, MakeIntPanel},
+    {kComputeType, Attention, AttentionScratchBytes},
+    {kComputeType, AddBiasResidualLayerNorm},
+    {kBlockRows, kMinRowsPerThread},
+    Quantize,
+    ConvertElements,
 };
 
 }  // namespace ft::cpu::FT_ISA

@@ -2,4 +2,5 @@
 #define FT_ISA avx512bf16
 #define FT_LANES 16
 #define FT_COMPUTE_BFLOAT16
+#define FT_INT8_VNNI
 #include "tf_ops/cpu/primitives/isa.h"

@@ -2,14 +2,19 @@
 // instruction set, and GetPrimitives() picks the best that this processor has.
 //
 // "Panels" are the layout of a matrix B[K,N] that is a product's right side: N is cut into panels
-// of panel_width columns (the last one padded with zeros), a panel is [K][panel_width], or for
-// bfloat16 [K/2][panel_width][2] with K rounded up to even, which is what the dot product of pairs
-// wants.
+// of panel_width columns (the last one padded with zeros), a panel is [K/group][panel_width][group]
+// with K rounded up to a multiple of `group`, the elements that one instruction multiplies and adds
+// up: 1 of float32, 2 of bfloat16, 2 or 4 of int8.
+//
+// Products of integers have an int8 right side. Their left side, what docs/int8.md calls int8, is
+// stored as the instructions want it: as uint8, q + 128, where they multiply unsigned by signed
+// numbers, else widened to int16. The 128 is taken off again by the value that a column's sum starts
+// with, which stands before its panel.
 #pragma once
 
 #include <cstdint>
 
-#include "tf_ops/core/types.h"
+#include "tf_ops/core/encoder_config.h"
 
 namespace ft::cpu {
 
@@ -24,26 +29,39 @@ struct PanelSource {
 };
 
 struct GemmArgs {
-  const void* a;  // [rows, k], row stride lda elements
+  // [rows, k], row stride lda elements. Up to a multiple of `group` elements are read of a row, those
+  // past k without effect.
+  const void* a;
   int64_t lda;
   const void* panels;   // first panel to use
   int64_t panel_bytes;  // from one panel to the next
   int64_t rows, k, cols;
-  float* c;  // float32 result [rows, cols], row stride ldc; or scratch when out is set
-  int64_t ldc;
-  bool accumulate;  // c += instead of c =
-  // If set, out = activation(c + bias), in the output type; c is not written.
+  // `a` holds the elements of the sum from this one on, a multiple of `group`; if it is not 0, the
+  // earlier ones' sums are in c.
+  int64_t first_k = 0;
+  // Result [rows, cols], row stride ldc, unless `out` is set: float32, or while `scale` is null the
+  // int32 sums of integers.
+  void* c = nullptr;
+  int64_t ldc = 0;
+  // Integers: what one of a column's sum stands for, [cols]. Null: the sum goes on.
+  const float* scale = nullptr;
+  // Integers: if not 0, sums times scale are rounded to int8 and stand for that multiple of it.
+  float rounded_unit = 0.0f;
+  // If set, out = activation(sums + bias), in the output type; c is not written.
   void* out = nullptr;
   int64_t ld_out = 0;
   const float* bias = nullptr;
   bool apply_activation = false;
   Activation activation = Activation::kGeluTanh;
+  // If not 0, `out` gets integers: the results times this, rounded, in the activations' type.
+  float out_scale = 0.0f;
 };
 
-// Products of one combination of types; sums are float32.
+// Products of one combination of types; sums are float32, or int32 of integers.
 struct GemmPrimitives {
   DataType activation, weight, output;
-  int64_t panel_width;
+  int64_t group, panel_width;
+  int64_t header_bytes;  // of the values before a panel that its sums start with
   int64_t row_multiple;  // rows of a full tile: row blocks that are a multiple lose nothing
   // The longest sum that one pass over a panel takes, and the columns of the inner layer that are
   // alive at once: panel and left side then stay in the L2 cache together.
@@ -56,7 +74,7 @@ struct GemmPrimitives {
 
   // Bytes of one panel.
   int64_t PanelBytes(int64_t k) const {
-    return AlignUp(k, weight == DataType::kBFloat16 ? 2 : 1) * panel_width * SizeOf(weight);
+    return header_bytes + AlignUp(k, group) * panel_width * SizeOf(weight);
   }
 };
 
@@ -72,6 +90,8 @@ struct AttentionArgs {
   DataType mask_dtype;
   void* out;  // [num_queries, head_size], row stride ld_out
   int64_t ld_out;
+  // If not 0, `out` gets integers: the context times this, rounded.
+  float out_scale = 0.0f;
   void* scratch;  // scratch_bytes
 };
 
@@ -85,18 +105,36 @@ struct AttentionPrimitives {
 struct LayerNormArgs {
   const float* x;  // [rows, n], row stride n
   const float* bias;
-  const void* residual;  // row stride n
+  const void* residual;  // row stride ld_residual
+  int64_t ld_residual;
+  // If not 0, the residual holds integers that stand for this multiple of themselves.
+  float residual_unit = 0.0f;
   const float* gamma;
   const float* beta;
   float epsilon;
-  void* out;  // row stride n; may be residual
   int64_t rows, n;
+  void* out = nullptr;  // row stride n, or null; may be residual
+  // If set, the integers of the results times int_scale, row stride ld_int. May be residual.
+  void* out_int = nullptr;
+  int64_t ld_int = 0;
+  float int_scale = 0.0f;
+  // If not 0, `out` is not the result but this multiple of its integers.
+  float out_unit = 0.0f;
 };
 
-// Layer norm with residual and output of one type.
+// Layer norm with residual and output of one type, or integers.
 struct NormPrimitives {
   DataType dtype;
   void (*add_bias_residual_layer_norm)(const LayerNormArgs&);
+};
+
+// q[rows, n] = the integers of x[rows, n] times scale; x has row stride n, q has ld_int.
+struct QuantizeArgs {
+  const void* x;
+  int64_t rows, n;
+  float scale;
+  void* q;
+  int64_t ld_int;
 };
 
 // How work is dealt to threads, as measured.
@@ -116,12 +154,16 @@ struct Primitives {
   AttentionPrimitives attention;
   NormPrimitives norm;
   Schedule schedule;
+  void (*quantize)(const QuantizeArgs&);
+  void (*convert)(const void* x, DataType x_dtype, void* y, DataType y_dtype, int64_t count);
+  bool has_integers() const { return gemm.weight == DataType::kInt8; }
 };
 
-// The best primitives of this processor for activations of `dtype`. `even_sizes`: all sizes that
-// products sum over are even, which bfloat16's pairs need.
-// $FT_CPU_ISA (generic, avx2, avx512, avx512bf16) caps the instruction set; for tests.
-const Primitives& GetPrimitives(DataType dtype, bool even_sizes);
+// The best primitives of this processor for a model. bfloat16 is computed in pairs, so only where
+// all sizes that its products sum over are even.
+// $FT_CPU_ISA (generic, avx2, avxvnni, avx512, avx512vnni, avx512bf16) caps the instruction set; for
+// tests.
+const Primitives& GetPrimitives(const EncoderConfig& config);
 
 // y[i] = x[i] between any two of float32, float16 and bfloat16.
 void Convert(const void* x, DataType x_dtype, void* y, DataType y_dtype, int64_t count);

@@ -9,7 +9,7 @@ constexpr int64_t kWidth = 2 * kLanes;  // panel width: two registers
 // registers of the panel and one of the left side.
 constexpr int kRows = FT_LANES == 16 ? 12 : 6;
 // Measured: AVX-512 on a Zen 5 (L2 1 MiB), the others on a Zen 3 (L2 512 KiB).
-constexpr int64_t kInnerChunk = 768;
+constexpr int64_t kInnerChunk = 768;  // of float32 or bfloat16
 constexpr int64_t kBlockRows = FT_LANES == 16 ? 144 : 96;
 constexpr int64_t kMinRowsPerThread = 96;
 
@@ -29,6 +29,12 @@ inline Vec Load(const float* p) {
   return v;
 }
 inline void Store(float* p, Vec v) { std::memcpy(p, &v, sizeof(v)); }
+inline IntVec LoadInt(const int32_t* p) {
+  IntVec v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+inline void StoreInt(int32_t* p, IntVec v) { std::memcpy(p, &v, sizeof(v)); }
 inline Vec Set(float x) { return x - Vec{}; }
 
 inline float FromBfloat16(Bfloat16 x) {

@@ -1,0 +1,38 @@
+// The scale list of a layer: the ranges that the integers of INT8 stand for (docs/int8.md).
+#pragma once
+
+#include <vector>
+
+#include "tf_ops/core/weights.h"
+
+namespace ft {
+
+// Floats of a layer's list: 80 for activations, 5 H + I for the kernels' columns, 8 + 3 that are
+// not read here.
+int64_t ScaleListSize(const EncoderConfig& config);
+
+// The ranges, largest magnitudes, that the kernels compute with; each stands for 127.
+struct LayerRanges {
+  float input;           // of the layer
+  float context;         // attention's result
+  float projection;      // the attention output product, before its bias: mode 2 alone
+  float attention_norm;  // the first layer norm's result
+  float inner;           // after the activation
+  float output_product;  // the output product, before its bias: mode 2 alone
+  float output;          // of the layer: mode 2 alone
+  // Of each column of the kernels; pointers into the list.
+  const float* query;             // [H]
+  const float* key;               // [H]
+  const float* value;             // [H]
+  const float* attention_output;  // [H]
+  const float* intermediate;      // [I]
+  const float* output_kernel;     // [H]
+};
+
+// Reads the ranges of all layers from their checked lists, in host memory; none without int8_mode.
+// InvalidArgument: ranges that the mode reads and that are not finite and positive; in mode 2 an
+// output's range that is not that of the next layer's input, the same tensor.
+Status ReadAllRanges(const EncoderConfig& config, const std::vector<LayerWeights>& layers,
+                     std::vector<LayerRanges>* ranges);
+
+}  // namespace ft
