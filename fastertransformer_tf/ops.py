@@ -122,7 +122,7 @@ def bert_transformer(
 
     Shape letters: B batch, S padded length, T tokens, H = head_num * size_per_head hidden size,
     I inner size (taken from inter_kernel). All tensors but the last three inputs have one type:
-    float32, half or bfloat16.
+    float32, half or bfloat16; with int8_mode the six matrices are int8.
 
     Weights are prepared once and found again by their buffers: memory that a tensor shares with
     another library (DLPack) must not be written to while it serves as a weight.
@@ -150,16 +150,17 @@ def bert_transformer(
       output_layernorm_gamma: [H].
       sequence_id_offset: With remove_padding [T]: packed row i is row i + sequence_id_offset[i] of
         the padded layout, as BuildMaskRemovePadding makes it. Otherwise empty or ignored.
-      amax_list: INT8 scales; empty when int8_mode is 0.
+      amax_list: [80+5*H+I+11], the scales of int8_mode 1 to 3; ignored when it is 0.
       trt_seqlen_offset: Row boundaries of the sequences. With remove_padding [B+1]: 0, s1, s1+s2,
         ..., T. Otherwise [2B+1]: 0, s1, S, S+s2, 2S, ... (a real and a padding segment for each
         sequence).
       head_num: Attention heads.
       size_per_head: Size of one head.
       remove_padding: The rows are packed: no padding among them.
-      int8_mode: 0 off. Other values are not in this version.
-      layer_idx: This layer's index (INT8 only).
-      layer_num: Layers of the model (INT8 only).
+      int8_mode: 0 off; 1, 2 or 3 (which is 2): the six matrices are int8 (docs/int8.md).
+      layer_idx: This layer's index. With int8_mode 2 the outputs of all but the last are
+        quantized.
+      layer_num: Layers of the model.
       allow_gemm_test: GPU: search the fastest GEMM algorithm at the first call of each new shape.
       layernorm_epsilon: Added to the variance in both layer norms.
       activation: Of the feed-forward network; gelu_tanh is google-research BERT's gelu.
@@ -175,14 +176,14 @@ def bert_transformer(
 
     Raises:
       tf.errors.InvalidArgumentError: An input has a wrong shape or value.
-      tf.errors.UnimplementedError: int8_mode is not 0.
+      tf.errors.UnimplementedError: fp8_mode is not 0, or int8_mode is not 0 on a GPU.
     """
     arguments = dict(locals())
     same = to_tensor is from_tensor
     tensors = tf.nest.map_structure(tf.convert_to_tensor, {k: arguments[k] for k in LAYER_WEIGHTS})
     if cache_weights is None:
         arguments["cache_weights"] = not any(
-            _is_assigned_in_place(arguments[key]) for key in LAYER_WEIGHTS
+            _is_assigned_in_place(arguments[key]) for key in (*LAYER_WEIGHTS, "amax_list")
         )
     arguments |= tensors
     arguments["from_tensor"] = tf.convert_to_tensor(from_tensor)
@@ -204,6 +205,7 @@ def bert_encoder(
     num_outputs: int = 1,
     remove_padding: bool = True,
     int8_mode: int = 0,
+    amax_list: Sequence[tf.Tensor] = (),
     allow_gemm_test: bool = False,
     layernorm_epsilon: float = 1e-12,
     activation: str = "gelu_tanh",
@@ -216,7 +218,7 @@ def bert_encoder(
 
     Source: google-research/bert, modeling.py, transformer_model. QKV weights are fused, padding is
     removed and rebuilt inside. Shape letters as for BertTransformer; L = num_layers. All
-    floating-point tensors have the type of hidden_states: float32, half or bfloat16.
+    floating-point tensors but the scales have the type of hidden_states: float32, half or bfloat16.
 
     Args:
       hidden_states: [B,S,H], the embeddings.
@@ -243,14 +245,13 @@ def bert_encoder(
         output_bias: L times [H].
         output_layernorm_beta: L times [H].
         output_layernorm_gamma: L times [H].
-        amax_list: INT8 and FP8 scales, one list for each layer; no list when both modes are 0. Not
-        given here.
         The op's own attribute num_layers: L. is their number.
       head_num: Attention heads.
       size_per_head: Size of one head.
       num_outputs: 1 or num_layers.
       remove_padding: Compute only the real tokens.
-      int8_mode: 0 off. Other values are not in this version.
+      int8_mode: 0 off; 1, 2 or 3 (which is 2): the six matrices are int8 (docs/int8.md).
+      amax_list: L times [80+5*H+I+11], the scales of int8_mode 1 to 3; no list when it is 0.
       allow_gemm_test: GPU: search the fastest GEMM algorithm at the first call of each new shape.
       layernorm_epsilon: Added to the variance in both layer norms.
       activation: Of the feed-forward network; gelu_tanh is google-research BERT's gelu.
@@ -268,7 +269,7 @@ def bert_encoder(
     Raises:
       ValueError: `layers` is empty or a layer's keys are not exactly `LAYER_WEIGHTS`.
       tf.errors.InvalidArgumentError: An input has a wrong shape or value.
-      tf.errors.UnimplementedError: int8_mode is not 0.
+      tf.errors.UnimplementedError: fp8_mode is not 0, or int8_mode is not 0 on a GPU.
     """
     if not layers:
         raise ValueError("layers is empty, expected at least one layer's weights")
@@ -282,7 +283,9 @@ def bert_encoder(
             )
     if cache_weights is None:
         cache_weights = not any(
-            _is_assigned_in_place(weight) for layer in layers for weight in layer.values()
+            _is_assigned_in_place(weight)
+            for weights in (*(layer.values() for layer in layers), amax_list)
+            for weight in weights
         )
     hidden_states = tf.convert_to_tensor(hidden_states)
     if sequence_length is None:
@@ -297,7 +300,7 @@ def bert_encoder(
         # A copy of what is no tensor yet: the op may look at an array's own memory, and find what
         # it has prepared by an address whose content has changed.
         **{key: [tf.convert_to_tensor(layer[key]) for layer in layers] for key in LAYER_WEIGHTS},
-        amax_list=[],
+        amax_list=[tf.convert_to_tensor(scales, tf.float32) for scales in amax_list],
         num_outputs=num_outputs,
         head_num=head_num,
         size_per_head=size_per_head,
@@ -353,8 +356,8 @@ def rebuild_padding(
       from_tensor: [T,H].
       sequence_id_offset: [T], as BuildMaskRemovePadding returned it.
       atten_mask: [B,1,S,S] or [B,S,S]; only its shape is used.
-      isCOL32: The INT8 tile order of the GPU; not in this version.
-      int8_mode: 0. Other values are not in this version.
+      isCOL32: The INT8 tile order of the original; rows are never in it.
+      int8_mode: Has no effect: rows of all modes are of type T.
       name: Name of the operation.
 
     Returns:
@@ -362,7 +365,7 @@ def rebuild_padding(
 
     Raises:
       tf.errors.InvalidArgumentError: An input has a wrong shape or value.
-      tf.errors.UnimplementedError: isCOL32 is true or int8_mode is not 0.
+      tf.errors.UnimplementedError: isCOL32 is true.
     """
     return _library.rebuild_padding(
         from_tensor, sequence_id_offset, atten_mask, isCOL32=isCOL32, int8_mode=int8_mode, name=name

@@ -291,12 +291,10 @@ def test_build_mask_remove_padding(lengths):
     )
 
 
-@pytest.mark.parametrize("mode", [1, 2])
-def test_int8_is_not_in_this_version(mode):
-    with pytest.raises(tf.errors.UnimplementedError, match=f"int8_mode is {mode}"):
-        ops.bert_transformer(
-            **good_inputs(True), head_num=HEADS, size_per_head=SIZE, int8_mode=mode
-        )
-    with pytest.raises(tf.errors.UnimplementedError, match=f"int8_mode is {mode}"):
-        ops.rebuild_padding(tf.zeros([0, 8]), np.zeros(0, np.int32), tf.ones([1, 2, 2]),
-                            int8_mode=mode)  # fmt: skip
+def test_rebuild_padding_knows_one_order():
+    rows = tf.zeros([0, 8])
+    offsets = np.zeros(0, np.int32)
+    with pytest.raises(tf.errors.UnimplementedError, match="isCOL32 is true, expected false"):
+        ops.rebuild_padding(rows, offsets, tf.ones([1, 2, 2]), isCOL32=True)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="int8_mode is 4, expected 0, 1, 2"):
+        ops.rebuild_padding(rows, offsets, tf.ones([1, 2, 2]), int8_mode=4)

@@ -36,6 +36,12 @@ LOGITS: dict[str, Tolerance] = {
     "bfloat16": Tolerance(atol=2.5e-1, rtol=5e-2),
 }
 
+# INT8 against integers in float64. A sequence in which no number lies close to the middle of two
+# integers agrees to float32's precision; elsewhere an integer may be another, and moves what comes
+# after it by steps of a hundredth: on the mean of all values little.
+INT8_CERTAIN = 1e-4
+INT8_MEAN: dict[str, float] = {"float32": 0.02, "float16": 0.03, "bfloat16": 0.06}
+
 # Our error against float64 may be this many times that of TensorFlow's graph in the same precision
 # (plus one rounding of the output, so that an exact baseline does not make the rule void).
 ERROR_FACTOR = 2.0

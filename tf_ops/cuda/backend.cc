@@ -16,6 +16,10 @@ class Cuda final : public Backend {
  public:
   Status CreateEncoder(const EncoderConfig& config, const EncoderOptions& options,
                        std::unique_ptr<Encoder>* encoder) const override {
+    if (config.int8_mode != 0) {
+      return Unimplemented("int8_mode is ", config.int8_mode,
+                           ", which the CUDA kernels do not have in this version: expected 0");
+    }
     CudaEncoderOptions cuda_options;
     cuda_options.allow_gemm_test = options.allow_gemm_test;
     cuda_options.gemm_config_dir = options.gemm_config_dir;

@@ -147,8 +147,8 @@ REGISTER_OP("BertTransformer")
 One post-layer-norm BERT layer (google-research/bert, modeling.py, transformer_model).
 
 Shape letters: B batch, S padded length, T tokens, H = head_num * size_per_head hidden size,
-I inner size (taken from inter_kernel). The six matrices have a type of their own, W; in this version
-it is that of all other floating-point tensors, T.
+I inner size (taken from inter_kernel). The six matrices have a type of their own, W: int8 with
+int8_mode, else that of all other floating-point tensors, T.
 
 from_tensor: Hidden states: [B,S,H] or [B*S,H]; with remove_padding packed, [T,H].
 to_tensor: The same tensor as from_tensor; another one is refused.
@@ -172,16 +172,16 @@ output_layernorm_beta: [H].
 output_layernorm_gamma: [H].
 sequence_id_offset: With remove_padding [T]: packed row i is row i + sequence_id_offset[i] of the
   padded layout, as BuildMaskRemovePadding makes it. Otherwise empty or ignored.
-amax_list: INT8 scales; empty when int8_mode is 0.
+amax_list: [80+5*H+I+11], the scales of int8_mode 1 to 3; ignored when it is 0.
 trt_seqlen_offset: Row boundaries of the sequences. With remove_padding [B+1]: 0, s1, s1+s2, ..., T.
   Otherwise [2B+1]: 0, s1, S, S+s2, 2S, ... (a real and a padding segment for each sequence).
 output: Same shape as from_tensor.
 head_num: Attention heads.
 size_per_head: Size of one head.
 remove_padding: The rows are packed: no padding among them.
-int8_mode: 0 off. Other values are not in this version.
-layer_idx: This layer's index (INT8 only).
-layer_num: Layers of the model (INT8 only).
+int8_mode: 0 off; 1, 2 or 3 (which is 2): the six matrices are int8 (docs/int8.md).
+layer_idx: This layer's index. With int8_mode 2 the outputs of all but the last are quantized.
+layer_num: Layers of the model.
 allow_gemm_test: GPU: search the fastest GEMM algorithm at the first call of each new shape.
 layernorm_epsilon: Added to the variance in both layer norms.
 activation: Of the feed-forward network; gelu_tanh is google-research BERT's gelu.
@@ -260,7 +260,7 @@ output_kernel: L times [I,H].
 output_bias: L times [H].
 output_layernorm_beta: L times [H].
 output_layernorm_gamma: L times [H].
-amax_list: INT8 and FP8 scales, one list for each layer; no list when both modes are 0.
+amax_list: L times [80+5*H+I+11], the scales of int8_mode 1 to 3; no list when it is 0.
 output: [B,S,H]: the last layer's, or with num_outputs = num_layers every layer's. With
   remove_padding the rows past a sequence's length are 0.
 num_layers: L.
@@ -268,7 +268,7 @@ num_outputs: 1 or num_layers.
 head_num: Attention heads.
 size_per_head: Size of one head.
 remove_padding: Compute only the real tokens.
-int8_mode: 0 off. Other values are not in this version.
+int8_mode: 0 off; 1, 2 or 3 (which is 2): the six matrices are int8 (docs/int8.md).
 allow_gemm_test: GPU: search the fastest GEMM algorithm at the first call of each new shape.
 layernorm_epsilon: Added to the variance in both layer norms.
 activation: Of the feed-forward network; gelu_tanh is google-research BERT's gelu.
@@ -311,8 +311,8 @@ from_tensor: [T,H].
 sequence_id_offset: [T], as BuildMaskRemovePadding returned it.
 atten_mask: [B,1,S,S] or [B,S,S]; only its shape is used.
 output: [B,S,H].
-isCOL32: The INT8 tile order of the GPU; not in this version.
-int8_mode: 0. Other values are not in this version.
+isCOL32: The INT8 tile order of the original; rows are never in it.
+int8_mode: Has no effect: rows of all modes are of type T.
 )doc");
 
 REGISTER_OP("GradientNotAvailable")

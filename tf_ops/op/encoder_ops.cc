@@ -69,15 +69,20 @@ class EncoderKernel : public OpKernel {
     }
     OP_REQUIRES_OK(ctx, ctx->GetAttr("int8_mode", &int8_mode));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("fp8_mode", &fp8_mode));
-    OP_REQUIRES(
-        ctx, int8_mode == 0 && fp8_mode == 0,
-        absl::UnimplementedError(StrCat("int8_mode is ", int8_mode, " and fp8_mode is ", fp8_mode,
-                                        ", not in this version: expected 0 and 0")));
-    OP_REQUIRES(ctx, matrix_type == type,
+    OP_REQUIRES(ctx, fp8_mode == 0,
                 absl::UnimplementedError(
-                    StrCat("the weight matrices are ", tensorflow::DataTypeString(matrix_type),
-                           ", not in this version: expected ", tensorflow::DataTypeString(type))));
+                    StrCat("fp8_mode is ", fp8_mode, ", not in this version: expected 0")));
+    OP_REQUIRES(ctx, int8_mode >= 0 && int8_mode <= 3,
+                absl::InvalidArgumentError(
+                    StrCat("int8_mode is ", int8_mode, ", expected 0, 1, 2 or 3")));
+    config_.int8_mode = static_cast<int>(int8_mode);
     OP_REQUIRES_OK(ctx, ToAbsl(ToDataType(type, &config_.dtype)));
+    const tensorflow::DataType expected = int8_mode == 0 ? type : tensorflow::DT_INT8;
+    OP_REQUIRES(ctx, matrix_type == expected,
+                absl::InvalidArgumentError(
+                    StrCat("the weight matrices are ", tensorflow::DataTypeString(matrix_type),
+                           ", expected ", tensorflow::DataTypeString(expected), " with int8_mode ",
+                           int8_mode)));
     // Keeps H * H well inside int64.
     constexpr int64_t kMaxSize = 1 << 20;
     OP_REQUIRES(ctx, config_.num_heads <= kMaxSize && config_.head_size <= kMaxSize,
@@ -107,6 +112,8 @@ class EncoderKernel : public OpKernel {
 
   // The op's input that is field `field` of WeightFields() of layer `layer`.
   virtual int WeightInput(int layer, int field) const = 0;
+  // The input that is the scale list of layer `layer`.
+  virtual int ScaleListInput(int layer) const = 0;
 
   Status PrepareWeights(const Call& call, OpKernelContext* ctx, PreparedEncoder* prepared) {
     WeightInputs weights;
@@ -116,6 +123,9 @@ class EncoderKernel : public OpKernel {
         weights.layers[layer].*WeightFields()[field].view =
             ViewOf(ctx->input(WeightInput(layer, field)));
       }
+      if (config_.int8_mode != 0) {
+        weights.layers[layer].amax_list = ViewOf(ctx->input(ScaleListInput(layer)));
+      }
     }
     if (cache_weights_) {
       weights.hold = [&] {
@@ -124,6 +134,7 @@ class EncoderKernel : public OpKernel {
           for (int field = 0; field < kWeightsPerLayer; ++field) {
             tensors.push_back(ctx->input(WeightInput(layer, field)));
           }
+          if (config_.int8_mode != 0) tensors.push_back(ctx->input(ScaleListInput(layer)));
         }
         return std::make_unique<TensorHold>(std::move(tensors));
       };
@@ -160,6 +171,7 @@ class BertTransformerKernel final : public EncoderKernel {
         ctx, layer_idx >= 0 && layer_idx < layer_num,
         absl::InvalidArgumentError(
             StrCat("layer_idx is ", layer_idx, ", expected 0 to layer_num - 1 = ", layer_num - 1)));
+    config_.has_last_layer = layer_idx + 1 == layer_num;
   }
 
  protected:
@@ -182,11 +194,12 @@ class BertTransformerKernel final : public EncoderKernel {
 
  private:
   // Inputs; the weights are 2 to 18 without the mask.
-  static constexpr int kWeights = 2, kMask = 8, kIdOffset = 19, kSeqlenOffset = 21;
+  static constexpr int kWeights = 2, kMask = 8, kIdOffset = 19, kScaleList = 20, kSeqlenOffset = 21;
 
   int WeightInput(int, int field) const override {
     return kWeights + field + (kWeights + field >= kMask ? 1 : 0);
   }
+  int ScaleListInput(int) const override { return kScaleList; }
 };
 
 class BertEncoderKernel final : public EncoderKernel {
@@ -198,6 +211,13 @@ class BertEncoderKernel final : public EncoderKernel {
         ctx, num_outputs_ == 1 || num_outputs_ == config_.num_layers,
         absl::InvalidArgumentError(StrCat("num_outputs is ", num_outputs_,
                                           ", expected 1 or num_layers = ", config_.num_layers)));
+    int64_t num_amax_lists;
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("num_amax_lists", &num_amax_lists));
+    const int64_t expected = config_.int8_mode == 0 ? 0 : config_.num_layers;
+    OP_REQUIRES(ctx, num_amax_lists == expected,
+                absl::InvalidArgumentError(StrCat("num_amax_lists is ", num_amax_lists,
+                                                  ", expected ", expected, " with int8_mode ",
+                                                  config_.int8_mode)));
   }
 
  protected:
@@ -226,6 +246,9 @@ class BertEncoderKernel final : public EncoderKernel {
 
   int WeightInput(int layer, int field) const override {
     return kWeights + field * static_cast<int>(config_.num_layers) + layer;
+  }
+  int ScaleListInput(int layer) const override {
+    return WeightInput(layer, kWeightsPerLayer);
   }
 
   int num_outputs_ = 0;
