@@ -12,7 +12,6 @@ import tensorflow as tf
 from fastertransformer_tf import spec
 from fastertransformer_tf.checkpoints import reading, writing
 from fastertransformer_tf.errors import UserError, listed
-from fastertransformer_tf.files import atomic, paths
 
 _KEPT = re.compile(r"quant|amaxList|(^|/)beta[12]_power(_\d+)?$")
 _SCALE_LIST = re.compile(r"(.*/layer_\d+)/amaxList$")
@@ -131,26 +130,10 @@ def convert_checkpoint(
       FileNotFoundError: There is no such checkpoint.
       UserError: It cannot be read, or as for `convert_tensors`; nothing is written.
     """
-    _check_prefix(fp16_checkpoint)
+    writing.check_prefix(fp16_checkpoint, "fp16_checkpoint")
     source = reading.Checkpoint(init_checkpoint)
     # A scalar or a text comes as Python's own type.
     tensors = {name: np.asarray(source.load(name)) for name in sorted(source.shapes)}
     converted = convert_tensors(tensors, dtype, allow_overflow=allow_overflow)
     writing.save_checkpoint(fp16_checkpoint, converted)
     return [(n, tensors[n].dtype.name, converted[n].dtype.name) for n in tensors]
-
-
-def _check_prefix(prefix: str | Path) -> None:
-    """Refuses names that a checkpoint cannot be read under again.
-
-    Raises:
-      UserError: It is a folder, or a file's name.
-    """
-    prefix = str(prefix)
-    paths.refuse_url(prefix, "fp16_checkpoint")
-    is_file_name = prefix.endswith(atomic.INDEX_SUFFIX) or ".data-" in Path(prefix).name
-    if is_file_name or prefix.endswith("/") or Path(prefix).is_dir():
-        raise UserError(
-            f"fp16_checkpoint is {prefix}, expected a prefix without suffix such as "
-            "folder/model.ckpt"
-        )
