@@ -14,7 +14,7 @@ from fastertransformer_tf import spec
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.quantization import fold_shift, integers, points, ranges, scale_list
 
-H, I = 4, 6
+H, INNER = 4, 6
 
 
 def test_the_slots_are_those_of_the_document():
@@ -80,7 +80,8 @@ def test_kernels_are_rounded_by_column(rng):
 def _list(rng):
     activations = rng.uniform(0.5, 20, 16).astype(np.float32)
     kernels = {
-        w.op_input: rng.uniform(0.1, 2, w.sizes(H, I)[1]).astype(np.float32) for w in points.KERNELS
+        w.op_input: rng.uniform(0.1, 2, w.sizes(H, INNER)[1]).astype(np.float32)
+        for w in points.KERNELS
     }
     return scale_list.ScaleList(activations, kernels)
 
@@ -91,7 +92,7 @@ def test_every_entry_of_a_scale_list(rng):
     w = {name: value.astype(float) for name, value in scales.kernels.items()}
     stored = scales.to_array()
     assert stored.dtype == np.float32
-    assert len(stored) == 80 + 5 * H + I + 8 + 3 == scale_list.length(H, I)
+    assert len(stored) == 80 + 5 * H + INNER + 8 + 3 == scale_list.length(H, INNER)
     assert scale_list.length(768, 3072) == 80 + 9 * 768 + 8 + 3
     for slot in range(16):
         expected = [a[slot], a[slot] / 127, a[slot] / 127**2, 127 / a[slot]]
@@ -103,7 +104,7 @@ def test_every_entry_of_a_scale_list(rng):
         ("attr_k_kernel", H),
         ("attr_v_kernel", H),
         ("attr_output_kernel", H),
-        ("inter_kernel", I),
+        ("inter_kernel", INNER),
         ("output_kernel", H),
     ):
         np.testing.assert_array_equal(stored[at : at + columns], scales.kernels[name])
@@ -125,17 +126,17 @@ def test_every_entry_of_a_scale_list(rng):
 def test_a_scale_list_is_read_again_and_checked(rng):
     scales = _list(rng)
     stored = scales.to_array()
-    again = scale_list.parse(stored, H, I)
+    again = scale_list.parse(stored, H, INNER)
     np.testing.assert_array_equal(again.activations, scales.activations)
     for name, value in scales.kernels.items():
         np.testing.assert_array_equal(again.kernels[name], value)
     with pytest.raises(UserError, match=r"amaxList is float32 \[116\], expected float32 \[117\]"):
-        scale_list.parse(stored[:-1], H, I)
+        scale_list.parse(stored[:-1], H, INNER)
     with pytest.raises(UserError, match=r"float64 \[117\]"):
-        scale_list.parse(stored.astype(np.float64), H, I)
+        scale_list.parse(stored.astype(np.float64), H, INNER)
     stored[4 * 9], stored[80 + 4 * H] = np.nan, 0
     with pytest.raises(UserError, match="slot 9 is nan; 1 ranges of inter_kernel, such as 0"):
-        scale_list.parse(stored, H, I)
+        scale_list.parse(stored, H, INNER)
     for bad in (0, -1, np.inf, np.nan, 1e-45):
         assert not scale_list.usable(np.float32(bad))
     assert scale_list.usable(1e-6)
