@@ -1,4 +1,4 @@
-"""A NumPy encoder with int8 tensors as docs/int8.md tells, products in int64, the rest in float64."""
+"""A NumPy encoder with int8 tensors as docs/int8.md tells: products in int64, the rest float64."""
 
 from __future__ import annotations
 

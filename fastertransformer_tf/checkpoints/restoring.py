@@ -29,8 +29,10 @@ from fastertransformer_tf.graphs import float_types
 from fastertransformer_tf.graphs.variables import PendingValues
 
 _tf1 = tf.compat.v1
-# What training leaves in a checkpoint beside the weights.
-_TRAINING_STATE = re.compile(r"(^|/)(global_step|adam_[mv]|beta[12]_power|Adam(_1)?)$")
+# What training and calibration leave in a checkpoint beside the weights.
+_TRAINING_STATE = re.compile(
+    r"(^|/)(global_step|adam_[mv]|beta[12]_power|Adam(_1)?|quant_(max|min))$"
+)
 
 
 @dataclasses.dataclass
