@@ -206,8 +206,10 @@ def calibrate(
             source = reading.Checkpoint(prefix)
         counted = _count(build, source, batches)
         kernels = calibrated.kernel_ranges(tensors, by_column=chosen.kernels_by_column)
+        if chosen.quant_mode in points.FUSE_QKV:
+            kernels = calibrated.fuse_qkv(kernels)  # Before the search, which rounds with them.
         amax = _choose(build, source, counted, kernels, features, chosen)
-    if chosen.quant_mode != "ft1":
+    if chosen.quant_mode in points.FUSE_QKV:
         amax = calibrated.fuse_qkv(amax)
     with atomic.staged_folder(output_dir) as stage:
         writing.write_checkpoint(stage / CHECKPOINT, tensors | calibrated.variables(amax))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -88,7 +89,7 @@ def with_slots(amax: Mapping[str, float], slots: np.ndarray, int8_mode: int) -> 
     return changed
 
 
-def fuse_qkv(amax: Mapping[str, np.ndarray | float]) -> dict[str, np.ndarray | float]:
+def fuse_qkv(amax: Mapping[str, Any]) -> dict[str, Any]:
     """Gives query, key and value one range: of products, of what has its bias, of kernels.
 
     The original's fused attention needs that of its mode 2. Kernels with a range for each column

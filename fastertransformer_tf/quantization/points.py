@@ -74,7 +74,9 @@ POINTS: tuple[Point, ...] = (
 
 BY_SCOPE = {point.scope: point for point in POINTS}
 BY_SLOT = {point.slot: point for point in POINTS if point.slot is not None}
-# The points that read one tensor, or that FUSE_QKV gives one range: query, key, value.
+# Where query, key and value have one range, as the original's fused attention needs it: of the
+# points of each row, and of kernels with one range each.
+FUSE_QKV = ("ft2", "ft3")
 FUSED_QKV: tuple[tuple[str, ...], ...] = tuple(
     tuple(f"attention/self/{scope}" for scope in scopes)
     for scopes in (
