@@ -2,9 +2,9 @@
 
 What keeps its type: quantizer ranges (names with `quant`), scale lists (`amaxList`), what an
 optimizer keeps beside a weight (`W/adam_v` beside `W`: its squares would become 0 in float16), and
-variables of another type, as those that are converted already. The new checkpoint appears only when
-it is complete. The runners take it as it is; they also convert a float32 checkpoint while loading,
-so this program only halves the file.
+variables of another type: those that are converted already, and the int8 kernels that
+ckpt_quantization makes. The new checkpoint appears only when it is complete. The runners take it as
+it is; they also convert a float32 checkpoint while loading, so this program only halves the file.
 """
 
 from __future__ import annotations

@@ -116,11 +116,24 @@ def test_a_name_that_cannot_be_read_again_is_refused(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
-@pytest.mark.parametrize("buffer", [np.float32, np.float16])
-def test_a_quantized_checkpoint_is_refused(tmp_path, buffer):
+def test_int8_kernels_and_their_scale_list_stay():
     tensors = _tensors()
-    with pytest.raises(ValueError, match="w is int8"):
-        type_conversion.convert_tensors(tensors | {"w": np.int8([1])})
+    kernel = "bert/encoder/layer_0/output/dense/kernel"
+    tensors |= {
+        kernel: np.int8([[-127, 3], [127, 0]]),
+        "bert/encoder/int8_format": np.array(1, np.int32),
+    }
+    converted = type_conversion.convert_tensors(tensors)
+    kept = (kernel, "bert/encoder/layer_0/amaxList", "bert/encoder/int8_format")
+    for name in kept:
+        assert converted[name].dtype == tensors[name].dtype
+        np.testing.assert_array_equal(converted[name], tensors[name])
+    assert converted["bert/pooler/dense/bias"].dtype == np.float16
+
+
+@pytest.mark.parametrize("buffer", [np.float32, np.float16])
+def test_packed_bytes_of_the_original_tools_are_refused(buffer):
+    tensors = _tensors()
     # As the original tools store it: int8 bytes at the start of the float buffer.
     packed = np.zeros((64, 64), buffer)
     values = np.random.default_rng(1).integers(-127, 128, packed.size).astype(np.int8)

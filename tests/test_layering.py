@@ -93,12 +93,13 @@ PYTHON_RULES["files"] = {"errors", "spec"}
 PYTHON_RULES["ops"] = {"loading", "spec"}
 PYTHON_RULES["graphs"] = {"errors", "spec"}
 PYTHON_RULES["checkpoints"] = {"errors", "spec", "files", "graphs"}
-PYTHON_RULES["models"] = PYTHON_RULES["checkpoints"] | {"checkpoints", "ops"}
+PYTHON_RULES["quantization"] = PYTHON_RULES["checkpoints"] | {"checkpoints"}
+PYTHON_RULES["models"] = PYTHON_RULES["checkpoints"] | {"checkpoints", "quantization", "ops"}
 PYTHON_RULES["data"] = {"errors", "files", "models"}
 PYTHON_RULES["training"] = PYTHON_RULES["models"] - {"ops"} | {"models"}
 PYTHON_RULES["programs"] = PYTHON_RULES["training"] | {"data", "training", "loading"}
 PYTHON_RULES["__init__"] = {"errors", "spec", "loading", "ops"}
-PROGRAM = PYTHON_RULES["checkpoints"] | {"checkpoints", "programs"}
+PROGRAM = PYTHON_RULES["quantization"] | {"quantization", "programs"}
 
 # Only this module imports bert-tensorflow, which needs its stand-ins to be imported at all.
 BERT_COMPAT = "models/bert_compat.py"
@@ -166,6 +167,7 @@ def test_the_python_layers_have_an_order() -> None:
         ),
         ("models/modeling.py", "from fastertransformer_tf.import_hf import run"),
         ("import_hf.py", "from fastertransformer_tf.models import modeling"),
+        ("quantization/points.py", "from fastertransformer_tf.models import modeling"),
         ("data/glue.py", "from bert import run_classifier"),
         ("data/glue.py", "import bert.modeling"),
     ],

@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -28,8 +29,10 @@ from fastertransformer_tf.graphs import float_types
 from fastertransformer_tf.graphs.variables import PendingValues
 
 _tf1 = tf.compat.v1
-# What training leaves in a checkpoint beside the weights.
-_TRAINING_STATE = re.compile(r"(^|/)(global_step|adam_[mv]|beta[12]_power|Adam(_1)?)$")
+# What training and calibration leave in a checkpoint beside the weights.
+_TRAINING_STATE = re.compile(
+    r"(^|/)(global_step|adam_[mv]|beta[12]_power|Adam(_1)?|quant_(max|min))$"
+)
 
 
 @dataclasses.dataclass
@@ -72,7 +75,8 @@ def restored_variables(
 
     Args:
       checkpoint: The checkpoint or its prefix.
-      dtype: Type that floating-point variables are cast to: float32, float16 or bfloat16.
+      dtype: Type that floating-point variables are cast to: float32, float16 or bfloat16. Those
+        asked for as int8 are int8, and scale lists (`amaxList`) float32, whatever it is.
 
     Yields:
       What was used of it, with `load`, which fills the variables.
@@ -94,6 +98,7 @@ def restored_variables(
         if name in made:  # A reused variable.
             return made[name]
         expected = _static_shape(shape)
+        stored = _stored_type(name, options.get("dtype"), dtype)
         problem = None
         if name not in source.shapes:
             missing.append(name)
@@ -102,17 +107,17 @@ def restored_variables(
             problem = f"{name} has shape {list(source.shapes[name])}, expected {expected}"
         else:
             try:
-                value = source.load(name, dtype)
+                value = _load(source, name, stored)
             except ValueError as error:
                 problem = str(error)
         if problem is not None:
             # Go on, to find every problem: the graph is refused at the end of the block.
             restored.problems.append(problem)
-            made[name] = tf.zeros(expected, dtype)  # Takes no memory before it is run.
+            made[name] = tf.zeros(expected, stored)  # Takes no memory before it is run.
             return made[name]
         restored.used.add(name)
         options |= {
-            "dtype": dtype,
+            "dtype": stored,
             "initializer": _tf1.zeros_initializer(),
             "trainable": False,
             "use_resource": True,
@@ -136,6 +141,29 @@ def restored_variables(
             len(unexpected),
             listed(unexpected),
         )
+
+
+def _stored_type(name: str, asked: Any, dtype: tf.DType) -> tf.DType:
+    """The type of a variable that a graph asks for: int8 as asked, scale lists float32."""
+    if asked is not None and tf.as_dtype(asked) == tf.int8:
+        return tf.int8
+    return tf.float32 if name.endswith("/amaxList") else dtype
+
+
+def _load(source: Checkpoint, name: str, dtype: tf.DType) -> np.ndarray:
+    """Reads a variable in a type.
+
+    Raises:
+      UserError: It cannot be had in that type.
+    """
+    stored = source.dtypes[name]
+    if dtype == tf.int8:
+        if stored != tf.int8:
+            raise UserError(f"{name} is {stored.name}, expected int8: ckpt_quantization makes it")
+        return source.load(name)
+    if stored == tf.int8:
+        raise UserError(f"{name} is int8, expected floating point: the checkpoint is quantized")
+    return source.load(name, dtype)
 
 
 def _hint(source: Checkpoint, missing: list[str]) -> str:

@@ -12,7 +12,6 @@ import tensorflow as tf
 from fastertransformer_tf import spec
 from fastertransformer_tf.checkpoints import reading, writing
 from fastertransformer_tf.errors import UserError, listed
-from fastertransformer_tf.files import atomic, paths
 
 _KEPT = re.compile(r"quant|amaxList|(^|/)beta[12]_power(_\d+)?$")
 _SCALE_LIST = re.compile(r"(.*/layer_\d+)/amaxList$")
@@ -36,12 +35,12 @@ def convert_tensors(
       All variables, those that ckpt_type_convert's docstring names as they were.
 
     Raises:
-      UserError: Another dtype; a quantized checkpoint; values that are not finite or overflow, by
-        name.
+      UserError: Another dtype; packed int8 bytes of the original INT8 tools; values that are not
+        finite or overflow, by name.
     """
     if dtype not in spec.HALF_TYPES:
         raise UserError(f"dtype is {dtype!r}, expected one of {', '.join(spec.HALF_TYPES)}")
-    check_not_quantized(tensors)
+    check_not_packed(tensors)
     converted = dict(tensors)
     unusable: list[str] = []
     overflowing: list[str] = []
@@ -82,30 +81,30 @@ def _cast(value: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     return cast, overflows
 
 
-def check_not_quantized(tensors: Mapping[str, np.ndarray]) -> None:
-    """Refuses a checkpoint whose kernels hold int8 values, openly or packed in float buffers.
+def check_not_packed(tensors: Mapping[str, np.ndarray]) -> None:
+    """Refuses a checkpoint of the original INT8 tools: int8 bytes packed in float buffers.
 
-    Casting packed bytes as if they were floats would destroy them: type first, then quantize.
+    Casting packed bytes as if they were floats would destroy them.
+
+    Args:
+      tensors: Variable name to value.
 
     Raises:
-      UserError: The checkpoint is quantized; says by which variable that was seen.
+      UserError: It is one; says by which variables that was seen.
     """
-    advice = "convert the type first, then quantize"
-    for name, value in tensors.items():
-        if value.dtype == np.int8:
-            raise UserError(f"the checkpoint is quantized: {name} is int8; {advice}")
+    for name in tensors:
         match = _SCALE_LIST.match(name)
         if not match:
             continue
         for kernel in _QUANTIZED_KERNELS:
             weights = tensors.get(f"{match[1]}/{kernel}")
-            if weights is None:
+            if weights is None or weights.dtype == np.int8:
                 continue
             weights = weights.astype(np.float32)
             if not np.isfinite(weights).all() or np.abs(weights).max() > _LARGEST_WEIGHT:
                 raise UserError(
                     f"the checkpoint is quantized: it has {name}, and {match[1]}/{kernel} holds "
-                    f"packed bytes, not weights; {advice}"
+                    f"packed bytes, not weights; convert the type first, then quantize"
                 )
 
 
@@ -131,26 +130,10 @@ def convert_checkpoint(
       FileNotFoundError: There is no such checkpoint.
       UserError: It cannot be read, or as for `convert_tensors`; nothing is written.
     """
-    _check_prefix(fp16_checkpoint)
+    writing.check_prefix(fp16_checkpoint, "fp16_checkpoint")
     source = reading.Checkpoint(init_checkpoint)
     # A scalar or a text comes as Python's own type.
     tensors = {name: np.asarray(source.load(name)) for name in sorted(source.shapes)}
     converted = convert_tensors(tensors, dtype, allow_overflow=allow_overflow)
     writing.save_checkpoint(fp16_checkpoint, converted)
     return [(n, tensors[n].dtype.name, converted[n].dtype.name) for n in tensors]
-
-
-def _check_prefix(prefix: str | Path) -> None:
-    """Refuses names that a checkpoint cannot be read under again.
-
-    Raises:
-      UserError: It is a folder, or a file's name.
-    """
-    prefix = str(prefix)
-    paths.refuse_url(prefix, "fp16_checkpoint")
-    is_file_name = prefix.endswith(atomic.INDEX_SUFFIX) or ".data-" in Path(prefix).name
-    if is_file_name or prefix.endswith("/") or Path(prefix).is_dir():
-        raise UserError(
-            f"fp16_checkpoint is {prefix}, expected a prefix without suffix such as "
-            "folder/model.ckpt"
-        )

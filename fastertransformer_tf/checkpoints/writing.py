@@ -10,11 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from fastertransformer_tf.errors import UserError
-from fastertransformer_tf.files.atomic import staged_folder
+from fastertransformer_tf.files import atomic, paths
 
 
 def save_checkpoint(prefix: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a name-based checkpoint, as `tf.compat.v1.train.Saver` does; see `staged_folder`.
+    """Writes a name-based checkpoint, as `tf.compat.v1.train.Saver` does, all at once.
 
     Args:
       prefix: Path without suffix, e.g. `out/bert_model.ckpt`. Its folder is created.
@@ -24,7 +24,7 @@ def save_checkpoint(prefix: str | os.PathLike[str], tensors: Mapping[str, np.nda
       UserError: `tensors` is empty, or a folder has the name of one of the files.
     """
     prefix = Path(prefix)
-    with staged_folder(prefix.parent) as stage:
+    with atomic.staged_folder(prefix.parent) as stage:
         write_checkpoint(stage / prefix.name, tensors)
 
 
@@ -32,7 +32,7 @@ def write_checkpoint(prefix: str | os.PathLike[str], tensors: Mapping[str, np.nd
     """Writes the two files of a checkpoint where they are, as for `save_checkpoint`.
 
     Args:
-      prefix: Path without suffix, in a folder that is there, e.g. one of `staged_folder`.
+      prefix: Path without suffix, in a folder that is there, e.g. one of `atomic.staged_folder`.
       tensors: As for `save_checkpoint`.
 
     Raises:
@@ -53,3 +53,22 @@ def write_checkpoint(prefix: str | os.PathLike[str], tensors: Mapping[str, np.nd
             tensors=holders,
         )
         session.run(save, dict(zip(holders, (tensors[n] for n in names), strict=True)))
+
+
+def check_prefix(prefix: str | os.PathLike[str], flag: str) -> None:
+    """Refuses names that a checkpoint cannot be read under again.
+
+    Args:
+      prefix: What a user gave to write a checkpoint to.
+      flag: The flag, to begin a message with.
+
+    Raises:
+      UserError: It is a folder, a file's name or a URL.
+    """
+    prefix = os.fspath(prefix)
+    paths.refuse_url(prefix, flag)
+    is_file_name = prefix.endswith(atomic.INDEX_SUFFIX) or ".data-" in Path(prefix).name
+    if is_file_name or prefix.endswith("/") or Path(prefix).is_dir():
+        raise UserError(
+            f"{flag} is {prefix}, expected a prefix without suffix such as folder/model.ckpt"
+        )

@@ -22,7 +22,7 @@ import tensorflow as tf
 from fastertransformer_tf import ops, spec
 from fastertransformer_tf.graphs import float_types
 from fastertransformer_tf.graphs.variables import get_variable
-from fastertransformer_tf.models import bert_compat, build_settings
+from fastertransformer_tf.models import bert_compat, build_settings, point_encoder
 
 _tf1 = tf.compat.v1
 _state = threading.local()
@@ -41,6 +41,7 @@ class EncoderOptions:
       use_tensorflow: TensorFlow's own transformer instead of the op, for comparison and training.
       all_layers: The inner layers' outputs will be fetched: one op computes them all. Without it
         they are right too, but fetching them costs a second pass through the encoder.
+      taps: With `use_tensorflow`: build `point_encoder`'s transformer instead, with these.
     """
 
     floatx: str = "float32"
@@ -49,6 +50,7 @@ class EncoderOptions:
     allow_gemm_test: bool = False
     use_tensorflow: bool = False
     all_layers: bool = False
+    taps: point_encoder.Taps | None = None
 
     def __post_init__(self) -> None:
         """Checks the combination.
@@ -66,6 +68,8 @@ class EncoderOptions:
                 "remove_padding needs the op, but TensorFlow's own transformer was asked for: "
                 "leave one of the two out"
             )
+        if self.taps is not None and not self.use_tensorflow:
+            raise ValueError("taps need use_tensorflow: the op has no points")
 
 
 @contextlib.contextmanager
@@ -289,6 +293,8 @@ def _install() -> None:
 
         def choose_transformer(*args: Any, **kwargs: Any) -> Any:
             options = getattr(_state, "options", None)
+            if options is not None and options.taps is not None:
+                return point_encoder.transformer_model(*args, **kwargs, taps=options.taps)
             if options is None or options.use_tensorflow:
                 return original_transformer(*args, **kwargs)
             return transformer_model(*args, **kwargs)

@@ -17,6 +17,7 @@ from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import atomic
 from fastertransformer_tf.models import bert_compat, heads, modeling
 from fastertransformer_tf.programs import (
+    calibration,
     checked_inputs,
     cli,
     inference,
@@ -60,6 +61,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     """Defines the program's flags."""
     model_flags.define_encoder_flags(flag_values, _OWNER)
     model_flags.define_export_flag(flag_values, _OWNER)
+    calibration.define_flags(flag_values, _OWNER)
     cli.FlagDefiner(flag_values, _OWNER).string(
         "output_logits",
         None,
@@ -178,8 +180,12 @@ class Job:
 
     def features(self, which: str) -> dict[str, np.ndarray]:
         """Tokenizes one of the sets of examples; see `glue_features.make_features`."""
+        return self.tokenized(self.examples[which])
+
+    def tokenized(self, examples: list[Any]) -> dict[str, np.ndarray]:
+        """Tokenizes examples; see `glue_features.make_features`."""
         return glue_features.make_features(
-            self.examples[which], self.labels, self.values.max_seq_length, self.tokenizer
+            examples, self.labels, self.values.max_seq_length, self.tokenizer
         )
 
 
@@ -218,8 +224,14 @@ def prepare(values: flags.FlagValues) -> Job:
 
 def _needed_sets(values: flags.FlagValues) -> list[str]:
     """Which sets of examples the flags ask for."""
-    sets = {"do_train": glue.TRAIN, "do_eval": glue.DEV, "do_predict": glue.TEST}
-    return [which for job, which in sets.items() if getattr(values, job)]
+    needed = []
+    if values.do_train or values.do_calib:
+        needed.append(glue.TRAIN)
+    if values.do_eval:
+        needed.append(glue.DEV)
+    if values.do_predict:
+        needed.append(glue.TEST)
+    return needed
 
 
 def _check_flags(values: flags.FlagValues) -> modeling.EncoderOptions:
@@ -228,8 +240,13 @@ def _check_flags(values: flags.FlagValues) -> modeling.EncoderOptions:
     path_flags.check_paths(values, _PATHS)
     options = checked_inputs.encoder_options(values)
     checked_inputs.check_training_flags(values)
-    if not (values.do_train or values.do_eval or values.do_predict or values.export_dir):
-        raise UserError("nothing to do: give --do_train, --do_eval, --do_predict or --export_dir")
+    if not any((values.do_train, values.do_calib, values.do_eval, values.do_predict)):
+        if not values.export_dir:
+            raise UserError(
+                "nothing to do: give --do_train, --do_calib, --do_eval, --do_predict or "
+                "--export_dir"
+            )
+    calibration.options(values)
     model_flags.require_positive(values, _POSITIVE)
     if values.max_seq_length < 3:
         raise UserError(
@@ -308,6 +325,17 @@ def run_train(job: Job) -> str:
         )
 
 
+def run_calib(job: Job, source: reading.Checkpoint) -> str:
+    """Calibrates a checkpoint on the train set; returns the prefix of the new one."""
+    chosen = calibration.options(job.values)
+
+    def build(source: reading.Checkpoint, encoder: modeling.EncoderOptions) -> inference.Model:
+        return Classifier(job.config, len(job.labels), source, encoder)
+
+    features = job.tokenized(calibration.choose_examples(job.examples["train"], chosen))
+    return calibration.calibrate(build, source, features, chosen, job.values.output_dir)
+
+
 def run(values: flags.FlagValues) -> dict[str, Any]:
     """Runs the program with parsed flags.
 
@@ -323,11 +351,16 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
         result: dict[str, Any] = {}
         if values.do_train:
             source = reading.Checkpoint(run_train(job))
-            if not (values.do_eval or values.do_predict or values.export_dir):
-                return result
         else:
             assert job.source is not None
             source = job.source
+        if values.do_calib:
+            calibrated = reading.Checkpoint(run_calib(job, source))
+            source = calibrated if values.if_quant else source
+        if not (values.do_eval or values.do_predict or values.export_dir):
+            return result
+        if values.if_quant:
+            job.options = calibration.simulated_encoder(source, calibration.options(values))
         with Classifier(job.config, len(job.labels), source, job.options) as model:
             if values.do_eval:
                 result = run_eval(job, model)

@@ -246,9 +246,14 @@ class FlagDefiner:
         """Defines a flag of a whole number, at least `minimum`."""
         self._define(flags.IntegerParser(lower_bound=minimum), name, default, text)
 
-    def boolean(self, name: str, text: str) -> None:
-        """Defines a flag that is false unless given."""
-        flags.DEFINE_boolean(name, False, text, self.flag_values, self.owner)
+    def number(self, name: str, default: float, text: str, lowest: float, highest: float) -> None:
+        """Defines a flag of a number from `lowest` to `highest`."""
+        parser = flags.FloatParser(lower_bound=lowest, upper_bound=highest)
+        self._define(parser, name, default, text)
+
+    def boolean(self, name: str, text: str, *, default: bool = False) -> None:
+        """Defines a flag that is false or true."""
+        flags.DEFINE_boolean(name, default, text, self.flag_values, self.owner)
 
     def enum(self, name: str, default: str, values: Sequence[str], text: str) -> None:
         """Defines a flag that is one of `values`."""

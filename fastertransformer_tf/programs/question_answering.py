@@ -14,6 +14,7 @@ from fastertransformer_tf.data import squad_answers, squad_files, squad_windows
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.models import bert_compat, heads, modeling
 from fastertransformer_tf.programs import (
+    calibration,
     checked_inputs,
     cli,
     inference,
@@ -40,6 +41,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     """Defines the program's flags."""
     model_flags.define_encoder_flags(flag_values, _OWNER)
     model_flags.define_export_flag(flag_values, _OWNER)
+    calibration.define_flags(flag_values, _OWNER)
     bert_compat.define_google_flags("run_squad", flag_values, _OWNER, _HELP)
 
 
@@ -106,9 +108,15 @@ def run(values: flags.FlagValues) -> dict[str, str]:
         source = job.source
         if values.do_train:
             source = reading.Checkpoint(_train(job))
+        if values.do_calib:
+            assert source is not None
+            calibrated = reading.Checkpoint(_calibrate(job, source))
+            source = calibrated if values.if_quant else source
         if not (values.do_predict or values.export_dir):
             return {}
         assert source is not None
+        if values.if_quant:
+            job.encoder = calibration.simulated_encoder(source, calibration.options(values))
         answers: dict[str, str] = {}
         with QuestionAnswerer(job.config, source, job.encoder) as model:
             if values.do_predict:
@@ -164,14 +172,12 @@ def prepare(values: flags.FlagValues) -> Job:
     path_flags.check_paths(values, _PATHS)
     encoder = checked_inputs.encoder_options(values)
     checked_inputs.check_training_flags(values)
-    if not (values.do_train or values.do_predict or values.export_dir):
-        raise UserError("nothing to do: give --do_train, --do_predict or --export_dir")
+    if not any((values.do_train, values.do_calib, values.do_predict, values.export_dir)):
+        raise UserError("nothing to do: give --do_train, --do_calib, --do_predict or --export_dir")
     model_flags.require_positive(values, _POSITIVE)
-    files = [
-        file
-        for job, file in (("do_train", "train_file"), ("do_predict", "predict_file"))
-        if values[job].value
-    ]
+    calibration.options(values)
+    files = ["train_file"] if values.do_train or values.do_calib else []
+    files += ["predict_file"] if values.do_predict else []
     cli.require_flags(values, files)
     for file in files:
         path_flags.require_file(getattr(values, file), file)
@@ -213,6 +219,24 @@ def _predict(job: Job, model: QuestionAnswerer) -> dict[str, str]:
     rows = {"questions": len(answers)}
     reports.report("SQuAD prediction", job.encoder, rows, result, values.predict_batch_size)
     return answers
+
+
+def _calibrate(job: Job, source: reading.Checkpoint) -> str:
+    """Calibrates a checkpoint on --train_file; returns the prefix of the new one."""
+    chosen = calibration.options(job.values)
+    questions, dropped = job.questions["train_file"]
+    data = squad_windows.make_windows(
+        calibration.choose_examples(questions, chosen),
+        dropped,
+        job.tokenizer,
+        job.options,
+        is_training=True,
+    )
+
+    def build(source: reading.Checkpoint, encoder: modeling.EncoderOptions) -> inference.Model:
+        return QuestionAnswerer(job.config, source, encoder)
+
+    return calibration.calibrate(build, source, data.arrays, chosen, job.values.output_dir)
 
 
 def _train(job: Job) -> str:

@@ -51,6 +51,8 @@ TIMING_CAPTION = "times: session runs alone, after one warm-up batch; no buildin
 
 def encoder_name(options: modeling.EncoderOptions) -> str:
     """Says in a few words which transformer ran."""
+    if options.taps is not None:
+        return f"INT8 simulated in TensorFlow, {options.floatx}"
     if options.use_tensorflow:
         return f"TensorFlow's own transformer, {options.floatx}"
     padding = "padding removed" if options.remove_padding else "with padding"

@@ -1,0 +1,1 @@
+"""INT8: quantizer points, ranges, integers, and the checkpoints that hold them."""
