@@ -237,7 +237,8 @@ def test_own_mask_needs_lengths_for_remove_padding() -> None:
     ("arguments", "message"),
     [
         ({"floatx": "float64"}, "floatx is 'float64', expected one of float32"),
-        ({"int8_mode": 1}, "INT8 is not in this version"),
+        ({"int8_mode": 4}, "int8_mode is 4, expected 0, 1, 2 or 3"),
+        ({"use_tensorflow": True, "int8_mode": 1}, "int8_mode needs the op"),
         ({"use_tensorflow": True, "remove_padding": True}, "remove_padding needs the op"),
     ],
 )

@@ -120,7 +120,7 @@ def test_the_model_that_is_given_is_run(tmp_path, monkeypatch, activation, epsil
         arguments.append(f"--bert_config_file={moved}")
     sides = []
     monkeypatch.setattr(
-        profiling, "compare", lambda values, both, columns: sides.extend([*both, columns])
+        profiling, "compare", lambda values, both, columns, _: sides.extend([*both, columns])
     )
     values = flags.FlagValues()
     profile_transformer_inference.define_flags(values)
@@ -215,8 +215,8 @@ def test_no_time_where_outputs_disagree(tmp_path, monkeypatch, capsys):
 
 
 def test_bad_flags(tmp_path):
-    with pytest.raises(ValueError, match="INT8 is not in this version"):
-        profile_transformer_inference.run(_values(tmp_path, "--int8_mode=1"))
+    with pytest.raises(ValueError, match="int8_mode is 4, expected 0, 1, 2"):
+        profile_transformer_inference.run(_values(tmp_path, "--int8_mode=4"))
     values = flags.FlagValues()
     profile_transformer_inference.define_flags(values)
     values(["program"])

@@ -29,9 +29,9 @@ from fastertransformer_tf.graphs import float_types
 from fastertransformer_tf.graphs.variables import PendingValues
 
 _tf1 = tf.compat.v1
-# What training and calibration leave in a checkpoint beside the weights.
+# What training, calibration and quantization leave in a checkpoint beside the weights.
 _TRAINING_STATE = re.compile(
-    r"(^|/)(global_step|adam_[mv]|beta[12]_power|Adam(_1)?|quant_(max|min))$"
+    r"(^|/)(global_step|adam_[mv]|beta[12]_power|Adam(_1)?|quant_(max|min)|int8_format)$"
 )
 
 

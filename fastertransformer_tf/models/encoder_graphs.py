@@ -18,7 +18,8 @@ from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.errors import UserError, listed
 from fastertransformer_tf.graphs import sessions
 from fastertransformer_tf.graphs.variables import PendingValues, get_variable
-from fastertransformer_tf.models import bert_compat, build_settings, modeling
+from fastertransformer_tf.models import bert_compat, build_settings, modeling, point_encoder
+from fastertransformer_tf.quantization import points, scale_list
 from fastertransformer_tf.spec import EncoderSizes
 
 Weights = list[dict[str, np.ndarray]] | list[dict[str, tf.Tensor]]
@@ -31,28 +32,41 @@ def random_weights(sizes: EncoderSizes, seed: int = 1) -> Weights:
     return spec.by_google_name(layers)
 
 
-def load_weights(prefix: str, sizes: EncoderSizes, scope: str = "bert/encoder") -> Weights:
+def load_weights(
+    prefix: str, sizes: EncoderSizes, *, int8: bool = False, scope: str = "bert/encoder"
+) -> Weights:
     """Reads the encoder's weights from a google-research BERT checkpoint, as float32.
+
+    Args:
+      prefix: The checkpoint.
+      sizes: Of the encoder.
+      int8: It is one of ckpt_quantization: kernels are int8, and each layer has its scale list.
+      scope: Above the layers.
 
     Raises:
       FileNotFoundError: There is no such checkpoint.
-      UserError: It cannot be read, or variables are missing or have another shape: the first ten
-        are named.
+      UserError: It cannot be read, or variables are missing or have another shape or type: the
+        first ten are named.
     """
     source = reading.Checkpoint(prefix)
-    faults, layers = [], []
-    for index in range(sizes.layers):
-        layer = {}
-        for weight in spec.LAYER_WEIGHTS:
-            full = f"{scope}/layer_{index}/{weight.google}"
-            expected = weight.sizes(sizes.hidden, sizes.inner)
+    faults = []
+    layers: list[dict[str, np.ndarray]] = [{} for _ in range(sizes.layers)]
+    names = {w.google: w.sizes(sizes.hidden, sizes.inner) for w in spec.LAYER_WEIGHTS}
+    kernels = {w.google for w in spec.LAYER_WEIGHTS if w.is_quantized and int8}
+    if int8:
+        names[points.SCALE_LIST] = (scale_list.length(sizes.hidden, sizes.inner),)
+    for index, layer in enumerate(layers):
+        for name, expected in names.items():
+            full = f"{scope}/layer_{index}/{name}"
             if full not in source.shapes:
                 faults.append(f"{full} is missing")
             elif tuple(source.shapes[full]) != expected:
                 faults.append(f"{full} has shape {source.shapes[full]}, expected {list(expected)}")
+            elif (source.dtypes[full] == tf.int8) != (name in kernels):
+                wanted = "int8" if name in kernels else "floating point"
+                faults.append(f"{full} is {source.dtypes[full].name}, expected {wanted}")
             else:
-                layer[weight.google] = source.load(full, "float32")
-        layers.append(layer)
+                layer[name] = source.load(full, None if name in kernels else "float32")
     if faults:
         raise UserError(f"checkpoint {prefix} does not fit the encoder: {listed(faults)}")
     return layers
@@ -71,9 +85,12 @@ class HeldArrays:
         self._values = PendingValues()
 
     def hold(self, name: str, value: np.ndarray) -> tf.Tensor:
-        """Makes a variable; returns its value, to be read once a call."""
-        variable = get_variable(name, value.shape, self._dtype, initializer=tf.zeros_initializer())
-        self._values.add(variable, value.astype(self._dtype.as_numpy_dtype, copy=False))
+        """Makes a variable; returns its value, to be read once a call. Integers stay integers."""
+        dtype = tf.int8 if value.dtype == np.int8 else self._dtype
+        if name.endswith(f"/{points.SCALE_LIST}"):
+            dtype = tf.float32
+        variable = get_variable(name, value.shape, dtype, initializer=tf.zeros_initializer())
+        self._values.add(variable, value.astype(dtype.as_numpy_dtype, copy=False))
         return tf.convert_to_tensor(variable)
 
     def hold_weights(self, weights: Weights) -> list[dict[str, tf.Tensor]]:
@@ -92,7 +109,7 @@ def _as_tensor(weight: np.ndarray | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """A weight as the graph uses it."""
     if isinstance(weight, tf.Tensor):
         return weight
-    return tf.constant(weight, dtype, name="frozen")
+    return tf.constant(weight, tf.int8 if weight.dtype == np.int8 else dtype, name="frozen")
 
 
 def frozen_scope(weights: Weights, dtype: tf.DType) -> Any:  # noqa: ANN401
@@ -113,8 +130,19 @@ def _op_weights(layer: dict[str, Any], dtype: tf.DType) -> dict[str, tf.Tensor]:
     }
 
 
+def _op_scales(weights: Weights, int8_mode: int) -> list[tf.Tensor]:
+    """The scale lists as BertEncoder takes them."""
+    if not int8_mode:
+        return []
+    return [_as_tensor(layer[points.SCALE_LIST], tf.float32) for layer in weights]
+
+
 def tensorflow_encoder(
-    hidden: tf.Tensor, lengths: tf.Tensor, sizes: EncoderSizes, weights: Weights
+    hidden: tf.Tensor,
+    lengths: tf.Tensor,
+    sizes: EncoderSizes,
+    weights: Weights,
+    taps: point_encoder.Taps | None = None,
 ) -> tf.Tensor:
     """bert-tensorflow's own transformer_model, in the type of `hidden`.
 
@@ -123,12 +151,13 @@ def tensorflow_encoder(
       lengths: int32 [B]: tokens of each sequence; keys past them are masked.
       sizes: of the encoder.
       weights: as random_weights makes them, or tensors in the type of `hidden`.
+      taps: build the encoder with named points instead, with these.
 
     Returns:
       Hidden states [B,S,H]; rows past a length are whatever TensorFlow computes for them.
     """
     bert = bert_compat.modeling()
-    options = modeling.EncoderOptions(floatx=hidden.dtype.name, use_tensorflow=True)
+    options = modeling.EncoderOptions(floatx=hidden.dtype.name, use_tensorflow=True, taps=taps)
     with (
         modeling.encoder_options(options),
         build_settings.layer_norm_epsilon(sizes.layer_norm_eps),
@@ -161,7 +190,8 @@ def op_encoder(
 ) -> tf.Tensor:
     """The same by one BertEncoder op; arguments as for tensorflow_encoder.
 
-    Rows past a length are 0 with remove_padding.
+    With int8_mode the weights are those of `int8_weights.quantize`. Rows past a length are 0 with
+    remove_padding.
     """
     (output,) = ops.bert_encoder(
         hidden,
@@ -172,6 +202,7 @@ def op_encoder(
         size_per_head=sizes.size,
         remove_padding=remove_padding,
         int8_mode=int8_mode,
+        amax_list=_op_scales(weights, int8_mode),
         allow_gemm_test=allow_gemm_test,
         activation=modeling.op_activation(sizes.hidden_act),
         layernorm_epsilon=sizes.layer_norm_eps,
@@ -203,13 +234,14 @@ def op_layers(
         starts = tf.range(batch) * seq
         segments = tf.reshape(tf.stack([starts, starts + lengths], 1), [-1])
         boundaries = tf.concat([segments, [batch * seq]], 0)
+    scales = _op_scales(weights, int8_mode) or [tf.zeros([0], tf.float32)] * len(weights)
     for index, layer in enumerate(weights):
         states = ops.bert_transformer(
             from_tensor=states,
             to_tensor=states,
             attr_mask=mask,
             sequence_id_offset=id_offset,
-            amax_list=tf.zeros([0], tf.float32),
+            amax_list=scales[index],
             trt_seqlen_offset=boundaries,
             head_num=sizes.heads,
             size_per_head=sizes.size,

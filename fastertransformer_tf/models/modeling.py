@@ -23,6 +23,7 @@ from fastertransformer_tf import ops, spec
 from fastertransformer_tf.graphs import float_types
 from fastertransformer_tf.graphs.variables import get_variable
 from fastertransformer_tf.models import bert_compat, build_settings, point_encoder
+from fastertransformer_tf.quantization import points, scale_list
 
 _tf1 = tf.compat.v1
 _state = threading.local()
@@ -36,7 +37,8 @@ class EncoderOptions:
     Attributes:
       floatx: Type of variables, embeddings, encoder and head: float32, float16 or bfloat16.
       remove_padding: Compute only real tokens; rows past a sequence's last real token are 0.
-      int8_mode: 0. INT8 is not in this version.
+      int8_mode: 0 off; 1, 2 or 3 (which is 2): kernels are int8, as ckpt_quantization writes them
+        (docs/int8.md).
       allow_gemm_test: GPU: search the fastest GEMM algorithm at the first call of each new shape.
       use_tensorflow: TensorFlow's own transformer instead of the op, for comparison and training.
       all_layers: The inner layers' outputs will be fetched: one op computes them all. Without it
@@ -56,18 +58,17 @@ class EncoderOptions:
         """Checks the combination.
 
         Raises:
-          ValueError: An unknown type, a mode not in this version, or flags that exclude each other.
+          ValueError: An unknown type or mode, or flags that exclude each other.
         """
         float_types.float_type(self.floatx)
-        if self.int8_mode != 0:
-            raise ValueError(
-                f"int8_mode is {self.int8_mode}, expected 0: INT8 is not in this version"
-            )
-        if self.use_tensorflow and self.remove_padding:
-            raise ValueError(
-                "remove_padding needs the op, but TensorFlow's own transformer was asked for: "
-                "leave one of the two out"
-            )
+        if self.int8_mode not in (0, *points.QUANT_MODES.values()):
+            raise ValueError(f"int8_mode is {self.int8_mode}, expected 0, 1, 2 or 3")
+        for name in ("remove_padding", "int8_mode"):
+            if self.use_tensorflow and getattr(self, name):
+                raise ValueError(
+                    f"{name} needs the op, but TensorFlow's own transformer was asked for: leave "
+                    "one of the two out"
+                )
         if self.taps is not None and not self.use_tensorflow:
             raise ValueError("taps need use_tensorflow: the op has no points")
 
@@ -154,9 +155,13 @@ def lengths_and_mask(
 
 
 def _layer_weights(
-    hidden_size: int, intermediate_size: int, dtype: tf.DType, initializer_range: float
+    hidden_size: int,
+    intermediate_size: int,
+    dtype: tf.DType,
+    initializer_range: float,
+    kernel_dtype: tf.DType,
 ) -> dict[str, tf.Tensor]:
-    """Creates (or gets) the 16 variables of a layer in the current scope."""
+    """Creates (or gets) the 16 variables of a layer in the current scope; int8 kernels as zeros."""
     initializers = {
         "kernel": _tf1.truncated_normal_initializer(stddev=initializer_range),
         "gamma": _tf1.ones_initializer(),
@@ -166,11 +171,21 @@ def _layer_weights(
         shape = weight.sizes(hidden_size, intermediate_size)
         scope, name = weight.google.rsplit("/", 1)
         initializer = initializers.get(name, _tf1.zeros_initializer())
+        stored = kernel_dtype if weight.is_quantized else dtype
+        if stored == tf.int8:
+            initializer = _tf1.zeros_initializer()
         with _tf1.variable_scope(scope):
             weights[weight.op_input] = tf.convert_to_tensor(
-                get_variable(name, shape, dtype, initializer=initializer)
+                get_variable(name, shape, stored, initializer=initializer)
             )
     return weights
+
+
+def _scale_list(hidden_size: int, intermediate_size: int) -> tf.Tensor:
+    """Creates (or gets) the variable of a layer's scale list in the current scope."""
+    shape = [scale_list.length(hidden_size, intermediate_size)]
+    ones = _tf1.ones_initializer()
+    return tf.convert_to_tensor(get_variable(points.SCALE_LIST, shape, tf.float32, ones))
 
 
 def _check_sizes(input_tensor: tf.Tensor, hidden_size: int, num_attention_heads: int) -> None:
@@ -238,10 +253,17 @@ def transformer_model(
     activation = op_activation(intermediate_act_fn)
     dtype = input_tensor.dtype
 
-    layers = []
+    layers, scale_lists = [], []
+    kernel_dtype = tf.int8 if options.int8_mode else dtype
     for index in range(num_hidden_layers):
         with _tf1.variable_scope(f"layer_{index}"):
-            layers.append(_layer_weights(hidden_size, intermediate_size, dtype, initializer_range))
+            layers.append(
+                _layer_weights(
+                    hidden_size, intermediate_size, dtype, initializer_range, kernel_dtype
+                )
+            )
+            if options.int8_mode:
+                scale_lists.append(_scale_list(hidden_size, intermediate_size))
 
     remove_padding = options.remove_padding
     input_mask = getattr(attention_mask, "_ft_input_mask", None)
@@ -266,6 +288,7 @@ def transformer_model(
             num_outputs=num_outputs,
             remove_padding=remove_padding,
             int8_mode=options.int8_mode,
+            amax_list=scale_lists,
             allow_gemm_test=options.allow_gemm_test,
             activation=activation,
             layernorm_epsilon=build_settings.current_layer_norm_epsilon(),

@@ -11,6 +11,7 @@ from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import bert_config, paths, vocabulary
 from fastertransformer_tf.models import bert_compat, modeling
 from fastertransformer_tf.programs import path_flags
+from fastertransformer_tf.quantization import points
 from fastertransformer_tf.training import settings
 from fastertransformer_tf.training.options import TrainingOptions
 
@@ -172,10 +173,37 @@ def check_model(flag_values: flags.FlagValues, config: Any) -> reading.Checkpoin
     if not path:
         return None
     source = reading.Checkpoint(path)
+    _check_quantization(flag_values, source)
     bert_config.check_embeddings(
         vars(config), source.shapes, flag_values.bert_config_file, source.path
     )
     return source
+
+
+def _check_quantization(flag_values: flags.FlagValues, source: reading.Checkpoint) -> None:
+    """Refuses --int8_mode with a float checkpoint and a quantized one without it.
+
+    Raises:
+      UserError: Saying which of the two to change.
+    """
+    mode = flag_values.int8_mode
+    is_quantized = points.FORMAT_VARIABLE in source.shapes
+    if mode and (flag_values.do_train or not is_quantized):
+        what = "trains a float" if flag_values.do_train else "found a float"
+        raise UserError(
+            f"--int8_mode={mode} {what} checkpoint, {source.path}: calibrate it with --do_calib, "
+            "and run what ckpt_quantization makes of it"
+        )
+    if is_quantized and not mode:
+        raise UserError(
+            f"checkpoint {source.path} is quantized, expected --int8_mode=1 or 2 with it"
+        )
+    if is_quantized and int(source.load(points.FORMAT_VARIABLE)) != points.FORMAT:
+        raise UserError(
+            f"checkpoint {source.path}: {points.FORMAT_VARIABLE} is "
+            f"{int(source.load(points.FORMAT_VARIABLE))}, expected {points.FORMAT}: it is of "
+            "another version of this package"
+        )
 
 
 def check_segments(config: Any, bert_config_file: str) -> None:

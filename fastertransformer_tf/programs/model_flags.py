@@ -37,7 +37,11 @@ def define_encoder_flags(flag_values: flags.FlagValues, owner: str) -> None:
         "use_tensorflow_transformer",
         "Run TensorFlow's own transformer instead of the op, for comparison.",
     )
-    define.integer("int8_mode", 0, "0 off; INT8 is not in this version.")
+    define.integer(
+        "int8_mode",
+        0,
+        "0 off; 1, 2 or 3 (which is 2): run a checkpoint of ckpt_quantization with int8 kernels.",
+    )
 
 
 def define_export_flag(flag_values: flags.FlagValues, owner: str) -> None:

@@ -11,8 +11,9 @@ from absl import flags
 from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import bert_config
-from fastertransformer_tf.models import encoder_graphs, modeling
+from fastertransformer_tf.models import encoder_graphs, int8_weights, modeling
 from fastertransformer_tf.programs import checked_inputs, path_flags, profiling
+from fastertransformer_tf.quantization import points
 
 
 def encoder_sizes(values: flags.FlagValues) -> encoder_graphs.EncoderSizes:
@@ -129,6 +130,39 @@ def make_side(
         )
 
 
+def load_weights(
+    values: flags.FlagValues,
+    sizes: encoder_graphs.EncoderSizes,
+    feeds: tuple[np.ndarray, np.ndarray],
+) -> tuple[encoder_graphs.Weights, encoder_graphs.Weights]:
+    """Makes the weights of both sides.
+
+    With int8_mode those of the op are a quantized checkpoint's, or else the float ones with the
+    ranges that the timed batch shows.
+
+    Returns:
+      Float weights, and those of the op.
+
+    Raises:
+      FileNotFoundError: There is no such checkpoint.
+      UserError: It does not fit, or is quantized without --int8_mode.
+    """
+    path = values.init_checkpoint
+    is_int8 = bool(path) and points.FORMAT_VARIABLE in reading.Checkpoint(path).shapes
+    if is_int8 and not values.int8_mode:
+        raise UserError(f"--init_checkpoint={path} is quantized, expected --int8_mode=1 or 2")
+    if is_int8:
+        weights = encoder_graphs.load_weights(path, sizes, int8=True)
+        return int8_weights.dequantize(weights, sizes), weights
+    if path:
+        weights = encoder_graphs.load_weights(path, sizes)
+    else:
+        weights = encoder_graphs.random_weights(sizes)
+    if not values.int8_mode:
+        return weights, weights
+    return weights, int8_weights.quantize(weights, sizes, *feeds)
+
+
 def run(values: flags.FlagValues) -> list[np.ndarray]:
     """Runs the program with parsed flags.
 
@@ -141,12 +175,6 @@ def run(values: flags.FlagValues) -> list[np.ndarray]:
     """
     profiling.check_flags(values)
     sizes = encoder_sizes(values)
-    weights = (
-        encoder_graphs.load_weights(values.init_checkpoint, sizes)
-        if values.init_checkpoint
-        else encoder_graphs.random_weights(sizes)
-    )
-    path_flags.make_output_dir(values.output_dir)
     batch, seq = values.predict_batch_size, values.max_seq_length
     length = max(1, seq // 2) if values.remove_padding else seq
     rng = np.random.default_rng(1)
@@ -154,7 +182,17 @@ def run(values: flags.FlagValues) -> list[np.ndarray]:
         rng.standard_normal((batch, seq, sizes.hidden), dtype=np.float32),
         np.full(batch, length, np.int32),
     )
-    sides = [make_side(values, original, sizes, weights, feeds) for original in (True, False)]
+    weights, op_weights = load_weights(values, sizes, feeds)
+    path_flags.make_output_dir(values.output_dir)
+    sides = [
+        make_side(values, True, sizes, weights, feeds),
+        make_side(values, False, sizes, op_weights, feeds),
+    ]
+    simulated = None
+    if values.int8_mode:
+        simulated = int8_weights.simulated_output(
+            op_weights, sizes, values.int8_mode, *feeds
+        )[:, :length]
     columns = {
         "batch_size": batch,
         "seq_length": seq,
@@ -162,4 +200,4 @@ def run(values: flags.FlagValues) -> list[np.ndarray]:
         "attention_heads": sizes.heads,
         "attention_head_size": sizes.size,
     }
-    return profiling.compare(values, sides, columns)
+    return profiling.compare(values, sides, columns, simulated)

@@ -24,7 +24,8 @@ from fastertransformer_tf.programs import checked_inputs, cli, reports
 
 _tf1 = tf.compat.v1
 # Largest ||op - TensorFlow|| / ||TensorFlow||. float16, bfloat16 and TF32 round both sides.
-TOLERANCE = {"float32": 1e-4, "TF32": 1e-2, "float16": 1e-2, "bfloat16": 6e-2}
+# int8 is compared with int8 simulated in TensorFlow: single integers may be another.
+TOLERANCE = {"float32": 1e-4, "TF32": 1e-2, "float16": 1e-2, "bfloat16": 6e-2, "int8": 0.15}
 
 
 @dataclasses.dataclass
@@ -82,15 +83,17 @@ def precision(floatx: str) -> str:
     return "TF32" if allowed else floatx
 
 
-def check_agreement(expected: np.ndarray, actual: np.ndarray, floatx: str) -> float:
-    """Returns the relative error of `actual`.
+def check_agreement(
+    expected: np.ndarray, actual: np.ndarray, floatx: str, int8_mode: int = 0
+) -> float:
+    """Returns the relative error of `actual`; with int8_mode `expected` was simulated.
 
     Raises:
       UserError: It is above TOLERANCE, or not a number.
     """
     norm = np.linalg.norm(expected.astype(np.float64))
     error = float(np.linalg.norm(actual.astype(np.float64) - expected) / norm)
-    computed_in = precision(floatx)
+    computed_in = "int8" if int8_mode else precision(floatx)
     tolerance = TOLERANCE[computed_in]
     if not error <= tolerance:
         raise UserError(
@@ -102,7 +105,10 @@ def check_agreement(expected: np.ndarray, actual: np.ndarray, floatx: str) -> fl
 
 
 def compare(
-    values: flags.FlagValues, sides: Sequence[Side], columns: Mapping[str, int]
+    values: flags.FlagValues,
+    sides: Sequence[Side],
+    columns: Mapping[str, int],
+    simulated: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """Compares outputs, then times, traces and reports; closes the sessions.
 
@@ -110,6 +116,7 @@ def compare(
       values: The program's flags.
       sides: TensorFlow's and the op's, with the same batches.
       columns: Column name to value of the table: batch_size, seq_length, hidden_layers, ...
+      simulated: What the op's outputs are to be, where TensorFlow's side computes in other numbers.
 
     Returns:
       Seconds of TensorFlow's runs and of the op's, [num_iter] each.
@@ -124,7 +131,9 @@ def compare(
             np.concatenate([side.session.run(side.output, feeds) for feeds in side.feeds])
             for side in sides
         )
-        error = check_agreement(expected, actual, values.floatx)
+        if simulated is not None:
+            expected = simulated
+        error = check_agreement(expected, actual, values.floatx, values.int8_mode)
         seconds = time_in_turn(sides, values.num_iter)
         if values.tf_profile:
             write_traces(sides, values.output_dir, values.num_iter)
