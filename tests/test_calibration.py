@@ -476,7 +476,7 @@ def test_examples_are_chosen_the_same_each_time():
 def test_the_search_is_given_few_tokens(rng):
     features = {"input_mask": np.ones((100, 100), np.int32), "label_ids": np.arange(100)}
     (batch,) = calibration._few_tokens(features)
-    assert batch["input_mask"].shape == (40, 100) and len(batch["label_ids"]) == 40
+    assert batch["input_mask"].shape == (20, 100) and len(batch["label_ids"]) == 20
     long = {"input_mask": np.ones((2, 5000), np.int32)}
     (batch,) = calibration._few_tokens(long)
     assert batch["input_mask"].shape == (1, 5000)

@@ -41,7 +41,7 @@ RANGES_CSV = "calibrated_ranges.csv"
 # As google's run_squad shuffles, and the original's calibration with it.
 _SEED = 12345
 # Tokens that the method `layer_error` runs its layers on: more of them change no choice.
-_SEARCH_TOKENS = 4096
+_SEARCH_TOKENS = 2048
 
 # Builds the model of a checkpoint with an encoder of its options.
 Build = Callable[[reading.Checkpoint, modeling.EncoderOptions], inference.Model]
