@@ -189,13 +189,10 @@ def calibrate(
       The prefix of the checkpoint.
 
     Raises:
-      UserError: The checkpoint is quantized or calibrated already, or has values that are not
+      UserError: The checkpoint is quantized already, or has values that are not
         finite.
     """
-    tensors = {name: np.asarray(source.load(name)) for name in source.shapes}
-    _check_source(source.path, tensors)
-    # Ranges of a calibration before this one are replaced.
-    tensors = {name: v for name, v in tensors.items() if not points.is_range_variable(name)}
+    tensors = _float_tensors(source)
     features = {name: value[: chosen.num_examples] for name, value in features.items()}
     batches = _batches(features, chosen.batch_size)
     with tempfile.TemporaryDirectory() as folder:
@@ -220,14 +217,16 @@ def calibrate(
     return prefix
 
 
-def _check_source(path: str, tensors: Mapping[str, np.ndarray]) -> None:
-    """Refuses a checkpoint that is int8 already.
+def _float_tensors(source: reading.Checkpoint) -> dict[str, np.ndarray]:
+    """Reads all variables but the ranges of a calibration before this one.
 
     Raises:
-      UserError: It is.
+      UserError: The checkpoint is int8 already.
     """
-    if points.FORMAT_VARIABLE in tensors:
-        raise UserError(f"checkpoint {path} is quantized, expected a float one to calibrate")
+    if points.FORMAT_VARIABLE in source.shapes:
+        raise UserError(f"checkpoint {source.path} is quantized, expected a float one to calibrate")
+    names = (name for name in source.shapes if not points.is_range_variable(name))
+    return {name: np.asarray(source.load(name)) for name in names}
 
 
 def _batches(features: Mapping[str, np.ndarray], batch_size: int) -> list[dict[str, np.ndarray]]:
