@@ -411,6 +411,9 @@ def test_what_cannot_be_calibrated_is_refused(mrpc, tmp_path):
     out = {"output_dir": tmp_path / "out"}
     with pytest.raises(UserError, match="--if_quant with --do_train"):
         _run(classification, **mrpc, **out, do_train=True, if_quant=True)
+    for flag, value in (("floatx", "float16"), ("remove_padding", True), ("export_dir", "x")):
+        with pytest.raises(UserError, match=f"--if_quant simulates .*--{flag}"):
+            _run(classification, **mrpc, **out, if_quant=True, **{flag: value})
     with pytest.raises(UserError, match="--per_tensor_kernels is of ft2 and ft3"):
         _run(classification, **mrpc, **out, quant_mode="ft1", per_tensor_kernels=True)
     with pytest.raises(UserError, match="ranges cannot be used.*--do_calib"):

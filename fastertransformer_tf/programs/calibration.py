@@ -131,8 +131,8 @@ def options(values: flags.FlagValues) -> CalibrationOptions:
     Raises:
       UserError: Flags that do not go together.
     """
-    if values.if_quant and values.do_train:
-        raise UserError("--if_quant with --do_train: training with int8 is not in this version")
+    if values.if_quant:
+        _check_simulation(values)
     if values.per_tensor_kernels and values.quant_mode == "ft1":
         raise UserError("--per_tensor_kernels is of ft2 and ft3, but --quant_mode=ft1")
     return CalibrationOptions(
@@ -144,6 +144,27 @@ def options(values: flags.FlagValues) -> CalibrationOptions:
         fold_shift=values.fold_shift,
         kernels_by_column=not values.per_tensor_kernels,
     )
+
+
+def _check_simulation(values: flags.FlagValues) -> None:
+    """Refuses what the simulation would not do as it is asked.
+
+    Raises:
+      UserError: Naming the flag.
+    """
+    if values.do_train:
+        raise UserError("--if_quant with --do_train: training with int8 is not in this version")
+    if values.floatx != "float32":
+        raise UserError(
+            f"--if_quant simulates in float32, but --floatx={values.floatx}: leave one of the two "
+            "out"
+        )
+    for name in ("remove_padding", "int8_mode", "export_dir"):
+        if values[name].value:
+            raise UserError(
+                f"--if_quant simulates int8 in TensorFlow, to see its accuracy, but --{name} is of "
+                "the op: leave one of the two out"
+            )
 
 
 def simulated_encoder(
