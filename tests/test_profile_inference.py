@@ -193,7 +193,14 @@ def test_flags_of_what_is_not_done_are_refused(tmp_path):
         values(["program", *common, *arguments])
         profile_classifier.run(values)
 
-    for flag in ("--do_train", "--do_predict", "--export_dir=x", "--output_logits=x"):
+    for flag in (
+        "--do_train",
+        "--do_calib",
+        "--if_quant",
+        "--do_predict",
+        "--export_dir=x",
+        "--output_logits=x",
+    ):
         with pytest.raises(UserError, match=f"{flag.split('=')[0]}: this program only times"):
             run(flag)
     with pytest.raises(UserError, match="--eval_batch_size=100, expected at most the"):

@@ -189,6 +189,13 @@ def test_a_shift_without_centres_changes_nothing(rng):
     assert {v.dtype for v in fold_shift.fold_shift(half, {}).values()} == {np.dtype(np.float16)}
 
 
+def test_a_shift_needs_all_biases(rng):
+    tensors, centres = _folded(rng)
+    del tensors["bert/encoder/layer_1/attention/self/key/bias"]
+    with pytest.raises(UserError, match="has no bert/encoder/layer_1/attention/self/key/bias"):
+        fold_shift.fold_shift(tensors, centres)
+
+
 def test_sizes_of_what_is_no_bert_are_refused():
     with pytest.raises(UserError, match="has no kernel bert/encoder/layer_0/.*such as a"):
         ranges.model_sizes({"a": np.zeros(3)})

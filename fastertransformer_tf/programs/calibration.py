@@ -41,7 +41,7 @@ RANGES_CSV = "calibrated_ranges.csv"
 # As google's run_squad shuffles, and the original's calibration with it.
 _SEED = 12345
 # Tokens that the method `layer_error` runs its layers on: more of them change no choice.
-_SEARCH_TOKENS = 4096
+_SEARCH_TOKENS = 2048
 
 # Builds the model of a checkpoint with an encoder of its options.
 Build = Callable[[reading.Checkpoint, modeling.EncoderOptions], inference.Model]
@@ -131,8 +131,8 @@ def options(values: flags.FlagValues) -> CalibrationOptions:
     Raises:
       UserError: Flags that do not go together.
     """
-    if values.if_quant and values.do_train:
-        raise UserError("--if_quant with --do_train: training with int8 is not in this version")
+    if values.if_quant:
+        _check_simulation(values)
     if values.per_tensor_kernels and values.quant_mode == "ft1":
         raise UserError("--per_tensor_kernels is of ft2 and ft3, but --quant_mode=ft1")
     return CalibrationOptions(
@@ -144,6 +144,27 @@ def options(values: flags.FlagValues) -> CalibrationOptions:
         fold_shift=values.fold_shift,
         kernels_by_column=not values.per_tensor_kernels,
     )
+
+
+def _check_simulation(values: flags.FlagValues) -> None:
+    """Refuses what the simulation would not do as it is asked.
+
+    Raises:
+      UserError: Naming the flag.
+    """
+    if values.do_train:
+        raise UserError("--if_quant with --do_train: training with int8 is not in this version")
+    if values.floatx != "float32":
+        raise UserError(
+            f"--if_quant simulates in float32, but --floatx={values.floatx}: leave one of the two "
+            "out"
+        )
+    for name in ("remove_padding", "int8_mode", "export_dir"):
+        if values[name].value:
+            raise UserError(
+                f"--if_quant simulates int8 in TensorFlow, to see its accuracy, but --{name} is of "
+                "the op: leave one of the two out"
+            )
 
 
 def simulated_encoder(
@@ -189,13 +210,10 @@ def calibrate(
       The prefix of the checkpoint.
 
     Raises:
-      UserError: The checkpoint is quantized or calibrated already, or has values that are not
+      UserError: The checkpoint is quantized already, or has values that are not
         finite.
     """
-    tensors = {name: np.asarray(source.load(name)) for name in source.shapes}
-    _check_source(source.path, tensors)
-    # Ranges of a calibration before this one are replaced.
-    tensors = {name: v for name, v in tensors.items() if not points.is_range_variable(name)}
+    tensors = _float_tensors(source)
     features = {name: value[: chosen.num_examples] for name, value in features.items()}
     batches = _batches(features, chosen.batch_size)
     with tempfile.TemporaryDirectory() as folder:
@@ -220,14 +238,16 @@ def calibrate(
     return prefix
 
 
-def _check_source(path: str, tensors: Mapping[str, np.ndarray]) -> None:
-    """Refuses a checkpoint that is int8 already.
+def _float_tensors(source: reading.Checkpoint) -> dict[str, np.ndarray]:
+    """Reads all variables but the ranges of a calibration before this one.
 
     Raises:
-      UserError: It is.
+      UserError: The checkpoint is int8 already.
     """
-    if points.FORMAT_VARIABLE in tensors:
-        raise UserError(f"checkpoint {path} is quantized, expected a float one to calibrate")
+    if points.FORMAT_VARIABLE in source.shapes:
+        raise UserError(f"checkpoint {source.path} is quantized, expected a float one to calibrate")
+    names = (name for name in source.shapes if not points.is_range_variable(name))
+    return {name: np.asarray(source.load(name)) for name in names}
 
 
 def _batches(features: Mapping[str, np.ndarray], batch_size: int) -> list[dict[str, np.ndarray]]:

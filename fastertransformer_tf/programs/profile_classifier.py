@@ -13,7 +13,14 @@ from fastertransformer_tf.programs import classification, model_flags, profiling
 
 _OWNER = "fastertransformer_tf.profile_bert_inference"
 # Flags of run_classifier_wrap that ask for what this program does not do.
-_NOT_DONE = ("do_train", "do_predict", "export_dir", "output_logits")
+_NOT_DONE = (
+    "do_train",
+    "do_calib",
+    "if_quant",
+    "do_predict",
+    "export_dir",
+    "output_logits",
+)
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:

@@ -30,6 +30,8 @@ Build = Callable[[modeling.EncoderOptions], inference.Model]
 Batch = Mapping[str, np.ndarray]
 
 _PERCENTILES = (99.0, 99.5, 99.9, 99.95, 99.99, 99.995, 99.999)
+# Ranges nearer to each other than this are not both tried.
+_LEAST_RATIO = 1.03
 # What the search starts from.
 START_PERCENTILE = 99.99
 # The point that a layer's input passes first.
@@ -52,7 +54,11 @@ def candidates(histogram: histograms.Histogram) -> list[float]:
     if histogram.largest == 0:
         return []
     tried = {histograms.percentile_range(histogram, share) for share in _PERCENTILES}
-    return sorted(tried | {histograms.mse_range(histogram), histogram.largest})
+    kept: list[float] = []
+    for candidate in sorted(tried | {histograms.mse_range(histogram), histogram.largest}):
+        if not kept or candidate > _LEAST_RATIO * kept[-1]:
+            kept.append(candidate)
+    return kept
 
 
 class LayerErrors:

@@ -55,11 +55,17 @@ class HistogramCollector:
         self._largest: dict[str, tf.Tensor] = {}
         self._widths: dict[str, tf.Tensor] = {}
         self._counts: dict[str, tf.Tensor] = {}
+        # Several points read one tensor, which is counted once: point name to the first of them.
+        self._counted_as: dict[str, str] = {}
+        first_name: dict[Any, str] = {}
         is_real = tf.not_equal(input_mask, 0)
         for name, tensor in tensors.items():
             split = points.split_name(name)
             scope = split[1] if split else ""
             if scope in points.KERNEL_SCOPES:
+                continue
+            self._counted_as[name] = first_name.setdefault(tensor.ref(), name)
+            if self._counted_as[name] != name:
                 continue
             values = tf.abs(tf.cast(real_values(tensor, is_real, scope), tf.float32))
             # With a zero: a batch may have no real token.
@@ -77,15 +83,16 @@ class HistogramCollector:
         if not self.histograms:
             largest = session.run(self._largest, feeds)
             _check_finite(largest)
-            self.histograms = {
+            made = {
                 name: histograms.Histogram.for_values_up_to(float(value))
                 for name, value in largest.items()
             }
-        widths = {self._widths[name]: h.width for name, h in self.histograms.items()}
+            self.histograms = {name: made[first] for name, first in self._counted_as.items()}
+        widths = {width: self.histograms[name].width for name, width in self._widths.items()}
         counts, largest = session.run((self._counts, self._largest), {**feeds, **widths})
         _check_finite(largest)
-        for name, histogram in self.histograms.items():
-            histogram.add(counts[name], largest[name])
+        for name, largest_value in largest.items():
+            self.histograms[name].add(counts[name], largest_value)
 
 
 class ChannelCollector:

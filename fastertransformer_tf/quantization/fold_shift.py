@@ -16,6 +16,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.quantization import points, ranges
 
 # The points whose centres a shift is made of.
@@ -26,6 +27,7 @@ VALUE = "attention/self/matmul_v_input_quantizer"
 SCOPES = (LAYER_INPUT, MIDDLE, KEY, VALUE)
 
 _EMBEDDINGS = "bert/embeddings/LayerNorm/beta"
+_LAST_NORM = "output/LayerNorm/beta"
 _QUERY_KEY_VALUE = tuple(f"attention/self/{name}" for name in ("query", "key", "value"))
 
 
@@ -51,40 +53,72 @@ def fold_shift(
       UserError: The tensors are no BERT.
     """
     sizes = ranges.model_sizes(tensors)
-    moved: dict[str, np.ndarray] = {}
-
-    def value(name: str) -> np.ndarray:
-        return np.asarray(tensors[name]).astype(np.float64)
-
-    def add(name: str, change: np.ndarray) -> None:
-        moved[name] = moved.get(name, value(name)) + change
-
+    moved = _Moved(tensors)
     for layer in range(sizes.layers):
+        zeros = np.zeros(sizes.hidden)
+        _fold_layer(
+            moved,
+            layer,
+            {scope: centres.get(points.full_name(layer, scope), zeros) for scope in SCOPES},
+        )
+    return moved.all_tensors()
 
-        def at(scope: str, layer: int = layer) -> str:
-            return points.full_name(layer, scope)
 
-        def centre(scope: str, layer: int = layer) -> np.ndarray:
-            found = centres.get(points.full_name(layer, scope))
-            return np.zeros(sizes.hidden) if found is None else np.asarray(found, np.float64)
+def _fold_layer(moved: _Moved, layer: int, centres: Mapping[str, np.ndarray]) -> None:
+    """Moves the tensors of one layer: its input, keys, values and the output of its first norm.
 
-        z = centre(LAYER_INPUT)
-        before = points.full_name(layer - 1, "output/LayerNorm/beta") if layer else _EMBEDDINGS
-        add(before, -z)
-        for scope in _QUERY_KEY_VALUE:
-            add(at(f"{scope}/bias"), z @ value(at(f"{scope}/kernel")))
-        add(at("attention/output/dense/bias"), z)
+    Args:
+      moved: What is changed.
+      layer: Its index.
+      centres: The scope of a point to its centre, [H].
+    """
 
-        add(at("attention/self/key/bias"), -centre(KEY))
+    def at(scope: str) -> str:
+        return points.full_name(layer, scope)
 
-        z = centre(VALUE)
-        add(at("attention/self/value/bias"), -z)
-        add(at("attention/output/dense/bias"), z @ value(at("attention/output/dense/kernel")))
+    z = np.asarray(centres[LAYER_INPUT], np.float64)
+    moved.add(points.full_name(layer - 1, _LAST_NORM) if layer else _EMBEDDINGS, -z)
+    for scope in _QUERY_KEY_VALUE:
+        moved.add(at(f"{scope}/bias"), z @ moved.value(at(f"{scope}/kernel")))
+    moved.add(at("attention/output/dense/bias"), z)  # By way of the residual.
 
-        z = centre(MIDDLE)
-        add(at("attention/output/LayerNorm/beta"), -z)
-        add(at("intermediate/dense/bias"), z @ value(at("intermediate/dense/kernel")))
-        add(at("output/dense/bias"), z)
-    return dict(tensors) | {
-        name: new.astype(np.asarray(tensors[name]).dtype) for name, new in moved.items()
-    }
+    moved.add(at("attention/self/key/bias"), -np.asarray(centres[KEY], np.float64))
+
+    z = np.asarray(centres[VALUE], np.float64)
+    moved.add(at("attention/self/value/bias"), -z)
+    kernel = moved.value(at("attention/output/dense/kernel"))
+    moved.add(at("attention/output/dense/bias"), z @ kernel)
+
+    z = np.asarray(centres[MIDDLE], np.float64)
+    moved.add(at("attention/output/LayerNorm/beta"), -z)
+    moved.add(at("intermediate/dense/bias"), z @ moved.value(at("intermediate/dense/kernel")))
+    moved.add(at("output/dense/bias"), z)
+
+
+class _Moved:
+    """The variables of a checkpoint, to some of which something is added."""
+
+    def __init__(self, tensors: Mapping[str, np.ndarray]) -> None:
+        self._tensors = tensors
+        self._changed: dict[str, np.ndarray] = {}
+
+    def value(self, name: str) -> np.ndarray:
+        """Returns a variable as it was, float64.
+
+        Raises:
+          UserError: There is none.
+        """
+        if name not in self._tensors:
+            raise UserError(f"the checkpoint has no {name}, expected all weights of google's BERT")
+        return np.asarray(self._tensors[name]).astype(np.float64)
+
+    def add(self, name: str, change: np.ndarray) -> None:
+        """Adds to a variable, in float64."""
+        self._changed[name] = self._changed.get(name, self.value(name)) + change
+
+    def all_tensors(self) -> dict[str, np.ndarray]:
+        """Returns all variables in their own types."""
+        return dict(self._tensors) | {
+            name: new.astype(np.asarray(self._tensors[name]).dtype)
+            for name, new in self._changed.items()
+        }
