@@ -42,7 +42,9 @@ _MODELS = flags.DEFINE_list("models", list(MODELS), f"Of {', '.join(MODELS)}.")
 _SHAPES = flags.DEFINE_list(
     "shapes", "8x384,8x128,1x384,8x32,1x128,1x32", "Batch x sequence length, in this order."
 )
-_DTYPES = flags.DEFINE_list("dtypes", "float32,bfloat16", "Of float32, bfloat16.")
+_DTYPES = flags.DEFINE_list(
+    "dtypes", "float32,bfloat16", "Of float32, bfloat16, int8; int8 is both modes of the op."
+)
 _FILLS = flags.DEFINE_list(
     "fills",
     list(FILLS),
@@ -78,7 +80,9 @@ _OUTPUT_DIR = flags.DEFINE_string("output_dir", str(report.RESULTS), "Where the 
 _NAME = flags.DEFINE_string("name", "cpu_encoder", "First part of the names of the result files.")
 
 # Largest ||output - reference|| / ||reference|| over real tokens.
-TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2}
+TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2, "int8": 0.15}
+# The dtypes that int8 is for the op; peers have one.
+_INT8_MODES = ("int8 mode 1", "int8 mode 2")
 # A shape is marked where other work kept more CPUs busy.
 _DISTURBED_CPUS = 0.15
 # A contestant first waits at each turn, until the threads of the one before have stopped spinning,
@@ -101,7 +105,7 @@ class Contestant:
     @property
     def right(self) -> bool:
         """Its output agrees with the reference."""
-        return self.relative_error <= TOLERANCE[self.dtype]
+        return self.relative_error <= TOLERANCE[_peer_dtype(self.dtype)]
 
     def time(self) -> float:
         """Seconds of a call: the mean over all batches, each called once, or twice if "repeated".
@@ -171,15 +175,25 @@ def check(
         if not contestant.right:
             what = f"{contestant.engine} {contestant.dtype} {contestant.fill}"
             message = f"{what}: relative error {contestant.relative_error:.2e}, "
-            message += f"expected at most {TOLERANCE[contestant.dtype]}"
+            message += f"expected at most {TOLERANCE[_peer_dtype(contestant.dtype)]}"
             if contestant.engine in OPS:
                 raise AssertionError(message)
             logging.warning("%s: its time is not compared", message)
 
 
 def _row(engine: str) -> str:
-    """Its row in the tables: ONNX Runtime's two forms share one."""
-    return engine.replace(" plain", "").replace(" fused", "")
+    """Its row in the tables: ONNX Runtime's forms share one."""
+    return "onnxruntime" if engine.startswith("onnxruntime") else engine
+
+
+def _peer_dtype(dtype: str) -> str:
+    """The dtype of the peers that an op's is compared with."""
+    return "int8" if dtype in _INT8_MODES else dtype
+
+
+def _op_dtypes(dtypes: list[str]) -> list[str]:
+    """The dtypes of the op."""
+    return [one for dtype in dtypes for one in (_INT8_MODES if dtype == "int8" else [dtype])]
 
 
 def _is_timed(engine: str, fill: str) -> bool:
@@ -210,8 +224,8 @@ class Bench:
         wanted = [name for name in engines_lib.ENGINES if _row(name) in _ENGINES.value]
         keys = dict.fromkeys(
             (name, dtype, _lengths_of(fill))
-            for dtype in _DTYPES.value
             for name in wanted
+            for dtype in (_op_dtypes(_DTYPES.value) if name in OPS else _DTYPES.value)
             for fill in _FILLS.value
             if _is_timed(name, fill)
         )
@@ -245,25 +259,23 @@ class Bench:
                     runs = [engine.bind(*one) for one in batches[fill]]
                     found.append(Contestant(name, dtype, fill, runs))
         check(found, references)
-        return self._best_onnxruntime(found)
+        for dtype in _DTYPES.value:
+            found = self._best_onnxruntime(found, dtype)
+        return found
 
     @staticmethod
-    def _best_onnxruntime(contestants: list[Contestant]) -> list[Contestant]:
-        """Keeps the faster of ONNX Runtime's plain and fused graph."""
-        pair = [
-            c for c in contestants
-            if c.engine.startswith("onnxruntime") and c.right and c.fill == _FILLS.value[0]
-        ]  # fmt: skip
-        if not pair:
+    def _best_onnxruntime(contestants: list[Contestant], dtype: str) -> list[Contestant]:
+        """Keeps the fastest of ONNX Runtime's forms of a dtype."""
+        forms = [c for c in contestants if _row(c.engine) == "onnxruntime" and c.dtype == dtype]
+        right = [c for c in forms if c.right and c.fill == _FILLS.value[0]]
+        if not right:
             return contestants
-        times: dict[str, list[float]] = {c.engine: [] for c in pair}
+        times: dict[str, list[float]] = {c.engine: [] for c in right}
         for _ in range(3):
-            for contestant in pair:
+            for contestant in right:
                 times[contestant.engine].append(contestant.time())
         best = min(times, key=lambda engine: np.median(times[engine]))
-        return [
-            c for c in contestants if not c.engine.startswith("onnxruntime") or c.engine == best
-        ]
+        return [c for c in contestants if c not in forms or c.engine == best]
 
     def close(self) -> None:
         """Frees what the last shape compiled."""
@@ -300,7 +312,7 @@ def measure(contestants: list[Contestant], seconds: float, label: str) -> float:
 
 def gemm_floor(model: EncoderModel, batch: int, seq: int, dtype: str) -> dict[str, Any] | None:
     """Runs the program of --gemm_floor; None without one."""
-    if not _GEMM_FLOOR.value:
+    if not _GEMM_FLOOR.value or dtype == "int8":  # The program knows products of floats alone.
         return None
     sizes = (batch, seq, model.layers, model.heads, model.size, model.inner, dtype, _THREADS.value)
     command = [_GEMM_FLOOR.value, *map(str, sizes)]
@@ -321,7 +333,9 @@ def _find(shape: dict[str, Any], engine: str, dtype: str, fill: str) -> dict[str
 def _peers(shape: dict[str, Any], dtype: str, fill: str) -> list[dict[str, Any]]:
     return [
         r for r in shape["results"]
-        if r["engine"] not in OPS and r["right"] and (r["dtype"], r["fill"]) == (dtype, fill)
+        if r["engine"] not in OPS
+        and r["right"]
+        and (r["dtype"], r["fill"]) == (_peer_dtype(dtype), fill)
     ]  # fmt: skip
 
 
@@ -391,7 +405,10 @@ def to_markdown(data: dict[str, Any]) -> str:
         f"S/2. changing: {RAGGED_BATCHES} batches of random lengths in 1..S, each padded to its "
         "own longest, one after the other, so that lengths and padded length change in every "
         "call; repeated: the same batches, each called twice, the second call timed; a sample is "
-        "the mean over all batches. op, op constants: padding kept; op remove_padding: removed. "
+        "the mean over all batches. op, op constants: padding kept; op remove_padding: removed. int8: "
+        "of the op both modes with all else float32; OpenVINO by NNCF, ONNX Runtime by the fastest "
+        "of dynamic (plain or fused graph) and static quantization, each with one range a column "
+        "and, but for dynamic, ranges of the same batch. "
         "(wrong): its output disagreed with TensorFlow's float32 graph and its time is not "
         "compared. (disturbed): other work kept CPUs busy meanwhile. GEMM estimate: the op's own "
         "products timed alone, and attention's arithmetic at their rate, in "
@@ -417,7 +434,7 @@ def to_markdown(data: dict[str, Any]) -> str:
         rows = []
         order = {fill: place for place, fill in enumerate(FILLS)}
         for dtype, fill, engine, holder in sorted(
-            keys, key=lambda k: (k[0] != "float32", order[k[1]])
+            keys, key=lambda k: (k[0] != "float32", "int8" in k[0], order[k[1]])
         ):
             cells: list[str | None] = []
             for shape in shapes:
@@ -439,7 +456,7 @@ def to_markdown(data: dict[str, Any]) -> str:
         rows.append(["commit", "", "", "", *(s.get("commit", data["commit"]) for s in shapes)])
         parts.append(report.markdown_table(["engine", "weights", "dtype", "fill", *labels], rows))
         ratios = []
-        for dtype in data["dtypes"]:
+        for dtype in _op_dtypes(data["dtypes"]):
             found = [comparisons(shape, dtype) for shape in shapes]
             for key in dict.fromkeys(key for one in found for key in one):
                 values = [one.get(key) for one in found]
@@ -591,7 +608,7 @@ def main(argv: list[str]) -> None:
                 },
                 "results": [contestant.summary() for contestant in contestants],
             }
-            shape["comparisons"] = {d: comparisons(shape, d) for d in _DTYPES.value}
+            shape["comparisons"] = {d: comparisons(shape, d) for d in _op_dtypes(_DTYPES.value)}
             data["shapes"] = [
                 s for s in data["shapes"]
                 if (s["model"], s["batch"], s["seq"]) != (name, batch, seq)

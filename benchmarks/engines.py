@@ -8,13 +8,14 @@ variables as in this package's programs; "op constants" is the same op with cons
 
 import importlib.metadata
 import importlib.util
+import tempfile
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from benchmarks.encoder_model import EncoderModel
-from fastertransformer_tf.models import encoder_graphs
+from benchmarks.encoder_model import EncoderModel, random_batch
+from fastertransformer_tf.models import encoder_graphs, int8_weights
 from fastertransformer_tf.models.encoder_graphs import Weights
 
 Run = Callable[[], np.ndarray]
@@ -44,7 +45,8 @@ class Engine:
         Args:
           model: sizes.
           weights: one dict for each layer.
-          dtype: "float32" or "bfloat16": what GEMMs compute in.
+          dtype: what GEMMs compute in: "float32", "bfloat16" or "int8"; of the op "int8 mode 1" or
+            "int8 mode 2".
           threads: CPU threads.
 
         Raises:
@@ -74,6 +76,16 @@ class Engine:
 
     def close(self) -> None:
         """Frees what compile made."""
+
+
+def int8_mode(dtype: str) -> int:
+    """The op's int8_mode of a dtype; 0 of those that are not int8."""
+    return int(dtype.removeprefix("int8 mode ")) if dtype.startswith("int8 mode ") else 0
+
+
+def calibration_batch(model: EncoderModel) -> tuple[np.ndarray, np.ndarray]:
+    """What every int8 engine takes its ranges from: hidden states [B,S,H] and lengths [B]."""
+    return random_batch(model, 4, 64, "full", seed=3)
 
 
 def _mask(hidden: np.ndarray, lengths: np.ndarray, dtype: type) -> np.ndarray:
@@ -125,6 +137,11 @@ class TensorFlow(_TensorFlowSession):
 
     name = "tensorflow"
 
+    def __init__(self, model: EncoderModel, weights: Weights, dtype: str, threads: int) -> None:
+        if dtype not in ("float32", "bfloat16"):
+            raise EngineUnavailable(f"TensorFlow has no {dtype} graph of BERT")
+        super().__init__(model, weights, dtype, threads)
+
     def _config(self) -> tf.ConfigProto:
         config = super()._config()
         if self.dtype == "bfloat16":
@@ -145,10 +162,16 @@ class Op(_TensorFlowSession):
     holder = "variables"
     remove_padding = False
 
+    def __init__(self, model: EncoderModel, weights: Weights, dtype: str, threads: int) -> None:
+        super().__init__(model, weights, dtype, threads)
+        if int8_mode(dtype):
+            self._quantized = int8_weights.quantize(weights, model, *calibration_batch(model))
+
     def _build(self, hidden: tf.Tensor, batch: int | None) -> tuple[tf.Tensor, tf.Tensor]:
         lengths = tf.placeholder(tf.int32, [batch], "lengths")
-        dtype = tf.as_dtype(self.dtype)
-        weights = self.weights
+        mode = int8_mode(self.dtype)
+        dtype = tf.as_dtype("float32" if mode else self.dtype)
+        weights = self._quantized if mode else self.weights
         self._held = encoder_graphs.HeldArrays(dtype)
         if self.holder == "variables":
             weights = self._held.hold_weights(weights)
@@ -158,6 +181,7 @@ class Op(_TensorFlowSession):
             self.model,
             weights,
             remove_padding=self.remove_padding,
+            int8_mode=mode,
         )
         return lengths, tf.cast(output, tf.float32)
 
@@ -294,11 +318,12 @@ class OnnxRuntime(Engine):
 
     name = "onnxruntime plain"
     package = "onnxruntime"
+    dtypes: tuple[str, ...] = ("float32", "int8")
 
     def __init__(self, model: EncoderModel, weights: Weights, dtype: str, threads: int) -> None:
         _require("onnx", "onnxruntime")
-        if dtype != "float32":
-            raise EngineUnavailable(f"ONNX Runtime has no {dtype} GEMM on x86 CPUs")
+        if dtype not in self.dtypes:
+            raise EngineUnavailable(f"ONNX Runtime has no such {dtype} GEMM on x86 CPUs")
         import onnxruntime
 
         super().__init__(model, weights, dtype, threads)
@@ -307,8 +332,26 @@ class OnnxRuntime(Engine):
         options.inter_op_num_threads = 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         self._session = onnxruntime.InferenceSession(
-            self._model().SerializeToString(), options, providers=["CPUExecutionProvider"]
+            self._quantized_model().SerializeToString(),
+            options,
+            providers=["CPUExecutionProvider"],
         )
+
+    def _quantized_model(self) -> "onnx.ModelProto":  # noqa: F821
+        """The model; int8: weights by channel, activations with ranges of every call's own."""
+        if self.dtype != "int8":
+            return self._model()
+        import onnx
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/model.onnx"
+            quantize_dynamic(
+                self._model(), path, per_channel=True, weight_type=QuantType.QInt8,
+                # Of what shape inference, which knows no fused operators, cannot tell.
+                extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+            )  # fmt: skip
+            return onnx_file(path)
 
     def _model(self) -> "onnx.ModelProto":  # noqa: F821
         return build_onnx(self.model, self.weights, gelu_op=True)
@@ -344,11 +387,50 @@ class OnnxRuntimeFused(OnnxRuntime):
         }
         if any(counts.get(op, 0) < number for op, number in expected.items()):
             raise EngineUnavailable(f"ONNX Runtime's optimizer fused {counts}, not {expected}")
+        from onnx import helper
+
+        # The fused operators' own, which quantization asks for.
+        fused.model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
         return fused.model
 
 
+class OnnxRuntimeStatic(OnnxRuntime):
+    """ONNX Runtime on a graph quantized with calibrated ranges (QDQ)."""
+
+    name = "onnxruntime static"
+    dtypes = ("int8",)
+
+    def _quantized_model(self) -> "onnx.ModelProto":  # noqa: F821
+        from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+        hidden, lengths = calibration_batch(self.model)
+
+        class Reader(CalibrationDataReader):
+            """One batch."""
+
+            batches = iter([{"hidden": hidden, "mask": _mask(hidden, lengths, np.int64)}])
+
+            def get_next(self) -> dict[str, np.ndarray] | None:
+                return next(self.batches, None)
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/model.onnx"
+            quantize_static(
+                self._model(), path, Reader(), per_channel=True, weight_type=QuantType.QInt8,
+                op_types_to_quantize=["MatMul"],
+            )  # fmt: skip
+            return onnx_file(path)
+
+
+def onnx_file(path: str) -> "onnx.ModelProto":  # noqa: F821
+    """Reads a model."""
+    import onnx
+
+    return onnx.load(path)
+
+
 class OpenVino(Engine):
-    """OpenVINO, compiled for latency and for each shape."""
+    """OpenVINO, compiled for latency and for each shape; int8 by NNCF as for a transformer."""
 
     name = "openvino"
     package = "openvino"
@@ -364,6 +446,15 @@ class OpenVino(Engine):
             raise EngineUnavailable(f"OpenVINO offers {offered} on this CPU, not BF16")
         proto = build_onnx(model, weights, gelu_op=True)
         self._model = self._core.read_model(proto.SerializeToString())
+        if dtype == "int8":
+            _require("nncf")
+            import nncf
+
+            hidden, lengths = calibration_batch(model)
+            feeds = {"hidden": hidden, "mask": _mask(hidden, lengths, np.int64)}
+            self._model = nncf.quantize(
+                self._model, nncf.Dataset([feeds]), model_type=nncf.ModelType.TRANSFORMER
+            )
 
     def compile(self, batch: int | None, seq: int | None) -> None:
         # -1: any size.
@@ -375,7 +466,7 @@ class OpenVino(Engine):
             {
                 "PERFORMANCE_HINT": "LATENCY",
                 "INFERENCE_NUM_THREADS": self.threads,
-                "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[self.dtype],
+                "INFERENCE_PRECISION_HINT": "bf16" if self.dtype == "bfloat16" else "f32",
             },
         )
         self._request = compiled.create_infer_request()
@@ -399,6 +490,7 @@ ENGINES = {
         TensorFlow,
         OnnxRuntime,
         OnnxRuntimeFused,
+        OnnxRuntimeStatic,
         OpenVino,
         Op,
         OpConstants,
