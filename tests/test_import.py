@@ -181,6 +181,17 @@ print(y.shape, tf.saved_model.load({str(saved)!r}).encode(x).shape)
     assert output(code) == "(1, 2, 8) (1, 2, 8)"
 
 
+QUANTIZATION_OF_NUMPY = (
+    "calibrated",
+    "fold_shift",
+    "histograms",
+    "integers",
+    "points",
+    "ranges",
+    "scale_list",
+)
+
+
 def free_of_tensorflow() -> list[str]:
     """The modules that need no TensorFlow: a program starts, and explains itself, with these."""
     package = REPOSITORY / "fastertransformer_tf"
@@ -191,7 +202,8 @@ def free_of_tensorflow() -> list[str]:
         if file.stem != "__init__"
     }
     programs = {f"fastertransformer_tf.programs.{n}" for n in ("cli", "model_flags", "path_flags")}
-    return sorted((names | programs) - {"fastertransformer_tf.ops"})
+    numpy_alone = {f"fastertransformer_tf.quantization.{n}" for n in QUANTIZATION_OF_NUMPY}
+    return sorted((names | programs | numpy_alone) - {"fastertransformer_tf.ops"})
 
 
 def test_what_needs_no_tensorflow_does_not_load_it() -> None:
@@ -204,6 +216,7 @@ def test_what_needs_no_tensorflow_does_not_load_it() -> None:
 
 
 HELP_WITHOUT_TENSORFLOW = (
+    "ckpt_quantization",
     "ckpt_type_convert",
     "import_hf",
     "profile_transformer_inference",
@@ -242,6 +255,7 @@ def test_help_needs_no_tensorflow(program: str) -> None:
 
 
 ARGUMENTS = {
+    "ckpt_quantization": ("--init_checkpoint=a", "--quantized_checkpoint=b"),
     "ckpt_type_convert": ("--init_checkpoint=a", "--fp16_checkpoint=b"),
     "import_hf": ("--hf_model=a", "--output_dir=b"),
 }
