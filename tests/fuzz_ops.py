@@ -1,4 +1,4 @@
-"""Random calls of the four ops, right and wrong ones: python tests/fuzz_ops.py SEED CALLS
+"""Random calls of the ops, right and wrong ones: python tests/fuzz_ops.py SEED CALLS
 
 Every call must end in the right result or in an error that names what is wrong. What is right is
 decided here, from the documentation, and computed in float64. Prints the seed of each block of
@@ -14,6 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import reference
+import reference_int8
 import tensorflow as tf
 
 from fastertransformer_tf import ops
@@ -40,6 +41,13 @@ class Case:
         self.activation = str(rng.choice(["gelu_tanh", "gelu_erf", "relu"]))
         self.layers = reference.random_layers(rng, 2, self.hidden, self.inner)
         self.tensors = [{k: tf.constant(v) for k, v in layer.items()} for layer in self.layers]
+        self.int8_layers, self.int8_lists = reference_int8.random_model(
+            rng, 2, self.hidden, self.inner
+        )
+        self.int8_tensors = [
+            {k: tf.constant(v if v.dtype == np.int8 else v.astype(np.float32)) for k, v in x.items()}
+            for x in self.int8_layers
+        ]
 
     def attributes(self):
         return dict(head_num=self.heads, size_per_head=self.size, activation=self.activation)
@@ -254,7 +262,49 @@ def rebuild_call(case):
     return right, lambda: ops.rebuild_padding(rows, ids, mask), check
 
 
-CALLS = [encoder_call, transformer_call, remove_call, rebuild_call]
+def spoil(rng, lists, mode):
+    """Changes one scale list; returns whether the lists are still right ones for `mode`."""
+    index = int(rng.integers(0, len(lists)))
+    scales = lists[index].copy()
+    if rng.random() < 0.3:
+        lists[index] = scales[: int(rng.integers(0, len(scales)))]
+        return False
+    slots = [0, 9, 11, 13, *([10, 14, 15] if mode > 1 else [])]
+    read = [4 * slot for slot in slots] + list(range(80, len(scales) - 11))
+    at = int(rng.choice(read) if rng.random() < 0.5 else rng.integers(0, len(scales)))
+    scales[at] = rng.choice([0, -1, np.nan, np.inf])
+    lists[index] = scales
+    return at not in read
+
+
+def int8_call(case):
+    x, lengths, mask = case.batch()
+    mask[:, :, :1] = 1  # A row without a key has scores of three digits, and rounds by chance.
+    rng = case.rng
+    mode, remove_padding = int(rng.integers(1, 4)), bool(rng.integers(0, 2))
+    lists = list(case.int8_lists)
+    right = spoil(rng, lists, mode) if rng.random() < 0.4 else True
+    if rng.random() < 0.1:
+        lists, right = lists[1:], False
+
+    def call():
+        return ops.bert_encoder(
+            x, lengths.astype(np.int32), mask, case.int8_tensors, remove_padding=remove_padding,
+            num_outputs=2, int8_mode=mode, amax_list=lists, **case.attributes(),
+        )  # fmt: skip
+
+    def check(outputs):
+        wants, doubtful = reference_int8.encoder(
+            x, case.int8_layers, lists, case.heads, mode, lengths, mask, case.activation
+        )
+        certain = reference.valid_rows(lengths, x.shape[1]) & ~doubtful[:, None]
+        for got, want in zip(outputs, wants, strict=True):
+            close(got.numpy()[certain], want[certain])
+
+    return right, call, check
+
+
+CALLS = [encoder_call, transformer_call, remove_call, rebuild_call, int8_call]
 
 
 def run_block(seed, calls):
