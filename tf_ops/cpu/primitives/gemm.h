@@ -1,47 +1,59 @@
 // Products with a right side in panels, and the making of panels.
 // Textual, compiled once for each instruction set (isa.h): no include guard.
+// Steps of a sum that are added up in registers before they are added to the sum so far: float32
+// errors grow with the length of a chain of additions. Over 12 layers of BERT-base 128 gives 0.86
+// times the error of TensorFlow's own graph, where chains of 768 gave 2.2 times; no time was lost.
+constexpr int64_t kChainSteps = 128;
+
 // c[R, kWidth] (+)= a[R, k] * panel[k, kWidth]; `steps` is k / kPair. Meanwhile asks for
 // `prefetch_step` bytes a step from `prefetch` on: the next panel, so that its way from memory
 // overlaps with arithmetic (what makes few rows fast).
 template <int R>
 void Tile(const T* a, int64_t lda, const T* panel, int64_t steps, float* c, int64_t ldc,
           bool accumulate, const char* prefetch, int64_t prefetch_step) {
-  Vec sum[R][2];
+  do {
+    const int64_t chain = std::min(steps, kChainSteps);
+    Vec sum[R][2];
 #pragma GCC unroll 12
-  for (int i = 0; i < R; ++i) {
-    sum[i][0] = accumulate ? Load(c + i * ldc) : Vec{};
-    sum[i][1] = accumulate ? Load(c + i * ldc + kLanes) : Vec{};
-  }
-  for (int64_t s = 0; s < steps; ++s) {
-    __builtin_prefetch(prefetch, 0, 2);
-    prefetch += prefetch_step;
+    for (int i = 0; i < R; ++i) {
+      sum[i][0] = Vec{};
+      sum[i][1] = Vec{};
+    }
+    for (int64_t s = 0; s < chain; ++s) {
+      __builtin_prefetch(prefetch, 0, 2);
+      prefetch += prefetch_step;
 #ifdef FT_COMPUTE_BFLOAT16
-    const __m512bh b0 = (__m512bh)_mm512_loadu_si512(panel);
-    const __m512bh b1 = (__m512bh)_mm512_loadu_si512(panel + 2 * kLanes);
+      const __m512bh b0 = (__m512bh)_mm512_loadu_si512(panel);
+      const __m512bh b1 = (__m512bh)_mm512_loadu_si512(panel + 2 * kLanes);
 #pragma GCC unroll 12
-    for (int i = 0; i < R; ++i) {
-      int32_t pair;
-      std::memcpy(&pair, a + i * lda + 2 * s, 4);
-      const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
-      sum[i][0] = (Vec)_mm512_dpbf16_ps((__m512)sum[i][0], x, b0);
-      sum[i][1] = (Vec)_mm512_dpbf16_ps((__m512)sum[i][1], x, b1);
-    }
+      for (int i = 0; i < R; ++i) {
+        int32_t pair;
+        std::memcpy(&pair, a + i * lda + 2 * s, 4);
+        const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
+        sum[i][0] = (Vec)_mm512_dpbf16_ps((__m512)sum[i][0], x, b0);
+        sum[i][1] = (Vec)_mm512_dpbf16_ps((__m512)sum[i][1], x, b1);
+      }
 #else
-    const Vec b0 = Load(panel), b1 = Load(panel + kLanes);
+      const Vec b0 = Load(panel), b1 = Load(panel + kLanes);
+#pragma GCC unroll 12
+      for (int i = 0; i < R; ++i) {
+        const Vec x = Set(a[i * lda + s]);
+        sum[i][0] += x * b0;
+        sum[i][1] += x * b1;
+      }
+#endif
+      panel += kPair * kWidth;
+    }
 #pragma GCC unroll 12
     for (int i = 0; i < R; ++i) {
-      const Vec x = Set(a[i * lda + s]);
-      sum[i][0] += x * b0;
-      sum[i][1] += x * b1;
+      float* row = c + i * ldc;
+      Store(row, accumulate ? sum[i][0] + Load(row) : sum[i][0]);
+      Store(row + kLanes, accumulate ? sum[i][1] + Load(row + kLanes) : sum[i][1]);
     }
-#endif
-    panel += kPair * kWidth;
-  }
-#pragma GCC unroll 12
-  for (int i = 0; i < R; ++i) {
-    Store(c + i * ldc, sum[i][0]);
-    Store(c + i * ldc + kLanes, sum[i][1]);
-  }
+    a += kPair * chain;
+    steps -= chain;
+    accumulate = true;
+  } while (steps > 0);
 }
 
 using TileFn = void (*)(const T*, int64_t, const T*, int64_t, float*, int64_t, bool, const char*,
