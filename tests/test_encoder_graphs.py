@@ -4,7 +4,9 @@ import pathlib
 
 import numpy as np
 import pytest
+import reference
 import tensorflow.compat.v1 as tf
+import tolerances
 
 from fastertransformer_tf import spec
 from fastertransformer_tf.models import encoder_graphs
@@ -102,3 +104,21 @@ def test_onnx_model_computes_the_same(gelu_op: bool) -> None:
     (actual,) = session.run(["output"], {"hidden": hidden, "mask": mask})
     expected = _run_tensorflow(tf.float32, hidden, lengths)
     np.testing.assert_allclose(actual, expected, atol=2e-5)
+
+
+def test_float32_is_no_worse_than_tensorflow(rng):
+    """Against float64, at most twice the error of TensorFlow's own graph: sums of 768 and 3072."""
+    sizes = encoder_graphs.EncoderSizes(3, 12, 64, 3072)
+    weights = encoder_graphs.random_weights(sizes)
+    hidden = rng.standard_normal((1, 48, sizes.hidden)).astype(np.float32)
+    lengths = np.array([48], np.int32)
+    truth = reference.encoder(hidden, spec.by_op_input(weights), sizes.heads)[-1]
+    results = []
+    for encoder, options in (
+        (encoder_graphs.op_encoder, {"remove_padding": False}),
+        (encoder_graphs.tensorflow_encoder, {}),
+    ):
+        with tf.Graph().as_default(), tf.Session() as session:
+            states = encoder(tf.constant(hidden), tf.constant(lengths), sizes, weights, **options)
+            results.append(session.run(states))
+    tolerances.assert_no_worse(*results, truth, "float32")

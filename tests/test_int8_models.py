@@ -10,13 +10,15 @@ import sys
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from conftest import shared_path
 from absl import flags
 
 from fastertransformer_tf import profile_transformer_inference
 from fastertransformer_tf.checkpoints import writing
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.models import encoder_graphs, int8_weights
-from fastertransformer_tf.quantization import points
+from fastertransformer_tf.programs import classification
+from fastertransformer_tf.quantization import conversion, points
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 SIZES = encoder_graphs.EncoderSizes(2, 4, 8, 64)
@@ -121,3 +123,37 @@ def test_encoder_sample(dtype, mode):
         ("EFF-FT", "True"),
     ]
     assert output.count(f"INT8-v{mode}") == 2
+
+
+def test_answers_on_real_data(shared_data, tmp_path):
+    """MRPC's dev set by a calibrated MiniLM: the op and its simulation answer alike, and well."""
+    folder = shared_path(shared_data, "minilm_mrpc")
+    glue = shared_path(shared_data, "glue_data", "MRPC")
+
+    def classify(checkpoint, name, *arguments):
+        values = flags.FlagValues()
+        classification.define_flags(values)
+        values(
+            ["program", "--task_name=mrpc", f"--data_dir={glue}",
+             f"--vocab_file={folder}/vocab.txt", f"--bert_config_file={folder}/bert_config.json",
+             f"--init_checkpoint={checkpoint}", "--max_seq_length=128", "--eval_batch_size=32",
+             f"--output_dir={tmp_path}/{name}", *arguments]
+        )  # fmt: skip
+        classification.run(values)
+
+    classify(folder / "model.ckpt", "calibrated", "--do_calib", "--calib_method=percentile")
+    calibrated = f"{tmp_path}/calibrated/model.ckpt-calibrated"
+    conversion.quantize_checkpoint(calibrated, f"{tmp_path}/int8/model.ckpt", 2)
+    logits = {}
+    for name, checkpoint, options in (
+        ("simulated", calibrated, ["--if_quant"]),
+        ("op", f"{tmp_path}/int8/model.ckpt", ["--int8_mode=2", "--remove_padding"]),
+    ):
+        out = f"--output_logits={tmp_path}/{name}.npy"
+        classify(checkpoint, name, "--do_eval", out, *options)
+        logits[name] = np.load(f"{tmp_path}/{name}.npy")
+    same = logits["op"].argmax(axis=1) == logits["simulated"].argmax(axis=1)
+    assert len(same) == 408 and same.mean() >= 0.995
+    text = (tmp_path / "op" / "eval_results.txt").read_text()
+    accuracy = float(re.search(r"eval_accuracy = ([\d.]+)", text)[1])
+    assert accuracy > 0.8064 - 0.01
