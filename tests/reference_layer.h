@@ -147,8 +147,8 @@ struct Int8Layer {
   LayerRanges ranges;
 };
 
-// Rounds to integers, and marks rows where float32 may round another way: a number lies close to the
-// middle of two integers.
+// Rounds to integers, and marks rows where float32 may round another way: a number lies close to
+// the middle of two integers.
 class Quantizer {
  public:
   explicit Quantizer(const Sequences& sequences)
@@ -182,8 +182,8 @@ class Quantizer {
   std::vector<bool> doubtful_;
 };
 
-// sums[t,n] of integers as real numbers, each column with its own scale; `rounded`: the range of the
-// integers that they are rounded to first, or 0.
+// sums[t,n] of integers as real numbers, each column with its own scale; `rounded`: the range of
+// the integers that they are rounded to first, or 0.
 inline Doubles Int8Dense(const Doubles& q, double range, const Doubles& kernel,
                          const float* columns, const Doubles& bias, double rounded, int64_t k,
                          int64_t n, Quantizer* quantize) {
@@ -214,8 +214,8 @@ inline Doubles RunInt8Layer(const Doubles& x, const Int8Layer& int8, const Encod
   Doubles qkv(t * 3 * h);
   const float* columns[] = {r.query, r.key, r.value};
   for (int part = 0; part < 3; ++part) {
-    const Doubles y = Int8Dense(x8, r.input, w[2 * part], columns[part], w[2 * part + 1], 0, h, h,
-                                quantize);
+    const Doubles y =
+        Int8Dense(x8, r.input, w[2 * part], columns[part], w[2 * part + 1], 0, h, h, quantize);
     for (int64_t row = 0; row < t; ++row) {
       std::copy_n(&y[row * h], h, &qkv[row * 3 * h + part * h]);
     }
@@ -226,8 +226,7 @@ inline Doubles RunInt8Layer(const Doubles& x, const Int8Layer& int8, const Encod
                         mode2 ? r.projection : 0, h, h, quantize);
   AddAndNorm(&a, mode2 ? real(x8, r.input) : x, w[9], w[8], config.layernorm_epsilon);
   const Doubles a8 = (*quantize)(a, r.attention_norm);
-  Doubles inner =
-      Int8Dense(a8, r.attention_norm, w[10], r.intermediate, w[11], 0, h, i, quantize);
+  Doubles inner = Int8Dense(a8, r.attention_norm, w[10], r.intermediate, w[11], 0, h, i, quantize);
   for (double& v : inner) v = Activate(v, config.activation);
   Doubles out = Int8Dense((*quantize)(inner, r.inner), r.inner, w[12], r.output_kernel, w[13],
                           mode2 ? r.output_product : 0, i, h, quantize);

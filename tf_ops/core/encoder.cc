@@ -33,7 +33,8 @@ Status ValidateConfig(const EncoderConfig& config) {
   constexpr int64_t kMaxInt8Sum = 131072;
   if (config.int8_mode != 0 && std::max(config.hidden_size(), config.inner_size) > kMaxInt8Sum) {
     return InvalidArgument("hidden and inner size are ", config.hidden_size(), " and ",
-                           config.inner_size, ", expected at most ", kMaxInt8Sum, " with int8_mode");
+                           config.inner_size, ", expected at most ", kMaxInt8Sum,
+                           " with int8_mode");
   }
   return OkStatus();
 }

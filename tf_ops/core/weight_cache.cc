@@ -78,8 +78,7 @@ WeightCache::Entries::iterator WeightCache::Find(const EncoderConfig& config,
                                                  const std::vector<LayerWeights>& layers) {
   auto entry = entries_.begin();
   while (entry != entries_.end() &&
-         !(SameLayout((*entry)->config, config) &&
-           SameBuffers(config, (*entry)->layers, layers))) {
+         !(SameLayout((*entry)->config, config) && SameBuffers(config, (*entry)->layers, layers))) {
     ++entry;
   }
   return entry;
@@ -145,7 +144,8 @@ Status WeightCache::Get(const Encoder& encoder, const WeightInputs& weights,
       ready_.wait(lock);
     }
     ++num_prepared_;
-    if (weights.hold != nullptr && MayKeep(encoder.config(), weights.layers, encoder.PreparedWeightBytes())) {
+    if (weights.hold != nullptr &&
+        MayKeep(encoder.config(), weights.layers, encoder.PreparedWeightBytes())) {
       mine = std::make_shared<Entry>();
       mine->config = encoder.config();
       mine->layers = weights.layers;

@@ -67,8 +67,7 @@ class WeightCache {
   using Entries = std::list<std::shared_ptr<Entry>>;
 
   Entries::iterator Find(const EncoderConfig& config, const std::vector<LayerWeights>& layers);
-  bool MayKeep(const EncoderConfig& config, const std::vector<LayerWeights>& layers,
-               int64_t bytes);
+  bool MayKeep(const EncoderConfig& config, const std::vector<LayerWeights>& layers, int64_t bytes);
   void Drop(Entries::iterator entry);
   // Ends the preparation of `entry`; null: it failed.
   void Publish(const std::shared_ptr<Entry>& entry,

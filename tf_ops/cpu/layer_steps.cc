@@ -89,7 +89,8 @@ void LayerSteps::Qkv(int64_t layer, int64_t row, int64_t rows, int64_t begin, in
 void LayerSteps::Sum(GemmArgs g, const PanelMatrix& m, const float* scale, float rounded_unit,
                      int64_t begin, const WorkerScratch& s) const {
   const int64_t end = g.first_k + g.k, chunk = primitives_.gemm.inner_chunk;
-  const char* const a = static_cast<const char*>(g.a) - g.first_k * SizeOf(primitives_.gemm.activation);
+  const char* const a =
+      static_cast<const char*>(g.a) - g.first_k * SizeOf(primitives_.gemm.activation);
   g.c = s.sums + begin;
   g.ldc = hidden_;
   for (; g.first_k < end; g.first_k += chunk) {
@@ -257,8 +258,8 @@ void LayerSteps::Attention(int64_t layer, int64_t task, int64_t splits, void* sc
   a.k = qkv.At(row, hidden_ + column);
   a.v = qkv.At(row, 2 * hidden_ + column);
   a.q = qkv.At(row + first, column);
-  // Where context is the queries: a tile of them is read before its context is written, and no other
-  // task reads it.
+  // Where context is the queries: a tile of them is read before its context is written, and no
+  // other task reads it.
   a.out = workspace_.context.At(row + first, column);
   a.ld_out = workspace_.context.stride;
   if (integers()) a.out_scale = layers_[layer].scales->context_scale;

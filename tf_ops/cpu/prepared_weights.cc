@@ -33,7 +33,8 @@ void AskForLargePages(void* memory, int64_t bytes) {
 void PrepareScales(const EncoderConfig& config, const LayerRanges& ranges,
                    const PreparedLayer& to) {
   constexpr float kBound = 127.0f;
-  const auto fill = [&](float in, const float* columns, float rounded, int64_t count, float* scale) {
+  const auto fill = [&](float in, const float* columns, float rounded, int64_t count,
+                        float* scale) {
     // Integers stand for their products' unit; mode 2 divides it by that of the rounding.
     const float divisor = rounded > 0.0f ? kBound * rounded : kBound * kBound;
     for (int64_t i = 0; i < count; ++i) scale[i] = in * columns[i] / divisor;

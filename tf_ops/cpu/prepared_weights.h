@@ -41,6 +41,6 @@ PreparedLayer LayOutLayer(const EncoderConfig& config, const GemmPrimitives& gem
 
 // Prepares all layers' checked weights in `prepared`. Errors: ranges that no integer can have.
 Status PrepareWeights(const EncoderConfig& config, const GemmPrimitives& gemm,
-                    const std::vector<LayerWeights>& layers, void* prepared, ThreadPool* pool);
+                      const std::vector<LayerWeights>& layers, void* prepared, ThreadPool* pool);
 
 }  // namespace ft::cpu

@@ -12,9 +12,7 @@ namespace ft::cpu {
 struct Rows {
   char* data = nullptr;
   int64_t stride = 0, bytes = 0;
-  char* At(int64_t row, int64_t column = 0) const {
-    return data + (row * stride + column) * bytes;
-  }
+  char* At(int64_t row, int64_t column = 0) const { return data + (row * stride + column) * bytes; }
 };
 
 struct WorkerScratch {

@@ -72,17 +72,17 @@ class EncoderKernel : public OpKernel {
     OP_REQUIRES(ctx, fp8_mode == 0,
                 absl::UnimplementedError(
                     StrCat("fp8_mode is ", fp8_mode, ", not in this version: expected 0")));
-    OP_REQUIRES(ctx, int8_mode >= 0 && int8_mode <= 3,
-                absl::InvalidArgumentError(
-                    StrCat("int8_mode is ", int8_mode, ", expected 0, 1, 2 or 3")));
+    OP_REQUIRES(
+        ctx, int8_mode >= 0 && int8_mode <= 3,
+        absl::InvalidArgumentError(StrCat("int8_mode is ", int8_mode, ", expected 0, 1, 2 or 3")));
     config_.int8_mode = static_cast<int>(int8_mode);
     OP_REQUIRES_OK(ctx, ToAbsl(ToDataType(type, &config_.dtype)));
     const tensorflow::DataType expected = int8_mode == 0 ? type : tensorflow::DT_INT8;
-    OP_REQUIRES(ctx, matrix_type == expected,
-                absl::InvalidArgumentError(
-                    StrCat("the weight matrices are ", tensorflow::DataTypeString(matrix_type),
-                           ", expected ", tensorflow::DataTypeString(expected), " with int8_mode ",
-                           int8_mode)));
+    OP_REQUIRES(
+        ctx, matrix_type == expected,
+        absl::InvalidArgumentError(StrCat(
+            "the weight matrices are ", tensorflow::DataTypeString(matrix_type), ", expected ",
+            tensorflow::DataTypeString(expected), " with int8_mode ", int8_mode)));
     // Keeps H * H well inside int64.
     constexpr int64_t kMaxSize = 1 << 20;
     OP_REQUIRES(ctx, config_.num_heads <= kMaxSize && config_.head_size <= kMaxSize,
@@ -214,10 +214,10 @@ class BertEncoderKernel final : public EncoderKernel {
     int64_t num_amax_lists;
     OP_REQUIRES_OK(ctx, ctx->GetAttr("num_amax_lists", &num_amax_lists));
     const int64_t expected = config_.int8_mode == 0 ? 0 : config_.num_layers;
-    OP_REQUIRES(ctx, num_amax_lists == expected,
-                absl::InvalidArgumentError(StrCat("num_amax_lists is ", num_amax_lists,
-                                                  ", expected ", expected, " with int8_mode ",
-                                                  config_.int8_mode)));
+    OP_REQUIRES(
+        ctx, num_amax_lists == expected,
+        absl::InvalidArgumentError(StrCat("num_amax_lists is ", num_amax_lists, ", expected ",
+                                          expected, " with int8_mode ", config_.int8_mode)));
   }
 
  protected:
@@ -247,9 +247,7 @@ class BertEncoderKernel final : public EncoderKernel {
   int WeightInput(int layer, int field) const override {
     return kWeights + field * static_cast<int>(config_.num_layers) + layer;
   }
-  int ScaleListInput(int layer) const override {
-    return WeightInput(layer, kWeightsPerLayer);
-  }
+  int ScaleListInput(int layer) const override { return WeightInput(layer, kWeightsPerLayer); }
 
   int num_outputs_ = 0;
 };

@@ -51,12 +51,13 @@ class RebuildPaddingKernel : public OpKernel {
     int64_t int8_mode;
     OP_REQUIRES_OK(ctx, ctx->GetAttr("isCOL32", &is_col32));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("int8_mode", &int8_mode));
-    OP_REQUIRES(ctx, !is_col32,
-                absl::UnimplementedError("isCOL32 is true, expected false: no op here makes rows in "
-                                         "that order"));
-    OP_REQUIRES(ctx, int8_mode >= 0 && int8_mode <= 3,
-                absl::InvalidArgumentError(
-                    StrCat("int8_mode is ", int8_mode, ", expected 0, 1, 2 or 3")));
+    OP_REQUIRES(
+        ctx, !is_col32,
+        absl::UnimplementedError("isCOL32 is true, expected false: no op here makes rows in "
+                                 "that order"));
+    OP_REQUIRES(
+        ctx, int8_mode >= 0 && int8_mode <= 3,
+        absl::InvalidArgumentError(StrCat("int8_mode is ", int8_mode, ", expected 0, 1, 2 or 3")));
   }
 
   void Compute(OpKernelContext* ctx) override {

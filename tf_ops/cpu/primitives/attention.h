@@ -77,7 +77,8 @@ void AttentionTo(const AttentionArgs& g, Out* out) {
   const T* v = static_cast<const T*>(g.v);
   if (g.num_keys == 0) {
     for (int64_t i = 0; i < g.num_queries; ++i) {
-      for (int64_t d = 0; d < g.head_size; ++d) PutResult(out + i * g.ld_out + d, 0.0f, g.out_scale);
+      for (int64_t d = 0; d < g.head_size; ++d)
+        PutResult(out + i * g.ld_out + d, 0.0f, g.out_scale);
     }
     return;
   }

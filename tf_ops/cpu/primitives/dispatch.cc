@@ -1,18 +1,21 @@
 #include <cstdlib>
 #include <cstring>
 #include <iterator>
+#include <vector>
 
 #ifdef __x86_64__
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 #include "tf_ops/cpu/primitives/primitives.h"
 
 namespace ft::cpu {
 
-#define FT_DECLARE(isa)                                                    \
-  namespace isa {                                                          \
-  extern const Primitives kPrimitives, kInt8Primitives;                    \
+#define FT_DECLARE(isa)                                 \
+  namespace isa {                                       \
+  extern const Primitives kPrimitives, kInt8Primitives; \
   }
 FT_DECLARE(generic)
 #ifdef __x86_64__
@@ -21,6 +24,8 @@ FT_DECLARE(avxvnni)
 FT_DECLARE(avx512)
 FT_DECLARE(avx512vnni)
 FT_DECLARE(avx512bf16)
+FT_DECLARE(amx)
+FT_DECLARE(amxbf16)
 #endif
 
 namespace {
@@ -48,6 +53,16 @@ bool HasAvx512() {
 }
 bool HasAvx512Vnni() { return HasAvx512() && __builtin_cpu_supports("avx512vnni"); }
 bool HasAvx512Bf16() { return HasAvx512Vnni() && __builtin_cpu_supports("avx512bf16"); }
+// CPUID leaf 7, EDX: tiles, and their products of int8 and of bfloat16. Linux gives the registers
+// to a process that has asked for them, which holds for all its threads.
+bool HasAmx() {
+  unsigned eax, ebx, ecx, edx = 0;
+  constexpr unsigned kBfloat16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25;
+  constexpr unsigned kAll = kBfloat16 | kTile | kInt8;
+  if (!HasAvx512Bf16() || __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // arch_prctl's
+  return (edx & kAll) == kAll && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
 #endif
 
 // From the slowest to the fastest.
@@ -59,39 +74,55 @@ constexpr Isa kIsas[] = {
     {"avx512", &avx512::kPrimitives, &avx512::kInt8Primitives, HasAvx512},
     {"avx512vnni", &avx512vnni::kPrimitives, &avx512vnni::kInt8Primitives, HasAvx512Vnni},
     {"avx512bf16", &avx512bf16::kPrimitives, &avx512bf16::kInt8Primitives, HasAvx512Bf16},
+    {"amx", &amx::kPrimitives, &amx::kInt8Primitives, HasAmx},
+    {"amx", &amxbf16::kPrimitives, &amxbf16::kInt8Primitives, HasAmx},
 #endif
 };
 
-// The best one for activations computed in `type`.
-const Isa& BestIsa(DataType type) {
-  size_t end = std::size(kIsas);
-  if (const char* cap = std::getenv("FT_CPU_ISA")) {
-    for (size_t i = 0; i < std::size(kIsas); ++i) {
-      if (std::strcmp(kIsas[i].name, cap) == 0) end = i + 1;
-    }
+// How many of kIsas may run: those that this processor has, up to $FT_CPU_ISA. AMX has not been
+// measured yet, so it does not run unless it is asked for.
+std::vector<const Isa*> Allowed() {
+  const char* cap = std::getenv("FT_CPU_ISA");
+  size_t end = 0;
+  for (size_t i = 0; i < std::size(kIsas); ++i) {
+    const bool is_default = std::strcmp(kIsas[i].name, "amx") != 0;
+    if (cap == nullptr ? is_default : std::strcmp(kIsas[i].name, cap) == 0) end = i + 1;
   }
+  if (end == 0) end = std::size(kIsas);  // an unknown name
 #ifdef __x86_64__
   __builtin_cpu_init();
 #endif
-  for (size_t i = end; i-- > 1;) {
-    if (kIsas[i].primitives->compute_dtype == type && kIsas[i].is_supported()) return kIsas[i];
+  std::vector<const Isa*> allowed;
+  for (size_t i = 0; i < end; ++i) {
+    if (kIsas[i].is_supported()) allowed.push_back(&kIsas[i]);
   }
-  return type == DataType::kFloat32 ? kIsas[0] : BestIsa(DataType::kFloat32);
+  return allowed;
 }
 
-const Isa& Float32Isa() {
-  static const Isa& isa = BestIsa(DataType::kFloat32);
-  return isa;
+// The best primitives for activations computed in `type`, or null.
+const Primitives* Best(const EncoderConfig& config, DataType type) {
+  static const std::vector<const Isa*> allowed = Allowed();
+  for (auto isa = allowed.rbegin(); isa != allowed.rend(); ++isa) {
+    const Primitives* primitives =
+        config.int8_mode != 0 ? (*isa)->int8_primitives : (*isa)->primitives;
+    if (primitives->compute_dtype != type) continue;
+    // Attention computes in pairs of bfloat16 whatever the other products do.
+    const int64_t multiple = primitives->gemm.k_multiple;
+    const bool fits = type == DataType::kFloat32 || config.head_size % 2 == 0;
+    if (fits && config.hidden_size() % multiple == 0 && config.inner_size % multiple == 0) {
+      return primitives;
+    }
+  }
+  return nullptr;
 }
 
 }  // namespace
 
 const Primitives& GetPrimitives(const EncoderConfig& config) {
-  static const Isa& bfloat16 = BestIsa(DataType::kBFloat16);
-  // Integers are summed in groups that are filled up; bfloat16's pairs are not.
-  const bool even = config.head_size % 2 == 0 && (config.int8_mode != 0 || config.inner_size % 2 == 0);
-  const Isa& isa = config.dtype == DataType::kBFloat16 && even ? bfloat16 : Float32Isa();
-  return config.int8_mode != 0 ? *isa.int8_primitives : *isa.primitives;
+  const Primitives* primitives = nullptr;
+  if (config.dtype == DataType::kBFloat16) primitives = Best(config, DataType::kBFloat16);
+  // The generic ones of float32 fit everything.
+  return primitives != nullptr ? *primitives : *Best(config, DataType::kFloat32);
 }
 
 void Convert(const void* x, DataType x_dtype, void* y, DataType y_dtype, int64_t count) {
@@ -100,7 +131,8 @@ void Convert(const void* x, DataType x_dtype, void* y, DataType y_dtype, int64_t
     std::memcpy(y, x, count * SizeOf(x_dtype));
     return;
   }
-  Float32Isa().primitives->convert(x, x_dtype, y, y_dtype, count);
+  static const Primitives& primitives = *Best(EncoderConfig(), DataType::kFloat32);
+  primitives.convert(x, x_dtype, y, y_dtype, count);
 }
 
 }  // namespace ft::cpu

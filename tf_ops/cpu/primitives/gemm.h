@@ -22,7 +22,14 @@ void Tile(const T* a, int64_t lda, const T* panel, int64_t steps, float* c, int6
     for (int64_t s = 0; s < chain; ++s) {
       __builtin_prefetch(prefetch, 0, 2);
       prefetch += prefetch_step;
-#ifdef FT_COMPUTE_BFLOAT16
+#if defined(FT_COMPUTE_BFLOAT16) && defined(FT_PLAIN_TILES)
+      for (int i = 0; i < R; ++i) {
+        for (int64_t j = 0; j < 2 * kWidth; ++j) {
+          const float x = FromBfloat16(a[i * lda + 2 * s + j % 2]);
+          sum[i][j / 2 / kLanes][j / 2 % kLanes] += x * FromBfloat16(panel[j]);
+        }
+      }
+#elif defined(FT_COMPUTE_BFLOAT16)
       const __m512bh b0 = (__m512bh)_mm512_loadu_si512(panel);
       const __m512bh b1 = (__m512bh)_mm512_loadu_si512(panel + 2 * kLanes);
 #pragma GCC unroll 12
@@ -66,6 +73,7 @@ constexpr TileFn kTiles[] = {
 #endif
 };
 
+#ifndef FT_AMX
 // The same of integers: c[R, kWidth] = start + a[R, k] * panel[k, kWidth]. `start` is row i's from
 // i * ld_start on: one row for all, or c itself.
 template <int R>
@@ -107,6 +115,7 @@ constexpr IntTileFn kIntTiles[] = {
     IntTile<7>, IntTile<8>, IntTile<9>, IntTile<10>, IntTile<11>, IntTile<12>,
 #endif
 };
+#endif  // FT_AMX
 
 // Deals rows to the fewest tiles that hold them, equally but for one row: 13 rows are 7 + 6 and not
 // 12 + 1, as a tile of one row takes nearly the time of a full one.
@@ -144,8 +153,8 @@ void StoreActivated(const GemmArgs& g, float* x, const float* bias, int64_t rows
   }
 }
 
-// Makes a tile's integer sums x[rows, kWidth] the numbers that they stand for, in place. `scale` has
-// kWidth elements.
+// Makes a tile's integer sums x[rows, kWidth] the numbers that they stand for, in place. `scale`
+// has kWidth elements.
 void ToReal(const GemmArgs& g, void* x, const float* scale, int64_t rows) {
   int32_t* sums = static_cast<int32_t*>(x);
   float* real = static_cast<float*>(x);
@@ -164,6 +173,17 @@ struct Prefetch {
       : per_tile((chunk_bytes + tiles - 1) / tiles),
         per_step(steps ? (per_tile + steps - 1) / steps : 0) {}
 };
+
+// Sums of earlier chunks, [rows, cols] from row `row` on, into a dense tile of kWidth columns, and
+// back.
+void CopySums(const GemmArgs& g, bool to_tile, int64_t row, int64_t rows, int64_t col, int64_t cols,
+              void* tile) {
+  for (int64_t i = 0; i < rows; ++i) {
+    char* const dense = static_cast<char*>(tile) + i * kWidth * 4;
+    char* const result = static_cast<char*>(g.c) + ((row + i) * g.ldc + col) * 4;
+    std::memcpy(to_tile ? dense : result, to_tile ? result : dense, cols * 4);
+  }
+}
 
 void Gemm(const GemmArgs& g) {
   if (g.rows == 0 || g.cols == 0) return;
@@ -184,14 +204,9 @@ void Gemm(const GemmArgs& g) {
     for (int64_t tile = 0, row = 0; tile < tiles.count(); row += tiles.rows(tile), ++tile) {
       const int64_t rows = tiles.rows(tile);
       const char* prefetch = last ? panel : panel + g.panel_bytes + tile * ahead.per_tile;
-      float* const result = static_cast<float*>(g.c) + row * g.ldc + col;
-      float* c = direct ? result : buffer;
+      float* c = direct ? static_cast<float*>(g.c) + row * g.ldc + col : buffer;
       const int64_t ldc = direct ? g.ldc : kWidth;
-      if (!direct && accumulate) {
-        for (int64_t i = 0; i < rows; ++i) {
-          std::memcpy(buffer + i * kWidth, result + i * g.ldc, cols * 4);
-        }
-      }
+      if (!direct && accumulate) CopySums(g, true, row, rows, col, cols, buffer);
       kTiles[rows - 1](static_cast<const T*>(g.a) + row * g.lda, g.lda,
                        reinterpret_cast<const T*>(panel), steps, c, ldc, accumulate, prefetch,
                        last ? 0 : ahead.per_step);
@@ -200,9 +215,7 @@ void Gemm(const GemmArgs& g) {
         StoreActivated(g, buffer, bias, rows, cols, static_cast<T*>(g.out) + row * g.ld_out + col);
         continue;
       }
-      for (int64_t i = 0; i < rows; ++i) {
-        std::memcpy(result + i * g.ldc, buffer + i * kWidth, cols * 4);
-      }
+      CopySums(g, false, row, rows, col, cols, buffer);
     }
   }
 }
@@ -213,49 +226,60 @@ constexpr int64_t kHeaderBytes = kWidth * 4;
 constexpr int64_t kHeaderBytes = 0;
 #endif
 
+// What belongs to the columns [col, col + cols) of a panel of integers.
+struct IntColumns {
+  int64_t col, cols;
+  alignas(64) int32_t start[kWidth] = {};
+  alignas(64) float bias[kWidth] = {}, scale[kWidth] = {};
+  IntColumns(const GemmArgs& g, int64_t first, const char* header)
+      : col(first), cols(std::min(kWidth, g.cols - first)) {
+    if (kHeaderBytes > 0) std::memcpy(start, header, sizeof(start));
+    if (g.out != nullptr) std::memcpy(bias, g.bias + col, cols * 4);
+    if (g.scale != nullptr) std::memcpy(scale, g.scale + col, cols * 4);
+  }
+};
+
+// Writes what becomes of a tile's integer sums [rows, kWidth], which it overwrites.
+void StoreIntTile(const GemmArgs& g, const IntColumns& columns, int64_t row, int64_t rows,
+                  int32_t* sums) {
+  const int64_t col = columns.col, cols = columns.cols;
+  if (g.scale != nullptr) ToReal(g, sums, columns.scale, rows);
+  float* const real = reinterpret_cast<float*>(sums);
+  const int64_t at = row * g.ld_out + col;
+  if (g.out == nullptr) {
+    CopySums(g, false, row, rows, col, cols, sums);
+  } else if (g.out_scale != 0.0f) {
+    StoreActivated(g, real, columns.bias, rows, cols, static_cast<Q*>(g.out) + at);
+  } else {
+    StoreActivated(g, real, columns.bias, rows, cols, static_cast<T*>(g.out) + at);
+  }
+}
+
+#ifndef FT_AMX
 void IntGemm(const GemmArgs& g) {
   if (g.rows == 0 || g.cols == 0) return;
   const RowTiles tiles(g.rows);
   const int64_t steps = (g.k + kGroup - 1) / kGroup;
   const Prefetch ahead(steps * kGroup * kWidth, tiles.count(), steps);
   alignas(64) int32_t buffer[kRows * kWidth];
-  alignas(64) int32_t start[kWidth] = {};
-  alignas(64) float bias[kWidth] = {}, scale[kWidth] = {};
   for (int64_t col = 0; col < g.cols; col += kWidth) {
     const char* header = static_cast<const char*>(g.panels) + col / kWidth * g.panel_bytes;
     const char* panel = header + kHeaderBytes + g.first_k * kWidth;
-    const int64_t cols = std::min(kWidth, g.cols - col);
     const bool last = col + kWidth >= g.cols;
-    if (kHeaderBytes > 0) std::memcpy(start, header, sizeof(start));
-    if (g.out != nullptr) std::memcpy(bias, g.bias + col, cols * 4);
-    if (g.scale != nullptr) std::memcpy(scale, g.scale + col, cols * 4);
+    const IntColumns columns(g, col, header);
     for (int64_t tile = 0, row = 0; tile < tiles.count(); row += tiles.rows(tile), ++tile) {
       const int64_t rows = tiles.rows(tile);
       const char* prefetch = last ? panel : panel + g.panel_bytes + tile * ahead.per_tile;
-      int32_t* const result = static_cast<int32_t*>(g.c) + row * g.ldc + col;
-      if (g.first_k > 0) {
-        for (int64_t i = 0; i < rows; ++i) {
-          std::memcpy(buffer + i * kWidth, result + i * g.ldc, cols * 4);
-        }
-      }
+      if (g.first_k > 0) CopySums(g, true, row, rows, col, columns.cols, buffer);
       kIntTiles[rows - 1](static_cast<const Q*>(g.a) + row * g.lda, g.lda,
                           reinterpret_cast<const int8_t*>(panel), steps,
-                          g.first_k > 0 ? buffer : start, g.first_k > 0 ? kWidth : 0, buffer,
-                          kWidth, prefetch, last ? 0 : ahead.per_step);
-      if (g.scale != nullptr) ToReal(g, buffer, scale, rows);
-      float* const real = reinterpret_cast<float*>(buffer);
-      if (g.out == nullptr) {
-        for (int64_t i = 0; i < rows; ++i) {
-          std::memcpy(result + i * g.ldc, buffer + i * kWidth, cols * 4);
-        }
-      } else if (g.out_scale != 0.0f) {
-        StoreActivated(g, real, bias, rows, cols, static_cast<Q*>(g.out) + row * g.ld_out + col);
-      } else {
-        StoreActivated(g, real, bias, rows, cols, static_cast<T*>(g.out) + row * g.ld_out + col);
-      }
+                          g.first_k > 0 ? buffer : columns.start, g.first_k > 0 ? kWidth : 0,
+                          buffer, kWidth, prefetch, last ? 0 : ahead.per_step);
+      StoreIntTile(g, columns, row, rows, buffer);
     }
   }
 }
+#endif  // FT_AMX
 
 void MakePanel(const PanelSource* sources, int64_t source_cols, DataType dtype, int64_t k,
                int64_t col, int64_t cols, void* panel) {
@@ -274,7 +298,7 @@ void MakePanel(const PanelSource* sources, int64_t source_cols, DataType dtype, 
 void MakeIntPanel(const PanelSource* sources, int64_t source_cols, DataType, int64_t k, int64_t col,
                   int64_t cols, void* panel) {
   int8_t* const to = static_cast<int8_t*>(panel) + kHeaderBytes;
-  std::fill_n(to, AlignUp(k, kGroup) * kWidth, int8_t{0});
+  std::fill_n(to, AlignUp(k, kIntPadding) * kWidth, int8_t{0});
   alignas(64) int32_t start[kWidth] = {};
   for (int64_t s = 0; s < k; ++s) {
     int8_t* row = to + (s - s % kGroup) * kWidth + s % kGroup;

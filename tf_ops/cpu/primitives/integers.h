@@ -16,8 +16,15 @@ constexpr int kOffset = 0;
 constexpr int64_t kGroup = 2;
 constexpr DataType kIntType = DataType::kInt16;
 #endif
+// What a sum's length is filled up to with zeros in a panel.
+#ifdef FT_AMX
+constexpr int64_t kIntPadding = 64;
+#else
+constexpr int64_t kIntPadding = kGroup;
+#endif
 typedef Q QVec __attribute__((vector_size(sizeof(Q) * FT_LANES)));
 
+#ifndef FT_AMX
 // What one row of a step multiplies with: kGroup activations, in all lanes; and kLanes columns of a
 // panel.
 #if defined(FT_INT8_VNNI) && FT_LANES == 16
@@ -75,6 +82,7 @@ inline IntVec AddDot(IntVec sum, Factor x, Factor columns) {
   return sum + x.even * columns.even + x.odd * columns.odd;
 }
 #endif
+#endif  // FT_AMX
 
 // Adding 1.5 * 2^23 rounds to an integer, half to even, which stands in the low bits.
 constexpr float kRoundMagic = 12582912.0f;
@@ -101,7 +109,9 @@ inline float RoundToInt8(float x) {
   x = x < 127.0f ? x : 127.0f;
   return (x + kRoundMagic) - kRoundMagic;
 }
-inline void PutInteger(Q* p, float x) { *p = static_cast<Q>(static_cast<int>(RoundToInt8(x)) + kOffset); }
+inline void PutInteger(Q* p, float x) {
+  *p = static_cast<Q>(static_cast<int>(RoundToInt8(x)) + kOffset);
+}
 inline float IntegerAt(const Q* p) { return static_cast<float>(static_cast<int>(*p) - kOffset); }
 
 // Results of a step in memory: activations of type T, or integers of `scale` times them.

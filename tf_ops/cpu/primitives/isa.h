@@ -2,13 +2,14 @@
 // FT_ISA is the namespace, FT_LANES the floats of one vector register, and FT_COMPUTE_FLOAT32 or
 // FT_COMPUTE_BFLOAT16 the type of the products' operands; sums are always float32.
 //
-// FT_INT8_VNNI: the instruction set has vpdpbusd.
+// FT_INT8_VNNI: the instruction set has vpdpbusd. FT_AMX: products are computed on tile registers.
 //
 // Written with GCC's vector types, so that one text serves every register width; only dot products
 // of bfloat16 and of integers need intrinsics.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "tf_ops/cpu/primitives/primitives.h"
 
@@ -25,21 +26,47 @@ namespace {
 #include "tf_ops/cpu/primitives/math.h"
 #include "tf_ops/cpu/primitives/integers.h"
 #include "tf_ops/cpu/primitives/gemm.h"
+#ifdef FT_AMX
+#include "tf_ops/cpu/primitives/tiles.h"
+#include "tf_ops/cpu/primitives/tile_gemm.h"
+#endif
 #include "tf_ops/cpu/primitives/norm.h"
 #include "tf_ops/cpu/primitives/attention.h"
 #include "tf_ops/cpu/primitives/convert.h"
 // clang-format on
 
+// The products of T, and of integers.
+#if defined(FT_AMX) && defined(FT_COMPUTE_BFLOAT16)
+constexpr GemmPrimitives kGemm = {
+    kComputeType,  kComputeType, kComputeType, kPair,           kWidth,   0,
+    kTilePairRows, kInnerChunk,  32,           TileGemm<false>, MakePanel};
+#else
+constexpr GemmPrimitives kGemm = {kComputeType, kComputeType, kComputeType, kPair, kWidth,   0,
+                                  kRows,        kInnerChunk,  kPair,        Gemm,  MakePanel};
+#endif
+constexpr int64_t kIntInnerChunk = kInnerChunk * 4 / static_cast<int64_t>(sizeof(Q));
+#ifdef FT_AMX
+constexpr GemmPrimitives kIntGemm = {kIntType, DataType::kInt8, kComputeType,  kIntPadding,
+                                     kWidth,   kHeaderBytes,    kTilePairRows, kIntInnerChunk,
+                                     1,        TileGemm<true>,  MakeIntPanel};
+#else
+constexpr GemmPrimitives kIntGemm = {kIntType, DataType::kInt8, kComputeType, kIntPadding,
+                                     kWidth,   kHeaderBytes,    kRows,        kIntInnerChunk,
+                                     1,        IntGemm,         MakeIntPanel};
+#endif
+
 }  // namespace
 
 #define FT_STRING2(x) #x
 #define FT_STRING(x) FT_STRING2(x)
+#ifndef FT_ISA_NAME
+#define FT_ISA_NAME FT_ISA
+#endif
 extern const Primitives kPrimitives, kInt8Primitives;
 const Primitives kPrimitives = {
-    FT_STRING(FT_ISA),
+    FT_STRING(FT_ISA_NAME),
     kComputeType,
-    {kComputeType, kComputeType, kComputeType, kPair, kWidth, 0, kRows, kInnerChunk, Gemm,
-     MakePanel},
+    kGemm,
     {kComputeType, Attention, AttentionScratchBytes},
     {kComputeType, AddBiasResidualLayerNorm},
     {kBlockRows, kMinRowsPerThread},
@@ -47,10 +74,9 @@ const Primitives kPrimitives = {
     ConvertElements,
 };
 const Primitives kInt8Primitives = {
-    FT_STRING(FT_ISA),
+    FT_STRING(FT_ISA_NAME),
     kComputeType,
-    {kIntType, DataType::kInt8, kComputeType, kGroup, kWidth, kHeaderBytes, kRows,
-     kInnerChunk * 4 / static_cast<int64_t>(sizeof(Q)), IntGemm, MakeIntPanel},
+    kIntGemm,
     {kComputeType, Attention, AttentionScratchBytes},
     {kComputeType, AddBiasResidualLayerNorm},
     {kBlockRows, kMinRowsPerThread},

@@ -64,7 +64,8 @@ void AddBiasResidualLayerNorm(const LayerNormArgs& g) {
     for (int64_t i = whole; i < n; ++i) {
       const float y = normed_at(i);
       PutInteger(integers + i, y * g.int_scale);
-      if (out != nullptr) Put(out + i, g.out_unit != 0.0f ? IntegerAt(integers + i) * g.out_unit : y);
+      if (out != nullptr)
+        Put(out + i, g.out_unit != 0.0f ? IntegerAt(integers + i) * g.out_unit : y);
     }
   }
 }

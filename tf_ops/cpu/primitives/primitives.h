@@ -4,12 +4,12 @@
 // "Panels" are the layout of a matrix B[K,N] that is a product's right side: N is cut into panels
 // of panel_width columns (the last one padded with zeros), a panel is [K/group][panel_width][group]
 // with K rounded up to a multiple of `group`, the elements that one instruction multiplies and adds
-// up: 1 of float32, 2 of bfloat16, 2 or 4 of int8.
+// up: 1 of float32, 2 of bfloat16, 2 or 4 of int8. (Of int8 on tile registers rounded up to 64.)
 //
 // Products of integers have an int8 right side. Their left side, what docs/int8.md calls int8, is
 // stored as the instructions want it: as uint8, q + 128, where they multiply unsigned by signed
-// numbers, else widened to int16. The 128 is taken off again by the value that a column's sum starts
-// with, which stands before its panel.
+// numbers, else widened to int16. The 128 is taken off again by the value that a column's sum
+// starts with, which stands before its panel.
 #pragma once
 
 #include <cstdint>
@@ -29,8 +29,8 @@ struct PanelSource {
 };
 
 struct GemmArgs {
-  // [rows, k], row stride lda elements. Up to a multiple of `group` elements are read of a row, those
-  // past k without effect.
+  // [rows, k], row stride lda elements. Up to a multiple of `group` elements are read of a row,
+  // those past k without effect.
   const void* a;
   int64_t lda;
   const void* panels;   // first panel to use
@@ -66,6 +66,8 @@ struct GemmPrimitives {
   // The longest sum that one pass over a panel takes, and the columns of the inner layer that are
   // alive at once: panel and left side then stay in the L2 cache together.
   int64_t inner_chunk;
+  // The lengths of sums have to be multiples of this.
+  int64_t k_multiple;
   void (*gemm)(const GemmArgs&);
   // One panel from rows [0,k) and columns [col, col + cols) of the `num_sources` matrices of
   // `source_cols` columns each that lie side by side; elements of `dtype`.
@@ -159,10 +161,10 @@ struct Primitives {
   bool has_integers() const { return gemm.weight == DataType::kInt8; }
 };
 
-// The best primitives of this processor for a model. bfloat16 is computed in pairs, so only where
-// all sizes that its products sum over are even.
-// $FT_CPU_ISA (generic, avx2, avxvnni, avx512, avx512vnni, avx512bf16) caps the instruction set; for
-// tests.
+// The best primitives of this processor for a model. bfloat16 is computed in pairs, or on tile
+// registers, so only where the sizes that its products sum over are multiples.
+// $FT_CPU_ISA (generic, avx2, avxvnni, avx512, avx512vnni, avx512bf16) caps the instruction set;
+// for tests. amx, which no measurement has chosen yet, has to be asked for by that name.
 const Primitives& GetPrimitives(const EncoderConfig& config);
 
 // y[i] = x[i] between any two of float32, float16 and bfloat16.

@@ -67,7 +67,16 @@ inline void Put(float* p, float x) { *p = x; }
 inline void Put(Bfloat16* p, float x) { *p = ToBfloat16(x); }
 
 // kLanes elements of the compute type as floats, and back.
-#ifdef FT_COMPUTE_BFLOAT16
+#if defined(FT_COMPUTE_BFLOAT16) && defined(FT_PLAIN_TILES)
+inline Vec LoadT(const T* p) {
+  Vec v;
+  for (int64_t i = 0; i < kLanes; ++i) v[i] = FromBfloat16(p[i]);
+  return v;
+}
+inline void StoreT(T* p, Vec v) {
+  for (int64_t i = 0; i < kLanes; ++i) p[i] = ToBfloat16(v[i]);
+}
+#elif defined(FT_COMPUTE_BFLOAT16)
 inline Vec LoadT(const T* p) {
   const __m256i raw = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   return (Vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16);

@@ -1,0 +1,54 @@
+// Products on tile registers.
+// Textual, compiled once for each instruction set (isa.h): no include guard.
+constexpr int64_t kTilePairRows = 2 * tiles::kTileRows;
+
+// One row of tiles, or two, of a product: `rows` rows from `row` on, all columns.
+template <int kRowTiles, bool kIntegers>
+void TileRows(const GemmArgs& g, int64_t begin, int64_t end, int64_t rows) {
+  using Element = std::conditional_t<kIntegers, Q, T>;
+  constexpr int64_t kBytes = sizeof(Element);
+  const int64_t steps = (g.k * kBytes + tiles::kTileBytes - 1) / tiles::kTileBytes;
+  const Element* a = static_cast<const Element*>(g.a);
+  const tiles::Scope scope(tiles::Config(std::min(rows, tiles::kTileRows),
+                                         std::max<int64_t>(rows - tiles::kTileRows, 0)));
+  alignas(64) int32_t buffer[kTilePairRows * kWidth];
+  for (int64_t col = 0; col < g.cols; col += kWidth) {
+    const char* header = static_cast<const char*>(g.panels) + col / kWidth * g.panel_bytes;
+    const char* panel =
+        header + (kIntegers ? kHeaderBytes : 0) + g.first_k * kWidth * (kIntegers ? 1 : kBytes);
+    const int64_t cols = std::min(kWidth, g.cols - col);
+    const IntColumns columns(g, col, header);
+    for (int64_t row = begin; row < end; row += rows) {
+      const void* start = kIntegers ? columns.start : nullptr;
+      int64_t ld_start = 0;
+      if (g.first_k > 0) {
+        CopySums(g, true, row, rows, col, cols, buffer);
+        start = buffer;
+        ld_start = kWidth;
+      }
+      tiles::Multiply<kRowTiles, kIntegers>(a + row * g.lda, g.lda * kBytes, panel, steps, start,
+                                            ld_start, buffer);
+      if (kIntegers) {
+        StoreIntTile(g, columns, row, rows, buffer);
+      } else if (g.out != nullptr) {
+        StoreActivated(g, reinterpret_cast<float*>(buffer), columns.bias, rows, cols,
+                       static_cast<T*>(g.out) + row * g.ld_out + col);
+      } else {
+        CopySums(g, false, row, rows, col, cols, buffer);
+      }
+    }
+  }
+}
+
+// Rows in pairs of tiles, and then the rest of them: two configurations, as making one takes long.
+template <bool kIntegers>
+void TileGemm(const GemmArgs& g) {
+  if (g.rows == 0 || g.cols == 0) return;
+  const int64_t whole = g.rows / kTilePairRows * kTilePairRows, rest = g.rows - whole;
+  if (whole > 0) TileRows<2, kIntegers>(g, 0, whole, kTilePairRows);
+  if (rest > tiles::kTileRows) {
+    TileRows<2, kIntegers>(g, whole, g.rows, rest);
+  } else if (rest > 0) {
+    TileRows<1, kIntegers>(g, whole, g.rows, rest);
+  }
+}
