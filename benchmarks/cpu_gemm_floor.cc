@@ -130,8 +130,7 @@ int main(int argc, char** argv) {
             GemmArgs g;
             g.a = left.data() + (row * product.k + k) * ft::SizeOf(primitives.compute_dtype);
             g.lda = product.k;
-            g.panels = panels + layer * per_layer +
-                       col / primitives.gemm.panel_width * panel_bytes;
+            g.panels = panels + layer * per_layer + col / primitives.gemm.panel_width * panel_bytes;
             g.panel_bytes = panel_bytes;
             g.rows = std::min(row_block, tokens - row);
             g.k = std::min(primitives.gemm.inner_chunk, product.k - k);

@@ -31,7 +31,11 @@ _DTYPE = flags.DEFINE_enum(
     "data_type", "fp32", ["fp32", "fp16", "bf16"], "Precision.", short_name="d"
 )
 _INT8 = DEFINE(
-    "int8_mode", 0, "1, 2 or 3 (which is 2): int8 kernels, and ranges of this input. 0: no INT8.", 0, 3
+    "int8_mode",
+    0,
+    "1, 2 or 3 (which is 2): int8 kernels, and ranges of this input. 0: no INT8.",
+    0,
+    3,
 )
 _GEMM_TEST = flags.DEFINE_enum(
     "allow_gemm_test",
@@ -68,8 +72,8 @@ DTYPES = {"fp32": tf.float32, "fp16": tf.float16, "bf16": tf.bfloat16}
 # Largest difference between two encoders of this precision, whose outputs have a spread of 1.
 TOLERANCE = {"fp32": 3e-5, "fp16": 3e-2, "bf16": 2.5e-1}
 # INT8: the mean difference from int8 simulated in TensorFlow. Where two programs round a number to
-# different integers, all that comes after it moves by steps of a hundredth: after 12 layers of random
-# weights 0.02 to 0.05 were seen.
+# different integers, all that comes after it moves by steps of a hundredth: after 12 layers of
+# random weights 0.02 to 0.05 were seen.
 INT8_TOLERANCE = 0.1
 
 # Hidden states [B,S,H], lengths [B] and the layers' weights to hidden states.
@@ -183,7 +187,7 @@ class Session:
 
 
 def cross_check(name: str, outputs: dict[str, np.ndarray]) -> bool:
-    """Prints whether an op's output [B,length,H] agrees with TensorFlow's; INT8: simulated there."""
+    """Prints whether an op's output [B,length,H] agrees with TensorFlow's, or its simulation."""
     label = "EFF-FT" if name == "EFF" else name
     difference = np.abs(outputs["TF"] - outputs[name])
     if _INT8.value:

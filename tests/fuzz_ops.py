@@ -45,7 +45,10 @@ class Case:
             rng, 2, self.hidden, self.inner
         )
         self.int8_tensors = [
-            {k: tf.constant(v if v.dtype == np.int8 else v.astype(np.float32)) for k, v in x.items()}
+            {
+                k: tf.constant(v if v.dtype == np.int8 else v.astype(np.float32))
+                for k, v in x.items()
+            }
             for x in self.int8_layers
         ]
 

@@ -10,8 +10,8 @@ import sys
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import shared_path
 from absl import flags
+from conftest import shared_path
 
 from fastertransformer_tf import profile_transformer_inference
 from fastertransformer_tf.checkpoints import writing

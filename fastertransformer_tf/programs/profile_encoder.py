@@ -190,9 +190,9 @@ def run(values: flags.FlagValues) -> list[np.ndarray]:
     ]
     simulated = None
     if values.int8_mode:
-        simulated = int8_weights.simulated_output(
-            op_weights, sizes, values.int8_mode, *feeds
-        )[:, :length]
+        simulated = int8_weights.simulated_output(op_weights, sizes, values.int8_mode, *feeds)[
+            :, :length
+        ]
     columns = {
         "batch_size": batch,
         "seq_length": seq,
