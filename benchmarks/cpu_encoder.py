@@ -406,7 +406,7 @@ def to_markdown(data: dict[str, Any]) -> str:
         "own longest, one after the other, so that lengths and padded length change in every "
         "call; repeated: the same batches, each called twice, the second call timed; a sample is "
         "the mean over all batches. op, op constants: padding kept; op remove_padding: removed. "
-        "int8: of the op both modes, all else float32; OpenVINO by NNCF, ONNX Runtime by the fastest "
+        "int8: of the op both modes, all else float32; OpenVINO by NNCF; ONNX Runtime: the fastest "
         "of dynamic (plain or fused graph) and static quantization, each with one range a column "
         "and, but for dynamic, ranges of the same batch. "
         "(wrong): its output disagreed with TensorFlow's float32 graph and its time is not "

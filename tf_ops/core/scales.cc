@@ -81,4 +81,37 @@ Status ReadAllRanges(const EncoderConfig& config, const std::vector<LayerWeights
   return OkStatus();
 }
 
+LayerScales ComputeScales(const EncoderConfig& config, const LayerRanges& ranges,
+                          const ProductScales& products) {
+  constexpr float kBound = 127.0f;
+  const auto fill = [](float in, const float* columns, float rounded, int64_t count, float* scale) {
+    // Integers stand for their products' unit; mode 2 divides it by that of the rounding.
+    const float divisor = rounded > 0.0f ? kBound * rounded : kBound * kBound;
+    for (int64_t i = 0; i < count; ++i) scale[i] = in * columns[i] / divisor;
+  };
+  const int64_t hidden = config.hidden_size();
+  const bool rounds = config.quantizes_residuals();
+  fill(ranges.input, ranges.query, 0.0f, hidden, products.qkv);
+  fill(ranges.input, ranges.key, 0.0f, hidden, products.qkv + hidden);
+  fill(ranges.input, ranges.value, 0.0f, hidden, products.qkv + 2 * hidden);
+  fill(ranges.context, ranges.attention_output, rounds ? ranges.projection : 0.0f, hidden,
+       products.projection);
+  fill(ranges.attention_norm, ranges.intermediate, 0.0f, config.inner_size, products.intermediate);
+  fill(ranges.inner, ranges.output_kernel, rounds ? ranges.output_product : 0.0f, hidden,
+       products.output);
+  LayerScales s = {};
+  s.input_scale = kBound / ranges.input;
+  s.input_unit = ranges.input / kBound;
+  s.context_scale = kBound / ranges.context;
+  s.norm_scale = kBound / ranges.attention_norm;
+  s.norm_unit = ranges.attention_norm / kBound;
+  s.inner_scale = kBound / ranges.inner;
+  if (!rounds) return s;
+  s.projection_unit = ranges.projection / kBound;
+  s.product_unit = ranges.output_product / kBound;
+  s.output_scale = kBound / ranges.output;
+  s.output_unit = ranges.output / kBound;
+  return s;
+}
+
 }  // namespace ft

@@ -35,4 +35,28 @@ struct LayerRanges {
 Status ReadAllRanges(const EncoderConfig& config, const std::vector<LayerWeights>& layers,
                      std::vector<LayerRanges>* ranges);
 
+// INT8's numbers of a layer (docs/int8.md). A `scale` makes integers: round(x * scale); a `unit` is
+// what an integer stands for.
+struct LayerScales {
+  float input_scale, input_unit;
+  float context_scale;
+  float projection_unit;  // of the product as mode 2 rounds it
+  float norm_scale, norm_unit;
+  float inner_scale;
+  float product_unit;  // of the output product as mode 2 rounds it
+  float output_scale, output_unit;
+};
+
+// Of the four products: what one of a column's sums stands for, or how many of mode 2's roundings.
+struct ProductScales {
+  float* qkv;           // [3H]
+  float* projection;    // [H]
+  float* intermediate;  // [I]
+  float* output;        // [H]
+};
+
+// Computes a layer's numbers as docs/int8.md has them; those of its products go to `products`.
+LayerScales ComputeScales(const EncoderConfig& config, const LayerRanges& ranges,
+                          const ProductScales& products);
+
 }  // namespace ft

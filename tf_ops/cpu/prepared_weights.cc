@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "tf_ops/core/scales.h"
 #include "tf_ops/cpu/phases.h"
 
 namespace ft::cpu {
@@ -27,41 +26,6 @@ void AskForLargePages(void* memory, int64_t bytes) {
   const uintptr_t begin = AlignUp(address, kLargePage);
   const uintptr_t end = (address + bytes) / kLargePage * kLargePage;
   if (begin < end) (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-}
-
-// Fills the scales of a layer, as docs/int8.md computes them.
-void PrepareScales(const EncoderConfig& config, const LayerRanges& ranges,
-                   const PreparedLayer& to) {
-  constexpr float kBound = 127.0f;
-  const auto fill = [&](float in, const float* columns, float rounded, int64_t count,
-                        float* scale) {
-    // Integers stand for their products' unit; mode 2 divides it by that of the rounding.
-    const float divisor = rounded > 0.0f ? kBound * rounded : kBound * kBound;
-    for (int64_t i = 0; i < count; ++i) scale[i] = in * columns[i] / divisor;
-  };
-  const int64_t hidden = config.hidden_size();
-  const bool rounds = config.quantizes_residuals();
-  fill(ranges.input, ranges.query, 0.0f, hidden, to.qkv_scale);
-  fill(ranges.input, ranges.key, 0.0f, hidden, to.qkv_scale + hidden);
-  fill(ranges.input, ranges.value, 0.0f, hidden, to.qkv_scale + 2 * hidden);
-  fill(ranges.context, ranges.attention_output, rounds ? ranges.projection : 0.0f, hidden,
-       to.projection_scale);
-  fill(ranges.attention_norm, ranges.intermediate, 0.0f, config.inner_size, to.intermediate_scale);
-  fill(ranges.inner, ranges.output_kernel, rounds ? ranges.output_product : 0.0f, hidden,
-       to.output_scale);
-  LayerScales& s = *to.scales;
-  s = {};
-  s.input_scale = kBound / ranges.input;
-  s.input_unit = ranges.input / kBound;
-  s.context_scale = kBound / ranges.context;
-  s.norm_scale = kBound / ranges.attention_norm;
-  s.norm_unit = ranges.attention_norm / kBound;
-  s.inner_scale = kBound / ranges.inner;
-  if (!rounds) return;
-  s.projection_unit = ranges.projection / kBound;
-  s.product_unit = ranges.output_product / kBound;
-  s.output_scale = kBound / ranges.output;
-  s.output_unit = ranges.output / kBound;
 }
 
 }  // namespace
@@ -106,7 +70,11 @@ Status PrepareWeights(const EncoderConfig& config, const GemmPrimitives& gemm,
   for (size_t l = 0; l < layers.size(); ++l) {
     const LayerWeights& w = layers[l];
     const PreparedLayer to = LayOutLayer(config, gemm, &arena);
-    if (config.int8_mode != 0) PrepareScales(config, ranges[l], to);
+    if (config.int8_mode != 0) {
+      *to.scales = ComputeScales(
+          config, ranges[l],
+          {to.qkv_scale, to.projection_scale, to.intermediate_scale, to.output_scale});
+    }
     const auto add = [&](const PanelMatrix& m, std::vector<PanelSource> sources,
                          int64_t source_cols) {
       const int64_t width = gemm.panel_width;

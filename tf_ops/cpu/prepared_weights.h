@@ -5,6 +5,7 @@
 
 #include "tf_ops/core/arena.h"
 #include "tf_ops/core/encoder.h"
+#include "tf_ops/core/scales.h"
 #include "tf_ops/cpu/primitives/primitives.h"
 
 namespace ft::cpu {
@@ -13,18 +14,6 @@ namespace ft::cpu {
 struct PanelMatrix {
   char* panels = nullptr;
   int64_t k = 0, n = 0, panel_bytes = 0;
-};
-
-// INT8's numbers of a layer (docs/int8.md). A `scale` makes integers: round(x * scale); a `unit` is
-// what an integer stands for.
-struct LayerScales {
-  float input_scale, input_unit;
-  float context_scale;
-  float projection_unit;  // of the product as mode 2 rounds it
-  float norm_scale, norm_unit;
-  float inner_scale;
-  float product_unit;  // of the output product as mode 2 rounds it
-  float output_scale, output_unit;
 };
 
 struct PreparedLayer {
