@@ -87,9 +87,8 @@ Status LaunchTranspose(const TransposeArgs& args, int elem_bytes, const LaunchCo
   const Grid grid = {blocks, args.num_matrices};
   LaunchContext first = context;
   first.overlap = false;
-  if (elem_bytes == 2) {
-    return Launch(TransposeKernel<uint16_t>, grid, 256, 0, first, args);
-  }
+  if (elem_bytes == 1) return Launch(TransposeKernel<uint8_t>, grid, 256, 0, first, args);
+  if (elem_bytes == 2) return Launch(TransposeKernel<uint16_t>, grid, 256, 0, first, args);
   return Launch(TransposeKernel<uint32_t>, grid, 256, 0, first, args);
 }
 

@@ -22,7 +22,7 @@ struct TransposeArgs {
   } matrices[kMaxMatrices];
 };
 
-// Transposes several matrices of elements of `elem_bytes` 2 or 4 bytes (no alignment needed).
+// Transposes several matrices of elements of `elem_bytes` 1, 2 or 4 bytes (no alignment needed).
 Status LaunchTranspose(const TransposeArgs& args, int elem_bytes, const LaunchContext& context);
 
 }  // namespace cuda
