@@ -1,4 +1,4 @@
-// Activation in place and the transposition of weights. All pointers are device pointers, 16-byte
+// Activation in place, quantization, and the transposition and conversion of weights. All pointers are device pointers, 16-byte
 // aligned unless said otherwise; all work is put on the context's stream, and nothing waits for it.
 #pragma once
 
@@ -11,6 +11,14 @@ namespace cuda {
 // x = activation(x), num_elems of dtype, in place.
 Status LaunchActivation(DataType dtype, Activation activation, void* x, int64_t num_elems,
                         const LaunchContext& context);
+
+// q[i] = the integer nearest to x[i] * scale[0] (docs/int8.md), num_elems of dtype.
+Status LaunchQuantize(DataType dtype, const void* x, int64_t num_elems, const float* scale,
+                      int8_t* q, const LaunchContext& context);
+
+// y[i] = x[i], num_elems of dtype.
+Status LaunchToFloat(DataType dtype, const void* x, int64_t num_elems, float* y,
+                     const LaunchContext& context);
 
 struct TransposeArgs {
   static constexpr int kMaxMatrices = kWeightsPerLayer;
