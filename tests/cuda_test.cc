@@ -24,6 +24,8 @@
 #include <tuple>
 #include <vector>
 
+#include "tests/cuda_int8.h"
+#include "tests/cuda_support.h"
 #include "tests/reference_layer.h"
 #include "tests/runner_checks.h"
 #include "tf_ops/core/encoder.h"
@@ -40,118 +42,10 @@ namespace {
 
 using namespace ft;             // NOLINT
 using namespace ft::cuda;       // NOLINT
+using namespace ft::cuda::testing;  // NOLINT
 using namespace ft::reference;  // NOLINT
 
-int failures = 0, cases = 0;
 std::string gemm_config_dir;  // of the encoders that TestLayer makes
-
-void Check(bool ok, const std::string& what) {
-  ++cases;
-  if (!ok) ++failures;
-  printf("%s %s\n", ok ? "ok    " : "FAILED", what.c_str());
-  fflush(stdout);
-}
-
-void MustBeOk(const Status& status, const std::string& what) {
-  if (status.ok()) return;
-  Check(false, what + ": " + status.message());
-}
-
-void MustBeOk(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return;
-  printf("FAILED %s: %s\n", what, cudaGetErrorString(error));
-  exit(1);
-}
-
-std::mt19937_64 generator;
-
-// ---- Data ---------------------------------------------------------------------------------------
-
-// Device memory that holds `values` in `dtype`; `values` become what is held.
-class Device {
- public:
-  explicit Device(int64_t bytes) : bytes_(std::max<int64_t>(bytes, 16)) {
-    MustBeOk(cudaMalloc(&data_, bytes_), "cudaMalloc");
-    MustBeOk(cudaMemset(data_, 0xff, bytes_), "poison");  // NaN in all three types
-  }
-  Device(Doubles* values, DataType dtype) : Device(values->size() * SizeOf(dtype)) {
-    std::vector<char> host(values->size() * SizeOf(dtype));
-    for (size_t i = 0; i < values->size(); ++i) {
-      double& v = (*values)[i];
-      if (dtype == DataType::kFloat16) {
-        const half h = __float2half(static_cast<float>(v));
-        v = __half2float(h);
-        memcpy(host.data() + 2 * i, &h, 2);
-      } else if (dtype == DataType::kBFloat16) {
-        const __nv_bfloat16 h = __float2bfloat16(static_cast<float>(v));
-        v = __bfloat162float(h);
-        memcpy(host.data() + 2 * i, &h, 2);
-      } else {
-        const float f = static_cast<float>(v);
-        v = f;
-        memcpy(host.data() + 4 * i, &f, 4);
-      }
-    }
-    MustBeOk(cudaMemcpy(data_, host.data(), host.size(), cudaMemcpyHostToDevice), "copy in");
-  }
-  explicit Device(const std::vector<int32_t>& values) : Device(values.size() * 4) {
-    MustBeOk(cudaMemcpy(data_, values.data(), values.size() * 4, cudaMemcpyHostToDevice),
-             "copy in");
-  }
-  Device(const Device&) = delete;
-  ~Device() { cudaFree(data_); }
-
-  void* data() const { return data_; }
-
-  Doubles Read(int64_t elems, DataType dtype) const {
-    std::vector<char> host(elems * SizeOf(dtype));
-    MustBeOk(cudaMemcpy(host.data(), data_, host.size(), cudaMemcpyDeviceToHost), "copy out");
-    Doubles values(elems);
-    for (int64_t i = 0; i < elems; ++i) {
-      if (dtype == DataType::kFloat16) {
-        half h;
-        memcpy(&h, host.data() + 2 * i, 2);
-        values[i] = __half2float(h);
-      } else if (dtype == DataType::kBFloat16) {
-        __nv_bfloat16 h;
-        memcpy(&h, host.data() + 2 * i, 2);
-        values[i] = __bfloat162float(h);
-      } else {
-        float f;
-        memcpy(&f, host.data() + 4 * i, 4);
-        values[i] = f;
-      }
-    }
-    return values;
-  }
-
- private:
-  void* data_ = nullptr;
-  int64_t bytes_;
-};
-
-Doubles Random(int64_t elems, double scale, double mean = 0) {
-  std::normal_distribution<double> normal(mean, scale);
-  Doubles values(elems);
-  for (double& v : values) v = normal(generator);
-  return values;
-}
-
-// |a - b| / |b|; infinite if a has a NaN.
-double RelativeError(const Doubles& a, const Doubles& b) {
-  double difference = 0, norm = 0;
-  for (size_t i = 0; i < b.size(); ++i) {
-    difference += (a[i] - b[i]) * (a[i] - b[i]);
-    norm += b[i] * b[i];
-  }
-  if (!(difference >= 0)) return INFINITY;
-  return std::sqrt(difference / std::max(norm, 1e-300));
-}
-
-// Bounds on RelativeError of one layer.
-double Bound(DataType dtype) {
-  return dtype == DataType::kFloat32 ? 2e-6 : dtype == DataType::kFloat16 ? 1.5e-3 : 1.2e-2;
-}
 
 // ---- Whole layers -------------------------------------------------------------------------------
 
@@ -1419,6 +1313,7 @@ int main(int argc, char** argv) {
   const char* seed_text = getenv("FT_TEST_SEED");
   const uint64_t seed =
       seed_text != nullptr ? strtoull(seed_text, nullptr, 10) : std::random_device()();
+  setenv("FT_CUDA_INT8", "1", 1);
   printf("FT_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
   generator.seed(seed);
   if (argc == 2 && std::string(argv[1]) == "bench_attention") {
@@ -1443,6 +1338,11 @@ int main(int argc, char** argv) {
                {"nonfinite", TestNonFinite},
                {"gemm_config", TestGemmConfig},
                {"layers", TestLayers},
+               {"int8_gemm", TestInt8Gemms},
+               {"int8_norm", TestInt8Norms},
+               {"int8_attention", TestInt8Attention},
+               {"int8_layers", TestInt8Layers},
+               {"int8_kernels", TestEachInt8Kernel},
                {"each_kernel", TestEachKernel}};
   for (const auto& test : tests) {
     if (argc < 2 || std::string(test.name).find(argv[1]) != std::string::npos) test.test();
