@@ -74,9 +74,9 @@ class Device {
   }
   template <typename Element>
   explicit Device(const std::vector<Element>& values) : Device(values.size() * sizeof(Element)) {
-    MustBeOk(cudaMemcpy(data_, values.data(), values.size() * sizeof(Element),
-                        cudaMemcpyHostToDevice),
-             "copy in");
+    MustBeOk(
+        cudaMemcpy(data_, values.data(), values.size() * sizeof(Element), cudaMemcpyHostToDevice),
+        "copy in");
   }
   Device(const Device&) = delete;
   ~Device() { cudaFree(data_); }

@@ -40,10 +40,10 @@
 
 namespace {
 
-using namespace ft;             // NOLINT
-using namespace ft::cuda;       // NOLINT
+using namespace ft;                 // NOLINT
+using namespace ft::cuda;           // NOLINT
 using namespace ft::cuda::testing;  // NOLINT
-using namespace ft::reference;  // NOLINT
+using namespace ft::reference;      // NOLINT
 
 std::string gemm_config_dir;  // of the encoders that TestLayer makes
 

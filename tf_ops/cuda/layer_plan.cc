@@ -161,8 +161,8 @@ class Int8Builder {
     norm.residual = is_last ? Edge::kMiddleIntegers : Edge::kInputIntegers;
     norm.scales.input_unit = Number(is_last ? offsetof(LayerScales, product_unit)
                                             : offsetof(LayerScales, projection_unit));
-    norm.scales.residual_unit = Number(is_last ? offsetof(LayerScales, norm_unit)
-                                               : offsetof(LayerScales, input_unit));
+    norm.scales.residual_unit =
+        Number(is_last ? offsetof(LayerScales, norm_unit) : offsetof(LayerScales, input_unit));
     return norm;
   }
 

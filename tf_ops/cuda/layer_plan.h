@@ -21,14 +21,14 @@ namespace cuda {
 // The activations between the steps of a layer. They are of the model's type but for those that say
 // otherwise; with INT8 so are kContext and kInner, and in mode 2 kSum: int8.
 enum class Edge {
-  kInput,     // [T,H] the layer's input
-  kQkv,       // [T,3H]
-  kContext,   // [T,H] attention's output
-  kSum,       // [T,H] a product with bias and residual, before its layer norm
-  kPartials,  // float32 [splits,T,H]: parts of a product that add up to it
-  kMiddle,    // [T,H] after the attention's layer norm
-  kInner,     // [T,I]
-  kOutput,    // [T,H] the layer's output
+  kInput,           // [T,H] the layer's input
+  kQkv,             // [T,3H]
+  kContext,         // [T,H] attention's output
+  kSum,             // [T,H] a product with bias and residual, before its layer norm
+  kPartials,        // float32 [splits,T,H]: parts of a product that add up to it
+  kMiddle,          // [T,H] after the attention's layer norm
+  kInner,           // [T,I]
+  kOutput,          // [T,H] the layer's output
   kInputIntegers,   // int8 [T,H] kInput; the layer's last step puts the next one's there
   kMiddleIntegers,  // int8 [T,H] kMiddle
 };
@@ -61,7 +61,7 @@ struct AttentionStep {};
 
 // `output` = integers or numbers from the product of integers.
 struct Int8GemmStep {
-  const char* name;  // for people
+  const char* name;   // for people
   Int8GemmArgs args;  // sizes, output type and activation; no pointers
   Int8GemmKind kind;
   Edge input, output;

@@ -139,8 +139,7 @@ Status PrepareScales(const EncoderConfig& config, const WeightLayout& layout,
     FT_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(base + layout.qkv_scale, scales[l].data(),
                                             scales[l].size(), cudaMemcpyHostToDevice,
                                             context.stream));
-    FT_RETURN_IF_ERROR(LaunchToFloat(config.dtype, base + layout.qkv_bias,
-                                     3 * config.hidden_size(),
+    FT_RETURN_IF_ERROR(LaunchToFloat(config.dtype, base + layout.qkv_bias, 3 * config.hidden_size(),
                                      reinterpret_cast<float*>(base + layout.qkv_float_bias),
                                      context));
     FT_RETURN_IF_ERROR(LaunchToFloat(config.dtype, base + layout.inner_bias, config.inner_size,
@@ -194,8 +193,7 @@ Status PrepareWeights(const EncoderConfig& config, const std::vector<LayerWeight
     FT_RETURN_IF_ERROR(
         MoveWeights(config, layout, layers[l], base + l * layout.layer_bytes, context));
   }
-  return config.int8_mode == 0 ? OkStatus()
-                               : PrepareScales(config, layout, layers, base, context);
+  return config.int8_mode == 0 ? OkStatus() : PrepareScales(config, layout, layers, base, context);
 }
 
 }  // namespace cuda

@@ -301,13 +301,11 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
     PinRegisters(weight);
   }
 
-  // The output goes through the warp's own rows of the queries, so that stores are 16 bytes wide, or
-  // eight integers: half a chunk. The branch is the same for all threads.
+  // The output goes through the warp's own rows of the queries, so that stores are 16 bytes wide,
+  // or eight integers: half a chunk. The branch is the same for all threads.
   SyncWarpgroup(1 + group);
   unsigned char* const staging = shared + (query_tile - base);
-  const auto integers_offset = [&](int row, int c) {
-    return chunk_offset(row, c / 2) + c % 2 * 8;
-  };
+  const auto integers_offset = [&](int row, int c) { return chunk_offset(row, c / 2) + c % 2 * 8; };
   const bool to_integers = p.out_scale != nullptr;
   const float out_scale = to_integers ? *p.out_scale : 1.f;
 #pragma unroll

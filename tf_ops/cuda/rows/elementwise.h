@@ -1,5 +1,6 @@
-// Activation in place, quantization, and the transposition and conversion of weights. All pointers are device pointers, 16-byte
-// aligned unless said otherwise; all work is put on the context's stream, and nothing waits for it.
+// Activation in place, quantization, and the transposition and conversion of weights. All pointers
+// are device pointers, 16-byte aligned unless said otherwise; all work is put on the context's
+// stream, and nothing waits for it.
 #pragma once
 
 #include "tf_ops/core/weights.h"

@@ -55,30 +55,28 @@ struct Int8Gemm {
       fusion::Sm90RowBroadcast<0, Tile, float, float, cute::Stride<cute::_0, cute::_1, int64_t>>;
   // sum * scale + bias
   template <typename Element>
-  using Scaled =
-      fusion::Sm90EVT<fusion::Sm90Compute<cutlass::homogeneous_multiply_add, Element, float, kRound>,
-                      RowVector, fusion::Sm90AccFetch, RowVector>;
+  using Scaled = fusion::Sm90EVT<
+      fusion::Sm90Compute<cutlass::homogeneous_multiply_add, Element, float, kRound>, RowVector,
+      fusion::Sm90AccFetch, RowVector>;
   using Scalar = fusion::Sm90ScalarBroadcast<float>;
-  using Quantized =
-      fusion::Sm90EVT<fusion::Sm90Compute<ActivateAndScale, Output, float, kRound>, Scaled<float>,
-                      Scalar>;
+  using Quantized = fusion::Sm90EVT<fusion::Sm90Compute<ActivateAndScale, Output, float, kRound>,
+                                    Scaled<float>, Scalar>;
   using Epilogue = std::conditional_t<kIntegers, Quantized, Scaled<Output>>;
 
   using Row = cutlass::layout::RowMajor;
   using CollectiveEpilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster,
       cutlass::epilogue::collective::EpilogueTileAuto, int32_t, float, void, Row, kOutputAlignment,
-      Output, Row, kOutputAlignment, cutlass::epilogue::TmaWarpSpecialized,
-      Epilogue>::CollectiveOp;
+      Output, Row, kOutputAlignment, cutlass::epilogue::TmaWarpSpecialized, Epilogue>::CollectiveOp;
   using CollectiveMainloop = typename cutlass::gemm::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, int8_t, Row, kInputAlignment, int8_t,
       cutlass::layout::ColumnMajor, kInputAlignment, int32_t, Tile, Cluster,
       cutlass::gemm::collective::StageCountAutoCarveout<static_cast<int>(
           sizeof(typename CollectiveEpilogue::SharedStorage))>,
       Schedule>::CollectiveOp;
-  using Kernel = cutlass::gemm::kernel::GemmUniversal<cute::Shape<int, int, int, int>,
-                                                      CollectiveMainloop, CollectiveEpilogue,
-                                                      cutlass::gemm::PersistentScheduler>;
+  using Kernel =
+      cutlass::gemm::kernel::GemmUniversal<cute::Shape<int, int, int, int>, CollectiveMainloop,
+                                           CollectiveEpilogue, cutlass::gemm::PersistentScheduler>;
   using Device = cutlass::gemm::device::GemmUniversalAdapter<Kernel>;
 };
 
@@ -140,7 +138,7 @@ using TileFew = cute::Shape<cute::_64, cute::_64, cute::_256>;
 using Alone = cute::Shape<cute::_1, cute::_1, cute::_1>;
 using Pair = cute::Shape<cute::_2, cute::_1, cute::_1>;
 
-// The tiles that were fastest on an H100 (benchmarks/gpu_profile.md).
+// The tiles that were fastest on an H100 at BERT-base's sizes.
 template <typename Output>
 using Gemm128 = Int8Gemm<Output, Tile128, Pair, cutlass::gemm::KernelTmaWarpSpecializedPingpong>;
 template <typename Output>

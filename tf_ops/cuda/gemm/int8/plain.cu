@@ -13,8 +13,8 @@ constexpr int kStep = 128;  // of k in one stage: a row of it is 128 bytes
 constexpr int kChunks = 8;  // of 16 bytes
 constexpr int kThreads = 128;
 
-// d[16,8] += a[16,32] b[32,8]. Registers hold four neighbouring k each, and lie as MultiplyAdd's for
-// 16-bit types do, with pairs of bytes in place of numbers.
+// d[16,8] += a[16,32] b[32,8]. Registers hold four neighbouring k each, and lie as MultiplyAdd's
+// for 16-bit types do, with pairs of bytes in place of numbers.
 __device__ __forceinline__ void MultiplyAddIntegers(int (&d)[4], const uint32_t (&a)[4],
                                                     uint32_t b0, uint32_t b1) {
 #if __CUDA_ARCH__ >= 800
@@ -28,10 +28,9 @@ __device__ __forceinline__ void MultiplyAddIntegers(int (&d)[4], const uint32_t 
   const uint32_t b[2] = {b0, b1};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    asm volatile(
-        "mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};\n"
-        : "+r"(d[i % 2 * 2]), "+r"(d[i % 2 * 2 + 1])
-        : "r"(a[i]), "r"(b[i / 2]));
+    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};\n"
+                 : "+r"(d[i % 2 * 2]), "+r"(d[i % 2 * 2 + 1])
+                 : "r"(a[i]), "r"(b[i / 2]));
   }
 #endif
 }
@@ -55,7 +54,8 @@ __device__ __forceinline__ void LoadStage(const int8_t* source, int first, int l
   for (int i = threadIdx.x; i < kCount * kChunks; i += kThreads) {
     const int r = i / kChunks, c = i % kChunks, column = step * kStep + c * 16;
     const bool valid = first + r < limit && column < k;
-    const int8_t* const from = valid ? source + static_cast<int64_t>(first + r) * k + column : source;
+    const int8_t* const from =
+        valid ? source + static_cast<int64_t>(first + r) * k + column : source;
     unsigned char* const to = target + r * kStep + (c ^ (r & 7)) * 16;
     if (aligned) {
       CopyAsync16(to, from, valid);
@@ -159,7 +159,8 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int i = 0; i < C::kRowTiles; ++i) {
         const int r = warp_row + i * 16 + lane % 16;
-        LoadMatrices(a[i], SharedAddress(stage_x + r * kStep + ((chunk + lane / 16) ^ (r & 7)) * 16));
+        LoadMatrices(a[i],
+                     SharedAddress(stage_x + r * kStep + ((chunk + lane / 16) ^ (r & 7)) * 16));
       }
 #pragma unroll
       for (int j = 0; j < C::kColTiles; j += 2) {
@@ -176,11 +177,12 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
 
-  // Sixteen rows of the warp's sums at a time go through shared memory: neighbouring lanes then store
-  // neighbours, and the code of the epilogue is there once.
+  // Sixteen rows of the warp's sums at a time go through shared memory: neighbouring lanes then
+  // store neighbours, and the code of the epilogue is there once.
   __syncthreads();
   constexpr int kWarpCols = C::kColTiles * 8, kPitch = kWarpCols + 8;
-  static_assert(kThreads / 32 * 16 * kPitch * 4 <= C::kStages * C::kStageBytes, "room for the sums");
+  static_assert(kThreads / 32 * 16 * kPitch * 4 <= C::kStages * C::kStageBytes,
+                "room for the sums");
   int* const slab = reinterpret_cast<int*>(shared) + warp * 16 * kPitch;
   const float out_scale = e.out_scale != nullptr ? *e.out_scale : 1.f;
 #pragma unroll
@@ -212,8 +214,8 @@ Status LaunchTile(const Int8GemmArgs& args, const LaunchContext& context) {
   const Epilogue epilogue = {args.scale, args.bias, args.out_scale,
                              args.has_activation ? static_cast<int>(args.activation) : -1};
   return Launch(Int8GemmKernel<T, C>, Grid{tiles}, kThreads, C::kStages * C::kStageBytes, context,
-                args.x, args.w, epilogue, static_cast<T*>(args.output),
-                static_cast<int>(args.rows), static_cast<int>(args.n), static_cast<int>(args.k));
+                args.x, args.w, epilogue, static_cast<T*>(args.output), static_cast<int>(args.rows),
+                static_cast<int>(args.n), static_cast<int>(args.k));
 }
 
 template <typename T>
