@@ -224,6 +224,54 @@ inline void TestInt8Gemms() {
   TestInt8GemmNonFinite(context);
 }
 
+// Every kernel for the products of BERT-base, with the weights of eight layers in turn; the one
+// that is chosen has a star.
+inline void BenchInt8Gemms() {
+  constexpr int64_t kLayers = 8, kMaxRows = 12288, kMaxSize = 3072;
+  const LaunchContext context = CurrentContext();
+  Doubles x = RandomIntegers(kMaxRows * kMaxSize), w = RandomIntegers(768 * kMaxSize * kLayers);
+  const Device x_memory(&x, DataType::kInt8), w_memory(&w, DataType::kInt8),
+      scale(std::vector<float>(kMaxSize, 1e-5f)), bias(std::vector<float>(kMaxSize, 0.1f)),
+      out_scale(std::vector<float>{40.0f});
+  Device output(kMaxRows * kMaxSize * 4);
+  const struct {
+    int64_t n, k;
+    DataType dtype;
+    bool has_bias, has_activation;
+  } products[] = {
+      {2304, 768, DataType::kFloat16, true, false},  {768, 768, DataType::kFloat16, false, false},
+      {768, 768, DataType::kInt8, false, false},     {3072, 768, DataType::kInt8, true, true},
+      {768, 3072, DataType::kFloat16, false, false}, {768, 3072, DataType::kInt8, false, false}};
+  printf("%-32s %10s %10s %10s %10s   us\n", "product", "plain", "128x128", "64x128", "64x64");
+  for (int64_t rows : {16, 32, 64, 128, 256, 512, 1024, 3072, 6144, 12288}) {
+    for (const auto& p : products) {
+      Int8GemmArgs args;
+      args.rows = rows;
+      args.n = p.n;
+      args.k = p.k;
+      args.x = static_cast<const int8_t*>(x_memory.data());
+      args.scale = static_cast<const float*>(scale.data());
+      args.bias = p.has_bias ? static_cast<const float*>(bias.data()) : nullptr;
+      args.out_scale = static_cast<const float*>(out_scale.data());
+      args.has_activation = p.has_activation;
+      args.output_dtype = p.dtype;
+      args.output = output.data();
+      printf("%-32s", StrCat(rows, " x ", p.n, " x ", p.k, " to ", ft::Name(p.dtype)).c_str());
+      for (int kind = 0; kind < kNumInt8GemmKinds; ++kind) {
+        const auto int8_kind = static_cast<Int8GemmKind>(kind);
+        if (!Int8GemmSupported(args, int8_kind, context)) continue;
+        const double time = TimeLaunches(context, [&](int i, const LaunchContext& on) {
+          args.w = static_cast<const int8_t*>(w_memory.data()) + i % kLayers * 768 * kMaxSize;
+          MustBeOk(LaunchInt8Gemm(args, int8_kind, on), "int8 product");
+        });
+        printf(" %9.1f%s", time, SelectInt8Gemm(args, context) == int8_kind ? "*" : " ");
+      }
+      printf("\n");
+      fflush(stdout);
+    }
+  }
+}
+
 // ---- Layer norm ---------------------------------------------------------------------------------
 
 struct Int8NormCase {

@@ -1,7 +1,7 @@
 // Tests of the CUDA backend without TensorFlow: kernels and whole layers against float64 on the
 // CPU. Runs wherever there is a GPU: `cuda_test [name part]`. Prints one line per case; exit code 1
 // if any failed, 77 without a GPU. `cuda_test bench_attention` measures the attention kernels
-// instead.
+// instead, `cuda_test bench_int8` the products of INT8.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
@@ -551,41 +551,12 @@ void TestWgmmaAttention() {
 
 // ---- Measurements -------------------------------------------------------------------------------
 
-// Microseconds a launch: median of 7 runs of graphs of 20 launches, without overlap of launches.
+// Microseconds a launch.
 double TimeAttention(const AttentionArgs& args, const AttentionChoice& choice,
-                     LaunchContext context) {
-  constexpr int kLaunches = 20, kReplays = 5;
-  cudaStream_t stream;
-  MustBeOk(cudaStreamCreate(&stream), "stream");
-  context.stream = stream;
-  MustBeOk(LaunchAttention(args, choice, context), "attention");
-  MustBeOk(cudaStreamSynchronize(stream), "attention");
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  MustBeOk(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
-  for (int i = 0; i < kLaunches; ++i) MustBeOk(LaunchAttention(args, choice, context), "attention");
-  MustBeOk(cudaStreamEndCapture(stream, &graph), "capture");
-  MustBeOk(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
-  cudaEvent_t start, stop;
-  MustBeOk(cudaEventCreate(&start), "event");
-  MustBeOk(cudaEventCreate(&stop), "event");
-  std::vector<double> times;
-  for (int run = 0; run < 8; ++run) {  // the first warms up
-    MustBeOk(cudaEventRecord(start, stream), "record");
-    for (int i = 0; i < kReplays; ++i) MustBeOk(cudaGraphLaunch(exec, stream), "replay");
-    MustBeOk(cudaEventRecord(stop, stream), "record");
-    MustBeOk(cudaEventSynchronize(stop), "replay");
-    float milliseconds;
-    MustBeOk(cudaEventElapsedTime(&milliseconds, start, stop), "elapsed");
-    if (run > 0) times.push_back(milliseconds * 1e3 / (kLaunches * kReplays));
-  }
-  std::sort(times.begin(), times.end());
-  cudaEventDestroy(start);
-  cudaEventDestroy(stop);
-  cudaGraphExecDestroy(exec);
-  cudaGraphDestroy(graph);
-  cudaStreamDestroy(stream);
-  return times[times.size() / 2];
+                     const LaunchContext& context) {
+  return TimeLaunches(context, [&](int, const LaunchContext& on) {
+    MustBeOk(LaunchAttention(args, choice, on), "attention");
+  });
 }
 
 // Every kernel for 16-bit types at BERT's and MiniLM's sizes; also whether they agree.
@@ -1318,6 +1289,10 @@ int main(int argc, char** argv) {
   generator.seed(seed);
   if (argc == 2 && std::string(argv[1]) == "bench_attention") {
     BenchAttention();
+    return failures == 0 ? 0 : 1;
+  }
+  if (argc == 2 && std::string(argv[1]) == "bench_int8") {
+    BenchInt8Gemms();
     return failures == 0 ? 0 : 1;
   }
   if (argc == 2 && std::string(argv[1]) == "bench_ragged") {
