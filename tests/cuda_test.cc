@@ -1,7 +1,7 @@
 // Tests of the CUDA backend without TensorFlow: kernels and whole layers against float64 on the
-// CPU. Runs wherever there is a GPU: `cuda_test [name part]`. Prints one line per case; exit code 1
-// if any failed, 77 without a GPU. `cuda_test bench_attention` measures the attention kernels
-// instead, `cuda_test bench_int8` the products of INT8.
+// CPU. Runs wherever there is a GPU: `cuda_test [name, or a part of names]`. Prints one line per
+// case; exit code 1 if any failed, 77 without a GPU. `cuda_test bench_attention` measures the
+// attention kernels instead, `cuda_test bench_int8` the products of INT8.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
@@ -1319,8 +1319,12 @@ int main(int argc, char** argv) {
                {"int8_layers", TestInt8Layers},
                {"int8_kernels", TestEachInt8Kernel},
                {"each_kernel", TestEachKernel}};
+  const std::string part = argc < 2 ? "" : argv[1];
+  const bool is_name = std::any_of(std::begin(tests), std::end(tests),
+                                   [&](const auto& test) { return test.name == part; });
   for (const auto& test : tests) {
-    if (argc < 2 || std::string(test.name).find(argv[1]) != std::string::npos) test.test();
+    const std::string name = test.name;
+    if (is_name ? name == part : name.find(part) != std::string::npos) test.test();
   }
   printf("%d cases, %d failures\n", cases, failures);
   return failures == 0 && cases > 0 ? 0 : 1;
