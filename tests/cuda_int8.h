@@ -9,6 +9,7 @@
 #include "tf_ops/core/encoder.h"
 #include "tf_ops/core/scales.h"
 #include "tf_ops/cuda/attention/attention.h"
+#include "tf_ops/cuda/backend.h"
 #include "tf_ops/cuda/encoder.h"
 #include "tf_ops/cuda/gemm/int8/int8_gemm.h"
 #include "tf_ops/cuda/norm/int8_layer_norm.h"
@@ -716,7 +717,35 @@ inline void TestInt8Layer(const Int8LayerCase& c) {
         name + text);
 }
 
+// Ranges that no integer has are refused where the weights are prepared, and all of INT8 where
+// nobody asked for it.
+inline void TestInt8Refusals() {
+  EncoderConfig config;
+  config.num_heads = 1;
+  config.head_size = 4;
+  config.inner_size = 6;
+  config.num_layers = 2;
+  config.int8_mode = 2;
+  std::unique_ptr<Encoder> encoder;
+  setenv("FT_CUDA_INT8", "0", 1);
+  const Status refused = CudaBackend().CreateEncoder(config, {}, &encoder);
+  setenv("FT_CUDA_INT8", "1", 1);
+  const Status allowed = CudaBackend().CreateEncoder(config, {}, &encoder);
+  Check(refused.code() == StatusCode::kUnimplemented && allowed.ok(),
+        StrCat("int8 without FT_CUDA_INT8: ", refused.message()));
+  Int8Model model(config);
+  model.lists[1][36] = -1.0f;  // of the context
+  const Device list(model.lists[1]), prepared(encoder->PreparedWeightBytes());
+  model.views[1].amax_list.data = list.data();
+  MustBeOk(cudaDeviceSynchronize(), "lists");
+  const Status status = encoder->PrepareWeights(model.views, prepared.data(), {});
+  Check(status.code() == StatusCode::kInvalidArgument &&
+            status.message().find("amax_list[1]") != std::string::npos,
+        StrCat("int8 range of -1: ", status.message()));
+}
+
 inline void TestInt8Layers() {
+  TestInt8Refusals();
   for (const int mode : {1, 2, 3}) {
     for (const DataType dtype : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
       for (const bool packed : {false, true}) {
