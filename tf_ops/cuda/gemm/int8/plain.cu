@@ -132,26 +132,32 @@ __global__ void __launch_bounds__(kThreads)
   const int warp_row = warp / C::kWarpsAcross * C::kRowTiles * 16;
   const int warp_col = warp % C::kWarpsAcross * C::kColTiles * 8;
   const int num_steps = (k + kStep - 1) / kStep;
-  const auto load = [&](int step) {
-    unsigned char* const stage = shared + step % C::kStages * C::kStageBytes;
-    LoadStage<C::kRows>(x, row0, rows, k, step, stage);
-    LoadStage<C::kCols>(w, col0, n, k, step, stage + C::kRows * kStep);
+  const auto stage = [&](int step) { return shared + step % C::kStages * C::kStageBytes; };
+  const auto load_x = [&](int step) { LoadStage<C::kRows>(x, row0, rows, k, step, stage(step)); };
+  const auto load_w = [&](int step) {
+    LoadStage<C::kCols>(w, col0, n, k, step, stage(step) + C::kRows * kStep);
   };
 
   AllowNextKernel();
+  // The first weights are on their way before the previous kernel ends.
+  for (int s = 0; s < C::kStages - 1 && s < num_steps; ++s) load_w(s);
   WaitForPreviousKernel();
 #pragma unroll
   for (int s = 0; s < C::kStages - 1; ++s) {
-    if (s < num_steps) load(s);
+    if (s < num_steps) load_x(s);
     CommitCopies();
   }
   int sum[C::kRowTiles][C::kColTiles][4] = {};
   for (int step = 0; step < num_steps; ++step) {
     WaitCopies<C::kStages - 2>();
     __syncthreads();  // this step's bytes are there, and all have read the last one's
-    if (step + C::kStages - 1 < num_steps) load(step + C::kStages - 1);
+    const int next = step + C::kStages - 1;
+    if (next < num_steps) {
+      load_x(next);
+      load_w(next);
+    }
     CommitCopies();
-    const unsigned char* const stage_x = shared + step % C::kStages * C::kStageBytes;
+    const unsigned char* const stage_x = stage(step);
     const unsigned char* const stage_w = stage_x + C::kRows * kStep;
 #pragma unroll
     for (int chunk = 0; chunk < kChunks; chunk += 2) {
