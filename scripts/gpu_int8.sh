@@ -39,6 +39,8 @@ case $parts in *" sanitizer "*)
     for tool in memcheck racecheck; do
       run $tool compute-sanitizer --tool $tool --error-exitcode 99 "$bin/cuda_test" int8_kernels
     done
+    # With the tiles that only many rows get.
+    run memcheck_gemm compute-sanitizer --error-exitcode 99 "$bin/cuda_test" int8_gemm
   else
     echo "no compute-sanitizer on this machine"
   fi ;;

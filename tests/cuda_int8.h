@@ -797,9 +797,12 @@ inline void TestEachInt8Kernel() {
     for (const DataType dtype : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
       for (const bool plain : {false, true}) {
         for (const bool packed : {false, true}) {
-          Int8LayerCase c{mode, dtype, 2, 64, 256, 70, {70, 9}, packed};
-          c.plain = plain;
-          TestInt8Layer(c);
+          // More rows than 64, and fewer.
+          for (int32_t length : {70, 20}) {
+            Int8LayerCase c{mode, dtype, 2, 64, 256, length, {length, 9}, packed};
+            c.plain = plain;
+            TestInt8Layer(c);
+          }
         }
       }
       TestInt8Layer({mode, dtype, 1, 7, 13, 20, {20, 5}, true});
