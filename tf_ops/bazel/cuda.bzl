@@ -27,6 +27,7 @@ def _cuda_library_impl(ctx):
         args.add_all(["-std=c++17", "-O3", "-I.", "-Xcompiler", "-fPIC,-fvisibility=hidden"])
         args.add_all(["-ccbin", toolchain.compiler_executable])
         args.add_all(codes)
+        args.add_all(ctx.attr.copts)
         args.add_all(context.defines, before_each = "-D")
         args.add_all(context.quote_includes, before_each = "-I")
         args.add_all(context.includes, before_each = "-I")
@@ -75,6 +76,7 @@ cuda_library = rule(
         "hdrs": attr.label_list(allow_files = [".h", ".cuh"]),
         "deps": attr.label_list(providers = [CcInfo]),
         "archs": attr.string_list(doc = "Only these, without PTX; default: $FT_CUDA_ARCHS."),
+        "copts": attr.string_list(doc = "More options of nvcc."),
         "_cc_toolchain": attr.label(default = "@bazel_tools//tools/cpp:current_cc_toolchain"),
     },
     fragments = ["cpp"],

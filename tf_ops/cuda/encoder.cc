@@ -13,6 +13,7 @@
 #include "tf_ops/cuda/gemm/tuning.h"
 #include "tf_ops/cuda/graph_cache.h"
 #include "tf_ops/cuda/layer_plan.h"
+#include "tf_ops/cuda/norm/int8_layer_norm.h"
 #include "tf_ops/cuda/norm/layer_norm.h"
 #include "tf_ops/cuda/prepared_weights.h"
 #include "tf_ops/cuda/rows/elementwise.h"
@@ -44,31 +45,54 @@ struct AttentionLaunches {
   AttentionArgs args, no_mask;
   AttentionChoice choice, no_mask_choice;
 
-  Status Launch(const LaunchContext& context) const {
+  // `out_scale`: the layer's, for integers, or null.
+  Status Launch(const float* out_scale, const LaunchContext& context) const {
     if (args.mask_keys != nullptr) {
-      FT_RETURN_IF_ERROR(LaunchAttention(no_mask, no_mask_choice, context));
+      AttentionArgs first = no_mask;
+      first.out_scale = out_scale;
+      FT_RETURN_IF_ERROR(LaunchAttention(first, no_mask_choice, context));
     }
-    return LaunchAttention(args, choice, context);
+    AttentionArgs last = args;
+    last.out_scale = out_scale;
+    return LaunchAttention(last, choice, context);
   }
+};
+
+// What a layer reads and writes.
+struct LayerPlace {
+  const void* input;
+  const char* weights;
+  void* output;              // null: nobody wants it
+  bool is_last;              // of the call
+  const char* next_weights;  // null in the last
 };
 
 // Puts the steps of one layer on a stream.
 class StepRunner {
  public:
-  StepRunner(const EncoderConfig& config, const LayerPlan& plan, int64_t rows, char* workspace,
-             Gemm* gemm, const AttentionLaunches* attention)
+  StepRunner(const EncoderConfig& config, const WeightLayout& layout, const LayerPlan& plan,
+             int64_t rows, char* workspace, Gemm* gemm, const AttentionLaunches* attention)
       : config_(config),
+        layout_(layout),
         plan_(plan),
         rows_(rows),
         workspace_(workspace),
         gemm_(gemm),
         attention_(attention) {}
 
+  // INT8: the integers of the first layer's input.
+  Status QuantizeInput(const LayerPlace& first, LaunchContext* context) {
+    place_ = first;
+    FT_RETURN_IF_ERROR(LaunchQuantize(config_.dtype, first.input, rows_ * config_.hidden_size(),
+                                      &ScalesOf(first.weights)->input_scale,
+                                      static_cast<int8_t*>(At(Edge::kInputIntegers)), *context));
+    context->overlap = context->compute_capability >= 90;
+    return OkStatus();
+  }
+
   // From the second step on, what came before the call has ended.
-  Status RunLayer(const void* input, const char* weights, void* output, LaunchContext* context) {
-    input_ = input;
-    output_ = output;
-    weights_ = weights;
+  Status RunLayer(const LayerPlace& place, LaunchContext* context) {
+    place_ = place;
     for (const Step& step : plan_.steps) {
       FT_RETURN_IF_ERROR(std::visit([&](const auto& kind) { return Run(kind, *context); }, step));
       context->overlap = context->compute_capability >= 90;
@@ -78,17 +102,22 @@ class StepRunner {
 
  private:
   void* At(Edge edge) const {
-    if (edge == Edge::kInput) return const_cast<void*>(input_);
-    if (edge == Edge::kOutput) return output_;
+    if (edge == Edge::kInput) return const_cast<void*>(place_.input);
+    if (edge == Edge::kOutput) return place_.output;
     return workspace_ + plan_.edges[static_cast<int>(edge)];
+  }
+
+  // A number or vector of INT8 among the layer's weights, or null.
+  const float* Scale(int64_t offset) const {
+    return offset < 0 ? nullptr : reinterpret_cast<const float*>(place_.weights + offset);
   }
 
   Status Run(const GemmStep& step, const LaunchContext& context) const {
     GemmArgs args;
     args.shape = step.shape;
     args.x = At(step.input);
-    args.w = weights_ + step.kernel;
-    args.bias = weights_ + step.bias;
+    args.w = place_.weights + step.kernel;
+    args.bias = place_.weights + step.bias;
     args.residual = At(step.residual);
     args.output = At(step.output);
     args.workspace = workspace_ + plan_.gemm_workspace;
@@ -102,12 +131,12 @@ class StepRunner {
     args.n = step.n;
     args.k = step.k;
     args.x = At(step.input);
-    args.w = weights_ + step.kernel;
+    args.w = place_.weights + step.kernel;
     args.num_splits = step.num_splits;
     if (step.output == Edge::kPartials) {
       args.partials = static_cast<float*>(At(step.output));
     } else {
-      args.bias = weights_ + step.bias;
+      args.bias = place_.weights + step.bias;
       args.output = At(step.output);
     }
     args.has_activation = step.has_activation;
@@ -121,7 +150,8 @@ class StepRunner {
   }
 
   Status Run(const AttentionStep&, const LaunchContext& context) const {
-    return attention_->Launch(context);
+    return attention_->Launch(
+        config_.int8_mode == 0 ? nullptr : &ScalesOf(place_.weights)->context_scale, context);
   }
 
   Status Run(const NormStep& step, const LaunchContext& context) const {
@@ -133,26 +163,78 @@ class StepRunner {
     if (step.num_partials > 0) {
       args.partials = static_cast<const float*>(At(step.input));
       args.num_partials = step.num_partials;
-      args.bias = weights_ + step.bias;
+      args.bias = place_.weights + step.bias;
       args.residual = At(step.residual);
     } else {
       args.input = At(step.input);
     }
-    args.gamma = weights_ + step.gamma;
-    args.beta = weights_ + step.beta;
+    args.gamma = place_.weights + step.gamma;
+    args.beta = place_.weights + step.beta;
     args.output = At(step.output);
     return LaunchLayerNorm(args, context);
   }
 
+  // In device memory: for addresses alone.
+  const LayerScales* ScalesOf(const char* weights) const {
+    return reinterpret_cast<const LayerScales*>(weights + layout_.scales);
+  }
+
+  Status Run(const Int8GemmStep& step, const LaunchContext& context) const {
+    Int8GemmArgs args = step.args;
+    args.x = static_cast<const int8_t*>(At(step.input));
+    args.w = reinterpret_cast<const int8_t*>(place_.weights + step.kernel);
+    args.scale = Scale(step.scale);
+    args.bias = Scale(step.bias);
+    args.out_scale = Scale(step.out_scale);
+    args.output = At(step.output);
+    return LaunchInt8Gemm(args, step.kind, context);
+  }
+
+  Status Run(const Int8NormStep& step, const LaunchContext& context) const {
+    Int8LayerNormArgs args;
+    args.dtype = config_.dtype;
+    args.rows = rows_;
+    args.hidden_size = config_.hidden_size();
+    args.epsilon = config_.layernorm_epsilon;
+    args.reads_integers = config_.quantizes_residuals();
+    args.input = At(step.input);
+    args.input_unit = Scale(step.scales.input_unit);
+    args.residual = At(step.residual);
+    args.residual_unit = Scale(step.scales.residual_unit);
+    args.bias = place_.weights + step.bias;
+    args.gamma = place_.weights + step.gamma;
+    args.beta = place_.weights + step.beta;
+    if (step.is_last) {
+      SetLayerOutput(&args);
+    } else {
+      args.integers = static_cast<int8_t*>(At(Edge::kMiddleIntegers));
+      args.scale = Scale(step.scales.scale);
+      if (!config_.quantizes_residuals()) args.output = At(Edge::kMiddle);
+    }
+    return LaunchInt8LayerNorm(args, context);
+  }
+
+  // What a layer writes: see docs/int8.md. The next layer's input is the same tensor as this one's
+  // output, so that their ranges are the same.
+  void SetLayerOutput(Int8LayerNormArgs* args) const {
+    args->output = At(Edge::kOutput);
+    if (!place_.is_last) args->integers = static_cast<int8_t*>(At(Edge::kInputIntegers));
+    if (!config_.quantizes_residuals()) {
+      if (!place_.is_last) args->scale = &ScalesOf(place_.next_weights)->input_scale;
+    } else if (!place_.is_last || !config_.has_last_layer) {
+      args->scale = &ScalesOf(place_.weights)->output_scale;
+      args->output_unit = &ScalesOf(place_.weights)->output_unit;
+    }
+  }
+
   const EncoderConfig& config_;
+  const WeightLayout& layout_;
   const LayerPlan& plan_;
   const int64_t rows_;
   char* const workspace_;
   Gemm* const gemm_;
   const AttentionLaunches* const attention_;
-  const void* input_ = nullptr;
-  void* output_ = nullptr;
-  const char* weights_ = nullptr;
+  LayerPlace place_ = {};
 };
 
 class CudaEncoder : public Encoder {
@@ -161,7 +243,7 @@ class CudaEncoder : public Encoder {
       : config_(config),
         options_(options),
         weights_(config),
-        plans_(config_, weights_, PlanOptions{options.few_rows}),
+        plans_(config_, weights_, PlanOptions{options.few_rows, options.plain_int8}),
         graphs_(options.max_graphs) {}
 
   const EncoderConfig& config() const override { return config_; }
@@ -234,15 +316,30 @@ class CudaEncoder : public Encoder {
     }
     attention.choice = SelectAttention(attention.args, context);
 
-    StepRunner steps(config_, plan, batch.rows(), work, &gemm_, &attention);
-    const void* x = batch.input;
+    StepRunner steps(config_, weights_, plan, batch.rows(), work, &gemm_, &attention);
     for (int64_t l = 0; l < config_.num_layers; ++l) {
-      void* const output = batch.outputs[batch.outputs.size() == 1 ? 0 : l];
-      FT_RETURN_IF_ERROR(steps.RunLayer(
-          x, static_cast<const char*>(prepared) + l * weights_.layer_bytes, output, &context));
-      x = output;
+      const LayerPlace place = PlaceOf(l, batch, static_cast<const char*>(prepared));
+      if (l == 0 && config_.int8_mode != 0) {
+        FT_RETURN_IF_ERROR(steps.QuantizeInput(place, &context));
+      }
+      FT_RETURN_IF_ERROR(steps.RunLayer(place, &context));
     }
     return OkStatus();
+  }
+
+  // Where there is one output, all layers write it, the last one last.
+  LayerPlace PlaceOf(int64_t layer, const EncoderBatch& batch, const char* prepared) const {
+    const bool has_all = batch.outputs.size() > 1;
+    const auto output = [&](int64_t l) { return batch.outputs[has_all ? l : 0]; };
+    LayerPlace place;
+    place.input = layer == 0 ? batch.input : output(layer - 1);
+    place.weights = prepared + layer * weights_.layer_bytes;
+    place.output = output(layer);
+    place.is_last = layer + 1 == config_.num_layers;
+    place.next_weights = place.is_last ? nullptr : place.weights + weights_.layer_bytes;
+    // In mode 2 layers pass integers on.
+    if (config_.quantizes_residuals() && !has_all && !place.is_last) place.output = nullptr;
+    return place;
   }
 
   // Tunes the products of this batch that are not tuned yet, for rows rounded up, so that ragged

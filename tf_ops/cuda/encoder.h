@@ -20,6 +20,8 @@ struct CudaEncoderOptions {
   int max_graphs = 64;
   // Up to this many tokens 16-bit products use the kernel for few rows. -1: the measured default.
   int64_t few_rows = -1;
+  // INT8: products by the kernels for any size alone, also where CUTLASS's are faster.
+  bool plain_int8 = false;
 };
 
 // An encoder for the CUDA devices of this process; the device that is current in a call is used.

@@ -1,6 +1,7 @@
 #include "tf_ops/cuda/layer_plan.h"
 
 #include <algorithm>
+#include <cstddef>
 
 #include "tf_ops/core/arena.h"
 #include "tf_ops/cuda/gemm/few_rows.h"
@@ -91,12 +92,158 @@ class Builder {
   int max_splits_ = 0;
 };
 
+// Appends the steps of one INT8 layer (docs/int8.md).
+class Int8Builder {
+ public:
+  Int8Builder(const EncoderConfig& config, const WeightLayout& weights, int64_t rows,
+              bool plain_only, const LaunchContext& context, std::vector<Step>* steps)
+      : config_(config),
+        weights_(weights),
+        rows_(rows),
+        plain_only_(plain_only),
+        context_(context),
+        steps_(steps) {}
+
+  void Layer() {
+    const int64_t h = config_.hidden_size(), i = config_.inner_size;
+    const WeightLayout& w = weights_;
+    Int8GemmStep qkv = Product("QKV", Edge::kInputIntegers, h, Edge::kQkv, 3 * h, config_.dtype);
+    qkv.kernel = w.qkv_kernel;
+    qkv.scale = w.qkv_scale;
+    qkv.bias = w.qkv_float_bias;
+    Add(qkv);
+    steps_->push_back(AttentionStep{});
+    SumAndNorm("attention output", Edge::kContext, h, w.attention_kernel, w.attention_scale,
+               Norm(false));
+    Int8GemmStep inner =
+        Product("intermediate", Edge::kMiddleIntegers, h, Edge::kInner, i, DataType::kInt8);
+    inner.args.has_activation = true;
+    inner.kernel = w.inner_kernel;
+    inner.scale = w.inner_scale;
+    inner.bias = w.inner_float_bias;
+    inner.out_scale = Number(offsetof(LayerScales, inner_scale));
+    Add(inner);
+    SumAndNorm("output", Edge::kInner, i, w.output_kernel, w.output_scale, Norm(true));
+  }
+
+ private:
+  int64_t Number(size_t offset) const { return weights_.scales + static_cast<int64_t>(offset); }
+
+  Int8GemmStep Product(const char* name, Edge input, int64_t k, Edge output, int64_t n,
+                       DataType dtype) const {
+    Int8GemmStep step = {name, {}, Int8GemmKind::kPlain, input, output, -1, -1, -1, -1};
+    step.args.rows = rows_;
+    step.args.n = n;
+    step.args.k = k;
+    step.args.output_dtype = dtype;
+    step.args.activation = config_.activation;
+    return step;
+  }
+
+  void Add(Int8GemmStep step) {
+    if (!plain_only_) step.kind = SelectInt8Gemm(step.args, context_);
+    steps_->push_back(step);
+  }
+
+  // The first or the last norm of a layer. Mode 2 reads integers.
+  Int8NormStep Norm(bool is_last) const {
+    const WeightLayout& w = weights_;
+    Int8NormStep norm = {Edge::kSum, Edge::kInput, is_last, 0, 0, 0, {-1, -1, -1}};
+    norm.bias = is_last ? w.output_bias : w.attention_bias;
+    norm.gamma = is_last ? w.output_gamma : w.attention_gamma;
+    norm.beta = is_last ? w.output_beta : w.attention_beta;
+    // What the last norm multiplies by depends on the layer: StepRunner knows.
+    if (!is_last) norm.scales.scale = Number(offsetof(LayerScales, norm_scale));
+    if (!config_.quantizes_residuals()) {
+      norm.residual = is_last ? Edge::kMiddle : Edge::kInput;
+      return norm;
+    }
+    norm.residual = is_last ? Edge::kMiddleIntegers : Edge::kInputIntegers;
+    norm.scales.input_unit = Number(is_last ? offsetof(LayerScales, product_unit)
+                                            : offsetof(LayerScales, projection_unit));
+    norm.scales.residual_unit =
+        Number(is_last ? offsetof(LayerScales, norm_unit) : offsetof(LayerScales, input_unit));
+    return norm;
+  }
+
+  void SumAndNorm(const char* name, Edge input, int64_t k, int64_t kernel, int64_t scale,
+                  const Int8NormStep& norm) {
+    const DataType dtype = config_.quantizes_residuals() ? DataType::kInt8 : config_.dtype;
+    Int8GemmStep sum = Product(name, input, k, Edge::kSum, config_.hidden_size(), dtype);
+    sum.kernel = kernel;
+    sum.scale = scale;
+    Add(sum);
+    steps_->push_back(norm);
+  }
+
+  const EncoderConfig& config_;
+  const WeightLayout& weights_;
+  const int64_t rows_;
+  const bool plain_only_;
+  const LaunchContext& context_;
+  std::vector<Step>* const steps_;
+};
+
+// The offsets of a plan's edges in the workspace.
+class WorkspaceLayout {
+ public:
+  explicit WorkspaceLayout(LayerPlan* plan) : plan_(plan) {
+    std::fill(std::begin(plan->edges), std::end(plan->edges), -1);
+  }
+
+  int64_t Take(int64_t bytes) {
+    const int64_t offset = arena_.used();
+    arena_.Take(bytes);
+    return offset;
+  }
+  void Take(Edge edge, int64_t bytes) { At(edge) = Take(bytes); }
+
+  // The inner activations take the place of QKV and context, which are dead by then.
+  void TakeQkvContextInner(int64_t qkv_bytes, int64_t context_bytes, int64_t inner_bytes) {
+    const int64_t aligned = AlignUp(qkv_bytes, kAlignment);
+    At(Edge::kQkv) = At(Edge::kInner) = Take(std::max(aligned + context_bytes, inner_bytes));
+    At(Edge::kContext) = At(Edge::kQkv) + aligned;
+  }
+
+  int64_t bytes() const { return arena_.used(); }
+
+ private:
+  int64_t& At(Edge edge) { return plan_->edges[static_cast<int>(edge)]; }
+
+  LayerPlan* const plan_;
+  Arena arena_{nullptr};
+};
+
+LayerPlan MakeInt8Plan(const EncoderConfig& config, const WeightLayout& weights, int64_t rows,
+                       const PlanOptions& options, const LaunchContext& context,
+                       int64_t mask_bytes) {
+  const int64_t h = config.hidden_size(), size = SizeOf(config.dtype);
+  const bool mode2 = config.quantizes_residuals();
+  LayerPlan plan;
+  Int8Builder(config, weights, rows, options.plain_int8, context, &plan.steps).Layer();
+  WorkspaceLayout layout(&plan);
+  layout.TakeQkvContextInner(rows * 3 * h * size, rows * h, rows * config.inner_size);
+  layout.Take(Edge::kInputIntegers, rows * h);
+  layout.Take(Edge::kMiddleIntegers, rows * h);
+  if (!mode2) layout.Take(Edge::kMiddle, rows * h * size);
+  layout.Take(Edge::kSum, rows * h * (mode2 ? 1 : size));
+  plan.mask_keys = layout.Take(mask_bytes);
+  plan.gemm_workspace = layout.Take(0);
+  plan.total_bytes = layout.bytes();
+  return plan;
+}
+
 }  // namespace
 
 LayerPlan MakeLayerPlan(const EncoderConfig& config, const WeightLayout& weights,
                         const EncoderBatch& batch, const PlanOptions& options,
                         const LaunchContext& context) {
   const int64_t h = config.hidden_size(), i = config.inner_size, rows = batch.rows();
+  const int64_t mask_bytes =
+      batch.attention_mask == nullptr ? 0 : batch.batch_size * kMaskParts * 4;
+  if (config.int8_mode != 0) {
+    return MakeInt8Plan(config, weights, rows, options, context, mask_bytes);
+  }
   const bool few_rows = UsesFewRows(config, rows, options, context);
   LayerPlan plan;
   Builder builder(config, rows, few_rows, context, &plan.steps);
@@ -113,28 +260,17 @@ LayerPlan MakeLayerPlan(const EncoderConfig& config, const WeightLayout& weights
                        weights.output_beta);
 
   const int64_t size = SizeOf(config.dtype);
-  Arena arena(nullptr);
-  const auto take = [&](int64_t bytes) {
-    const int64_t offset = arena.used();
-    arena.Take(bytes);
-    return offset;
-  };
-  std::fill(std::begin(plan.edges), std::end(plan.edges), -1);
-  const auto edge = [&](Edge e) -> int64_t& { return plan.edges[static_cast<int>(e)]; };
-  // The inner activations take the place of QKV and context, which are dead by then.
-  const int64_t qkv_bytes = AlignUp(rows * 3 * h * size, kAlignment);
-  edge(Edge::kQkv) = edge(Edge::kInner) =
-      take(std::max(qkv_bytes + rows * h * size, rows * i * size));
-  edge(Edge::kContext) = edge(Edge::kQkv) + qkv_bytes;
-  edge(Edge::kMiddle) = take(rows * h * size);
+  WorkspaceLayout layout(&plan);
+  layout.TakeQkvContextInner(rows * 3 * h * size, rows * h * size, rows * i * size);
+  layout.Take(Edge::kMiddle, rows * h * size);
   if (few_rows) {
-    edge(Edge::kPartials) = take(builder.max_splits() * rows * h * 4);
+    layout.Take(Edge::kPartials, builder.max_splits() * rows * h * 4);
   } else {
-    edge(Edge::kSum) = take(rows * h * size);
+    layout.Take(Edge::kSum, rows * h * size);
   }
-  plan.mask_keys = take(batch.attention_mask == nullptr ? 0 : batch.batch_size * kMaskParts * 4);
-  plan.gemm_workspace = take(few_rows ? 0 : kGemmWorkspaceBytes);
-  plan.total_bytes = arena.used();
+  plan.mask_keys = layout.Take(mask_bytes);
+  plan.gemm_workspace = layout.Take(few_rows ? 0 : kGemmWorkspaceBytes);
+  plan.total_bytes = layout.bytes();
   return plan;
 }
 

@@ -12,23 +12,27 @@
 #include "tf_ops/core/encoder.h"
 #include "tf_ops/cuda/attention/attention.h"
 #include "tf_ops/cuda/gemm/gemm.h"
+#include "tf_ops/cuda/gemm/int8/int8_gemm.h"
 #include "tf_ops/cuda/prepared_weights.h"
 
 namespace ft {
 namespace cuda {
 
-// The activations between the steps of a layer.
+// The activations between the steps of a layer. They are of the model's type but for those that say
+// otherwise; with INT8 so are kContext and kInner, and in mode 2 kSum: int8.
 enum class Edge {
-  kInput,     // [T,H] the layer's input
-  kQkv,       // [T,3H]
-  kContext,   // [T,H] attention's output
-  kSum,       // [T,H] a product with bias and residual, before its layer norm
-  kPartials,  // float32 [splits,T,H]: parts of a product that add up to it
-  kMiddle,    // [T,H] after the attention's layer norm
-  kInner,     // [T,I]
-  kOutput,    // [T,H] the layer's output
+  kInput,           // [T,H] the layer's input
+  kQkv,             // [T,3H]
+  kContext,         // [T,H] attention's output
+  kSum,             // [T,H] a product with bias and residual, before its layer norm
+  kPartials,        // float32 [splits,T,H]: parts of a product that add up to it
+  kMiddle,          // [T,H] after the attention's layer norm
+  kInner,           // [T,I]
+  kOutput,          // [T,H] the layer's output
+  kInputIntegers,   // int8 [T,H] kInput; the layer's last step puts the next one's there
+  kMiddleIntegers,  // int8 [T,H] kMiddle
 };
-inline constexpr int kNumEdges = 8;
+inline constexpr int kNumEdges = 10;
 
 // `output` = epilogue(`input` x weights), by cuBLASLt.
 struct GemmStep {
@@ -55,6 +59,29 @@ struct ActivationStep {
 
 struct AttentionStep {};
 
+// `output` = integers or numbers from the product of integers.
+struct Int8GemmStep {
+  const char* name;   // for people
+  Int8GemmArgs args;  // sizes, output type and activation; no pointers
+  Int8GemmKind kind;
+  Edge input, output;
+  // Byte offsets in the layer's prepared weights; -1: none.
+  int64_t kernel, scale, bias, out_scale;
+};
+
+// Byte offsets of numbers of LayerScales in the layer's prepared weights; -1: none.
+struct Int8NormScales {
+  int64_t input_unit, residual_unit, scale;
+};
+
+// LayerNorm(`input` + bias + `residual`), as integers and, in mode 1, numbers too.
+struct Int8NormStep {
+  Edge input, residual;
+  bool is_last;  // of the layer: it writes kOutput and kInputIntegers, else kMiddle...
+  int64_t bias, gamma, beta;
+  Int8NormScales scales;
+};
+
 // `output` = LayerNorm(`input`), or of the partial sums with bias and residual.
 struct NormStep {
   Edge input;
@@ -63,7 +90,8 @@ struct NormStep {
   int64_t bias, gamma, beta;
 };
 
-using Step = std::variant<GemmStep, FewRowsStep, ActivationStep, AttentionStep, NormStep>;
+using Step = std::variant<GemmStep, FewRowsStep, ActivationStep, AttentionStep, NormStep,
+                          Int8GemmStep, Int8NormStep>;
 
 struct LayerPlan {
   std::vector<Step> steps;
@@ -75,6 +103,8 @@ struct LayerPlan {
 struct PlanOptions {
   // Up to this many rows 16-bit products use the kernel for few rows. -1: the measured default.
   int64_t few_rows = -1;
+  // INT8: no product by CUTLASS.
+  bool plain_int8 = false;
 };
 
 // The plan for `rows` rows of `batch`; only its sizes and which pointers it has are read.

@@ -1,70 +1,199 @@
 #include "tf_ops/cuda/prepared_weights.h"
 
+#include <cstring>
+
 #include "tf_ops/core/arena.h"
+#include "tf_ops/core/scales.h"
+#include "tf_ops/cuda/cuda_check.h"
 #include "tf_ops/cuda/rows/elementwise.h"
 
 namespace ft {
 namespace cuda {
+namespace {
+
+// Moves the weights of one layer: matrices of elements of one size, vectors of another.
+class LayerMover {
+ public:
+  LayerMover(const EncoderConfig& config, char* base) : config_(config), base_(base) {}
+
+  void Add(const TensorView& view, int64_t offset) {
+    // A vector is a matrix of one row: one launch moves many.
+    const bool is_matrix = view.shape.size() == 2;
+    TransposeArgs& args = is_matrix ? matrices_ : vectors_;
+    auto& matrix = args.matrices[args.num_matrices++];
+    matrix.input = view.data;
+    matrix.output = base_ + offset;
+    matrix.rows = is_matrix ? static_cast<int>(view.shape[0]) : 1;
+    matrix.cols = static_cast<int>(view.shape[is_matrix ? 1 : 0]);
+  }
+
+  Status Launch(const LaunchContext& context) const {
+    FT_RETURN_IF_ERROR(
+        LaunchTranspose(matrices_, static_cast<int>(SizeOf(config_.matrix_dtype())), context));
+    return LaunchTranspose(vectors_, static_cast<int>(SizeOf(config_.dtype)), context);
+  }
+
+ private:
+  const EncoderConfig& config_;
+  char* const base_;
+  TransposeArgs matrices_, vectors_;
+};
+
+Status MoveWeights(const EncoderConfig& config, const WeightLayout& layout,
+                   const LayerWeights& layer, char* base, const LaunchContext& context) {
+  const int64_t h = config.hidden_size(), size = SizeOf(config.dtype);
+  const int64_t matrix_bytes = h * h * SizeOf(config.matrix_dtype());
+  LayerMover mover(config, base);
+  mover.Add(layer.query_kernel, layout.qkv_kernel);
+  mover.Add(layer.key_kernel, layout.qkv_kernel + matrix_bytes);
+  mover.Add(layer.value_kernel, layout.qkv_kernel + 2 * matrix_bytes);
+  mover.Add(layer.attention_output_kernel, layout.attention_kernel);
+  mover.Add(layer.intermediate_kernel, layout.inner_kernel);
+  mover.Add(layer.output_kernel, layout.output_kernel);
+  mover.Add(layer.query_bias, layout.qkv_bias);
+  mover.Add(layer.key_bias, layout.qkv_bias + h * size);
+  mover.Add(layer.value_bias, layout.qkv_bias + 2 * h * size);
+  mover.Add(layer.attention_output_bias, layout.attention_bias);
+  mover.Add(layer.attention_layernorm_beta, layout.attention_beta);
+  mover.Add(layer.attention_layernorm_gamma, layout.attention_gamma);
+  mover.Add(layer.intermediate_bias, layout.inner_bias);
+  mover.Add(layer.output_bias, layout.output_bias);
+  mover.Add(layer.output_layernorm_beta, layout.output_beta);
+  mover.Add(layer.output_layernorm_gamma, layout.output_gamma);
+  return mover.Launch(context);
+}
+
+// The scales of a layer, as docs/int8.md computes them, from offset layout.qkv_scale on.
+std::vector<char> MakeScales(const EncoderConfig& config, const WeightLayout& layout,
+                             const LayerRanges& ranges) {
+  constexpr float kBound = 127.0f;
+  std::vector<char> bytes(layout.scales + sizeof(LayerScales) - layout.qkv_scale);
+  const auto fill = [&](int64_t offset, float in, const float* columns, float rounded,
+                        int64_t count) {
+    // Integers stand for their products' unit; mode 2 divides it by that of the rounding.
+    const float divisor = rounded > 0.0f ? kBound * rounded : kBound * kBound;
+    auto* const scale = reinterpret_cast<float*>(bytes.data() + offset - layout.qkv_scale);
+    for (int64_t i = 0; i < count; ++i) scale[i] = in * columns[i] / divisor;
+  };
+  const int64_t h = config.hidden_size();
+  const bool rounds = config.quantizes_residuals();
+  fill(layout.qkv_scale, ranges.input, ranges.query, 0.0f, h);
+  fill(layout.qkv_scale + h * 4, ranges.input, ranges.key, 0.0f, h);
+  fill(layout.qkv_scale + 2 * h * 4, ranges.input, ranges.value, 0.0f, h);
+  fill(layout.attention_scale, ranges.context, ranges.attention_output,
+       rounds ? ranges.projection : 0.0f, h);
+  fill(layout.inner_scale, ranges.attention_norm, ranges.intermediate, 0.0f, config.inner_size);
+  fill(layout.output_scale, ranges.inner, ranges.output_kernel,
+       rounds ? ranges.output_product : 0.0f, h);
+  LayerScales s = {};
+  s.input_scale = kBound / ranges.input;
+  s.input_unit = ranges.input / kBound;
+  s.context_scale = kBound / ranges.context;
+  s.norm_scale = kBound / ranges.attention_norm;
+  s.norm_unit = ranges.attention_norm / kBound;
+  s.inner_scale = kBound / ranges.inner;
+  if (rounds) {
+    s.projection_unit = ranges.projection / kBound;
+    s.product_unit = ranges.output_product / kBound;
+    s.output_scale = kBound / ranges.output;
+    s.output_unit = ranges.output / kBound;
+  }
+  std::memcpy(bytes.data() + layout.scales - layout.qkv_scale, &s, sizeof(s));
+  return bytes;
+}
+
+// Copies the layers' scale lists to the host, in place of which `layers` then have them.
+Status FetchScaleLists(const EncoderConfig& config, const LaunchContext& context,
+                       std::vector<float>* lists, std::vector<LayerWeights>* layers) {
+  cudaStreamCaptureStatus capturing;
+  FT_RETURN_IF_CUDA_ERROR(cudaStreamIsCapturing(context.stream, &capturing));
+  if (capturing != cudaStreamCaptureStatusNone) {
+    return FailedPrecondition(
+        "the weights of int8_mode cannot be prepared while a CUDA graph is captured: run the model "
+        "once before");
+  }
+  const int64_t size = ScaleListSize(config);
+  lists->resize(layers->size() * size);
+  for (size_t l = 0; l < layers->size(); ++l) {
+    float* const list = lists->data() + l * size;
+    FT_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(list, (*layers)[l].amax_list.data, size * 4,
+                                            cudaMemcpyDefault, context.stream));
+    (*layers)[l].amax_list.data = list;
+  }
+  FT_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(context.stream));
+  return OkStatus();
+}
+
+// INT8's scales and float32 biases of all layers, whose vectors have been moved.
+Status PrepareScales(const EncoderConfig& config, const WeightLayout& layout,
+                     std::vector<LayerWeights> layers, char* prepared,
+                     const LaunchContext& context) {
+  std::vector<float> lists;
+  FT_RETURN_IF_ERROR(FetchScaleLists(config, context, &lists, &layers));
+  std::vector<LayerRanges> ranges;
+  FT_RETURN_IF_ERROR(ReadAllRanges(config, layers, &ranges));
+  std::vector<std::vector<char>> scales;
+  for (size_t l = 0; l < layers.size(); ++l) {
+    char* const base = prepared + l * layout.layer_bytes;
+    scales.push_back(MakeScales(config, layout, ranges[l]));
+    FT_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(base + layout.qkv_scale, scales[l].data(),
+                                            scales[l].size(), cudaMemcpyHostToDevice,
+                                            context.stream));
+    FT_RETURN_IF_ERROR(LaunchToFloat(config.dtype, base + layout.qkv_bias, 3 * config.hidden_size(),
+                                     reinterpret_cast<float*>(base + layout.qkv_float_bias),
+                                     context));
+    FT_RETURN_IF_ERROR(LaunchToFloat(config.dtype, base + layout.inner_bias, config.inner_size,
+                                     reinterpret_cast<float*>(base + layout.inner_float_bias),
+                                     context));
+  }
+  // Until then the copies may read `scales`.
+  FT_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(context.stream));
+  return OkStatus();
+}
+
+}  // namespace
 
 WeightLayout::WeightLayout(const EncoderConfig& config) {
   const int64_t h = config.hidden_size(), i = config.inner_size;
   Arena arena(nullptr);
-  const auto take = [&](int64_t elems) {
+  const auto take = [&](int64_t elems, int64_t size) {
     const int64_t offset = arena.used();
-    arena.Take(elems * SizeOf(config.dtype));
+    arena.Take(elems * size);
     return offset;
   };
-  qkv_kernel = take(3 * h * h);
-  qkv_bias = take(3 * h);
-  attention_kernel = take(h * h);
-  attention_bias = take(h);
-  attention_beta = take(h);
-  attention_gamma = take(h);
-  inner_kernel = take(h * i);
-  inner_bias = take(i);
-  output_kernel = take(i * h);
-  output_bias = take(h);
-  output_beta = take(h);
-  output_gamma = take(h);
+  const int64_t size = SizeOf(config.dtype), matrix_size = SizeOf(config.matrix_dtype());
+  qkv_kernel = take(3 * h * h, matrix_size);
+  qkv_bias = take(3 * h, size);
+  attention_kernel = take(h * h, matrix_size);
+  attention_bias = take(h, size);
+  attention_beta = take(h, size);
+  attention_gamma = take(h, size);
+  inner_kernel = take(h * i, matrix_size);
+  inner_bias = take(i, size);
+  output_kernel = take(i * h, matrix_size);
+  output_bias = take(h, size);
+  output_beta = take(h, size);
+  output_gamma = take(h, size);
+  const int64_t has_scales = config.int8_mode != 0 ? 1 : 0;
+  qkv_scale = take(has_scales * 3 * h, 4);
+  attention_scale = take(has_scales * h, 4);
+  inner_scale = take(has_scales * i, 4);
+  output_scale = take(has_scales * h, 4);
+  scales = take(has_scales, sizeof(LayerScales));
+  qkv_float_bias = take(has_scales * 3 * h, 4);
+  inner_float_bias = take(has_scales * i, 4);
   layer_bytes = arena.used();
 }
 
 Status PrepareWeights(const EncoderConfig& config, const std::vector<LayerWeights>& layers,
                       void* prepared, const LaunchContext& context) {
   const WeightLayout layout(config);
-  const int64_t size = SizeOf(config.dtype), h = config.hidden_size();
-  for (size_t index = 0; index < layers.size(); ++index) {
-    const LayerWeights& layer = layers[index];
-    char* const base = static_cast<char*>(prepared) + index * layout.layer_bytes;
-    // A vector is a matrix of one row: one launch moves all sixteen.
-    TransposeArgs args;
-    const auto add = [&](const TensorView& view, int64_t offset) {
-      auto& matrix = args.matrices[args.num_matrices++];
-      const bool is_matrix = view.shape.size() == 2;
-      matrix.input = view.data;
-      matrix.output = base + offset;
-      matrix.rows = is_matrix ? static_cast<int>(view.shape[0]) : 1;
-      matrix.cols = static_cast<int>(view.shape[is_matrix ? 1 : 0]);
-    };
-    add(layer.query_kernel, layout.qkv_kernel);
-    add(layer.key_kernel, layout.qkv_kernel + h * h * size);
-    add(layer.value_kernel, layout.qkv_kernel + 2 * h * h * size);
-    add(layer.attention_output_kernel, layout.attention_kernel);
-    add(layer.intermediate_kernel, layout.inner_kernel);
-    add(layer.output_kernel, layout.output_kernel);
-    add(layer.query_bias, layout.qkv_bias);
-    add(layer.key_bias, layout.qkv_bias + h * size);
-    add(layer.value_bias, layout.qkv_bias + 2 * h * size);
-    add(layer.attention_output_bias, layout.attention_bias);
-    add(layer.attention_layernorm_beta, layout.attention_beta);
-    add(layer.attention_layernorm_gamma, layout.attention_gamma);
-    add(layer.intermediate_bias, layout.inner_bias);
-    add(layer.output_bias, layout.output_bias);
-    add(layer.output_layernorm_beta, layout.output_beta);
-    add(layer.output_layernorm_gamma, layout.output_gamma);
-    FT_RETURN_IF_ERROR(LaunchTranspose(args, static_cast<int>(size), context));
+  char* const base = static_cast<char*>(prepared);
+  for (size_t l = 0; l < layers.size(); ++l) {
+    FT_RETURN_IF_ERROR(
+        MoveWeights(config, layout, layers[l], base + l * layout.layer_bytes, context));
   }
-  return OkStatus();
+  return config.int8_mode == 0 ? OkStatus() : PrepareScales(config, layout, layers, base, context);
 }
 
 }  // namespace cuda

@@ -7,6 +7,7 @@
 
 #include "tf_ops/cuda/attention/params.h"
 #include "tf_ops/cuda/device_utils.cuh"
+#include "tf_ops/cuda/integers.cuh"
 
 namespace ft {
 namespace cuda {
@@ -198,31 +199,46 @@ __global__ void __launch_bounds__(128) AttentionMmaKernel(const AttentionParams 
     }
   }
 
-  // The output goes through the warp's own rows of shared_q, so that stores are 16 bytes wide.
+  // The output goes through the warp's own rows of shared_q, so that stores are 16 bytes wide, or
+  // eight integers. The branch is the same for all threads.
   WaitCopies<0>();
   __syncthreads();
   if (!active) return;
+  const bool to_integers = p.out_scale != nullptr;
+  const float out_scale = to_integers ? *p.out_scale : 1.f;
 #pragma unroll
   for (int i = 0; i < kRowTiles; ++i) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const float sum = WarpSum<4>(row_sum[i][h]);
       const float inverse = SoftmaxInverse(sum, range.keys);
-      T* to = shared_q + (warp_row + i * 16 + lane / 4 + h * 8) * kPitch + lane % 4 * 2;
+      T* to = shared_q + (warp_row + i * 16 + lane / 4 + h * 8) * kPitch;
 #pragma unroll
       for (int c = 0; c < kColTiles; ++c) {
-        *reinterpret_cast<uint32_t*>(to + c * 8) =
-            ToPair<T>(out[i][c][h * 2] * inverse, out[i][c][h * 2 + 1] * inverse);
+        const float x = out[i][c][h * 2] * inverse, y = out[i][c][h * 2 + 1] * inverse;
+        const int column = c * 8 + lane % 4 * 2;
+        if (to_integers) {
+          *reinterpret_cast<uint16_t*>(reinterpret_cast<int8_t*>(to) + column) =
+              PackIntegers(x * out_scale, y * out_scale);
+        } else {
+          *reinterpret_cast<uint32_t*>(to + column) = ToPair<T>(x, y);
+        }
       }
     }
   }
   __syncwarp();
-  T* output = static_cast<T*>(p.output) + range.first * hidden + head * p.head_size;
+  const int64_t output = range.first * hidden + head * p.head_size;
   for (int i = lane; i < 16 * kRowTiles * kChunks; i += 32) {
     const int r = warp_row + i / kChunks, c = i % kChunks * 8;
-    if (first_row + r < range.rows && c < p.head_size) {
-      *reinterpret_cast<uint4*>(output + (first_row + r) * hidden + c) =
-          *reinterpret_cast<const uint4*>(shared_q + r * kPitch + c);
+    if (first_row + r >= range.rows || c >= p.head_size) continue;
+    const int64_t at = output + (first_row + r) * hidden + c;
+    const T* from = shared_q + r * kPitch;
+    if (to_integers) {
+      *reinterpret_cast<uint2*>(static_cast<int8_t*>(p.output) + at) =
+          *reinterpret_cast<const uint2*>(reinterpret_cast<const int8_t*>(from) + c);
+    } else {
+      *reinterpret_cast<uint4*>(static_cast<T*>(p.output) + at) =
+          *reinterpret_cast<const uint4*>(from + c);
     }
   }
 #endif

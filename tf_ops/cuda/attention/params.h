@@ -9,6 +9,7 @@ namespace cuda {
 struct AttentionParams {
   const void* qkv;
   void* output;
+  const float* out_scale;  // null: the output is of the queries' type
   const int32_t* seq_offsets;
   const int32_t* key_lengths;
   const void* mask;

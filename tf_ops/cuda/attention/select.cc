@@ -103,6 +103,7 @@ AttentionParams MakeAttentionParams(const AttentionArgs& args) {
   AttentionParams params;
   params.qkv = args.qkv;
   params.output = args.output;
+  params.out_scale = args.out_scale;
   params.seq_offsets = args.seq_offsets;
   params.key_lengths = args.key_lengths;
   params.mask = args.mask;

@@ -1,12 +1,23 @@
 // Attention in float32 arithmetic: tiled for head sizes up to 128, simple for any other.
 #include "tf_ops/cuda/attention/params.h"
 #include "tf_ops/cuda/device_utils.cuh"
+#include "tf_ops/cuda/integers.cuh"
 
 namespace ft {
 namespace cuda {
 namespace {
 
 constexpr int kKeys = 64;  // of a tile
+
+// Stores element `at` of the output. The branch is the same for all threads.
+template <typename T>
+__device__ __forceinline__ void StoreOutput(const AttentionParams& p, int64_t at, float x) {
+  if (p.out_scale != nullptr) {
+    static_cast<int8_t*>(p.output)[at] = static_cast<int8_t>(RoundToInt8(x * *p.out_scale));
+  } else {
+    static_cast<T*>(p.output)[at] = FromFloat<T>(x);
+  }
+}
 
 // 128 threads own 8 * kR query rows of one head: 8 groups of 16 threads, a group owns kR rows, a
 // thread 4 neighbouring keys of them, then every 16th column of the output. Queries and keys lie
@@ -132,7 +143,7 @@ __global__ void __launch_bounds__(128) AttentionTiledKernel(const AttentionParam
       }
     }
   }
-  T* output = static_cast<T*>(p.output) + range.first * hidden + head * p.head_size;
+  const int64_t output = range.first * hidden + head * p.head_size;
 #pragma unroll
   for (int r = 0; r < kR; ++r) {
     const float sum = WarpSum<16>(row_sum[r]);
@@ -142,7 +153,9 @@ __global__ void __launch_bounds__(128) AttentionTiledKernel(const AttentionParam
 #pragma unroll
     for (int c = 0; c < kCols; ++c) {
       const int column = tx + c * 16;
-      if (column < p.head_size) output[row * hidden + column] = FromFloat<T>(out[r][c] * inverse);
+      if (column < p.head_size) {
+        StoreOutput<T>(p, output + row * hidden + column, out[r][c] * inverse);
+      }
     }
   }
 }
@@ -291,7 +304,7 @@ __global__ void __launch_bounds__(128) AttentionFloatKernel(const AttentionParam
     __syncthreads();  // all have read values and weights
     load(q + 2 * hidden, key0 + kKeys, range.keys, kKeys, shared_v);
   }
-  float* output = static_cast<float*>(p.output) + range.first * hidden + head * p.head_size;
+  const int64_t output = range.first * hidden + head * p.head_size;
 #pragma unroll
   for (int r = 0; r < kR; ++r) {
     const float sum = WarpSum<16>(row_sum[r]);
@@ -302,7 +315,9 @@ __global__ void __launch_bounds__(128) AttentionFloatKernel(const AttentionParam
     for (int c = 0; c < kCols; ++c) {
       const bool wide = c < kCols / 4 * 4;
       const int column = wide ? c / 4 * 64 + tx * 4 + c % 4 : (kCols - 2) * 16 + tx * 2 + c % 2;
-      if (column < p.head_size) output[row * hidden + column] = out[r][c] * inverse;
+      if (column < p.head_size) {
+        StoreOutput<float>(p, output + row * hidden + column, out[r][c] * inverse);
+      }
     }
   }
 }
@@ -371,8 +386,8 @@ __global__ void __launch_bounds__(128) AttentionSimpleKernel(const AttentionPara
     }
   }
   const float inverse = SoftmaxInverse(row_sum, range.keys);
-  T* output = static_cast<T*>(p.output) + (range.first + row) * hidden + head * p.head_size;
-  for (int d = thread; d < p.head_size; d += 128) output[d] = FromFloat<T>(out[d] * inverse);
+  const int64_t output = (range.first + row) * hidden + head * p.head_size;
+  for (int d = thread; d < p.head_size; d += 128) StoreOutput<T>(p, output + d, out[d] * inverse);
 }
 
 template <typename T, int kD, int kR>

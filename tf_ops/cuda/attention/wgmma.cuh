@@ -10,6 +10,7 @@
 
 #include "tf_ops/cuda/attention/hopper.cuh"
 #include "tf_ops/cuda/attention/params.h"
+#include "tf_ops/cuda/integers.cuh"
 
 namespace ft {
 namespace cuda {
@@ -300,29 +301,43 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
     PinRegisters(weight);
   }
 
-  // The output goes through the warp's own rows of the queries, so that stores are 16 bytes wide.
+  // The output goes through the warp's own rows of the queries, so that stores are 16 bytes wide,
+  // or eight integers: half a chunk. The branch is the same for all threads.
   SyncWarpgroup(1 + group);
   unsigned char* const staging = shared + (query_tile - base);
+  const auto integers_offset = [&](int row, int c) { return chunk_offset(row, c / 2) + c % 2 * 8; };
+  const bool to_integers = p.out_scale != nullptr;
+  const float out_scale = to_integers ? *p.out_scale : 1.f;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const float total = WarpSum<4>(sum[h]);
     const float inverse = SoftmaxInverse(total, range.keys);
+    const int row = warp_row + lane / 4 + h * 8;
 #pragma unroll
     for (int c = 0; c < kD / 8; ++c) {
-      *reinterpret_cast<uint32_t*>(staging + chunk_offset(warp_row + lane / 4 + h * 8, c) +
-                                   lane % 4 * 4) =
-          ToPair<T>(out[c * 4 + h * 2] * inverse, out[c * 4 + h * 2 + 1] * inverse);
+      const float x = out[c * 4 + h * 2] * inverse, y = out[c * 4 + h * 2 + 1] * inverse;
+      if (to_integers) {
+        *reinterpret_cast<uint16_t*>(staging + integers_offset(row, c) + lane % 4 * 2) =
+            PackIntegers(x * out_scale, y * out_scale);
+      } else {
+        *reinterpret_cast<uint32_t*>(staging + chunk_offset(row, c) + lane % 4 * 4) =
+            ToPair<T>(x, y);
+      }
     }
   }
   __syncwarp();
   const int64_t hidden = static_cast<int64_t>(p.num_heads) * p.head_size;
-  T* const output =
-      static_cast<T*>(p.output) + (range.first + first_row) * hidden + head * p.head_size;
+  const int64_t output = (range.first + first_row) * hidden + head * p.head_size;
 #pragma unroll
   for (int i = 0; i < kD / 16; ++i) {
     const int r = warp_row + (i * 32 + lane) / (kD / 8), c = (i * 32 + lane) % (kD / 8);
-    if (first_row + r < range.rows && c * 8 < p.head_size) {
-      *reinterpret_cast<uint4*>(output + r * hidden + c * 8) =
+    if (first_row + r >= range.rows || c * 8 >= p.head_size) continue;
+    const int64_t at = output + r * hidden + c * 8;
+    if (to_integers) {
+      *reinterpret_cast<uint2*>(static_cast<int8_t*>(p.output) + at) =
+          *reinterpret_cast<const uint2*>(staging + integers_offset(r, c));
+    } else {
+      *reinterpret_cast<uint4*>(static_cast<T*>(p.output) + at) =
           *reinterpret_cast<const uint4*>(staging + chunk_offset(r, c));
     }
   }

@@ -1,6 +1,7 @@
 // Bias + residual + layer norm in one pass.
 #include "tf_ops/cuda/device_utils.cuh"
 #include "tf_ops/cuda/norm/layer_norm.h"
+#include "tf_ops/cuda/norm/normalize.cuh"
 
 namespace ft {
 namespace cuda {
@@ -69,15 +70,7 @@ __global__ void __launch_bounds__(kThreads* kRows)
 #pragma unroll
     for (int e = 0; e < kSize; ++e) sum += x[i][e];
   }
-  const float mean = BlockSum<kThreads>(sum, scratch[0]) / hidden;
-  float squares = 0.f;
-#pragma unroll
-  for (int i = 0; i < kVectors; ++i) {
-    if ((thread + i * kThreads) * kSize >= hidden) continue;
-#pragma unroll
-    for (int e = 0; e < kSize; ++e) squares += (x[i][e] - mean) * (x[i][e] - mean);
-  }
-  const float scale = rsqrtf(BlockSum<kThreads>(squares, scratch[1]) / hidden + epsilon);
+  NormalizeRow<kThreads>(sum, thread, hidden, epsilon, scratch, x);
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
     const int column = (thread + i * kThreads) * kSize;
@@ -87,7 +80,7 @@ __global__ void __launch_bounds__(kThreads* kRows)
     Vector16<T> y;
 #pragma unroll
     for (int e = 0; e < kSize; ++e) {
-      y.v[e] = FromFloat<T>((x[i][e] - mean) * scale * ToFloat(g.v[e]) + ToFloat(b.v[e]));
+      y.v[e] = FromFloat<T>(x[i][e] * ToFloat(g.v[e]) + ToFloat(b.v[e]));
     }
     *reinterpret_cast<Vector16<T>*>(output + row * hidden + column) = y;
   }

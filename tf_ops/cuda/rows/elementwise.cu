@@ -1,7 +1,8 @@
-// Activation in place, and the transposition of weights.
+// Activation in place, quantization, and the transposition and conversion of weights.
 #include <algorithm>
 
 #include "tf_ops/cuda/device_utils.cuh"
+#include "tf_ops/cuda/integers.cuh"
 #include "tf_ops/cuda/rows/elementwise.h"
 
 namespace ft {
@@ -26,6 +27,38 @@ __global__ void __launch_bounds__(256) ActivationKernel(T* x, int64_t num_elems)
   for (int64_t i = vectors * kSize + first; i < num_elems; i += stride) {
     x[i] = FromFloat<T>(Activate<kActivation>(ToFloat(x[i])));
   }
+}
+
+// As ActivationKernel; q is 16-byte aligned too.
+template <typename T>
+__global__ void __launch_bounds__(256)
+    QuantizeKernel(const T* __restrict__ x, int64_t num_elems, const float* __restrict__ scale,
+                   int8_t* __restrict__ q) {
+  constexpr int kSize = Vector16<T>::kSize;
+  AllowNextKernel();
+  WaitForPreviousKernel();
+  const float factor = *scale;
+  const int64_t vectors = num_elems / kSize;
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * 256;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
+  for (int64_t i = first; i < vectors; i += stride) {
+    const Vector16<T> p = reinterpret_cast<const Vector16<T>*>(x)[i];
+    Piece<int8_t, kSize> integers;
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) {
+      integers.v[e] = static_cast<int8_t>(RoundToInt8(ToFloat(p.v[e]) * factor));
+    }
+    reinterpret_cast<Piece<int8_t, kSize>*>(q)[i] = integers;
+  }
+  for (int64_t i = vectors * kSize + first; i < num_elems; i += stride) {
+    q[i] = static_cast<int8_t>(RoundToInt8(ToFloat(x[i]) * factor));
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(256) ToFloatKernel(const T* x, int64_t num_elems, float* y) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
+  if (i < num_elems) y[i] = ToFloat(x[i]);
 }
 
 // 32x32 tiles through shared memory; 32x8 threads. blockIdx.y chooses the matrix.
@@ -53,12 +86,16 @@ __global__ void __launch_bounds__(256) TransposeKernel(const TransposeArgs args)
   }
 }
 
+// Blocks of a grid-stride loop over vectors.
+int64_t NumBlocks(int64_t vectors, const LaunchContext& context) {
+  return std::min<int64_t>(vectors / 256 + 1,
+                           8 * static_cast<int64_t>(context.num_multiprocessors));
+}
+
 template <typename T>
 Status LaunchActivationTyped(Activation activation, T* x, int64_t num_elems,
                              const LaunchContext& context) {
-  const int64_t vectors = num_elems / Vector16<T>::kSize;
-  const int64_t blocks =
-      std::min<int64_t>(vectors / 256 + 1, 8 * static_cast<int64_t>(context.num_multiprocessors));
+  const int64_t blocks = NumBlocks(num_elems / Vector16<T>::kSize, context);
   const auto kernel = activation == Activation::kRelu ? ActivationKernel<T, Activation::kRelu>
                       : activation == Activation::kGeluErf
                           ? ActivationKernel<T, Activation::kGeluErf>
@@ -76,6 +113,29 @@ Status LaunchActivation(DataType dtype, Activation activation, void* x, int64_t 
   });
 }
 
+Status LaunchQuantize(DataType dtype, const void* x, int64_t num_elems, const float* scale,
+                      int8_t* q, const LaunchContext& context) {
+  if (num_elems == 0) return OkStatus();
+  return DispatchType(dtype, [&](auto type) {
+    using T = decltype(type);
+    const int64_t blocks = NumBlocks(num_elems / Vector16<T>::kSize, context);
+    return Launch(QuantizeKernel<T>, Grid{blocks}, 256, 0, context, static_cast<const T*>(x),
+                  num_elems, scale, q);
+  });
+}
+
+Status LaunchToFloat(DataType dtype, const void* x, int64_t num_elems, float* y,
+                     const LaunchContext& context) {
+  if (num_elems == 0) return OkStatus();
+  LaunchContext first = context;
+  first.overlap = false;
+  return DispatchType(dtype, [&](auto type) {
+    using T = decltype(type);
+    return Launch(ToFloatKernel<T>, Grid{(num_elems + 255) / 256}, 256, 0, first,
+                  static_cast<const T*>(x), num_elems, y);
+  });
+}
+
 Status LaunchTranspose(const TransposeArgs& args, int elem_bytes, const LaunchContext& context) {
   int64_t blocks = 0;
   for (int i = 0; i < args.num_matrices; ++i) {
@@ -87,9 +147,8 @@ Status LaunchTranspose(const TransposeArgs& args, int elem_bytes, const LaunchCo
   const Grid grid = {blocks, args.num_matrices};
   LaunchContext first = context;
   first.overlap = false;
-  if (elem_bytes == 2) {
-    return Launch(TransposeKernel<uint16_t>, grid, 256, 0, first, args);
-  }
+  if (elem_bytes == 1) return Launch(TransposeKernel<uint8_t>, grid, 256, 0, first, args);
+  if (elem_bytes == 2) return Launch(TransposeKernel<uint16_t>, grid, 256, 0, first, args);
   return Launch(TransposeKernel<uint32_t>, grid, 256, 0, first, args);
 }
 

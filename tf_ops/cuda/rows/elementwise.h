@@ -1,5 +1,6 @@
-// Activation in place and the transposition of weights. All pointers are device pointers, 16-byte
-// aligned unless said otherwise; all work is put on the context's stream, and nothing waits for it.
+// Activation in place, quantization, and the transposition and conversion of weights. All pointers
+// are device pointers, 16-byte aligned unless said otherwise; all work is put on the context's
+// stream, and nothing waits for it.
 #pragma once
 
 #include "tf_ops/core/weights.h"
@@ -12,6 +13,14 @@ namespace cuda {
 Status LaunchActivation(DataType dtype, Activation activation, void* x, int64_t num_elems,
                         const LaunchContext& context);
 
+// q[i] = the integer nearest to x[i] * scale[0] (docs/int8.md), num_elems of dtype.
+Status LaunchQuantize(DataType dtype, const void* x, int64_t num_elems, const float* scale,
+                      int8_t* q, const LaunchContext& context);
+
+// y[i] = x[i], num_elems of dtype.
+Status LaunchToFloat(DataType dtype, const void* x, int64_t num_elems, float* y,
+                     const LaunchContext& context);
+
 struct TransposeArgs {
   static constexpr int kMaxMatrices = kWeightsPerLayer;
   int num_matrices = 0;
@@ -22,7 +31,7 @@ struct TransposeArgs {
   } matrices[kMaxMatrices];
 };
 
-// Transposes several matrices of elements of `elem_bytes` 2 or 4 bytes (no alignment needed).
+// Transposes several matrices of elements of `elem_bytes` 1, 2 or 4 bytes (no alignment needed).
 Status LaunchTranspose(const TransposeArgs& args, int elem_bytes, const LaunchContext& context);
 
 }  // namespace cuda

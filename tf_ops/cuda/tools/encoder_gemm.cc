@@ -16,7 +16,8 @@ int main(int argc, char** argv) {
   }
   const long batch_size = atol(argv[1]), seq_len = atol(argv[2]);
   if (atoi(argv[6]) != 0) {
-    printf("[ERROR] int8_mode is %s, expected 0: INT8 is not in this version\n", argv[6]);
+    printf("[ERROR] int8_mode is %s, expected 0: the products of INT8 have no algorithms to time\n",
+           argv[6]);
     return 1;
   }
   ft::EncoderConfig config;

@@ -4,8 +4,9 @@
 // Times the encoder on random data without TensorFlow. All sequences have length S, or S/2 with
 // padding removed. Environment: FT_SAMPLE_MASKED=1 keeps S rows but masks the keys from S/2 on, by
 // lengths, FT_SAMPLE_MASK_TENSOR=1 by a mask [B,S,S]; FT_SAMPLE_TF32=1 allows TF32;
-// FT_SAMPLE_FEW_ROWS sets the limit of the kernel for few rows; FT_SAMPLE_PROFILE=1 runs once,
-// without graphs, for a profiler.
+// FT_SAMPLE_FEW_ROWS sets the limit of the kernel for few rows; FT_SAMPLE_PLAIN_INT8=1 computes
+// int8_mode's products without CUTLASS; FT_SAMPLE_PROFILE=1 runs once, without graphs, for a
+// profiler.
 #include <cuda_runtime_api.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,8 +15,10 @@
 #include <algorithm>
 #include <memory>
 #include <random>
+#include <utility>
 #include <vector>
 
+#include "tf_ops/core/scales.h"
 #include "tf_ops/cuda/encoder.h"
 #include "tf_ops/cuda/gemm/gemm.h"
 
@@ -64,6 +67,28 @@ void* Random(int64_t elems, ft::DataType dtype, float scale, float mean = 0.f) {
   return Upload(values, dtype);
 }
 
+// Integers in [-127,127].
+void* RandomIntegers(int64_t elems) {
+  std::mt19937 generator(2);
+  std::uniform_int_distribution<int> integer(-127, 127);
+  std::vector<int8_t> values(elems);
+  for (int8_t& v : values) v = static_cast<int8_t>(integer(generator));
+  void* memory;
+  Check(cudaMalloc(&memory, elems));
+  Check(cudaMemcpy(memory, values.data(), elems, cudaMemcpyHostToDevice));
+  return memory;
+}
+
+// Ranges as a model of this size has them: the matrices' integers stand for numbers of deviation
+// 0.02.
+void* MakeScaleList(const ft::EncoderConfig& config) {
+  std::vector<float> list(ft::ScaleListSize(config), 0.035f);
+  const std::pair<int, float> slots[] = {{0, 4.f},  {9, 2.f},  {10, 2.f}, {11, 4.f},
+                                         {13, 3.f}, {14, 2.f}, {15, 4.f}};
+  for (const auto& [slot, range] : slots) list[4 * slot] = range;
+  return Upload(list, ft::DataType::kFloat32);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -74,11 +99,8 @@ int main(int argc, char** argv) {
         "e.g., ./encoder_sample 1 12 32 12 64 1 0 0 0\n");
     return 1;
   }
-  if (atoi(argv[8]) != 0) {
-    printf("[ERROR] int8_mode is %s, expected 0: INT8 is not in this version\n", argv[8]);
-    return 1;
-  }
   ft::EncoderConfig config;
+  config.int8_mode = atoi(argv[8]);
   ft::EncoderBatch batch;
   batch.batch_size = atol(argv[1]);
   config.num_layers = atol(argv[2]);
@@ -100,6 +122,7 @@ int main(int argc, char** argv) {
   options.allow_gemm_test = argc == 10 && atoi(argv[9]) != 0;
   options.gemm_config_dir = ft::cuda::CommandLineGemmConfigDir();
   options.use_graphs = !Flag("FT_SAMPLE_PROFILE");
+  options.plain_int8 = Flag("FT_SAMPLE_PLAIN_INT8");
   if (const char* rows = getenv("FT_SAMPLE_FEW_ROWS")) options.few_rows = atol(rows);
   std::unique_ptr<ft::Encoder> encoder;
   Check(ft::cuda::CreateCudaEncoder(config, options, &encoder));
@@ -113,18 +136,25 @@ int main(int argc, char** argv) {
   for (auto& layer : layers) {
     for (int f = 0; f < ft::kWeightsPerLayer; ++f) {
       ft::TensorView& view = layer.*ft::WeightFields()[f].view;
-      view.dtype = config.dtype;
+      const bool is_matrix = ft::WeightFields()[f].is_quantized;
+      view.dtype = is_matrix ? config.matrix_dtype() : config.dtype;
       view.shape = ft::WeightShape(config, f);
       const int64_t elems = ft::NumElements(view.shape);
       const bool gamma = f == 9 || f == 15;
       // One set of random numbers serves all layers; each layer has its own packed copy.
-      if (&layer == &layers[0]) {
+      if (&layer == &layers[0] && view.dtype == ft::DataType::kInt8) {
+        view.data = RandomIntegers(elems);
+      } else if (&layer == &layers[0]) {
         view.data =
             Random(elems, config.dtype, view.shape.size() == 2 ? 0.02f : 0.1f, gamma ? 1.f : 0.f);
       } else {
         view.data = (layers[0].*ft::WeightFields()[f].view).data;
       }
     }
+    if (config.int8_mode == 0) continue;
+    layer.amax_list = {&layer == &layers[0] ? MakeScaleList(config) : layers[0].amax_list.data,
+                       ft::DataType::kFloat32,
+                       {ft::ScaleListSize(config)}};
   }
   batch.input = Random(batch.num_tokens * h, config.dtype, 1.f);
   void* output;

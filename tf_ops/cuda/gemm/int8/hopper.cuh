@@ -1,0 +1,151 @@
+// int8 products on Hopper's tensor cores, by CUTLASS: persistent, tensor copies, two warpgroups of
+// which one multiplies while the other does its epilogue. Included by hopper_*.cu, which
+// instantiate it one kernel a file; compiled for sm_90a alone, with NDEBUG: asserts make ptxas put
+// the wgmma instructions one behind the other.
+#pragma once
+
+#include <type_traits>
+
+#include "cutlass/cutlass.h"
+// CUTLASS's headers depend on this order.
+#include "cutlass/epilogue/collective/collective_builder.hpp"
+#include "cutlass/epilogue/fusion/sm90_callbacks_tma_warpspecialized.hpp"
+#include "cutlass/gemm/collective/collective_builder.hpp"
+#include "cutlass/gemm/device/gemm_universal_adapter.h"
+#include "cutlass/gemm/kernel/gemm_universal.hpp"
+#include "cutlass/util/packed_stride.hpp"
+#include "tf_ops/cuda/device_utils.cuh"
+#include "tf_ops/cuda/gemm/int8/hopper.h"
+#include "tf_ops/cuda/integers.cuh"
+
+namespace ft {
+namespace cuda {
+namespace hopper {
+
+namespace fusion = cutlass::epilogue::fusion;
+
+struct ActivationArguments {
+  int activation = -1;  // none
+};
+
+// activation(y) * out_scale, not yet rounded. The activation is the same for all threads: to branch
+// costs less than a kernel for each.
+template <typename Fragment>
+struct ActivateAndScale {
+  using Arguments = ActivationArguments;
+
+  CUTLASS_DEVICE Fragment operator()(const Fragment& y, const Fragment& out_scale,
+                                     const Arguments& arguments) const {
+    Fragment x = y;
+    ActivateIntegers<Fragment::kElements>(arguments.activation, &x[0]);
+    CUTLASS_PRAGMA_UNROLL
+    // CUTLASS rounds and saturates, but makes NaN 0: fmaxf makes it the end of the range.
+    for (int i = 0; i < Fragment::kElements; ++i) x[i] = fmaxf(x[i] * out_scale[i], -128.f);
+    return x;
+  }
+};
+
+template <typename Output, typename Tile, typename Cluster, typename Schedule>
+struct Int8Gemm {
+  static constexpr auto kRound = cutlass::FloatRoundStyle::round_to_nearest;
+  static constexpr bool kIntegers = std::is_same_v<Output, int8_t>;
+  static constexpr int kInputAlignment = 16, kOutputAlignment = 16 / sizeof(Output);
+
+  using RowVector =
+      fusion::Sm90RowBroadcast<0, Tile, float, float, cute::Stride<cute::_0, cute::_1, int64_t>>;
+  // sum * scale + bias
+  template <typename Element>
+  using Scaled = fusion::Sm90EVT<
+      fusion::Sm90Compute<cutlass::homogeneous_multiply_add, Element, float, kRound>, RowVector,
+      fusion::Sm90AccFetch, RowVector>;
+  using Scalar = fusion::Sm90ScalarBroadcast<float>;
+  using Quantized = fusion::Sm90EVT<fusion::Sm90Compute<ActivateAndScale, Output, float, kRound>,
+                                    Scaled<float>, Scalar>;
+  using Epilogue = std::conditional_t<kIntegers, Quantized, Scaled<Output>>;
+
+  using Row = cutlass::layout::RowMajor;
+  using CollectiveEpilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
+      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster,
+      cutlass::epilogue::collective::EpilogueTileAuto, int32_t, float, void, Row, kOutputAlignment,
+      Output, Row, kOutputAlignment, cutlass::epilogue::TmaWarpSpecialized, Epilogue>::CollectiveOp;
+  using CollectiveMainloop = typename cutlass::gemm::collective::CollectiveBuilder<
+      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, int8_t, Row, kInputAlignment, int8_t,
+      cutlass::layout::ColumnMajor, kInputAlignment, int32_t, Tile, Cluster,
+      cutlass::gemm::collective::StageCountAutoCarveout<static_cast<int>(
+          sizeof(typename CollectiveEpilogue::SharedStorage))>,
+      Schedule>::CollectiveOp;
+  using Kernel =
+      cutlass::gemm::kernel::GemmUniversal<cute::Shape<int, int, int, int>, CollectiveMainloop,
+                                           CollectiveEpilogue, cutlass::gemm::PersistentScheduler>;
+  using Device = cutlass::gemm::device::GemmUniversalAdapter<Kernel>;
+};
+
+template <typename Gemm>
+typename Gemm::Epilogue::Arguments EpilogueArguments(const Int8GemmArgs& args) {
+  const typename Gemm::RowVector::Arguments scale = {args.scale, 0.f, {}};
+  // Without a vector it is 0.
+  const typename Gemm::RowVector::Arguments bias = {args.bias, 0.f, {}};
+  if constexpr (Gemm::kIntegers) {
+    typename Gemm::Scalar::Arguments out_scale;
+    out_scale.scalars[0] = 1.f;  // without a pointer
+    out_scale.scalar_ptrs[0] = args.out_scale;
+    return {{scale, {}, bias, {}},
+            out_scale,
+            {args.has_activation ? static_cast<int>(args.activation) : -1}};
+  } else {
+    return {scale, {}, bias, {}};
+  }
+}
+
+inline Status CutlassStatus(cutlass::Status status, const char* what, const Int8GemmArgs& args) {
+  if (status == cutlass::Status::kSuccess) return OkStatus();
+  return Internal("CUTLASS: ", what, " of ", args.rows, "x", args.k, "x", args.n, " to ",
+                  Name(args.output_dtype), " returned ", cutlassGetStatusString(status));
+}
+
+template <typename Gemm>
+Status Launch(const Int8GemmArgs& args, const LaunchContext& context) {
+  using Kernel = typename Gemm::Kernel;
+  using Output = typename Kernel::CollectiveEpilogue::ElementD;
+  const int m = static_cast<int>(args.rows), n = static_cast<int>(args.n),
+            k = static_cast<int>(args.k);
+  typename Gemm::Device::Arguments arguments;
+  arguments.mode = cutlass::gemm::GemmUniversalMode::kGemm;
+  arguments.problem_shape = {m, n, k, 1};
+  arguments.mainloop.ptr_A = args.x;
+  arguments.mainloop.dA = cutlass::make_cute_packed_stride(typename Kernel::StrideA{}, {m, k, 1});
+  arguments.mainloop.ptr_B = args.w;
+  arguments.mainloop.dB = cutlass::make_cute_packed_stride(typename Kernel::StrideB{}, {n, k, 1});
+  arguments.epilogue.thread = EpilogueArguments<Gemm>(args);
+  arguments.epilogue.ptr_D = static_cast<Output*>(args.output);
+  arguments.epilogue.dD = cutlass::make_cute_packed_stride(typename Kernel::StrideD{}, {m, n, 1});
+  arguments.hw_info.device_id = context.device;
+  arguments.hw_info.sm_count = context.num_multiprocessors;
+  FT_RETURN_IF_ERROR(CutlassStatus(Gemm::Device::can_implement(arguments), "the check", args));
+  // The persistent scheduler has nothing to keep in device memory.
+  if (Gemm::Device::get_workspace_size(arguments) != 0) {
+    return Internal("CUTLASS wants a workspace for ", args.rows, "x", args.k, "x", args.n);
+  }
+  typename Gemm::Device gemm;
+  FT_RETURN_IF_ERROR(
+      CutlassStatus(gemm.initialize(arguments, nullptr, context.stream), "the preparation", args));
+  return CutlassStatus(gemm.run(context.stream), "the launch", args);
+}
+
+using Tile128 = cute::Shape<cute::_128, cute::_128, cute::_128>;
+using Tile64 = cute::Shape<cute::_64, cute::_128, cute::_128>;
+using TileFew = cute::Shape<cute::_64, cute::_64, cute::_256>;
+using Alone = cute::Shape<cute::_1, cute::_1, cute::_1>;
+using Pair = cute::Shape<cute::_2, cute::_1, cute::_1>;
+
+// The tiles that were fastest on an H100 at BERT-base's sizes.
+template <typename Output>
+using Gemm128 = Int8Gemm<Output, Tile128, Pair, cutlass::gemm::KernelTmaWarpSpecializedPingpong>;
+template <typename Output>
+using Gemm64 = Int8Gemm<Output, Tile64, Alone, cutlass::gemm::KernelTmaWarpSpecializedPingpong>;
+template <typename Output>
+using GemmFew = Int8Gemm<Output, TileFew, Alone, cutlass::gemm::KernelTmaWarpSpecialized>;
+
+}  // namespace hopper
+}  // namespace cuda
+}  // namespace ft

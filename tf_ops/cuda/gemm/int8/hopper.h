@@ -1,0 +1,23 @@
+// The instances of CUTLASS's kernel, one a file: output type, then tile. They count on sizes that
+// Int8GemmSupported has checked.
+#pragma once
+
+#include "tf_ops/cuda/gemm/int8/int8_gemm.h"
+
+namespace ft {
+namespace cuda {
+
+Status LaunchHopperInt8Integer128(const Int8GemmArgs&, const LaunchContext&);
+Status LaunchHopperInt8Integer64(const Int8GemmArgs&, const LaunchContext&);
+Status LaunchHopperInt8IntegerFew(const Int8GemmArgs&, const LaunchContext&);
+Status LaunchHopperInt8Half128(const Int8GemmArgs&, const LaunchContext&);
+Status LaunchHopperInt8Half64(const Int8GemmArgs&, const LaunchContext&);
+Status LaunchHopperInt8HalfFew(const Int8GemmArgs&, const LaunchContext&);
+Status LaunchHopperInt8BFloat128(const Int8GemmArgs&, const LaunchContext&);
+Status LaunchHopperInt8BFloat64(const Int8GemmArgs&, const LaunchContext&);
+Status LaunchHopperInt8BFloatFew(const Int8GemmArgs&, const LaunchContext&);
+// float32, for comparisons and small batches: one tile.
+Status LaunchHopperInt8Float64(const Int8GemmArgs&, const LaunchContext&);
+
+}  // namespace cuda
+}  // namespace ft

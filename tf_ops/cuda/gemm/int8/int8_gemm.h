@@ -1,0 +1,47 @@
+// Products of int8 matrices with what follows them (docs/int8.md). All pointers are device
+// pointers, 16-byte aligned unless said otherwise; all work is put on the context's stream, and
+// nothing waits for it.
+#pragma once
+
+#include "tf_ops/core/types.h"
+#include "tf_ops/cuda/device_context.h"
+
+namespace ft {
+namespace cuda {
+
+enum class Int8GemmKind {
+  kPlain,      // mma.sync, any size
+  kHopper128,  // CUTLASS, wgmma and tensor copies, tiles of 128x128; compute capability 9.0 alone
+  kHopper64,   // the same, tiles of 64x128
+  kHopperFew,  // the same, tiles of 64x64, for up to 64 rows
+};
+inline constexpr int kNumInt8GemmKinds = 4;
+
+const char* Name(Int8GemmKind kind);
+
+struct Int8GemmArgs {
+  int64_t rows = 0, n = 0, k = 0;
+  const int8_t* x = nullptr;                   // [rows,k]
+  const int8_t* w = nullptr;                   // [n,k]
+  const float* scale = nullptr;                // [n]
+  const float* bias = nullptr;                 // [n] or null
+  DataType output_dtype = DataType::kFloat32;  // or float16, bfloat16, int8
+  void* output = nullptr;                      // [rows,n]
+  // int8 alone:
+  bool has_activation = false;
+  Activation activation = Activation::kGeluTanh;
+  const float* out_scale = nullptr;  // one number, of any alignment, or null: 1
+};
+
+// Whether `kind` can compute it on this device; reads sizes and types alone.
+bool Int8GemmSupported(const Int8GemmArgs& args, Int8GemmKind kind, const LaunchContext& context);
+
+// The fastest kind that is supported.
+Int8GemmKind SelectInt8Gemm(const Int8GemmArgs& args, const LaunchContext& context);
+
+// y = x w^T * scale + bias, in float32 from the exact sum on. output = y, or for int8 the integer
+// nearest to activation(y) * out_scale, half to even, within -128 and 127; NaN becomes -128.
+Status LaunchInt8Gemm(const Int8GemmArgs& args, Int8GemmKind kind, const LaunchContext& context);
+
+}  // namespace cuda
+}  // namespace ft

@@ -1,0 +1,180 @@
+// Bias + residual + layer norm between integers, in one pass.
+#include "tf_ops/cuda/device_utils.cuh"
+#include "tf_ops/cuda/integers.cuh"
+#include "tf_ops/cuda/norm/int8_layer_norm.h"
+#include "tf_ops/cuda/norm/normalize.cuh"
+
+namespace ft {
+namespace cuda {
+namespace {
+
+// In is T or int8_t.
+template <typename T, typename In>
+struct NormParams {
+  const In* input;
+  const float* input_unit;
+  const In* residual;
+  const float* residual_unit;
+  const T* bias;
+  const T* gamma;
+  const T* beta;
+  float epsilon;
+  T* output;
+  int8_t* integers;
+  const float* scale;
+  const float* output_unit;
+  int64_t rows;
+  int hidden;
+};
+
+// A number that kernels read once; 1 where there is none.
+__device__ __forceinline__ float ReadUnit(const float* unit) {
+  return unit != nullptr ? *unit : 1.f;
+}
+
+// Stores kSize neighbours from element `at` on.
+template <typename T, typename In, int kSize>
+__device__ __forceinline__ void StoreNormalized(const NormParams<T, In>& p, int64_t at,
+                                                const float (&y)[kSize], float scale,
+                                                float output_unit) {
+  Piece<T, kSize> output;
+  Piece<int8_t, kSize> integers;
+#pragma unroll
+  for (int e = 0; e < kSize; ++e) {
+    const int q = RoundToInt8(y[e] * scale);
+    integers.v[e] = static_cast<int8_t>(q);
+    output.v[e] =
+        FromFloat<T>(p.output_unit != nullptr ? static_cast<float>(q) * output_unit : y[e]);
+  }
+  if (p.integers != nullptr) *reinterpret_cast<Piece<int8_t, kSize>*>(p.integers + at) = integers;
+  if (p.output != nullptr) *reinterpret_cast<Piece<T, kSize>*>(p.output + at) = output;
+}
+
+// The rows of a block, the threads of a row and what they hold are LayerNormKernel's.
+template <typename T, typename In, int kThreads, int kRows, int kVectors>
+__global__ void __launch_bounds__(kThreads* kRows) Int8LayerNormKernel(const NormParams<T, In> p) {
+  static_assert(kThreads == 32 || kRows == 1, "a block's reduction is over all its threads");
+  constexpr int kSize = Vector16<T>::kSize;
+  __shared__ float scratch[2][kThreads / 32];
+  const int thread = threadIdx.x % kThreads;
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kRows + threadIdx.x / kThreads;
+
+  AllowNextKernel();
+  WaitForPreviousKernel();
+  if (row >= p.rows) return;  // whole warps (kThreads == 32) or, with kRows == 1, nobody
+  const float input_unit = ReadUnit(p.input_unit), residual_unit = ReadUnit(p.residual_unit);
+  float x[kVectors][kSize];
+  float sum = 0.f;
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    const int column = (thread + i * kThreads) * kSize;
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) x[i][e] = 0.f;
+    if (column >= p.hidden) continue;
+    const int64_t at = row * p.hidden + column;
+    const auto input = *reinterpret_cast<const Piece<In, kSize>*>(p.input + at);
+    const auto residual = *reinterpret_cast<const Piece<In, kSize>*>(p.residual + at);
+    const auto bias = *reinterpret_cast<const Piece<T, kSize>*>(p.bias + column);
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) {
+      x[i][e] = ToFloat(input.v[e]) * input_unit + ToFloat(bias.v[e]) +
+                ToFloat(residual.v[e]) * residual_unit;
+      sum += x[i][e];
+    }
+  }
+  NormalizeRow<kThreads>(sum, thread, p.hidden, p.epsilon, scratch, x);
+  const float scale = ReadUnit(p.scale), output_unit = ReadUnit(p.output_unit);
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    const int column = (thread + i * kThreads) * kSize;
+    if (column >= p.hidden) continue;
+    const auto gamma = *reinterpret_cast<const Piece<T, kSize>*>(p.gamma + column);
+    const auto beta = *reinterpret_cast<const Piece<T, kSize>*>(p.beta + column);
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) {
+      x[i][e] = x[i][e] * ToFloat(gamma.v[e]) + ToFloat(beta.v[e]);
+    }
+    StoreNormalized(p, row * p.hidden + column, x[i], scale, output_unit);
+  }
+}
+
+// Any H: one block of 256 threads per row; the row is read three times.
+template <typename T, typename In>
+__global__ void __launch_bounds__(256) Int8LayerNormAnySizeKernel(const NormParams<T, In> p) {
+  __shared__ float scratch[2][8];
+  AllowNextKernel();
+  WaitForPreviousKernel();
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * p.hidden;
+  const float input_unit = ReadUnit(p.input_unit), residual_unit = ReadUnit(p.residual_unit);
+  const auto value = [&](int c) {
+    return ToFloat(p.input[first + c]) * input_unit + ToFloat(p.bias[c]) +
+           ToFloat(p.residual[first + c]) * residual_unit;
+  };
+  float sum = 0.f;
+  for (int c = threadIdx.x; c < p.hidden; c += 256) sum += value(c);
+  const float mean = BlockSum<256>(sum, scratch[0]) / p.hidden;
+  float squares = 0.f;
+  for (int c = threadIdx.x; c < p.hidden; c += 256) {
+    const float difference = value(c) - mean;
+    squares += difference * difference;
+  }
+  const float deviation = rsqrtf(BlockSum<256>(squares, scratch[1]) / p.hidden + p.epsilon);
+  const float scale = ReadUnit(p.scale), output_unit = ReadUnit(p.output_unit);
+  for (int c = threadIdx.x; c < p.hidden; c += 256) {
+    const float y[1] = {(value(c) - mean) * deviation * ToFloat(p.gamma[c]) + ToFloat(p.beta[c])};
+    StoreNormalized(p, first + c, y, scale, output_unit);
+  }
+}
+
+template <typename T, typename In, int kThreads, int kRows, int kVectors>
+Status LaunchRegisters(const NormParams<T, In>& params, const LaunchContext& context) {
+  return Launch(Int8LayerNormKernel<T, In, kThreads, kRows, kVectors>,
+                Grid{(params.rows + kRows - 1) / kRows}, kThreads * kRows, 0, context, params);
+}
+
+template <typename T, typename In>
+Status LaunchTyped(const Int8LayerNormArgs& args, const LaunchContext& context) {
+  const NormParams<T, In> params = {static_cast<const In*>(args.input),
+                                    args.input_unit,
+                                    static_cast<const In*>(args.residual),
+                                    args.residual_unit,
+                                    static_cast<const T*>(args.bias),
+                                    static_cast<const T*>(args.gamma),
+                                    static_cast<const T*>(args.beta),
+                                    args.epsilon,
+                                    static_cast<T*>(args.output),
+                                    args.integers,
+                                    args.scale,
+                                    args.output_unit,
+                                    args.rows,
+                                    static_cast<int>(args.hidden_size)};
+  constexpr int kSize = Vector16<T>::kSize;
+  const int64_t vectors = args.hidden_size / kSize;
+  if (args.hidden_size % kSize != 0 || vectors > 1024) {
+    return Launch(Int8LayerNormAnySizeKernel<T, In>, Grid{args.rows}, 256, 0, context, params);
+  }
+  // As LaunchLayerNorm.
+  const bool few = args.rows <= 8 * context.num_multiprocessors;
+  if (!few && vectors <= 64) return LaunchRegisters<T, In, 32, 4, 2>(params, context);
+  if (!few && vectors <= 96) return LaunchRegisters<T, In, 32, 4, 3>(params, context);
+  if (!few && vectors <= 128) return LaunchRegisters<T, In, 32, 4, 4>(params, context);
+  if (!few && vectors <= 256) return LaunchRegisters<T, In, 32, 4, 8>(params, context);
+  if (vectors <= 96) return LaunchRegisters<T, In, 96, 1, 1>(params, context);
+  if (vectors <= 128) return LaunchRegisters<T, In, 128, 1, 1>(params, context);
+  if (vectors <= 256) return LaunchRegisters<T, In, 256, 1, 1>(params, context);
+  return LaunchRegisters<T, In, 256, 1, 4>(params, context);
+}
+
+}  // namespace
+
+Status LaunchInt8LayerNorm(const Int8LayerNormArgs& args, const LaunchContext& context) {
+  if (args.rows == 0) return OkStatus();
+  return DispatchType(args.dtype, [&](auto type) {
+    using T = decltype(type);
+    return args.reads_integers ? LaunchTyped<T, int8_t>(args, context)
+                               : LaunchTyped<T, T>(args, context);
+  });
+}
+
+}  // namespace cuda
+}  // namespace ft
