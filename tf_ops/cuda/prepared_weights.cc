@@ -3,7 +3,6 @@
 #include <cstring>
 
 #include "tf_ops/core/arena.h"
-#include "tf_ops/core/scales.h"
 #include "tf_ops/cuda/cuda_check.h"
 #include "tf_ops/cuda/rows/elementwise.h"
 
@@ -63,42 +62,17 @@ Status MoveWeights(const EncoderConfig& config, const WeightLayout& layout,
   return mover.Launch(context);
 }
 
-// The scales of a layer, as docs/int8.md computes them, from offset layout.qkv_scale on.
+// The scales of a layer, from offset layout.qkv_scale on.
 std::vector<char> MakeScales(const EncoderConfig& config, const WeightLayout& layout,
                              const LayerRanges& ranges) {
-  constexpr float kBound = 127.0f;
   std::vector<char> bytes(layout.scales + sizeof(LayerScales) - layout.qkv_scale);
-  const auto fill = [&](int64_t offset, float in, const float* columns, float rounded,
-                        int64_t count) {
-    // Integers stand for their products' unit; mode 2 divides it by that of the rounding.
-    const float divisor = rounded > 0.0f ? kBound * rounded : kBound * kBound;
-    auto* const scale = reinterpret_cast<float*>(bytes.data() + offset - layout.qkv_scale);
-    for (int64_t i = 0; i < count; ++i) scale[i] = in * columns[i] / divisor;
+  const auto at = [&](int64_t offset) {
+    return reinterpret_cast<float*>(bytes.data() + offset - layout.qkv_scale);
   };
-  const int64_t h = config.hidden_size();
-  const bool rounds = config.quantizes_residuals();
-  fill(layout.qkv_scale, ranges.input, ranges.query, 0.0f, h);
-  fill(layout.qkv_scale + h * 4, ranges.input, ranges.key, 0.0f, h);
-  fill(layout.qkv_scale + 2 * h * 4, ranges.input, ranges.value, 0.0f, h);
-  fill(layout.attention_scale, ranges.context, ranges.attention_output,
-       rounds ? ranges.projection : 0.0f, h);
-  fill(layout.inner_scale, ranges.attention_norm, ranges.intermediate, 0.0f, config.inner_size);
-  fill(layout.output_scale, ranges.inner, ranges.output_kernel,
-       rounds ? ranges.output_product : 0.0f, h);
-  LayerScales s = {};
-  s.input_scale = kBound / ranges.input;
-  s.input_unit = ranges.input / kBound;
-  s.context_scale = kBound / ranges.context;
-  s.norm_scale = kBound / ranges.attention_norm;
-  s.norm_unit = ranges.attention_norm / kBound;
-  s.inner_scale = kBound / ranges.inner;
-  if (rounds) {
-    s.projection_unit = ranges.projection / kBound;
-    s.product_unit = ranges.output_product / kBound;
-    s.output_scale = kBound / ranges.output;
-    s.output_unit = ranges.output / kBound;
-  }
-  std::memcpy(bytes.data() + layout.scales - layout.qkv_scale, &s, sizeof(s));
+  const LayerScales scales = ComputeScales(config, ranges,
+                                           {at(layout.qkv_scale), at(layout.attention_scale),
+                                            at(layout.inner_scale), at(layout.output_scale)});
+  std::memcpy(at(layout.scales), &scales, sizeof(scales));
   return bytes;
 }
 

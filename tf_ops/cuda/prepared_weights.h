@@ -5,31 +5,20 @@
 #include <vector>
 
 #include "tf_ops/core/encoder.h"
+#include "tf_ops/core/scales.h"
 #include "tf_ops/cuda/device_context.h"
 
 namespace ft {
 namespace cuda {
 
-// INT8's numbers of a layer (docs/int8.md). A `scale` makes integers: round(x * scale); a `unit` is
-// what an integer stands for. They lie among the prepared weights, and kernels read them there: a
-// captured graph holds addresses alone.
-struct LayerScales {
-  float input_scale, input_unit;
-  float context_scale;
-  float projection_unit;  // of the product as mode 2 rounds it
-  float norm_scale, norm_unit;
-  float inner_scale;
-  float product_unit;  // of the output product as mode 2 rounds it
-  float output_scale, output_unit;
-};
-
 // Byte offsets of a layer's prepared weights.
 struct WeightLayout {
   int64_t qkv_kernel, qkv_bias, attention_kernel, attention_bias, attention_beta, attention_gamma,
       inner_kernel, inner_bias, output_kernel, output_bias, output_beta, output_gamma, layer_bytes;
-  // INT8 alone. What one of a column's sums stands for, or how many roundings of mode 2: float32.
+  // INT8 alone, read by kernels where it lies: a captured graph holds addresses alone. What one of
+  // a column's sums stands for, or how many roundings of mode 2: float32.
   int64_t qkv_scale, attention_scale, inner_scale, output_scale;
-  int64_t scales;  // LayerScales
+  int64_t scales;
   // The biases that products add, as float32.
   int64_t qkv_float_bias, inner_float_bias;
 
