@@ -1,7 +1,8 @@
 """What an int8 encoder computes, in floating point: the rounding of docs/int8.md at every point.
 
-The integers are exact; their products are summed in float32, so that a result may differ from the
-op's in the last bits, and where that decides a rounding, by one step of a range.
+Products are of integers, which float32 sums exactly up to 2^24, and scaled as the op does it. In
+attention, activation and layer norms a result may differ from the op's in the last bits, and where
+that decides a rounding, by one step of a range.
 """
 
 from __future__ import annotations
@@ -15,6 +16,12 @@ from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.quantization import integers, points, scale_list
 
 
+def to_integers(x: tf.Tensor, amax: Any, lowest: int = -integers.BOUND - 1) -> tf.Tensor:
+    """Rounds to the integers of a range; arguments as for `fake_quantize`. Returns float32."""
+    scaled = tf.cast(x, tf.float32) * (float(integers.BOUND) / tf.cast(amax, tf.float32))
+    return tf.clip_by_value(tf.round(scaled), lowest, integers.BOUND)
+
+
 def fake_quantize(x: tf.Tensor, amax: Any, lowest: int = -integers.BOUND - 1) -> tf.Tensor:
     """Rounds to the integers of a range and returns what these stand for.
 
@@ -26,10 +33,8 @@ def fake_quantize(x: tf.Tensor, amax: Any, lowest: int = -integers.BOUND - 1) ->
     Returns:
       The shape and type of `x`.
     """
-    amax = tf.cast(amax, tf.float32)
-    scaled = tf.cast(x, tf.float32) * (float(integers.BOUND) / amax)
-    rounded = tf.clip_by_value(tf.round(scaled), lowest, integers.BOUND)
-    return tf.cast(rounded * (amax / float(integers.BOUND)), x.dtype)
+    unit = tf.cast(amax, tf.float32) / float(integers.BOUND)
+    return tf.cast(to_integers(x, amax, lowest) * unit, x.dtype)
 
 
 class SimulatedInt8:
@@ -71,8 +76,31 @@ class SimulatedInt8:
         layer, scope = split
         if scope in points.KERNEL_SCOPES:
             amax = self._kernels[layer][points.KERNEL_SCOPES[scope].op_input]
-            return fake_quantize(tensor, amax, -integers.BOUND)
+            return tf.cast(to_integers(tensor, amax, -integers.BOUND), tensor.dtype)
+        dense, kind = scope.rsplit("/", 1)
+        if f"{dense}/kernel_quantizer" in points.KERNEL_SCOPES:
+            if kind == "input_quantizer":
+                amax = self._activations[layer][points.BY_SCOPE[scope].rounded_with]
+                return tf.cast(to_integers(tensor, amax), tensor.dtype)
+            return self._product(layer, dense, tensor)
         point = points.BY_SCOPE[scope]
         if self._mode not in point.rounded_in:
             return tensor
         return fake_quantize(tensor, self._activations[layer][point.rounded_with])
+
+    def _product(self, layer: int, dense: str, sums: tf.Tensor) -> tf.Tensor:
+        """What the sums of integers [B,S,out] stand for, rounded where the op rounds them."""
+        activations = self._activations[layer]
+        point = points.BY_SCOPE[f"{dense}/aftergemm_quantizer"]
+        weight = points.KERNEL_SCOPES[f"{dense}/kernel_quantizer"]
+        amax = tf.cast(
+            activations[points.BY_SCOPE[f"{dense}/input_quantizer"].rounded_with], tf.float32
+        )
+        ranges = amax * tf.cast(self._kernels[layer][weight.op_input], tf.float32)
+        real = tf.cast(sums, tf.float32)
+        if self._mode not in point.rounded_in:
+            return tf.cast(real * (ranges / float(integers.BOUND**2)), sums.dtype)
+        out = tf.cast(activations[point.rounded_with], tf.float32)
+        bound = float(integers.BOUND)
+        rounded = tf.clip_by_value(tf.round(real * (ranges / (bound * out))), -bound - 1, bound)
+        return tf.cast(rounded * (out / bound), sums.dtype)
