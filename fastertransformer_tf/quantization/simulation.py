@@ -18,6 +18,9 @@ from fastertransformer_tf.quantization import integers, points, scale_list
 def fake_quantize(x: tf.Tensor, amax: Any, lowest: int = -integers.BOUND - 1) -> tf.Tensor:
     """Rounds to the integers of a range and returns what these stand for.
 
+    The gradient is straight-through: that of the identity where |x| < amax, 0 elsewhere. The range
+    has none. (Source: FasterTransformer 4.0's fake_quantize.)
+
     Args:
       x: Floating point, any shape; rounded in float32.
       amax: The range above 0: one, or one for each place along the last axis.
@@ -26,10 +29,20 @@ def fake_quantize(x: tf.Tensor, amax: Any, lowest: int = -integers.BOUND - 1) ->
     Returns:
       The shape and type of `x`.
     """
-    amax = tf.cast(amax, tf.float32)
-    scaled = tf.cast(x, tf.float32) * (float(integers.BOUND) / amax)
-    rounded = tf.clip_by_value(tf.round(scaled), lowest, integers.BOUND)
-    return tf.cast(rounded * (amax / float(integers.BOUND)), x.dtype)
+    bound = float(integers.BOUND)
+
+    @tf.custom_gradient
+    def rounded(x: tf.Tensor, amax: tf.Tensor) -> Any:
+        wide = tf.cast(x, tf.float32)
+        integer = tf.clip_by_value(tf.round(wide * (bound / amax)), lowest, bound)
+
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
+            return tf.where(tf.abs(wide) < amax, upstream, tf.zeros_like(upstream)), None
+
+        return tf.cast(integer * (amax / bound), x.dtype), gradient
+
+    result: tf.Tensor = rounded(x, tf.cast(amax, tf.float32))
+    return result
 
 
 class SimulatedInt8:
