@@ -83,13 +83,12 @@ def _quantizers(values: flags.FlagValues, config: Any) -> quantizers.Quantizers 
     tensors = calibration.kernels_and_ranges(source)
     amax = ranges.point_ranges(tensors)
     sizes = ranges.model_sizes(tensors)
-    expected = ranges.ModelSizes(
-        config.num_hidden_layers, config.hidden_size, config.intermediate_size
-    )
-    if sizes != expected:
+    have = (sizes.layers, sizes.hidden, sizes.inner)
+    expected = (config.num_hidden_layers, config.hidden_size, config.intermediate_size)
+    if have != expected:
         raise UserError(
-            f"{values.bert_config_file} and {source.path} do not go together: {expected} by the "
-            f"configuration, {sizes} in the checkpoint"
+            f"{values.bert_config_file} and {source.path} do not go together: num_hidden_layers, "
+            f"hidden_size and intermediate_size are {expected}, in the checkpoint {have}"
         )
     return quantizers.Quantizers(amax, points.QUANT_MODES[values.quant_mode])
 

@@ -22,8 +22,8 @@ class Events:
           step: That the training goes on from: what files before this one hold of later steps, the
             steps that a kill undid, TensorBoard then leaves out.
         """
-        # FileWriter itself writes files of events in any graph mode; it needs no TensorBoard.
-        self._writer = tf.summary.FileWriter(os.fspath(folder))
+        # A name has the second of its making: two trainings within one would share a file.
+        self._writer = tf.summary.FileWriter(os.fspath(folder), filename_suffix=f".step{step}")
         start = tf.SessionLog(status=tf.SessionLog.START)
         self._writer.add_session_log(start, global_step=step)
 
