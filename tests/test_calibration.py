@@ -409,7 +409,7 @@ def test_calibrating_again_replaces_the_ranges(mrpc, tmp_path):
 
 def test_what_cannot_be_calibrated_is_refused(mrpc, tmp_path):
     out = {"output_dir": tmp_path / "out"}
-    with pytest.raises(UserError, match="--if_quant with --do_train"):
+    with pytest.raises(UserError, match="--do_calib with --do_train --if_quant"):
         _run(classification, **mrpc, **out, do_train=True, if_quant=True)
     for flag, value in (("floatx", "float16"), ("remove_padding", True), ("export_dir", "x")):
         with pytest.raises(UserError, match=f"--if_quant simulates .*--{flag}"):

@@ -1,5 +1,6 @@
 """training: it learns, goes on after a kill with the next batch, refuses other settings."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -15,7 +16,7 @@ from conftest import REPOSITORY
 from fastertransformer_tf.checkpoints import reading, writing
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.models import bert_compat, bert_layers, build_settings, heads, modeling
-from fastertransformer_tf.training import batches, loop, losses
+from fastertransformer_tf.training import batches, loop, losses, tasks
 from fastertransformer_tf.training.folder import TrainingFolder
 from fastertransformer_tf.training.options import TrainingOptions
 
@@ -64,9 +65,15 @@ def _options(**changes):
     )
 
 
-def _train(build, features, options, path, **others):
+def _train(task, features, options, path, **others):
     with TrainingFolder(path) as folder:
-        return loop.train(build, features, options, folder, **others)
+        return loop.train(task, features, options, folder, **others)
+
+
+def _with_loss(task, change):
+    """The task with another loss."""
+    loss = task.loss
+    return dataclasses.replace(task, loss=lambda inputs, logits: change(loss(inputs, logits)))
 
 
 def _loss(prefix, config, features):
@@ -89,8 +96,8 @@ def _loss(prefix, config, features):
 
 
 def test_learns_and_saves(tmp_path, config, features):
-    build = losses.classifier_loss(config, 2)
-    prefix = _train(build, features, _options(), tmp_path)
+    task = tasks.classifier(config, 2)
+    prefix = _train(task, features, _options(), tmp_path)
     assert prefix.endswith("model.ckpt-60")
     assert _loss(prefix, config, features) < 0.2 < 0.5 < _loss_at_start(tmp_path, config, features)
     reader = tf.train.load_checkpoint(prefix)
@@ -98,12 +105,12 @@ def test_learns_and_saves(tmp_path, config, features):
     assert reader.has_tensor("bert/encoder/layer_0/attention/self/query/kernel/adam_m")
     assert tf.train.latest_checkpoint(str(tmp_path)) == prefix == reading.latest_in(tmp_path)
     # Done already: nothing is trained again.
-    assert _train(build, features, _options(), tmp_path) == prefix
+    assert _train(task, features, _options(), tmp_path) == prefix
 
 
 def _loss_at_start(tmp_path, config, features):
     first = _train(
-        losses.classifier_loss(config, 2),
+        tasks.classifier(config, 2),
         features,
         _options(num_train_steps=1, num_warmup_steps=1),
         tmp_path / "start",
@@ -122,20 +129,20 @@ def test_resumes_after_a_kill_with_the_next_batch(tmp_path, config, features, mo
             seen.append(batch["input_ids"])
             yield batch
 
-    build = losses.classifier_loss(config, 2)
+    task = tasks.classifier(config, 2)
     monkeypatch.setattr(batches, "batches", lambda *a: recorded(*a, stop=33))
     with pytest.raises(KeyboardInterrupt):
-        _train(build, features, _options(), tmp_path)
+        _train(task, features, _options(), tmp_path)
     assert tf.train.latest_checkpoint(str(tmp_path)).endswith("-20")
     monkeypatch.setattr(batches, "batches", recorded)
-    prefix = _train(build, features, _options(), tmp_path)
+    prefix = _train(task, features, _options(), tmp_path)
     # Step 20 came again, with the batch that it had: 33 batches, then 40 from step 20.
     assert len(seen) == 73
     for before, after in zip(seen[20:33], seen[33:46], strict=True):
         np.testing.assert_array_equal(before, after)
     # Weights and optimizer end as those of a training that was not killed, to the last bit.
     monkeypatch.setattr(batches, "batches", original)
-    whole = _variables(_train(build, features, _options(), tmp_path / "whole"))
+    whole = _variables(_train(task, features, _options(), tmp_path / "whole"))
     resumed = _variables(prefix)
     assert whole.keys() == resumed.keys()
     for name, value in whole.items():
@@ -175,18 +182,18 @@ def test_an_epoch_holds_every_example_once(features):
 
 
 def test_other_settings_and_bad_input_are_refused(tmp_path, config, features):
-    build = losses.classifier_loss(config, 2)
+    task = tasks.classifier(config, 2)
     options = _options(num_train_steps=2, num_warmup_steps=0)
-    _train(build, features, options, tmp_path, settings={"task": "mrpc"})
+    _train(task, features, options, tmp_path, settings={"task": "mrpc"})
     with pytest.raises(UserError, match=r'task "mrpc" \(now "cola"\)'):
-        _train(build, features, options, tmp_path, settings={"task": "cola"})
+        _train(task, features, options, tmp_path, settings={"task": "cola"})
     (tmp_path / "training.json").unlink()
     with pytest.raises(UserError, match="that this program did not train"):
-        _train(build, features, options, tmp_path)
+        _train(task, features, options, tmp_path)
     with pytest.raises(FileNotFoundError, match="checkpoint /none not found"):
-        _train(build, features, options, tmp_path / "n", init_checkpoint="/none")
+        _train(task, features, options, tmp_path / "n", init_checkpoint="/none")
     with pytest.raises(ValueError, match="expected the same number"):
-        _train(build, features | {"label_ids": np.zeros(3)}, options, tmp_path / "n")
+        _train(task, features | {"label_ids": np.zeros(3)}, options, tmp_path / "n")
     for bad in (
         {"learning_rate": 0},
         {"learning_rate": float("inf")},
@@ -223,11 +230,11 @@ SHORT = {"num_train_steps": 4, "num_warmup_steps": 0, "save_checkpoints_steps": 
     ],
 )
 def test_what_changes_the_result_is_refused(tmp_path, config, features, changes, name):
-    build = losses.classifier_loss(config, 2)
+    task = tasks.classifier(config, 2)
     weights = {"output_bias": np.float32([1, 2])}
     writing.save_checkpoint(tmp_path / "init", weights)
     out, init = tmp_path / "out", {"init_checkpoint": str(tmp_path / "init")}
-    _train(build, features, _options(**SHORT), out, **init)
+    _train(task, features, _options(**SHORT), out, **init)
     kept = {path.name: path.read_bytes() for path in out.iterdir()}
     options = _options(**SHORT | changes) if isinstance(changes, dict) else _options(**SHORT)
     if changes == "one other id":
@@ -237,38 +244,38 @@ def test_what_changes_the_result_is_refused(tmp_path, config, features, changes,
     elif changes == "no weights":
         init = {}
     with pytest.raises(UserError, match=f"holds a training with {name} "):
-        _train(build, features, options, out, **init)
+        _train(task, features, options, out, **init)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == kept
 
 
 def test_what_changes_no_result_is_accepted(tmp_path, config, features):
-    build = losses.classifier_loss(config, 2)
+    task = tasks.classifier(config, 2)
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         weights = {"output_bias": np.float32([1, 2])}
         writing.save_checkpoint(tmp_path / folder / folder, weights)
     first = _train(
-        build, features, _options(**SHORT), tmp_path / "out",
+        task, features, _options(**SHORT), tmp_path / "out",
         init_checkpoint=str(tmp_path / "a" / "a"),
     )  # fmt: skip
     options = _options(**SHORT | {"save_checkpoints_steps": 1, "keep_checkpoints": 2})
     again = _train(
-        build, features, options, tmp_path / "out", init_checkpoint=str(tmp_path / "b" / "b")
+        task, features, options, tmp_path / "out", init_checkpoint=str(tmp_path / "b" / "b")
     )
     assert again == first and first.endswith("model.ckpt-4")
 
 
 def test_more_epochs_go_on_with_the_new_learning_rate(tmp_path, config, features, capsys):
-    build = losses.classifier_loss(config, 2)
-    _train(build, features, _options(**SHORT), tmp_path)
+    task = tasks.classifier(config, 2)
+    _train(task, features, _options(**SHORT), tmp_path)
     longer = _options(**SHORT | {"num_train_steps": 8, "num_warmup_steps": 1})
-    prefix = _train(build, features, longer, tmp_path)
+    prefix = _train(task, features, longer, tmp_path)
     assert prefix.endswith("model.ckpt-8")
     assert "num_train_steps 4 becomes 8" in capsys.readouterr().out
     # Now they are the folder's settings.
-    assert _train(build, features, longer, tmp_path) == prefix
+    assert _train(task, features, longer, tmp_path) == prefix
     with pytest.raises(UserError, match=r"num_train_steps 8 \(now 4\)"):
-        _train(build, features, _options(**SHORT), tmp_path)
+        _train(task, features, _options(**SHORT), tmp_path)
     # At step 4 of 8 the rate is half the highest: it was 0 at step 4 of 4.
     before, after = (_variables(str(tmp_path / f"model.ckpt-{step}")) for step in (4, 6))
     moved = np.abs(after["output_weights"] - before["output_weights"]).max()
@@ -277,10 +284,10 @@ def test_more_epochs_go_on_with_the_new_learning_rate(tmp_path, config, features
 
 @pytest.mark.parametrize("how", ["move", "copy", "absolute paths"])
 def test_a_folder_may_be_moved_and_copied(tmp_path, config, features, how):
-    build = losses.classifier_loss(config, 2)
+    task = tasks.classifier(config, 2)
     out, other = tmp_path / "out", tmp_path / "other"
-    whole = _variables(_train(build, features, _options(**SHORT), tmp_path / "whole"))
-    _train(build, features, _options(**SHORT), out)
+    whole = _variables(_train(task, features, _options(**SHORT), tmp_path / "whole"))
+    _train(task, features, _options(**SHORT), out)
     # As a kill at step 3 leaves it.
     for file in out.glob("model.ckpt-4*"):
         file.unlink()
@@ -296,7 +303,7 @@ def test_a_folder_may_be_moved_and_copied(tmp_path, config, features, how):
     else:
         shutil.copytree(out, other)
         kept = {path.name: path.read_bytes() for path in out.iterdir()}
-    prefix = _train(build, features, _options(**SHORT), other)
+    prefix = _train(task, features, _options(**SHORT), other)
     assert prefix == str(other / "model.ckpt-4")
     resumed = _variables(prefix)
     for name, value in whole.items():
@@ -307,8 +314,8 @@ def test_a_folder_may_be_moved_and_copied(tmp_path, config, features, how):
 
 @pytest.mark.parametrize("damage", ["no file", "garbage", "names another"])
 def test_a_folder_without_usable_checkpoint_file_is_refused(tmp_path, config, features, damage):
-    build = losses.classifier_loss(config, 2)
-    _train(build, features, _options(**SHORT), tmp_path)
+    task = tasks.classifier(config, 2)
+    _train(task, features, _options(**SHORT), tmp_path)
     state = tmp_path / "checkpoint"
     if damage == "no file":
         state.unlink()
@@ -318,7 +325,7 @@ def test_a_folder_without_usable_checkpoint_file_is_refused(tmp_path, config, fe
         )
     kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(UserError, match="holds a training, but its file `checkpoint`"):
-        _train(build, features, _options(**SHORT), tmp_path)
+        _train(task, features, _options(**SHORT), tmp_path)
     with pytest.raises(UserError, match="holds a training, but its file `checkpoint`"):
         reading.choose_checkpoint("x", str(tmp_path))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == kept
@@ -326,18 +333,18 @@ def test_a_folder_without_usable_checkpoint_file_is_refused(tmp_path, config, fe
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"num_train_steps": "many"}', "\0"])
 def test_damaged_settings_are_refused(tmp_path, config, features, content):
-    build = losses.classifier_loss(config, 2)
-    _train(build, features, _options(**SHORT), tmp_path)
+    task = tasks.classifier(config, 2)
+    _train(task, features, _options(**SHORT), tmp_path)
     (tmp_path / "training.json").write_text(content)
     with pytest.raises(UserError, match="is not JSON|expected settings|holds a training with") as e:
-        _train(build, features, _options(**SHORT), tmp_path)
+        _train(task, features, _options(**SHORT), tmp_path)
     assert str(tmp_path) in str(e.value)
     assert (tmp_path / "training.json").read_text() == content
 
 
 def test_what_killed_saves_left_is_removed(tmp_path, config, features, capsys):
-    build = losses.classifier_loss(config, 2)
-    _train(build, features, _options(**SHORT), tmp_path)
+    task = tasks.classifier(config, 2)
+    _train(task, features, _options(**SHORT), tmp_path)
     whole = {path.name for path in tmp_path.iterdir()}
     left = [
         "model.ckpt-6.data-00000-of-00001.tempstate123",
@@ -349,7 +356,7 @@ def test_what_killed_saves_left_is_removed(tmp_path, config, features, capsys):
     mine = ["model.ckpt-2.notes", "checkpoint.tmp.txt", "my-model.ckpt-6.index", "eval_results.txt"]
     for name in left + mine:
         (tmp_path / name).write_text("x")
-    _train(build, features, _options(**SHORT), tmp_path)
+    _train(task, features, _options(**SHORT), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == whole | set(mine)
     assert "removed what a killed save left" in capsys.readouterr().out
     # In a folder that is not of a training nothing is touched.
@@ -357,19 +364,19 @@ def test_what_killed_saves_left_is_removed(tmp_path, config, features, capsys):
     for name in left:
         (tmp_path / "other" / name).write_text("x")
     with pytest.raises(UserError, match="holds a training, but"):
-        _train(build, features, _options(**SHORT), tmp_path / "other")
+        _train(task, features, _options(**SHORT), tmp_path / "other")
     assert {path.name for path in (tmp_path / "other").iterdir()} == {*left, "training.lock"}
 
 
 def test_a_killed_first_save_starts_anew(tmp_path, config, features):
-    build = losses.classifier_loss(config, 2)
-    whole = _variables(_train(build, features, _options(**SHORT), tmp_path / "whole"))
+    task = tasks.classifier(config, 2)
+    whole = _variables(_train(task, features, _options(**SHORT), tmp_path / "whole"))
     out = tmp_path / "out"
-    _train(build, features, _options(**SHORT), out)
+    _train(task, features, _options(**SHORT), out)
     for path in out.iterdir():
         if path.name != "training.json" and not path.name.startswith("model.ckpt-0."):
             path.unlink()
-    resumed = _variables(_train(build, features, _options(**SHORT), out))
+    resumed = _variables(_train(task, features, _options(**SHORT), out))
     for name, value in whole.items():
         np.testing.assert_array_equal(resumed[name], value, err_msg=name)
 
@@ -420,19 +427,19 @@ def test_a_full_disk_is_told_before_training(tmp_path, config, features, monkeyp
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(loop.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match="will need 0 MiB for checkpoints"):
-        _train(losses.classifier_loss(config, 2), features, _options(), tmp_path)
+        _train(tasks.classifier(config, 2), features, _options(), tmp_path)
     assert reading.latest_in(tmp_path) is None
 
 
 def test_a_training_starts_from_a_checkpoint(tmp_path, config, features, capsys):
     """With a rate of almost 0 its first checkpoint holds what init_checkpoint holds."""
-    build = losses.classifier_loss(config, 2)
-    source = _variables(_train(build, features, _options(**SHORT), tmp_path / "first"))
+    task = tasks.classifier(config, 2)
+    source = _variables(_train(task, features, _options(**SHORT), tmp_path / "first"))
     weights = {name: v for name, v in source.items() if "adam" not in name}
     del weights["global_step"], weights["output_bias"]
     writing.save_checkpoint(tmp_path / "init", weights)
     other = _options(**SHORT, learning_rate=1e-30, seed=7)
-    prefix = _train(build, features, other, tmp_path / "out", init_checkpoint=tmp_path / "init")
+    prefix = _train(task, features, other, tmp_path / "out", init_checkpoint=tmp_path / "init")
     started = _variables(prefix)
     for name, value in weights.items():
         np.testing.assert_array_equal(started[name], value, err_msg=name)
@@ -448,40 +455,37 @@ def test_a_training_starts_from_a_checkpoint(tmp_path, config, features, capsys)
         with pytest.raises(
             UserError, match=r"does not fit the model to train, 1 of 25 variables"
         ) as caught:
-            _train(build, features, other, tmp_path / "n", init_checkpoint=tmp_path / "bad")
+            _train(task, features, other, tmp_path / "n", init_checkpoint=tmp_path / "bad")
         assert message in str(caught.value)
     writing.save_checkpoint(tmp_path / "none", {"x": np.zeros(1, np.float32)})
     with pytest.raises(UserError, match="25 of 25 variables: .* is missing; and 15 more"):
-        _train(build, features, other, tmp_path / "n", init_checkpoint=tmp_path / "none")
+        _train(task, features, other, tmp_path / "n", init_checkpoint=tmp_path / "none")
 
 
 def test_a_damaged_checkpoint_to_go_on_from_is_told(tmp_path, config, features):
-    build = losses.classifier_loss(config, 2)
-    prefix = _train(build, features, _options(**SHORT), tmp_path)
+    task = tasks.classifier(config, 2)
+    prefix = _train(task, features, _options(**SHORT), tmp_path)
     data = pathlib.Path(f"{prefix}.data-00000-of-00001")
     data.write_bytes(data.read_bytes()[:-100])
     with pytest.raises(UserError, match="is damaged or incomplete"):
-        _train(build, features, _options(**SHORT), tmp_path)
+        _train(task, features, _options(**SHORT), tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops(tmp_path, config, features):
-    def build(inputs):
-        return losses.classifier_loss(config, 2)(inputs) * np.float32("nan")
-
+    task = _with_loss(tasks.classifier(config, 2), lambda loss: loss * np.float32("nan"))
     with pytest.raises(UserError, match="loss of step 0 is nan"):
-        _train(build, features, _options(), tmp_path)
+        _train(task, features, _options(), tmp_path)
     assert json.loads((tmp_path / "training.json").read_text())["train_batch_size"] == 8
     assert reading.latest_in(tmp_path).endswith("model.ckpt-0")
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, config, features):
-    def build(inputs):
-        # Its value is finite, its gradient is not.
-        loss = losses.classifier_loss(config, 2)(inputs)
-        return loss + tf.sqrt(tf.stop_gradient(loss) - loss)
-
+    # Its value is finite, its gradient is not.
+    task = _with_loss(
+        tasks.classifier(config, 2), lambda loss: loss + tf.sqrt(tf.stop_gradient(loss) - loss)
+    )
     with pytest.raises(UserError, match="weights are no longer finite at step 1: a smaller"):
-        _train(build, features, _options(num_train_steps=1, num_warmup_steps=0), tmp_path)
+        _train(task, features, _options(num_train_steps=1, num_warmup_steps=0), tmp_path)
     assert reading.latest_in(tmp_path).endswith("model.ckpt-0")
 
 
@@ -522,7 +526,8 @@ def test_squad_loss_does_not_depend_on_padding_or_the_batch(config, features):
             for name, value in arrays.items()
         }
         with modeling.encoder_options(modeling.EncoderOptions(use_tensorflow=True)):
-            loss = losses.squad_loss(config)(inputs)
+            task = tasks.squad(config)
+            loss = task.loss(inputs, task.model(inputs, True))
         norm = tf.linalg.global_norm(tf.gradients(loss, tf.compat.v1.trainable_variables()))
         session.run(tf.compat.v1.global_variables_initializer())
 
@@ -551,14 +556,14 @@ def test_squad_training_learns(tmp_path, config, features):
     positions = np.full(NUM, 2, np.int32)
     features |= {"input_ids": ids, "start_positions": positions, "end_positions": positions}
     seen = []
-    build = losses.squad_loss(config)
+    task = tasks.squad(config)
     for steps in (1, 60):
         options = _options(num_train_steps=steps, num_warmup_steps=0)
-        prefix = _train(build, features, options, tmp_path / str(steps))
+        prefix = _train(task, features, options, tmp_path / str(steps))
         with tf.Graph().as_default(), tf.compat.v1.Session() as session:
             inputs = {name: tf.constant(value) for name, value in features.items()}
             with modeling.encoder_options(modeling.EncoderOptions(use_tensorflow=True)):
-                loss = build(inputs)
+                loss = task.loss(inputs, task.model(inputs, True))
             tf.compat.v1.train.Saver().restore(session, prefix)
             seen.append(float(session.run(loss)))
     assert seen[1] < 0.3 < 1 < seen[0]

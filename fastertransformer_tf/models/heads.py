@@ -68,9 +68,14 @@ def classifier(
 
 
 def span(
-    config: Any, input_ids: tf.Tensor, input_mask: tf.Tensor, segment_ids: tf.Tensor
+    config: Any,
+    input_ids: tf.Tensor,
+    input_mask: tf.Tensor,
+    segment_ids: tf.Tensor,
+    *,
+    is_training: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Builds BertModel and the SQuAD head in `floatx`, for inference; logits in float32.
+    """Builds BertModel and the SQuAD head in `floatx`; logits in float32.
 
     Source: google-research/bert run_squad.py, create_model; the same variables
     `cls/squad/output_weights` and `cls/squad/output_bias`.
@@ -80,21 +85,27 @@ def span(
       input_ids: int32 [B,S].
       input_mask: int32 [B,S], 1 for real tokens.
       segment_ids: int32 [B,S].
+      is_training: Whether dropout is applied.
 
     Returns:
       start_logits and end_logits, float32 [B,S].
     """
     model = bert_compat.modeling().BertModel(
         config=config,
-        is_training=False,
+        is_training=is_training,
         input_ids=input_ids,
         input_mask=input_mask,
         token_type_ids=segment_ids,
         use_one_hot_embeddings=False,
     )
     hidden = model.get_sequence_output()
-    weights = get_variable("cls/squad/output_weights", [2, hidden.shape[-1]], hidden.dtype)
-    bias = get_variable("cls/squad/output_bias", [2], hidden.dtype)
+    weights = get_variable(
+        "cls/squad/output_weights",
+        [2, hidden.shape[-1]],
+        hidden.dtype,
+        _tf1.truncated_normal_initializer(stddev=0.02),
+    )
+    bias = get_variable("cls/squad/output_bias", [2], hidden.dtype, _tf1.zeros_initializer())
     logits = tf.cast(tf.einsum("bsh,ch->cbs", hidden, weights), tf.float32)
     logits += tf.cast(bias, tf.float32)[:, tf.newaxis, tf.newaxis]
     return logits[0], logits[1]

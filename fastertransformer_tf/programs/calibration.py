@@ -95,8 +95,9 @@ def define_flags(flag_values: flags.FlagValues, owner: str) -> None:
     )
     define.boolean(
         "if_quant",
-        "Evaluate and predict as int8 would, simulated in TensorFlow with the ranges of the "
-        "checkpoint (of --do_calib in the same run) and the mode of --quant_mode.",
+        "Train, evaluate and predict as int8 would, simulated in TensorFlow with the ranges of the "
+        "checkpoint (without --do_train, of --do_calib in the same run) and the mode of "
+        "--quant_mode.",
     )
     define.integer("calib_batch", 4, "Batches of --train_batch_size to calibrate on.", minimum=1)
     define.enum(
@@ -152,8 +153,11 @@ def _check_simulation(values: flags.FlagValues) -> None:
     Raises:
       UserError: Naming the flag.
     """
-    if values.do_train:
-        raise UserError("--if_quant with --do_train: training with int8 is not in this version")
+    if values.do_train and values.do_calib:
+        raise UserError(
+            "--do_calib with --do_train --if_quant: calibrate in a run of its own, then train from "
+            f"--init_checkpoint=.../{CHECKPOINT}"
+        )
     if values.floatx != "float32":
         raise UserError(
             f"--if_quant simulates in float32, but --floatx={values.floatx}: leave one of the two "
@@ -175,13 +179,17 @@ def simulated_encoder(
     Raises:
       UserError: The checkpoint has no ranges, or some that cannot be used.
     """
-    tensors = {
+    lists = ranges.scale_lists(kernels_and_ranges(source))
+    return _with_point(simulation.SimulatedInt8.of_scale_lists(lists, chosen.int8_mode))
+
+
+def kernels_and_ranges(source: reading.Checkpoint) -> dict[str, np.ndarray]:
+    """Reads the variables of a checkpoint that its rounding depends on."""
+    return {
         name: np.asarray(source.load(name))
         for name in source.shapes
         if points.is_range_variable(name) or name.endswith("/kernel")
     }
-    lists = ranges.scale_lists(tensors)
-    return _with_point(simulation.SimulatedInt8.of_scale_lists(lists, chosen.int8_mode))
 
 
 def choose_examples(examples: Sequence[_T], chosen: CalibrationOptions) -> list[_T]:

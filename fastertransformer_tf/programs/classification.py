@@ -20,14 +20,14 @@ from fastertransformer_tf.programs import (
     calibration,
     checked_inputs,
     cli,
+    fine_tuning,
     inference,
     model_flags,
     path_flags,
     reports,
 )
-from fastertransformer_tf.training import losses
+from fastertransformer_tf.training import tasks
 from fastertransformer_tf.training.folder import TrainingFolder
-from fastertransformer_tf.training.loop import train
 
 _tf1 = tf.compat.v1
 _OWNER = "fastertransformer_tf.run_classifier_wrap"
@@ -38,6 +38,7 @@ _PATHS = (
     "bert_config_file",
     "output_dir",
     "init_checkpoint",
+    "teacher",
     "export_dir",
     "output_logits",
 )
@@ -52,8 +53,8 @@ _HELP = model_flags.TPU_HELP | {
     "none of a training: its prefix, or a folder.",
     "task_name": "The task: cola, mnli, mrpc or xnli.",
     "output_dir": "The folder where results are written.",
-    "do_train": "Fine-tune with TensorFlow's own transformer; checkpoints go to --output_dir, and "
-    "the same command goes on after a kill.",
+    "do_train": "Fine-tune, with --if_quant for int8; checkpoints go to --output_dir, and the same "
+    "command goes on after a kill.",
 }
 
 
@@ -62,6 +63,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     model_flags.define_encoder_flags(flag_values, _OWNER)
     model_flags.define_export_flag(flag_values, _OWNER)
     calibration.define_flags(flag_values, _OWNER)
+    fine_tuning.define_flags(flag_values, _OWNER)
     cli.FlagDefiner(flag_values, _OWNER).string(
         "output_logits",
         None,
@@ -208,6 +210,7 @@ def prepare(values: flags.FlagValues) -> Job:
     if values.do_train:
         checked_inputs.training_options(values, len(examples["train"]))
     source = checked_inputs.check_model(values, config)
+    fine_tuning.check(values, config)
     path_flags.make_output_dir(values.output_dir)
     return Job(
         values=values,
@@ -315,13 +318,14 @@ def run_train(job: Job) -> str:
     values = job.values
     with TrainingFolder(values.output_dir) as folder:
         features = job.features("train")
-        return train(
-            losses.classifier_loss(job.config, len(job.labels)),
+        return fine_tuning.run(
+            values,
+            job.config,
+            tasks.classifier(job.config, len(job.labels)),
             features,
-            checked_inputs.training_options(values, len(features["label_ids"])),
+            len(features["label_ids"]),
             folder,
-            init_checkpoint=values.init_checkpoint,
-            settings=checked_inputs.training_settings(values, job.config) | {"task": job.task},
+            {"task": job.task},
         )
 
 

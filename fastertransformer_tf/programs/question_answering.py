@@ -17,19 +17,19 @@ from fastertransformer_tf.programs import (
     calibration,
     checked_inputs,
     cli,
+    fine_tuning,
     inference,
     model_flags,
     path_flags,
     reports,
 )
-from fastertransformer_tf.training import losses
+from fastertransformer_tf.training import tasks
 from fastertransformer_tf.training.folder import TrainingFolder
-from fastertransformer_tf.training.loop import train
 
 _tf1 = tf.compat.v1
 _OWNER = "fastertransformer_tf.run_squad_wrap"
 _REQUIRED = ("vocab_file", "bert_config_file", "output_dir")
-_PATHS = (*_REQUIRED, "init_checkpoint", "train_file", "predict_file", "export_dir")
+_PATHS = (*_REQUIRED, "init_checkpoint", "teacher", "train_file", "predict_file", "export_dir")
 _POSITIVE = ("train_batch_size", "predict_batch_size", "save_checkpoints_steps")
 _HELP = model_flags.TPU_HELP | {
     "init_checkpoint": "Checkpoint to start from (--do_train), or to run where --output_dir has "
@@ -42,6 +42,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     model_flags.define_encoder_flags(flag_values, _OWNER)
     model_flags.define_export_flag(flag_values, _OWNER)
     calibration.define_flags(flag_values, _OWNER)
+    fine_tuning.define_flags(flag_values, _OWNER)
     bert_compat.define_google_flags("run_squad", flag_values, _OWNER, _HELP)
 
 
@@ -195,6 +196,7 @@ def prepare(values: flags.FlagValues) -> Job:
     if values.do_train:
         checked_inputs.training_options(values, len(questions["train_file"][0]))
     source = checked_inputs.check_model(values, config)
+    fine_tuning.check(values, config)
     path_flags.make_output_dir(values.output_dir)
     return Job(values, options, encoder, config, tokenizer, source, questions)
 
@@ -244,14 +246,14 @@ def _train(job: Job) -> str:
     values = job.values
     with TrainingFolder(values.output_dir) as folder:
         data = job.windows("train_file")
-        return train(
-            losses.squad_loss(job.config),
+        return fine_tuning.run(
+            values,
+            job.config,
+            tasks.squad(job.config),
             data.arrays,
-            checked_inputs.training_options(values, len(data.examples)),
+            len(data.examples),
             folder,
-            init_checkpoint=values.init_checkpoint,
-            settings=checked_inputs.training_settings(values, job.config)
-            | {
+            {
                 "task": "squad",
                 "doc_stride": values.doc_stride,
                 "max_query_length": values.max_query_length,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,6 +13,8 @@ from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.quantization import integers, points, ranges
 
 INT8_MODES = tuple(points.QUANT_MODES.values())
+# What the optimizer keeps beside a weight: three times the checkpoint, and of no use with int8.
+_OPTIMIZER_SLOT = re.compile(r"/adam_[mv]$")
 
 
 def quantize_tensors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -22,14 +25,19 @@ def quantize_tensors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
 
     Returns:
       The six kernels of each layer int8 under their names, `amaxList` of each layer float32 and
-      `bert/encoder/int8_format`; all other variables as they were, without those of quantizers.
+      `bert/encoder/int8_format`; all other variables as they were, without those of quantizers
+      and of the optimizer.
 
     Raises:
       UserError: The checkpoint is quantized already, is no BERT, or has ranges that cannot be
         used.
     """
     _check_not_quantized(tensors)
-    quantized = {n: v for n, v in tensors.items() if not points.is_range_variable(n)}
+    quantized = {
+        name: value
+        for name, value in tensors.items()
+        if not (points.is_range_variable(name) or _OPTIMIZER_SLOT.search(name))
+    }
     for layer, scales in enumerate(ranges.scale_lists(tensors)):
         for weight in points.KERNELS:
             name = points.full_name(layer, weight.google)

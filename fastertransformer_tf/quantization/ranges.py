@@ -81,6 +81,32 @@ def scale_lists(tensors: Mapping[str, np.ndarray]) -> list[scale_list.ScaleList]
     return lists
 
 
+def point_ranges(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Reads the range of every point that has one.
+
+    Args:
+      tensors: Variable name to value: kernels and quantizer variables, of any float type.
+
+    Returns:
+      Point name to range, float32: [], or of a kernel also [out]. The range of a kernel's column
+      that holds zeros alone becomes 1, so that the column can be trained.
+
+    Raises:
+      UserError: A range that the op rounds with is missing or cannot be used, all by name.
+    """
+    lists = scale_lists(tensors)  # Checks them.
+    reader = _Reader(tensors)
+    found = {}
+    for name in points.all_names(len(lists)):
+        if not {f"{name}/quant_max", f"{name}/quant_min"} <= tensors.keys():
+            continue
+        amax = reader.largest(name)
+        if amax is not None:
+            is_kernel = name.removesuffix("_quantizer") in tensors
+            found[name] = np.where(is_kernel & (amax == 0), integers.RANGE_OF_ZEROS, amax)
+    return found
+
+
 def _layer(reader: _Reader, sizes: ModelSizes, layer: int) -> scale_list.ScaleList:
     """Reads the ranges of one layer; what is wrong is noted in `reader`."""
     slots = []
@@ -112,7 +138,7 @@ class _Reader:
 
     def activation(self, quantizer: str) -> float:
         """Reads one range; 1 where it cannot be used."""
-        amax = self._largest(quantizer)
+        amax = self.largest(quantizer)
         if amax is None:
             return 1.0
         if amax.size != 1:
@@ -132,7 +158,7 @@ class _Reader:
         if kernel.dtype.kind == "i" or not np.isfinite(kernel.astype(np.float32)).all():
             self.faults.append(f"{name} is no kernel of finite floating-point numbers")
             return nothing
-        amax = self._largest(quantizer)
+        amax = self.largest(quantizer)
         if amax is None:
             return nothing
         if amax.size not in (1, columns) or amax.ndim > 1:
@@ -147,8 +173,8 @@ class _Reader:
             self.faults.append(f"{quantizer}{at} is {ranges[first]:g}")
         return integers.column_ranges(ranges, columns)
 
-    def _largest(self, quantizer: str) -> np.ndarray | None:
-        """Returns max(|quant_max|, |quant_min|), float32; None, and why, where there is none."""
+    def largest(self, quantizer: str) -> np.ndarray | None:
+        """Returns max(|quant_max|, |quant_min|), float32; None, noting why, where there is none."""
         names = [f"{quantizer}/quant_max", f"{quantizer}/quant_min"]
         missing = [name for name in names if name not in self.tensors]
         if missing:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.errors import UserError, listed
-from fastertransformer_tf.models import bert_compat, build_settings, modeling
+from fastertransformer_tf.models import bert_compat, build_settings, modeling, point_encoder
+from fastertransformer_tf.quantization.quantizers import Quantizers
+from fastertransformer_tf.training import losses
 from fastertransformer_tf.training.folder import TrainingFolder
 from fastertransformer_tf.training.options import TrainingOptions
+from fastertransformer_tf.training.tasks import Task
 
 
 class TrainingGraph:
@@ -19,22 +22,39 @@ class TrainingGraph:
 
     def __init__(
         self,
-        build_loss: Callable[[Mapping[str, tf.Tensor]], tf.Tensor],
+        task: Task,
         features: Mapping[str, np.ndarray],
         options: TrainingOptions,
+        *,
+        quantizers: Quantizers | None = None,
+        distillation_scale: float | None = None,
     ) -> None:
-        """Builds it; see `loop.train`."""
+        """Builds it; see `loop.train`.
+
+        Args:
+          task: What is trained.
+          features: See there; their shapes are those of the inputs.
+          options: See there.
+          quantizers: What rounds the encoder's tensors; None: nothing does.
+          distillation_scale: Of the divergence from a teacher; None: there is none.
+        """
         tf.set_random_seed(options.seed)
         self.inputs = {
             name: tf.placeholder(tf.int32, [None] * value.ndim, name=name)
             for name, value in features.items()
         }
         self.global_step, step_now = _create_global_step()
+        point = point_encoder.identity if quantizers is None else quantizers.create()
+        encoder = modeling.EncoderOptions(use_tensorflow=True, taps=point_encoder.Taps(point))
         with (
-            modeling.encoder_options(modeling.EncoderOptions(use_tensorflow=True)),
+            modeling.encoder_options(encoder),
             build_settings.dropout_seed(options.seed, step_now),
         ):
-            self.loss = build_loss(self.inputs)
+            logits = task.model(self.inputs, True)
+        self.loss = task.loss(self.inputs, logits)
+        self.teacher_logits: dict[str, tf.Tensor] = {}
+        if distillation_scale is not None:
+            self.loss += distillation_scale * self._divergence(task, logits)
         self.train_op = bert_compat.optimization().create_optimizer(
             self.loss,
             options.learning_rate,
@@ -49,6 +69,16 @@ class TrainingGraph:
         self._restored: list[str] = []
         # Relative: the folder may be moved.
         self._saver = tf.train.Saver(max_to_keep=options.keep_checkpoints, save_relative_paths=True)
+
+    def _divergence(self, task: Task, logits: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """The sum of the divergences of all logits from the teacher's, which are fed."""
+        self.teacher_logits = {
+            name: tf.placeholder(tf.float32, [None, None], f"teacher_{name}") for name in logits
+        }
+        mask = self.inputs["input_mask"] if task.over_tokens else None
+        return tf.add_n(
+            [losses.divergence(logits[n], self.teacher_logits[n], mask) for n in logits]
+        )
 
     def start_from(self, source: reading.Checkpoint | None, *, whole: bool) -> None:
         """Tells which checkpoint to start from, and checks that it fits.

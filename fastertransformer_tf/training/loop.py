@@ -1,9 +1,9 @@
-"""Fine-tunes BERT with TensorFlow's own transformer: AdamW, warm-up, dropout, checkpoints, resume.
+"""Fine-tunes BERT, in float32 or as int8 will compute it: AdamW, dropout, checkpoints, resume.
 
 The graph, the optimizer (Adam with weight decay 0.01, linear warm-up and decay, gradients clipped
 to norm 1) and the checkpoint names are google-research BERT's (modeling.py, optimization.py,
-run_classifier.py, run_squad.py). The op of this package has no gradient: it serves what was
-trained here.
+run_classifier.py, run_squad.py). The op of this package has no gradient: what is trained is the
+encoder of `models.point_encoder`, and the op serves it.
 
 A training that was killed goes on from its last checkpoint when the same command is given again,
 and ends with the very weights that it would have had: the order of batches and what dropout drops
@@ -15,9 +15,10 @@ the new number of steps.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,35 +28,44 @@ from tqdm import tqdm
 from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.graphs import sessions
+from fastertransformer_tf.quantization.quantizers import Quantizers
 from fastertransformer_tf.training import batches
+from fastertransformer_tf.training.events import Events
 from fastertransformer_tf.training.folder import TrainingFolder
 from fastertransformer_tf.training.graph import TrainingGraph
 from fastertransformer_tf.training.options import TrainingOptions
 from fastertransformer_tf.training.settings import all_settings
+from fastertransformer_tf.training.tasks import Task
+from fastertransformer_tf.training.teacher import Distillation, Teacher
 
 
 def train(
-    build_loss: Callable[[Mapping[str, tf.Tensor]], tf.Tensor],
+    task: Task,
     features: Mapping[str, np.ndarray],
     options: TrainingOptions,
     folder: TrainingFolder,
     *,
     init_checkpoint: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    quantizers: Quantizers | None = None,
+    distillation: Distillation | None = None,
 ) -> str:
     """Trains until `options.num_train_steps`, from the last checkpoint of the folder if any.
 
     Args:
-      build_loss: Builds the training graph from int32 placeholders of `features`, [B,S] for
-        input_ids, input_mask and segment_ids, [B] else, B and S unknown; returns the scalar loss,
-        which must not depend on padding.
+      task: Builds the training graph from int32 placeholders of `features`, [B,S] for input_ids,
+        input_mask and segment_ids, [B] else, B and S unknown.
       features: int arrays, one row an example; input_ids, input_mask and segment_ids are [E,S],
         input_mask with its ones first. Padding that a whole batch shares is cut off.
       options: See there.
-      folder: Open. Gets model.ckpt-STEP (with the optimizer's slots), `checkpoint`, training.json.
+      folder: Open. Gets model.ckpt-STEP (with the optimizer's slots), `checkpoint`, training.json
+        and TensorBoard's events.
       init_checkpoint: Pre-trained weights; variables that it lacks are initialised at random.
       settings: What else, beside `options`, the features and the checkpoint's content, must be the
         same to resume, e.g. the task.
+      quantizers: Round the encoder's tensors, by the ranges of the first checkpoint. They are saved
+        with the weights.
+      distillation: Learn from a teacher, too.
 
     Returns:
       Prefix of the last checkpoint.
@@ -73,38 +83,65 @@ def train(
     if folder.last is not None:
         print(f"training goes on from {folder.last}")
         source = reading.Checkpoint(folder.last)
-    with tf.Graph().as_default():
-        graph = TrainingGraph(build_loss, features, options)
+    with contextlib.ExitStack() as stack:
+        teacher, scale = None, None
+        if distillation is not None:
+            scale = distillation.loss_scale
+            teacher = stack.enter_context(Teacher(task, distillation.teacher))
+        stack.enter_context(tf.Graph().as_default())
+        graph = TrainingGraph(
+            task, features, options, quantizers=quantizers, distillation_scale=scale
+        )
         graph.start_from(source, whole=folder.last is not None)
         _check_disk(folder, options)
         folder.write_settings(described)
-        with tf.Session(config=sessions.session_config()) as session:
-            step = graph.start(session, folder)
-            _run_steps(session, graph, features, options, folder, step)
+        session = stack.enter_context(tf.Session(config=sessions.session_config()))
+        step = graph.start(session, folder)
+        if step < options.num_train_steps:
+            feeds = _feeds(graph, features, options, step, teacher)
+            _run_steps(session, graph, feeds, options, folder, step)
     assert folder.last is not None
     return folder.last
+
+
+def _feeds(
+    graph: TrainingGraph,
+    features: Mapping[str, np.ndarray],
+    options: TrainingOptions,
+    step: int,
+    teacher: Teacher | None,
+) -> Iterator[dict[tf.Tensor, np.ndarray]]:
+    """Yields what the graph is fed with in `step` and after."""
+    for batch in batches.batches(features, options, step):
+        feed = {graph.inputs[name]: value for name, value in batch.items()}
+        if teacher is not None:
+            logits = teacher.logits(batch)
+            feed |= {graph.teacher_logits[name]: value for name, value in logits.items()}
+        yield feed
 
 
 def _run_steps(
     session: tf.Session,
     graph: TrainingGraph,
-    features: Mapping[str, np.ndarray],
+    feeds: Iterator[dict[tf.Tensor, np.ndarray]],
     options: TrainingOptions,
     folder: TrainingFolder,
     step: int,
 ) -> None:
     """Trains from `step` to the last, and saves as often as the options say."""
-    following = batches.batches(features, options, step)
     last_step = options.num_train_steps
-    with tqdm(total=last_step, initial=step, desc="training", unit="step") as bar:
+    with (
+        Events(folder.path, step) as events,
+        tqdm(total=last_step, initial=step, desc="training", unit="step") as bar,
+    ):
         while step < last_step:
-            feed = {graph.inputs[name]: value for name, value in next(following).items()}
-            _, loss = session.run([graph.train_op, graph.loss], feed)
+            _, loss = session.run([graph.train_op, graph.loss], next(feeds))
             if not math.isfinite(loss):
                 raise UserError(
                     f"the loss of step {step} is {loss}: a smaller learning_rate than "
                     f"{options.learning_rate} may help"
                 )
+            events.add(step, loss=loss, learning_rate=options.learning_rate_of(step))
             step += 1
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             bar.update()

@@ -48,6 +48,12 @@ class TrainingOptions:
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise UserError(f"learning_rate is {self.learning_rate}, expected a number above 0")
 
+    def learning_rate_of(self, step: int) -> float:
+        """Returns the learning rate of a step, the first being 0, as google's optimizer has it."""
+        if step < self.num_warmup_steps:
+            return self.learning_rate * step / self.num_warmup_steps
+        return self.learning_rate * max(0.0, 1 - step / self.num_train_steps)
+
     @classmethod
     def from_epochs(
         cls,

@@ -1,0 +1,151 @@
+"""The quantizers of a training: every point's value against NumPy, its gradient, its variables."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tiny_bert import make_tiny_bert
+
+from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.quantization import calibrated, integers, points, quantizers, ranges
+
+_tf1 = tf.compat.v1
+LAYERS, H, INNER = 2, 4, 6
+
+
+def _amax(*, by_column):
+    """Another range for every point; kernels' by column or not."""
+    rng = np.random.default_rng(8)
+    result = {}
+    for name in points.all_names(LAYERS):
+        split = points.split_name(name)
+        weight = points.KERNEL_SCOPES.get(split[1]) if split else None
+        shape = [weight.sizes(H, INNER)[1]] if weight and by_column else []
+        result[name] = rng.uniform(0.5, 2, shape).astype(np.float32)
+    return result
+
+
+def _expected_range(amax, name, mode):
+    """The range that docs/int8.md says a point is rounded with; None where it is not."""
+    split = points.split_name(name)
+    if split is None:
+        return None
+    layer, scope = split
+    if scope in points.KERNEL_SCOPES:
+        return amax[name]
+    # Steps 1 to 8 of the document, by hand.
+    always = {
+        "attention/self/query/input_quantizer": "attention/self/query/input_quantizer",
+        "attention/self/key/input_quantizer": "attention/self/query/input_quantizer",
+        "attention/self/value/input_quantizer": "attention/self/query/input_quantizer",
+        "attention/output/dense/input_quantizer": "attention/output/dense/input_quantizer",
+        "intermediate/dense/input_quantizer": "intermediate/dense/input_quantizer",
+        "output/dense/input_quantizer": "output/dense/input_quantizer",
+    }
+    in_mode_2 = {
+        "attention/output/dense/aftergemm_quantizer": "attention/output/dense/aftergemm_quantizer",
+        "attention/output/add_residual_input_quantizer": "attention/self/query/input_quantizer",
+        "output/dense/aftergemm_quantizer": "output/dense/aftergemm_quantizer",
+        "output/add_residual_input_quantizer": "intermediate/dense/input_quantizer",
+    }
+    source = (always if mode == 1 else always | in_mode_2).get(scope)
+    return None if source is None else amax[points.full_name(layer, source)]
+
+
+@pytest.mark.parametrize("by_column", [True, False])
+@pytest.mark.parametrize("mode", [1, 2, 3])
+def test_every_point_rounds_forward_and_passes_gradients_inside_its_range(rng, mode, by_column):
+    amax = _amax(by_column=by_column)
+    given, fetched = {}, {}
+    with tf.Graph().as_default(), _tf1.Session() as session:
+        point = quantizers.Quantizers(amax, mode).create()
+        for name, own in amax.items():
+            a = _expected_range(amax, name, mode)
+            shape = (5, own.shape[0] if own.ndim else H)
+            # Apart from the middles of integers, so that a last bit decides none.
+            steps = rng.integers(-200, 200, shape) + rng.uniform(-0.45, 0.45, shape)
+            x = (steps * ((1.0 if a is None else a) / 127)).astype(np.float32)
+            weights = rng.normal(size=shape).astype(np.float32)
+            tensor = tf.constant(x)
+            y = point(name, tensor)
+            given[name] = (a, steps, x, weights)
+            fetched[name] = (y, tf.gradients(tf.reduce_sum(y * weights), tensor)[0])
+        session.run(_tf1.global_variables_initializer())
+        results = session.run(fetched)
+    for name, (a, steps, x, weights) in given.items():
+        value, slope = results[name]
+        if a is None:
+            np.testing.assert_array_equal(value, x, err_msg=name)
+            np.testing.assert_array_equal(slope, weights, err_msg=name)
+            continue
+        lowest = -127 if "kernel" in name else -128
+        integer = np.clip(np.rint(steps), lowest, 127)
+        expected = integer * (a.astype(np.float64) / 127)
+        np.testing.assert_allclose(value, expected, rtol=1e-6, err_msg=name)
+        inside = np.abs(x) < a
+        assert inside.any() and not inside.all()
+        np.testing.assert_array_equal(slope, np.where(inside, weights, 0), err_msg=name)
+    rounded = [name for name, (a, *_) in given.items() if a is not None]
+    assert len(rounded) == LAYERS * (6 + (6 if mode == 1 else 10))
+
+
+def test_the_gradient_is_the_slope_of_the_rounding_over_many_steps(rng):
+    """Finite differences over whole steps, where rounding is exactly linear; flat outside."""
+    amax = np.float32(2)
+    step = amax / 127
+    inside = (rng.integers(-100, 100, 50) * step).astype(np.float32)
+    outside = np.float32([2, -2.1, 3, -40])
+    x = np.concatenate([inside, outside])
+    with tf.Graph().as_default(), _tf1.Session() as session:
+        given = _tf1.placeholder(tf.float32, [None])
+        names = _amax(by_column=False)
+        name = points.full_name(1, "output/dense/input_quantizer")
+        names[name] = amax
+        y = quantizers.Quantizers(names, 1).create()(name, given)
+        gradient = tf.gradients(y, given)[0]
+        session.run(_tf1.global_variables_initializer())
+        slope = session.run(gradient, {given: x})
+        wide = 20 * step
+        high, low = (session.run(y, {given: x + sign * wide}) for sign in (1, -1))
+        further = session.run(y, {given: outside * np.float32(1.5)})
+        ends = session.run(y, {given: outside})
+    np.testing.assert_allclose(slope[:50], ((high - low) / (2 * wide))[:50], rtol=1e-4)
+    np.testing.assert_allclose(slope[50:], (further - ends) / (outside * 0.5), atol=step)
+    assert (slope[50:] == 0).all() and (slope[:50] == 1).all()
+
+
+def test_ranges_are_variables_that_are_not_trained():
+    amax = _amax(by_column=True)
+    with tf.Graph().as_default(), _tf1.Session() as session:
+        with _tf1.variable_scope("elsewhere"):
+            quantizers.Quantizers(amax, 2).create()
+        assert not _tf1.trainable_variables()
+        variables = {v.op.name: v for v in _tf1.global_variables()}
+        session.run(_tf1.global_variables_initializer())
+        values = session.run(variables)
+    assert set(values) == {f"{name}/quant_{end}" for name in amax for end in ("max", "min")}
+    for name, value in amax.items():
+        np.testing.assert_array_equal(values[f"{name}/quant_max"], value)
+        np.testing.assert_array_equal(values[f"{name}/quant_min"], -value)
+    with pytest.raises(UserError, match="int8_mode is 4"):
+        quantizers.Quantizers(amax, 4)
+
+
+def test_ranges_are_read_of_a_checkpoint(tmp_path):
+    tiny = make_tiny_bert(tmp_path)
+    kernel = points.full_name(1, "output/dense/kernel")
+    weights = dict(tiny.weights)
+    weights[kernel] = weights[kernel].copy()
+    weights[kernel][:, 3] = 0
+    amax = calibrated.kernel_ranges(weights, by_column=True)
+    names = [name for name in points.all_names(3) if name not in amax]
+    amax |= {name: np.float32(index + 1) for index, name in enumerate(names)}
+    assert amax[f"{kernel}_quantizer"][3] == 0
+    found = ranges.point_ranges(weights | calibrated.variables(amax))
+    assert set(found) == set(amax)
+    for name, value in amax.items():
+        expected = np.where(np.asarray(value) == 0, integers.RANGE_OF_ZEROS, value)
+        np.testing.assert_array_equal(found[name], expected, err_msg=name)
+    with pytest.raises(UserError, match="ranges cannot be used.*--do_calib"):
+        ranges.point_ranges(weights)
