@@ -53,6 +53,15 @@ def _expected_range(amax, name, mode):
     return None if source is None else amax[points.full_name(layer, source)]
 
 
+def _unit_of_sums(amax, name):
+    """What a sum of integers stands for, where a point is given sums; else 1."""
+    dense, kind = name.rsplit("/", 1)
+    if kind != "aftergemm_quantizer":
+        return np.float64(1)
+    a = _expected_range(amax, f"{dense}/input_quantizer", 1)
+    return np.float64(a) * amax[f"{dense}/kernel_quantizer"] / 127**2
+
+
 @pytest.mark.parametrize("by_column", [True, False])
 @pytest.mark.parametrize("mode", [1, 2, 3])
 def test_every_point_rounds_forward_and_passes_gradients_inside_its_range(rng, mode, by_column):
@@ -62,32 +71,65 @@ def test_every_point_rounds_forward_and_passes_gradients_inside_its_range(rng, m
         point = quantizers.Quantizers(amax, mode).create()
         for name, own in amax.items():
             a = _expected_range(amax, name, mode)
-            shape = (5, own.shape[0] if own.ndim else H)
+            sums = _unit_of_sums(amax, name)
+            shape = (5, max(own.shape + sums.shape, default=H))
             # Apart from the middles of integers, so that a last bit decides none.
             steps = rng.integers(-200, 200, shape) + rng.uniform(-0.45, 0.45, shape)
-            x = (steps * ((1.0 if a is None else a) / 127)).astype(np.float32)
+            steps = np.where(np.abs(np.abs(steps) - 127) < 0.01, 100.2, steps)
+            x = (steps * ((1.0 if a is None else a) / 127) / sums).astype(np.float32)
             weights = rng.normal(size=shape).astype(np.float32)
             tensor = tf.constant(x)
             y = point(name, tensor)
-            given[name] = (a, steps, x, weights)
+            given[name] = (a, sums, steps, x, weights)
             fetched[name] = (y, tf.gradients(tf.reduce_sum(y * weights), tensor)[0])
         session.run(_tf1.global_variables_initializer())
         results = session.run(fetched)
-    for name, (a, steps, x, weights) in given.items():
+    for name, (a, sums, steps, x, weights) in given.items():
         value, slope = results[name]
         if a is None:
-            np.testing.assert_array_equal(value, x, err_msg=name)
-            np.testing.assert_array_equal(slope, weights, err_msg=name)
+            np.testing.assert_allclose(value, x * sums, rtol=1e-6, err_msg=name)
+            np.testing.assert_allclose(slope, weights * sums, rtol=1e-6, err_msg=name)
             continue
-        lowest = -127 if "kernel" in name else -128
+        # What a product multiplies are the integers themselves.
+        dense, kind = name.rsplit("/", 1)
+        multiplied = kind in ("input_quantizer", "kernel_quantizer") and "add_" not in name
+        unit = 1.0 if multiplied else a.astype(np.float64) / 127
+        lowest = -127 if kind == "kernel_quantizer" else -128
         integer = np.clip(np.rint(steps), lowest, 127)
-        expected = integer * (a.astype(np.float64) / 127)
-        np.testing.assert_allclose(value, expected, rtol=1e-6, err_msg=name)
-        inside = np.abs(x) < a
+        np.testing.assert_allclose(value, integer * unit, rtol=1e-6, err_msg=name)
+        inside = np.abs(steps) < 127
         assert inside.any() and not inside.all()
-        np.testing.assert_array_equal(slope, np.where(inside, weights, 0), err_msg=name)
+        passed = weights * (sums * unit * 127 / a)
+        np.testing.assert_allclose(slope, np.where(inside, passed, 0), rtol=1e-5, err_msg=name)
     rounded = [name for name, (a, *_) in given.items() if a is not None]
     assert len(rounded) == LAYERS * (6 + (6 if mode == 1 else 10))
+
+
+@pytest.mark.parametrize("mode", [1, 2])
+def test_a_product_is_that_of_rounded_numbers(rng, mode):
+    """The three points of a dense layer together: value and gradients of the real product."""
+    amax = _amax(by_column=True)
+    dense = points.full_name(1, "intermediate/dense")
+    a, w = (amax[f"{dense}/{kind}_quantizer"] for kind in ("input", "kernel"))
+    x = rng.uniform(-0.9, 0.9, (4, H)).astype(np.float32) * a
+    kernel = rng.uniform(-0.9, 0.9, (H, len(w))).astype(np.float32) * w
+    weights = rng.normal(size=(4, len(w))).astype(np.float32)
+    with tf.Graph().as_default(), _tf1.Session() as session:
+        point = quantizers.Quantizers(amax, mode).create()
+        inputs = tf.constant(x), tf.constant(kernel)
+        rounded = [
+            point(f"{dense}/{kind}_quantizer", tensor)
+            for kind, tensor in zip(("input", "kernel"), inputs, strict=True)
+        ]
+        y = point(f"{dense}/aftergemm_quantizer", tf.matmul(*rounded))
+        slopes = tf.gradients(tf.reduce_sum(y * weights), inputs)
+        session.run(_tf1.global_variables_initializer())
+        value, (slope_x, slope_kernel) = session.run((y, slopes))
+    x8 = np.rint(x / a * 127) * (a / np.float64(127))
+    w8 = np.rint(kernel / w * 127) * (w / np.float64(127))
+    np.testing.assert_allclose(value, x8 @ w8, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(slope_x, weights @ w8.T, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(slope_kernel, x8.T @ weights, rtol=1e-4, atol=1e-4)
 
 
 def test_the_gradient_is_the_slope_of_the_rounding_over_many_steps(rng):
@@ -102,7 +144,7 @@ def test_the_gradient_is_the_slope_of_the_rounding_over_many_steps(rng):
         names = _amax(by_column=False)
         name = points.full_name(1, "output/dense/input_quantizer")
         names[name] = amax
-        y = quantizers.Quantizers(names, 1).create()(name, given)
+        y = quantizers.Quantizers(names, 1).create()(name, given) * step  # of integers
         gradient = tf.gradients(y, given)[0]
         session.run(_tf1.global_variables_initializer())
         slope = session.run(gradient, {given: x})
@@ -112,7 +154,8 @@ def test_the_gradient_is_the_slope_of_the_rounding_over_many_steps(rng):
         ends = session.run(y, {given: outside})
     np.testing.assert_allclose(slope[:50], ((high - low) / (2 * wide))[:50], rtol=1e-4)
     np.testing.assert_allclose(slope[50:], (further - ends) / (outside * 0.5), atol=step)
-    assert (slope[50:] == 0).all() and (slope[:50] == 1).all()
+    assert (slope[50:] == 0).all()
+    np.testing.assert_allclose(slope[:50], 1, rtol=1e-6)
 
 
 def test_ranges_are_variables_that_are_not_trained():
