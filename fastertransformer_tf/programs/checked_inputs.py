@@ -196,7 +196,7 @@ def _check_quantization(flag_values: flags.FlagValues, source: reading.Checkpoin
         )
     if is_quantized and not mode:
         raise UserError(
-            f"checkpoint {source.path} is quantized, expected --int8_mode=1 or 2 with it"
+            f"checkpoint {source.path} is quantized, expected a float one, or --int8_mode=1 or 2"
         )
     if is_quantized and int(source.load(points.FORMAT_VARIABLE)) != points.FORMAT:
         raise UserError(
