@@ -185,6 +185,7 @@ void CopySums(const GemmArgs& g, bool to_tile, int64_t row, int64_t rows, int64_
   }
 }
 
+#if !defined(FT_AMX) || !defined(FT_COMPUTE_BFLOAT16)
 void Gemm(const GemmArgs& g) {
   if (g.rows == 0 || g.cols == 0) return;
   const RowTiles tiles(g.rows);
@@ -219,6 +220,7 @@ void Gemm(const GemmArgs& g) {
     }
   }
 }
+#endif
 
 #ifdef FT_INT8_VNNI
 constexpr int64_t kHeaderBytes = kWidth * 4;
