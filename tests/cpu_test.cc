@@ -293,15 +293,26 @@ INSTANTIATE_TEST_SUITE_P(Sizes, EncoderTest, testing::ValuesIn(Cases()));
 // NaN, infinity of either sign, or a number.
 int Class(double x) { return std::isnan(x) ? 3 : std::isinf(x) ? (x > 0 ? 2 : 1) : 0; }
 
-// NaN and infinity in a weight come out where the definition has them: a damaged model must not
-// give plausible answers.
 class Int8Test : public testing::TestWithParam<Case> {};
 
+int64_t NumCertain(const Outcome& outcome) {
+  return std::count(outcome.is_doubtful.begin(), outcome.is_doubtful.end(), false);
+}
+
 TEST_P(Int8Test, MatchesFloat64) {
-  const unsigned seed = Seed();
+  unsigned seed = Seed();
   SCOPED_TRACE("FT_TEST_SEED=" + std::to_string(seed));
   const Case& c = GetParam();
-  const Outcome outcome = Compute(c, seed);
+  Outcome outcome = Compute(c, seed);
+  // Of several layers, half precision or score - 10000 float32 is too far from float64 to say which
+  // integers are certain.
+  const bool tells_certain = c.layers == 1 && c.dtype == DataType::kFloat32 && c.mask != 3;
+  // One of many numbers is nearly always doubtful; where all rows of a small case are, by chance,
+  // it is drawn again.
+  const bool needs_certain = tells_certain && c.heads * c.size * c.inner < 2000;
+  for (int i = 0; i < 8 && needs_certain && NumCertain(outcome) == 0; ++i) {
+    outcome = Compute(c, ++seed);
+  }
   // Another integer here and there moves a result by some steps of 3 / 127.
   EXPECT_LT(MaxDifference(outcome), c.layers > 1 ? 0.6 : 0.3);
   double total = 0;
@@ -310,10 +321,8 @@ TEST_P(Int8Test, MatchesFloat64) {
   }
   const bool precise = c.layers == 1 && c.dtype != DataType::kBFloat16;
   EXPECT_LT(total / outcome.got.size(), precise ? 0.006 : 0.05);
-  // Of several layers, half precision or score - 10000 float32 is too far from float64 to say.
-  if (c.layers > 1 || c.dtype != DataType::kFloat32 || c.mask == 3) return;
-  const int64_t certain = std::count(outcome.is_doubtful.begin(), outcome.is_doubtful.end(), false);
-  EXPECT_GT(certain, c.heads * c.size * c.inner < 2000 ? 0 : -1);
+  if (!tells_certain) return;
+  EXPECT_GT(NumCertain(outcome), needs_certain ? 0 : -1);
   EXPECT_LT(MaxDifference(outcome, true), 3e-5);
 }
 
@@ -402,6 +411,8 @@ TEST(Int8Test, RefusesRangesThatNoIntegersHave) {
   EXPECT_EQ(message(0, 40, NAN), "");
 }
 
+// NaN and infinity in a weight come out where the definition has them: a damaged model must not
+// give plausible answers.
 TEST(EncoderTest, NonFiniteWeightsComeOut) {
   for (const DataType dtype : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
     for (const Activation activation :

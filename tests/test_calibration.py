@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 
 import numpy as np
 import pytest
 import reference
 import tensorflow as tf
 from absl import flags
-from tiny_bert import make_tiny_bert
+from tiny_bert import make_tiny_bert, make_tiny_squad
 from tolerances import assert_close
 
 from fastertransformer_tf.checkpoints import reading, writing
@@ -429,21 +428,7 @@ def test_what_cannot_be_calibrated_is_refused(mrpc, tmp_path):
 
 
 def test_squad_is_calibrated_on_its_train_file(tmp_path):
-    tiny = make_tiny_bert(tmp_path / "tiny")
-    weights = {n: v for n, v in tiny.weights.items() if not n.startswith("output_")}
-    weights |= {
-        "cls/squad/output_weights": tiny.weights["output_weights"],
-        "cls/squad/output_bias": tiny.weights["output_bias"],
-    }
-    writing.save_checkpoint(tiny.checkpoint, weights)
-    question = {
-        "id": "q1",
-        "question": "is the cat fast",
-        "answers": [{"text": "big", "answer_start": 8}],
-    }
-    paragraph = {"context": "the cat big dog sat on a small red cat", "qas": [question]}
-    data = tmp_path / "squad.json"
-    data.write_text(json.dumps({"version": "1.1", "data": [{"paragraphs": [paragraph]}]}))
+    tiny, data = make_tiny_squad(tmp_path)
     answers = _run(
         question_answering,
         vocab_file=tiny.vocab_file,
@@ -463,7 +448,7 @@ def test_squad_is_calibrated_on_its_train_file(tmp_path):
     )
     assert list(answers) == ["q1"]
     written = _read(tmp_path / "out" / calibration.CHECKPOINT)
-    assert set(weights) < set(written)
+    assert set(tiny.weights) < set(written)
     assert conversion.quantize_tensors(written)["bert/encoder/layer_2/amaxList"].dtype == np.float32
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from absl import flags
-from tiny_bert import make_tiny_bert
+from tiny_bert import make_tiny_bert, make_tiny_squad
 from tolerances import assert_close
 
-from fastertransformer_tf.checkpoints import reading, writing
+from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.models import bert_compat, heads, modeling, point_encoder
 from fastertransformer_tf.programs import calibration, classification, question_answering
@@ -325,21 +325,7 @@ def test_what_cannot_be_trained_is_refused(tiny, mrpc, tmp_path):
 
 
 def test_squad_is_trained_for_int8_from_a_teacher(tmp_path):
-    tiny = make_tiny_bert(tmp_path / "tiny")
-    weights = {n: v for n, v in tiny.weights.items() if not n.startswith("output_")}
-    weights |= {
-        "cls/squad/output_weights": tiny.weights["output_weights"],
-        "cls/squad/output_bias": tiny.weights["output_bias"],
-    }
-    writing.save_checkpoint(tiny.checkpoint, weights)
-    question = {
-        "id": "q1",
-        "question": "is the cat fast",
-        "answers": [{"text": "big", "answer_start": 8}],
-    }
-    paragraph = {"context": "the cat big dog sat on a small red cat", "qas": [question]}
-    data = tmp_path / "squad.json"
-    data.write_text(json.dumps({"version": "1.1", "data": [{"paragraphs": [paragraph]}]}))
+    tiny, data = make_tiny_squad(tmp_path)
     common = {
         "vocab_file": tiny.vocab_file,
         "bert_config_file": tiny.config_file,

@@ -86,3 +86,20 @@ def make_tiny_bert(
     (folder / "vocab.txt").write_text("\n".join(vocab) + "\n")
     writing.save_checkpoint(tiny.checkpoint, weights)
     return tiny
+
+
+def make_tiny_squad(folder: pathlib.Path) -> tuple[TinyBert, pathlib.Path]:
+    """Writes a model with SQuAD's head into `folder`/tiny; and a file of one question."""
+    tiny = make_tiny_bert(folder / "tiny")
+    for name in ("output_weights", "output_bias"):
+        tiny.weights[f"cls/squad/{name}"] = tiny.weights.pop(name)
+    writing.save_checkpoint(tiny.checkpoint, tiny.weights)
+    question = {
+        "id": "q1",
+        "question": "is the cat fast",
+        "answers": [{"text": "big", "answer_start": 8}],
+    }
+    paragraph = {"context": "the cat big dog sat on a small red cat", "qas": [question]}
+    data = folder / "squad.json"
+    data.write_text(json.dumps({"version": "1.1", "data": [{"paragraphs": [paragraph]}]}))
+    return tiny, data
