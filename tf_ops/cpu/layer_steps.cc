@@ -178,22 +178,21 @@ void LayerSteps::OutputNorm(int64_t layer, int64_t row, int64_t rows,
   n.residual = s.hidden.data;
   n.ld_residual = s.hidden.stride;
   n.out = OutputOf(layer).At(row);
-  if (integers() && !is_last) {
+  // Whether the output is the integers' numbers, not the layer norm's.
+  const bool rounds = config_.quantizes_residuals() && !(is_last && config_.has_last_layer);
+  if (integers() && (rounds || !is_last)) {
     n.out_int = workspace_.x_int.At(row);
     n.ld_int = workspace_.x_int.stride;
-    n.int_scale = layers_[layer + 1].scales->input_scale;
+    n.int_scale = rounds ? w.scales->output_scale : layers_[layer + 1].scales->input_scale;
   }
   if (config_.quantizes_residuals()) {
     n.residual = s.hidden_int.data;
     n.ld_residual = s.hidden_int.stride;
     n.residual_unit = w.scales->norm_unit;
-    if (!is_last || !config_.has_last_layer) {
-      n.out_int = workspace_.x_int.At(row);
-      n.ld_int = workspace_.x_int.stride;
-      n.int_scale = w.scales->output_scale;
-      n.out_unit = w.scales->output_unit;
-      if (CallerOutput(layer) == nullptr) n.out = nullptr;
-    }
+  }
+  if (rounds) {
+    n.out_unit = w.scales->output_unit;
+    if (CallerOutput(layer) == nullptr) n.out = nullptr;
   }
   primitives_.norm.add_bias_residual_layer_norm(n);
   if (n.out != nullptr) ConvertOutput(layer, row, rows);

@@ -55,33 +55,28 @@ constexpr GemmPrimitives kIntGemm = {kIntType, DataType::kInt8, kComputeType, kI
                                      1,        IntGemm,         MakeIntPanel};
 #endif
 
-}  // namespace
-
 #define FT_STRING2(x) #x
 #define FT_STRING(x) FT_STRING2(x)
 #ifndef FT_ISA_NAME
 #define FT_ISA_NAME FT_ISA
 #endif
+constexpr Primitives With(const GemmPrimitives& gemm) {
+  return {
+      FT_STRING(FT_ISA_NAME),
+      kComputeType,
+      gemm,
+      {kComputeType, Attention, AttentionScratchBytes},
+      {kComputeType, AddBiasResidualLayerNorm},
+      {kBlockRows, kMinRowsPerThread},
+      Quantize,
+      ConvertElements,
+  };
+}
+
+}  // namespace
+
 extern const Primitives kPrimitives, kInt8Primitives;
-const Primitives kPrimitives = {
-    FT_STRING(FT_ISA_NAME),
-    kComputeType,
-    kGemm,
-    {kComputeType, Attention, AttentionScratchBytes},
-    {kComputeType, AddBiasResidualLayerNorm},
-    {kBlockRows, kMinRowsPerThread},
-    Quantize,
-    ConvertElements,
-};
-const Primitives kInt8Primitives = {
-    FT_STRING(FT_ISA_NAME),
-    kComputeType,
-    kIntGemm,
-    {kComputeType, Attention, AttentionScratchBytes},
-    {kComputeType, AddBiasResidualLayerNorm},
-    {kBlockRows, kMinRowsPerThread},
-    Quantize,
-    ConvertElements,
-};
+constexpr Primitives kPrimitives = With(kGemm);
+constexpr Primitives kInt8Primitives = With(kIntGemm);
 
 }  // namespace ft::cpu::FT_ISA
