@@ -16,11 +16,11 @@ constexpr size_t kMaxNotKept = 256;
 uint64_t Fingerprint(const EncoderConfig& config, const std::vector<LayerWeights>& layers) {
   uint64_t hash = 0;
   for (const LayerWeights& layer : layers) {
-    ForEachView(config, layer, [&hash](const TensorView& view) {
-      hash ^= reinterpret_cast<uintptr_t>(view.data);
+    for (int i = 0; i < NumSources(config); ++i) {
+      hash ^= reinterpret_cast<uintptr_t>(Source(layer, i).data);
       hash *= 0x9e3779b97f4a7c15ull;
       hash ^= hash >> 32;
-    });
+    }
   }
   return hash;
 }
@@ -33,19 +33,14 @@ bool SameLayout(const EncoderConfig& a, const EncoderConfig& b) {
 
 bool SameBuffers(const EncoderConfig& config, const std::vector<LayerWeights>& a,
                  const std::vector<LayerWeights>& b) {
-  std::vector<const TensorView*> views;
-  for (const LayerWeights& layer : a) {
-    ForEachView(config, layer, [&views](const TensorView& view) { views.push_back(&view); });
+  for (size_t layer = 0; layer < a.size(); ++layer) {
+    for (int i = 0; i < NumSources(config); ++i) {
+      const TensorView& x = Source(a[layer], i);
+      const TensorView& y = Source(b[layer], i);
+      if (x.data != y.data || x.dtype != y.dtype || x.shape != y.shape) return false;
+    }
   }
-  bool same = true;
-  auto x = views.begin();
-  for (const LayerWeights& layer : b) {
-    ForEachView(config, layer, [&](const TensorView& y) {
-      same &= (*x)->data == y.data && (*x)->dtype == y.dtype && (*x)->shape == y.shape;
-      ++x;
-    });
-  }
-  return same;
+  return true;
 }
 
 Status Prepare(const Encoder& encoder, const WeightInputs& weights, const ExecutionContext& context,

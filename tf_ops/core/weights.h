@@ -49,11 +49,13 @@ const WeightField* WeightFields();
 // The shape of a weight, by its place in WeightFields().
 Shape WeightShape(const EncoderConfig& config, int field);
 
-// Calls visit(view) for all that the prepared form of a layer is made from.
-template <typename Visit>
-void ForEachView(const EncoderConfig& config, const LayerWeights& layer, Visit visit) {
-  for (int i = 0; i < kWeightsPerLayer; ++i) visit(layer.*WeightFields()[i].view);
-  if (config.int8_mode != 0) visit(layer.amax_list);
+// The tensors that the prepared form of a layer is made from, by number: the sixteen and, with
+// int8_mode, the scale list.
+inline int NumSources(const EncoderConfig& config) {
+  return kWeightsPerLayer + (config.int8_mode != 0 ? 1 : 0);
+}
+inline const TensorView& Source(const LayerWeights& layer, int i) {
+  return i < kWeightsPerLayer ? layer.*WeightFields()[i].view : layer.amax_list;
 }
 
 // Checks dtype and shape of all weights against `config`. InvalidArgument lists every fault, with
