@@ -351,7 +351,7 @@ class OnnxRuntime(Engine):
                 # Of what shape inference, which knows no fused operators, cannot tell.
                 extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
             )  # fmt: skip
-            return onnx_file(path)
+            return onnx.load(path)
 
     def _model(self) -> "onnx.ModelProto":  # noqa: F821
         return build_onnx(self.model, self.weights, gelu_op=True)
@@ -401,6 +401,7 @@ class OnnxRuntimeStatic(OnnxRuntime):
     dtypes = ("int8",)
 
     def _quantized_model(self) -> "onnx.ModelProto":  # noqa: F821
+        import onnx
         from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
         hidden, lengths = calibration_batch(self.model)
@@ -419,14 +420,7 @@ class OnnxRuntimeStatic(OnnxRuntime):
                 self._model(), path, Reader(), per_channel=True, weight_type=QuantType.QInt8,
                 op_types_to_quantize=["MatMul"],
             )  # fmt: skip
-            return onnx_file(path)
-
-
-def onnx_file(path: str) -> "onnx.ModelProto":  # noqa: F821
-    """Reads a model."""
-    import onnx
-
-    return onnx.load(path)
+            return onnx.load(path)
 
 
 class OpenVino(Engine):
