@@ -176,7 +176,7 @@ def bert_transformer(
 
     Raises:
       tf.errors.InvalidArgumentError: An input has a wrong shape or value.
-      tf.errors.UnimplementedError: fp8_mode is not 0, or int8_mode is not 0 on a GPU.
+      tf.errors.UnimplementedError: fp8_mode is not 0.
     """
     arguments = dict(locals())
     same = to_tensor is from_tensor
@@ -269,7 +269,7 @@ def bert_encoder(
     Raises:
       ValueError: `layers` is empty or a layer's keys are not exactly `LAYER_WEIGHTS`.
       tf.errors.InvalidArgumentError: An input has a wrong shape or value.
-      tf.errors.UnimplementedError: fp8_mode is not 0, or int8_mode is not 0 on a GPU.
+      tf.errors.UnimplementedError: fp8_mode is not 0.
     """
     if not layers:
         raise ValueError("layers is empty, expected at least one layer's weights")

@@ -1284,7 +1284,6 @@ int main(int argc, char** argv) {
   const char* seed_text = getenv("FT_TEST_SEED");
   const uint64_t seed =
       seed_text != nullptr ? strtoull(seed_text, nullptr, 10) : std::random_device()();
-  setenv("FT_CUDA_INT8", "1", 1);
   printf("FT_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
   generator.seed(seed);
   if (argc == 2 && std::string(argv[1]) == "bench_attention") {

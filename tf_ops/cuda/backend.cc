@@ -2,9 +2,6 @@
 
 #include <cuda_runtime_api.h>
 
-#include <cstdlib>
-#include <cstring>
-
 #include "tf_ops/cuda/attention/attention.h"
 #include "tf_ops/cuda/cuda_check.h"
 #include "tf_ops/cuda/encoder.h"
@@ -19,13 +16,6 @@ class Cuda final : public Backend {
  public:
   Status CreateEncoder(const EncoderConfig& config, const EncoderOptions& options,
                        std::unique_ptr<Encoder>* encoder) const override {
-    // Until they have.
-    const char* const allowed = std::getenv("FT_CUDA_INT8");
-    if (config.int8_mode != 0 && (allowed == nullptr || std::strcmp(allowed, "1") != 0)) {
-      return Unimplemented("int8_mode is ", config.int8_mode,
-                           ", whose CUDA kernels have never run on a GPU yet: expected 0, or "
-                           "FT_CUDA_INT8=1 in the environment of whoever tests them");
-    }
     CudaEncoderOptions cuda_options;
     cuda_options.allow_gemm_test = options.allow_gemm_test;
     cuda_options.gemm_config_dir = options.gemm_config_dir;

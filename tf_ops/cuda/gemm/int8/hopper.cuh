@@ -129,7 +129,8 @@ Status Launch(const Int8GemmArgs& args, const LaunchContext& context) {
   typename Gemm::Device gemm;
   FT_RETURN_IF_ERROR(
       CutlassStatus(gemm.initialize(arguments, nullptr, context.stream), "the preparation", args));
-  return CutlassStatus(gemm.run(context.stream), "the launch", args);
+  // The kernels wait for the previous one before they load what it wrote; until then they overlap.
+  return CutlassStatus(gemm.run(context.stream, nullptr, context.overlap), "the launch", args);
 }
 
 using Tile128 = cute::Shape<cute::_128, cute::_128, cute::_128>;
