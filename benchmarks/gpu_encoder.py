@@ -13,6 +13,7 @@ a part of it and put the results into the same JSON, unless --fresh.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -31,6 +32,8 @@ from benchmarks import gpu_workers, report
 SHAPES = [f"{b}x{s}" for b in (1, 8, 32) for s in (32, 128, 384)]
 PARTS = ("torch", "xla", "cpp", "op")
 VARIANTS = ("masked", "full", "packed")
+# Of the op and of encoder_sample; 0 is off.
+INT8_MODES = (0, 1, 2)
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -38,9 +41,14 @@ class Process:
     """A worker: its lines as they come."""
 
     def __init__(
-        self, name: str, command: list[str], env: dict[str, str], log: pathlib.Path
+        self,
+        name: str,
+        command: list[str],
+        env: dict[str, str],
+        log: pathlib.Path,
+        cwd: pathlib.Path = _ROOT,
     ) -> None:
-        """Starts it; its stderr goes to `log`."""
+        """Starts it in `cwd`; its stderr goes to `log`."""
         self.name, self.log = name, log
         self.ready = threading.Event()
         self.finished = threading.Event()
@@ -55,7 +63,7 @@ class Process:
             stderr=log.open("w"),
             text=True,
             env=env,
-            cwd=_ROOT,
+            cwd=cwd,
         )
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -214,7 +222,8 @@ class Run:
             for shape in shapes:
                 # Few compile workers each: nine processes with the default take all memory.
                 one = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"}
-                torch_workers.append(self.start(f"torch_{shape}", "torch", [shape], [], **one))
+                flags = ["--precisions=fp16,fp8,int8"]
+                torch_workers.append(self.start(f"torch_{shape}", "torch", [shape], flags, **one))
         if "xla" in only:
             # XLA times algorithms while it compiles, so few at a time.
             for precision in ("fp16", "fp32"):
@@ -271,8 +280,9 @@ class Run:
         for shape in self.args.shapes:
             batch, seq_len = map(int, shape.split("x"))
             for length in dict.fromkeys((seq_len, max(1, seq_len // 2))):
-                command = [tools / "encoder_gemm", batch, length, 12, 64, 1, 0]
-                self.call(f"encoder_gemm {batch} {length}", command, tuned)
+                for mode in INT8_MODES:
+                    command = [tools / "encoder_gemm", batch, length, 12, 64, 1, mode]
+                    self.call(f"encoder_gemm {batch} {length} {mode}", command, tuned)
         self.say("GEMMs are tuned")
         self.time_cpp(tools, "cpp_tuned", tuned, VARIANTS)
         if (tuned / "gemm_config.in").exists():
@@ -282,17 +292,19 @@ class Run:
     def time_cpp(
         self, tools: pathlib.Path, engine: str, config: pathlib.Path, variants: Sequence[str]
     ) -> None:
-        """Runs encoder_sample for all shapes in FP16."""
-        for shape in self.args.shapes:
+        """Runs encoder_sample for all shapes in FP16, and with int8_mode 1 and 2."""
+        runs = itertools.product(self.args.shapes, variants, INT8_MODES)
+        for shape, variant, mode in runs:
+            if mode and variant == "masked":
+                continue
             batch, seq_len = shape.split("x")
-            for variant in variants:
-                packed = int(variant == "packed")
-                sizes = [batch, self.args.layers, seq_len, 12, 64]
-                command = [tools / "encoder_sample", *sizes, 1, packed, 0]
-                masked = {"FT_SAMPLE_MASKED": "1"} if variant == "masked" else {}
-                text = self.call(f"{engine} {shape} {variant}", command, config, **masked)
-                if found := re.search(r"FT-CPP-time ([0-9.]+)", text):
-                    self.record(engine, shape, "fp16", variant, float(found.group(1)))
+            sizes = [batch, self.args.layers, seq_len, 12, 64]
+            command = [tools / "encoder_sample", *sizes, 1, int(variant == "packed"), mode]
+            masked = {"FT_SAMPLE_MASKED": "1"} if variant == "masked" else {}
+            precision = f"int8_{mode}" if mode else "fp16"
+            text = self.call(f"{engine} {shape} {precision} {variant}", command, config, **masked)
+            if found := re.search(r"FT-CPP-time ([0-9.]+)", text):
+                self.record(engine, shape, precision, variant, float(found.group(1)))
         self.say(f"{engine} is timed")
         self.save()
 
@@ -355,6 +367,10 @@ CRITERIA = {
         (_OP, "fp16", "removed_changing"), ("torch", "fp16", "kept_changing"), "<=", 1.0),
     "weights in variables / constants": (
         (_OP, "fp16", "full"), (_OP, "fp16", "constants"), "<=", 1.05),
+    "op int8_mode 1 / torch fp8": ((_OP, "int8_1", "full"), ("torch", "fp8", "full"), "<=", 1.0),
+    "op int8_mode 2 / torch fp8": ((_OP, "int8_2", "full"), ("torch", "fp8", "full"), "<=", 1.0),
+    "op int8_mode 2 / torch fp8, packed": (
+        (_OP, "int8_2", "packed"), ("torch", "fp8", "packed"), "<=", 1.0),
     "op fp32 / XLA fp32": (("op", "fp32", "full"), ("xla", "fp32", "masked"), "<=", 1.0),
 }  # fmt: skip
 
@@ -488,6 +504,25 @@ def markdown(data: dict[str, Any], shapes: list[str]) -> str:
                 "op TF32 full": ("op", "tf32", "full"),
                 "op bfloat16 full": ("op", "bf16", "full"),
                 "op bfloat16 packed": ("op", "bf16", "packed"),
+            }
+        ),
+        "## 8 bits: products of int8 or e4m3, all else float16",
+        "",
+        "op, C++: int8_mode 1 and 2, one range a column of the weights, kernels tuned by",
+        "encoder_gemm. torch: one range a tensor, from this very batch.",
+        "",
+        table(
+            {
+                f"{name} {variant}": (engine, precision, variant)
+                for variant in ("full", "packed")
+                for name, engine, precision in (
+                    ("torch fp8", "torch", "fp8"),
+                    ("torch int8", "torch", "int8"),
+                    ("op mode 1", _OP, "int8_1"),
+                    ("op mode 2", _OP, "int8_2"),
+                    ("C++ mode 1", "cpp_tuned", "int8_1"),
+                    ("C++ mode 2", "cpp_tuned", "int8_2"),
+                )
             }
         ),
         "## FP16, random lengths, and weights in variables against constants",

@@ -31,6 +31,8 @@ from benchmarks import report
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 # One H100, measured: FP16 8192^3, and a copy, bytes read plus written (reference figures, README).
 FLOP_PER_S, BYTES_PER_S = 798e12, 3.0e12
+# Of integers, as of 8-bit floats, 8192^3.
+INT8_OP_PER_S = 1458e12
 LAYERS, HEADS, SIZE = 12, 12, 64
 HIDDEN, INNER, ELEMENT = HEADS * SIZE, 4 * HEADS * SIZE, 2
 GEMMS = ("QKV GEMM", "attention output GEMM", "intermediate GEMM", "output GEMM")
@@ -115,36 +117,43 @@ def parts_of_layers(kernels: Iterable[Kernel]) -> list[dict[str, list[Kernel]]]:
     return layers
 
 
-def floors(batch: int, seq_len: int) -> dict[str, tuple[float, float]]:
+def floors(batch: int, seq_len: int, int8_mode: int = 0) -> dict[str, tuple[float, float]]:
     """Microseconds that arithmetic and memory take at least, by part, all keys real."""
     tokens = batch * seq_len
+    # Bytes of what is int8, and of sums and residuals, which mode 2 keeps as int8.
+    byte = 1 if int8_mode else ELEMENT
+    kept = 1 if int8_mode > 1 else ELEMENT
+    rate = INT8_OP_PER_S if int8_mode else FLOP_PER_S
 
-    def gemm(n: int, k: int, residual: bool) -> tuple[float, float]:
-        numbers = tokens * k + k * n + tokens * n * (2 if residual else 1)
-        return 2.0 * tokens * n * k, ELEMENT * numbers
+    def gemm(n: int, k: int, out: int, residual: bool = False) -> tuple[float, float]:
+        # float16 products add the residual themselves; of integers the layer norm reads it.
+        numbers = byte * (tokens * k + k * n) + out * tokens * n
+        numbers += ELEMENT * tokens * n if residual and not int8_mode else 0
+        return 1e6 * 2.0 * tokens * n * k / rate, 1e6 * numbers / BYTES_PER_S
 
-    work = {
-        GEMMS[0]: gemm(3 * HIDDEN, HIDDEN, False),
-        "attention": (4.0 * tokens * seq_len * HIDDEN, ELEMENT * 4 * tokens * HIDDEN),
-        GEMMS[1]: gemm(HIDDEN, HIDDEN, True),
-        "layer norm 1": (0.0, ELEMENT * 2 * tokens * HIDDEN),
-        GEMMS[2]: gemm(INNER, HIDDEN, False),
-        GEMMS[3]: gemm(HIDDEN, INNER, True),
-        "layer norm 2": (0.0, ELEMENT * 2 * tokens * HIDDEN),
-    }
+    size = tokens * HIDDEN
+    norm = ELEMENT * 2 * size
+    if int8_mode:
+        norm = (2 * kept + 1 + (ELEMENT if int8_mode == 1 else 0)) * size
+    attention = 4.0 * tokens * seq_len * HIDDEN, (ELEMENT * 3 + byte) * size
     return {
-        part: (1e6 * flop / FLOP_PER_S, 1e6 * size / BYTES_PER_S)
-        for part, (flop, size) in work.items()
+        GEMMS[0]: gemm(3 * HIDDEN, HIDDEN, ELEMENT),
+        "attention": (1e6 * attention[0] / FLOP_PER_S, 1e6 * attention[1] / BYTES_PER_S),
+        GEMMS[1]: gemm(HIDDEN, HIDDEN, kept, residual=True),
+        "layer norm 1": (0.0, 1e6 * norm / BYTES_PER_S),
+        GEMMS[2]: gemm(INNER, HIDDEN, byte),
+        GEMMS[3]: gemm(HIDDEN, INNER, kept, residual=True),
+        "layer norm 2": (0.0, 1e6 * norm / BYTES_PER_S),
     }
 
 
 def table(
-    batch: int, seq_len: int, kernels: list[Kernel], whole_ms: float | None
+    batch: int, seq_len: int, kernels: list[Kernel], whole_ms: float | None, int8_mode: int = 0
 ) -> dict[str, Any]:
     """One shape's parts: time, floor, kernels."""
     layers = parts_of_layers(kernels)
     rows = []
-    least = floors(batch, seq_len)
+    least = floors(batch, seq_len, int8_mode)
     for part in [*least, *sorted({p for layer in layers for p in layer} - set(least))]:
         times = [sum(k.microseconds for k in layer.get(part, [])) for layer in layers]
         arithmetic, memory = least.get(part, (0.0, 0.0))
@@ -177,11 +186,13 @@ def short(name: str) -> str:
 def markdown(data: dict[str, Any]) -> str:
     """The report."""
     text = [
-        f"# One layer of BERT-base in FP16, kernel by kernel: {data['gpu']}, {data['date'][:10]}",
+        f"# One layer of BERT-base in {data['computes_in']}, kernel by kernel: {data['gpu']}, "
+        f"{data['date'][:10]}",
         "",
         f"{data['commit']}. Nsight Compute, clocks and caches left alone, GEMMs by cuBLASLt's",
-        "heuristic, median over the layers, microseconds. Floor: the longer of FLOP over",
-        f"{FLOP_PER_S / 1e12:.0f} TFLOP/s and bytes over {BYTES_PER_S / 1e12:.1f} TB/s.",
+        "heuristic or our rule, median over the layers, microseconds. Floor: the longer of FLOP",
+        f"over {FLOP_PER_S / 1e12:.0f} TFLOP/s (of integers {INT8_OP_PER_S / 1e12:.0f}) and bytes",
+        f"over {BYTES_PER_S / 1e12:.1f} TB/s.",
         "",
     ]
     for shape in data["shapes"]:
@@ -208,10 +219,14 @@ def markdown(data: dict[str, Any]) -> str:
     return "\n".join(text) + "\n"
 
 
-def profile(tools: pathlib.Path, batch: int, seq_len: int, log: pathlib.Path) -> list[Kernel]:
+def sample_command(tools: pathlib.Path, batch: int, seq_len: int, int8_mode: int) -> list[str]:
+    """encoder_sample of BERT-base in float16 with all keys."""
+    sizes = [batch, LAYERS, seq_len, HEADS, SIZE, 1, 0, int8_mode]
+    return [str(tools / "encoder_sample"), *map(str, sizes)]
+
+
+def profile(sample: list[str], log: pathlib.Path) -> list[Kernel]:
     """Runs encoder_sample once under ncu."""
-    sample = [str(tools / "encoder_sample"), str(batch), str(LAYERS), str(seq_len), str(HEADS),
-              str(SIZE), "1", "0", "0"]  # fmt: skip
     command = [
         "ncu", "--clock-control", "none", "--cache-control", "none",
         "--metrics", "gpu__time_duration.sum", "--csv", "--page", "raw",
@@ -228,10 +243,9 @@ def profile(tools: pathlib.Path, batch: int, seq_len: int, log: pathlib.Path) ->
     return read_csv(log.read_text().splitlines())
 
 
-def sample_ms(tools: pathlib.Path, batch: int, seq_len: int) -> float | None:
+def sample_ms(sample: list[str]) -> float | None:
     """encoder_sample's own time, or None."""
-    command = [tools / "encoder_sample", batch, LAYERS, seq_len, HEADS, SIZE, 1, 0, 0]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(sample, capture_output=True, text=True, timeout=60)
     found = re.search(r"FT-CPP-time ([0-9.]+)", done.stdout)
     return float(found.group(1)) if found else None
 
@@ -247,6 +261,7 @@ def main() -> None:
     parser.add_argument("--tools", type=pathlib.Path, default=tools)
     parser.add_argument("--shapes", default="32x384,1x32,8x128")
     parser.add_argument("--out", type=pathlib.Path, default=report.RESULTS / "gpu_profile")
+    parser.add_argument("--int8_mode", type=int, choices=[0, 1, 2], default=0)
     parser.add_argument("--csv", type=pathlib.Path, help="a saved profile of the first shape")
     args = parser.parse_args()
     gpu = "unknown GPU"
@@ -254,6 +269,8 @@ def main() -> None:
         query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
         gpu = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
     data: dict[str, Any] = {**report.header(), "gpu": gpu, "shapes": [], "problems": []}
+    mode = args.int8_mode
+    data["computes_in"] = f"INT8, int8_mode {mode}, FP16 between" if mode else "FP16"
     args.out = args.out.resolve()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     logs = pathlib.Path(tempfile.mkdtemp(prefix="gpu_profile."))
@@ -263,9 +280,10 @@ def main() -> None:
             if args.csv:
                 kernels, whole = read_csv(args.csv.read_text().splitlines()), None
             else:
-                whole = sample_ms(args.tools, batch, seq_len)
-                kernels = profile(args.tools, batch, seq_len, logs / f"{shape}.csv")
-            data["shapes"].append(table(batch, seq_len, kernels, whole))
+                sample = sample_command(args.tools, batch, seq_len, mode)
+                whole = sample_ms(sample)
+                kernels = profile(sample, logs / f"{shape}.csv")
+            data["shapes"].append(table(batch, seq_len, kernels, whole, mode))
         except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
             data["problems"].append(f"{shape}: {error}")
     report.write_json(args.out.with_name(args.out.name + ".json"), data)

@@ -14,6 +14,9 @@ PyTorch gets the dense batch of half the length, the ideal of padding removal.
 with padding kept and removed; "..._repeated": the same batches, each a few times in succession, so
 that the work is the same. "constants": as "full", with weights that are constants of the graph; in
 all others the op's weights are variables.
+
+"int8_1", "int8_2": the op in float16 with int8_mode 1 and 2. "fp8", "int8" of PyTorch: products of
+e4m3 or int8 with one range a tensor, taken from the batch itself, all else float16.
 """
 
 from __future__ import annotations
@@ -42,7 +45,10 @@ INNER = 4 * HIDDEN
 LOOP_MS = 100.0
 RUNS = 5
 # Largest ||output - truth|| / ||truth||.
-TOLERANCE = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2, "bf16": 6e-2}
+TOLERANCE = {
+    "fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2, "bf16": 6e-2,
+    "int8_1": 0.15, "int8_2": 0.15, "int8": 0.25, "fp8": 0.25,
+}  # fmt: skip
 
 RAGGED_BATCHES = 32
 # How often a batch comes in succession, by variant.
@@ -53,6 +59,11 @@ RAGGED_VARIANTS = {
 CONSTANTS_SHAPES = ((1, 32), (1, 128), (8, 128))
 
 Layers = list[dict[str, np.ndarray]]
+
+
+def int8_mode(precision: str) -> int:
+    """The op's int8_mode of a precision; 0 of those that are not int8."""
+    return int(precision.removeprefix("int8_")) if precision.startswith("int8_") else 0
 
 
 def random_layers(layers: int) -> Layers:
@@ -88,6 +99,7 @@ class Worker:
         self.shapes = [tuple(map(int, s.split("x"))) for s in args.shapes.split(",")]
         self.precisions: list[str] = args.precisions.split(",")
         self.engine: str = args.engine or args.kind
+        self.plan = [tuple(part.split(":")) for part in args.plan.split(",") if part]
         self.workdir = pathlib.Path(args.workdir)
         self.deadline: float = args.deadline
         self.compile_deadline: float = args.compile_deadline
@@ -159,6 +171,7 @@ def run_torch(worker: Worker) -> None:
 
     device = "cuda" if worker.gpu else "cpu"
     dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+    dtypes |= {name: torch.float16 for name in TORCH_8BIT}
     layers = random_layers(worker.layers)
 
     def weights(layer: dict[str, np.ndarray], dtype: torch.dtype) -> list[torch.Tensor]:
@@ -187,6 +200,7 @@ def run_torch(worker: Worker) -> None:
         return F.layer_norm(y + x, (HIDDEN,), w[10], w[11], 1e-12)
 
     compiled = torch.compile(layer, dynamic=False)
+    compiled_8bit = torch.compile(_torch_8bit_layer, dynamic=False)
     prepared = []
     # Graphs read their inputs where they lay at capture. Whatever is not held here is freed: at
     # 32x384 the memory then went back to the driver and the replay crashed.
@@ -196,7 +210,10 @@ def run_torch(worker: Worker) -> None:
             dtype = dtypes[precision]
             all_weights = [weights(values, dtype) for values in layers]
             alive.append(all_weights)
-            for variant in ("masked", "full", "packed", "kept_changing"):
+            is_8bit = precision in TORCH_8BIT
+            for variant in (
+                ("full", "packed") if is_8bit else ("masked", "full", "packed", "kept_changing")
+            ):
                 hidden = hidden_states(*shape)
                 if variant == "packed":
                     hidden = hidden[:, : max(1, shape[1] // 2)]
@@ -216,6 +233,20 @@ def run_torch(worker: Worker) -> None:
                         for w in all_weights:
                             x = compiled(x, mask, w)
                     return x
+
+                if is_8bit:
+                    quantized = _torch_quantize(layer, x, all_weights, precision)
+                    alive.append(quantized)
+
+                    def forward(
+                        x: torch.Tensor = x,
+                        quantized: list[list[torch.Tensor]] = quantized,
+                        precision: str = precision,
+                    ) -> torch.Tensor:
+                        with torch.no_grad():
+                            for w in quantized:
+                                x = compiled_8bit(x, w, precision)
+                        return x
 
                 alive.append(forward)
                 try:
@@ -237,6 +268,76 @@ def run_torch(worker: Worker) -> None:
         )
         worker.measure(shape, precision, variant, run)
     tell("VERSIONS", torch=torch.__version__, cuda=str(torch.version.cuda))
+
+
+# The largest number of each 8-bit type of PyTorch.
+TORCH_8BIT = {"fp8": 448.0, "int8": 127.0}
+
+
+def _torch_8bit_layer(x: torch.Tensor, w: list[torch.Tensor], kind: str) -> torch.Tensor:  # noqa: F821
+    """One layer [B,S,H] with products of 8 bits; `w` is of `_torch_quantize`."""
+    import torch
+    import torch.nn.functional as F
+
+    def dense(x: torch.Tensor, at: int) -> torch.Tensor:
+        kernel, kernel_scale, bias, input_scale = w[at : at + 4]
+        rows = x.reshape(-1, x.shape[-1]).float() / input_scale
+        if kind == "fp8":
+            rows = rows.clamp(-448, 448).to(torch.float8_e4m3fn)
+            y = torch._scaled_mm(
+                rows, kernel.t(), scale_a=input_scale, scale_b=kernel_scale, bias=bias,
+                out_dtype=torch.float16, use_fast_accum=True,
+            )  # fmt: skip
+        else:
+            rows = rows.round().clamp(-127, 127).to(torch.int8)
+            sums = torch._int_mm(rows, kernel.t())
+            y = (sums.float() * (input_scale * kernel_scale) + bias.float()).half()
+        return y.view(*x.shape[:-1], -1)
+
+    b, s, _ = x.shape
+    qkv = dense(x, 0).view(b, s, 3, HEADS, SIZE)
+    q, k, v = (t.transpose(1, 2) for t in qkv.unbind(2))
+    a = F.scaled_dot_product_attention(q, k, v)
+    a = dense(a.transpose(1, 2).reshape(b, s, HIDDEN), 4)
+    x = F.layer_norm(a + x, (HIDDEN,), w[8], w[9], 1e-12)
+    y = dense(F.gelu(dense(x, 10), approximate="tanh"), 14)
+    return F.layer_norm(y + x, (HIDDEN,), w[18], w[19], 1e-12)
+
+
+def _torch_quantize(
+    layer: Callable,
+    x: torch.Tensor,  # noqa: F821
+    all_weights: list[list[torch.Tensor]],  # noqa: F821
+    kind: str,
+) -> list[list[torch.Tensor]]:  # noqa: F821
+    """What `_torch_8bit_layer` takes: ranges are largest magnitudes, of the input x [B,S,H] too."""
+    import torch
+    import torch.nn.functional as F
+
+    largest = TORCH_8BIT[kind]
+    dtype = torch.float8_e4m3fn if kind == "fp8" else torch.int8
+
+    def quantized(w: torch.Tensor, bias: torch.Tensor, values: torch.Tensor) -> list[torch.Tensor]:
+        scale = w.float().abs().max() / largest
+        kernel = w.float() / scale
+        kernel = (kernel if kind == "fp8" else kernel.round()).to(dtype)
+        return [kernel, scale, bias, values.float().abs().max() / largest]
+
+    result = []
+    with torch.no_grad():
+        for w in all_weights:
+            b, s, _ = x.shape
+            qkv = F.linear(x, w[0], w[1]).view(b, s, 3, HEADS, SIZE)
+            a = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in qkv.unbind(2)))
+            a = a.transpose(1, 2).reshape(b, s, HIDDEN)
+            middle = F.layer_norm(F.linear(a, w[2], w[3]) + x, (HIDDEN,), w[4], w[5], 1e-12)
+            inner = F.gelu(F.linear(middle, w[6], w[7]), approximate="tanh")
+            result.append([
+                *quantized(w[0], w[1], x), *quantized(w[2], w[3], a), w[4], w[5],
+                *quantized(w[6], w[7], middle), *quantized(w[8], w[9], inner), w[10], w[11],
+            ])  # fmt: skip
+            x = layer(x, None, w)
+    return result
 
 
 def _torch_runner(forward: Callable, device: str) -> tuple[Callable, Callable]:
@@ -312,7 +413,10 @@ def _torch_times(run_once: Callable, gpu: bool, forwards: int = 50) -> float:
 # ---- TensorFlow ----------------------------------------------------------------------------------
 
 
-TF_DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "tf32": "float32"}
+TF_DTYPES = {
+    "fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "tf32": "float32",
+    "int8_1": "float16", "int8_2": "float16",
+}  # fmt: skip
 
 
 def _set_up_tensorflow() -> None:
@@ -469,7 +573,7 @@ class OpLoops:
     def __init__(
         self, worker: Worker, precision: str, layers: Layers, constants: bool = False
     ) -> None:
-        """Loads the weights onto the device."""
+        """Loads the weights onto the device, int8 ones with the ranges of a batch."""
         import tensorflow.compat.v1 as tf
 
         from fastertransformer_tf import ops
@@ -479,6 +583,12 @@ class OpLoops:
         self._worker, self._precision = worker, precision
         self._device = _device(worker)
         self.sizes = encoder_graphs.EncoderSizes(worker.layers, HEADS, SIZE, INNER)
+        if int8_mode(precision):
+            from fastertransformer_tf.models import int8_weights
+
+            layers = int8_weights.quantize(
+                layers, self.sizes, hidden_states(4, 64), np.full(4, 64, np.int32)
+            )
         self.graph = tf.Graph()
         self.session = tf.Session(graph=self.graph)
         self._arrays = encoder_graphs.HeldArrays(tf.as_dtype(TF_DTYPES[precision]))
@@ -513,6 +623,11 @@ class OpLoops:
             given = self._variable(f"mask_{batch}x{seq_len}", mask)
         else:
             given = None
+        if int8_mode(self._precision):
+            return lambda x, lengths: self._graphs.op_encoder(
+                x, lengths, self.sizes, self._weights,
+                remove_padding=variant == "packed", int8_mode=int8_mode(self._precision),
+            )  # fmt: skip
         layers = spec.by_op_input(self._weights)
 
         def run(x: object, lengths: object) -> object:
@@ -591,6 +706,8 @@ def run_op(worker: Worker) -> None:
     layers = random_layers(worker.layers)
     if worker.engine == "op_tuned":
         plan = [("fp16", "masked"), ("fp16", "packed"), ("fp16", "full")]
+        for precision in ("int8_2", "int8_1"):
+            plan += [(precision, "full"), (precision, "packed")]
         plan += [("fp16", variant) for variant in RAGGED_VARIANTS]
     else:
         plan = [
@@ -600,7 +717,7 @@ def run_op(worker: Worker) -> None:
         ]  # fmt: skip
     loops: dict[str, OpLoops] = {}
     wait_for_turn()
-    for precision, variant in plan:
+    for precision, variant in worker.plan or plan:
         # A new node for each measurement, in case a kernel asks only once whether TF32 is allowed.
         tf.config.experimental.enable_tensor_float_32_execution(precision == "tf32")
         if precision not in loops:
@@ -612,7 +729,7 @@ def run_op(worker: Worker) -> None:
                 variant,
                 functools.partial(loops[precision].measure, shape, variant),
             )
-    if worker.engine == "op_tuned":
+    if worker.engine == "op_tuned" and not worker.plan:
         loops.clear()
         for shape in sorted({*CONSTANTS_SHAPES} & {*worker.shapes}):
             run = functools.partial(_constants_ms, worker, layers, shape)
@@ -630,6 +747,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--engine", help="name in the results; default: the kind")
     parser.add_argument("--shapes", required=True)
     parser.add_argument("--precisions", default="fp16")
+    parser.add_argument("--plan", default="", help="of op: fp16:masked,fp16:packed,... alone")
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu")

@@ -28,8 +28,8 @@ cutlass="" skip=hopper_
 if [[ " $archs " = *" 90 "* ]]; then
   source scripts/lib.sh
   home=${CUTLASS_HOME:-$("$FT_PYTHON" tf_ops/bazel/find_cutlass.py)}
-  # Asserts would make ptxas put the wgmma instructions one behind the other.
-  cutlass="-DNDEBUG --expt-relaxed-constexpr -isystem $home/include -isystem $home/tools/util/include"
+  # Asserts would make ptxas put the wgmma instructions one behind the other; GDC: launches that overlap.
+  cutlass="-DNDEBUG -DCUTLASS_ENABLE_GDC_FOR_SM90 --expt-relaxed-constexpr -isystem $home/include -isystem $home/tools/util/include"
   includes+=" -DFT_WITH_CUTLASS" skip=none
 fi
 mkdir -p "$out/obj"

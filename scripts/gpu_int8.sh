@@ -26,7 +26,7 @@ run() {
 }
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 case $parts in *" tests "*)
-  for part in int8_gemm int8_norm int8_attention int8_kernels int8_layers; do
+  for part in int8_gemm int8_norm int8_attention int8_kernels int8_layers int8_config; do
     run $part "$bin/cuda_test" $part
   done
   # What the refactoring for INT8 touched.

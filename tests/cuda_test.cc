@@ -1316,6 +1316,7 @@ int main(int argc, char** argv) {
                {"int8_norm", TestInt8Norms},
                {"int8_attention", TestInt8Attention},
                {"int8_layers", TestInt8Layers},
+               {"int8_config", TestInt8GemmConfig},
                {"int8_kernels", TestEachInt8Kernel},
                {"each_kernel", TestEachKernel}};
   const std::string part = argc < 2 ? "" : argv[1];

@@ -41,8 +41,15 @@ def test_kernels_are_sorted_into_parts():
     assert floors["QKV GEMM"] == pytest.approx(54.49, abs=0.01)
     assert floors["layer norm 1"] == pytest.approx(12.58, abs=0.01)
     assert "| attention output GEMM | 30.0 |" in gpu_profile.markdown(
-        {"gpu": "g", "date": "2026-11-25", "commit": "c", "shapes": [result]}
+        {"gpu": "g", "date": "2026-11-25", "commit": "c", "computes_in": "FP16", "shapes": [result]}
     )
+
+
+def test_floors_of_integers():
+    floors = gpu_profile.floors(32, 384, int8_mode=2)
+    # 12288 x 3072 x 768 at 1458 TOPS; three times 12288 x 768 bytes at 3 TB/s.
+    assert floors["intermediate GEMM"][0] == pytest.approx(39.77, abs=0.01)
+    assert floors["layer norm 1"] == (0.0, pytest.approx(9.44, abs=0.01))
 
 
 def test_what_is_no_encoder_is_refused():

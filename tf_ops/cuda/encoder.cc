@@ -25,18 +25,51 @@ namespace {
 // Query rows of an attention kernel's block, at least.
 constexpr int64_t kAttentionRows = 64;
 
-// Keeps tuned products of a batch in gemm_config.in, with the sizes that the guide's file has.
-Status WriteTunedGemms(const EncoderConfig& config, int64_t batch_size, int64_t seq_len,
-                       const std::string& config_dir, std::vector<TunedGemm>* rows) {
-  for (TunedGemm& row : *rows) {
-    row.batch_size = batch_size;
-    row.seq_len = seq_len;
-    row.num_heads = config.num_heads;
-    row.head_size = config.head_size;
+// What was tuned for one batch.
+struct TunedProducts {
+  std::vector<TunedGemm> gemms;
+  std::vector<TunedInt8Gemm> int8_gemms;
+
+  bool empty() const { return gemms.empty() && int8_gemms.empty(); }
+
+  // Keeps it in gemm_config.in or igemm_config.in, with the sizes that the guide's files have.
+  Status Write(const EncoderConfig& config, int64_t batch_size, int64_t seq_len,
+               const std::string& config_dir) {
+    const auto set_sizes = [&](auto* row) {
+      row->batch_size = batch_size;
+      row->seq_len = seq_len;
+      row->num_heads = config.num_heads;
+      row->head_size = config.head_size;
+    };
+    std::string environment;
+    if (!gemms.empty()) {
+      for (TunedGemm& row : gemms) set_sizes(&row);
+      FT_RETURN_IF_ERROR(GemmEnvironment(&environment));
+      FT_RETURN_IF_ERROR(UpdateGemmConfig(GemmConfigPath(config_dir), environment, gemms));
+    }
+    if (!int8_gemms.empty()) {
+      for (TunedInt8Gemm& row : int8_gemms) set_sizes(&row);
+      FT_RETURN_IF_ERROR(Int8GemmEnvironment(&environment));
+      FT_RETURN_IF_ERROR(
+          UpdateInt8GemmConfig(Int8GemmConfigPath(config_dir), environment, int8_gemms));
+    }
+    return OkStatus();
   }
-  std::string environment;
-  FT_RETURN_IF_ERROR(GemmEnvironment(&environment));
-  return UpdateGemmConfig(GemmConfigPath(config_dir), environment, *rows);
+};
+
+// Times the products of a plan that are not tuned yet, and remembers the fastest.
+Status TuneProducts(const LayerPlan& plan, const ExecutionContext& execution, Gemm* gemm,
+                    Int8Kinds* int8_kinds, TunedProducts* tuned) {
+  std::vector<GemmShape> shapes;
+  for (const GemmStep& step : Products<GemmStep>(plan)) {
+    if (!gemm->IsTuned(step.shape)) shapes.push_back(step.shape);
+  }
+  std::vector<Int8GemmArgs> int8_products;
+  for (const Int8GemmStep& step : Products<Int8GemmStep>(plan)) {
+    if (!int8_kinds->IsTuned(step.args)) int8_products.push_back(step.args);
+  }
+  FT_RETURN_IF_ERROR(TuneGemms(shapes, execution, gemm, &tuned->gemms));
+  return TuneInt8Gemms(int8_products, execution, int8_kinds, &tuned->int8_gemms);
 }
 
 // Attention of all sequences. With a mask that may say no more than lengths, two launches: of the
@@ -71,13 +104,15 @@ struct LayerPlace {
 class StepRunner {
  public:
   StepRunner(const EncoderConfig& config, const WeightLayout& layout, const LayerPlan& plan,
-             int64_t rows, char* workspace, Gemm* gemm, const AttentionLaunches* attention)
+             int64_t rows, char* workspace, Gemm* gemm, Int8Kinds* int8_kinds,
+             const AttentionLaunches* attention)
       : config_(config),
         layout_(layout),
         plan_(plan),
         rows_(rows),
         workspace_(workspace),
         gemm_(gemm),
+        int8_kinds_(int8_kinds),
         attention_(attention) {}
 
   // INT8: the integers of the first layer's input.
@@ -187,7 +222,7 @@ class StepRunner {
     args.bias = Scale(step.bias);
     args.out_scale = Scale(step.out_scale);
     args.output = At(step.output);
-    return LaunchInt8Gemm(args, step.kind, context);
+    return LaunchInt8Gemm(args, int8_kinds_->Choose(args, context), context);
   }
 
   Status Run(const Int8NormStep& step, const LaunchContext& context) const {
@@ -233,6 +268,7 @@ class StepRunner {
   const int64_t rows_;
   char* const workspace_;
   Gemm* const gemm_;
+  Int8Kinds* const int8_kinds_;
   const AttentionLaunches* const attention_;
   LayerPlace place_ = {};
 };
@@ -243,7 +279,8 @@ class CudaEncoder : public Encoder {
       : config_(config),
         options_(options),
         weights_(config),
-        plans_(config_, weights_, PlanOptions{options.few_rows, options.plain_int8}),
+        plans_(config_, weights_, PlanOptions{options.few_rows}),
+        int8_kinds_(options.plain_int8),
         graphs_(options.max_graphs) {}
 
   const EncoderConfig& config() const override { return config_; }
@@ -281,7 +318,13 @@ class CudaEncoder : public Encoder {
     }
     LaunchContext context;
     FT_RETURN_IF_ERROR(GetLaunchContext(execution, &context));
-    std::call_once(config_loaded_, [this] { gemm_.LoadConfig(options_.gemm_config_dir); });
+    std::call_once(config_loaded_, [this] {
+      if (config_.int8_mode == 0) {
+        gemm_.LoadConfig(options_.gemm_config_dir);
+      } else {
+        int8_kinds_.LoadConfig(options_.gemm_config_dir);
+      }
+    });
     // Timing and graphs of our own step back where the caller captures its stream.
     cudaStreamCaptureStatus capturing;
     FT_RETURN_IF_CUDA_ERROR(cudaStreamIsCapturing(context.stream, &capturing));
@@ -316,7 +359,7 @@ class CudaEncoder : public Encoder {
     }
     attention.choice = SelectAttention(attention.args, context);
 
-    StepRunner steps(config_, weights_, plan, batch.rows(), work, &gemm_, &attention);
+    StepRunner steps(config_, weights_, plan, batch.rows(), work, &gemm_, &int8_kinds_, &attention);
     for (int64_t l = 0; l < config_.num_layers; ++l) {
       const LayerPlace place = PlaceOf(l, batch, static_cast<const char*>(prepared));
       if (l == 0 && config_.int8_mode != 0) {
@@ -349,15 +392,12 @@ class CudaEncoder : public Encoder {
     EncoderBatch rounded = batch;
     rounded.num_rows = RoundRows(batch.rows());
     std::lock_guard<std::mutex> lock(test_mutex_);
-    std::vector<GemmShape> shapes;
-    for (const GemmStep& step : GemmSteps(*plans_.Get(rounded, context))) {
-      if (!gemm_.IsTuned(step.shape)) shapes.push_back(step.shape);
-    }
-    std::vector<TunedGemm> rows;
-    FT_RETURN_IF_ERROR(TuneGemms(shapes, execution, &gemm_, &rows));
-    if (rows.empty() || options_.gemm_config_dir.empty()) return OkStatus();
-    const Status written = WriteTunedGemms(config_, batch.batch_size, batch.max_seq_len,
-                                           options_.gemm_config_dir, &rows);
+    TunedProducts tuned;
+    FT_RETURN_IF_ERROR(
+        TuneProducts(*plans_.Get(rounded, context), execution, &gemm_, &int8_kinds_, &tuned));
+    if (tuned.empty() || options_.gemm_config_dir.empty()) return OkStatus();
+    const Status written =
+        tuned.Write(config_, batch.batch_size, batch.max_seq_len, options_.gemm_config_dir);
     if (!written.ok()) {
       static std::once_flag reported;
       std::call_once(reported, [&] {
@@ -394,6 +434,7 @@ class CudaEncoder : public Encoder {
   // Caches only: results do not depend on them.
   mutable LayerPlans plans_;
   mutable Gemm gemm_;
+  mutable Int8Kinds int8_kinds_;
   mutable GraphCache graphs_;
   mutable std::once_flag config_loaded_;
   mutable std::mutex test_mutex_;
@@ -427,19 +468,28 @@ Status TuneEncoderGemms(const EncoderConfig& config, int64_t batch_size, int64_t
   // cuBLASLt's products also where the kernel for few rows would be chosen.
   PlanOptions options;
   options.few_rows = 0;
-  const std::vector<GemmStep> steps =
-      GemmSteps(MakeLayerPlan(config, WeightLayout(config), batch, options, context));
-  std::vector<GemmShape> shapes;
-  for (const GemmStep& step : steps) shapes.push_back(step.shape);
+  const LayerPlan plan = MakeLayerPlan(config, WeightLayout(config), batch, options, context);
   Gemm gemm;
-  std::vector<TunedGemm> rows;
-  FT_RETURN_IF_ERROR(TuneGemms(shapes, execution, &gemm, &rows));
-  for (size_t i = 0; i < rows.size(); ++i) {
-    report->push_back(StrCat("GEMM test ", i, ": [M: ", shapes[i].rows, " K: ", shapes[i].k,
-                             " N: ", shapes[i].n, "] ", steps[i].name, ": fast_algo costs ",
-                             rows[i].milliseconds, " ms"));
+  Int8Kinds int8_kinds(/*plain_only=*/false);
+  TunedProducts tuned;
+  FT_RETURN_IF_ERROR(TuneProducts(plan, execution, &gemm, &int8_kinds, &tuned));
+  const auto add = [report](int64_t rows, int64_t n, int64_t k, const char* name, float time,
+                            const std::string& how) {
+    report->push_back(StrCat("GEMM test ", report->size(), ": [M: ", rows, " K: ", k, " N: ", n,
+                             "] ", name, ": ", how, " costs ", time, " ms"));
+  };
+  const auto gemms = Products<GemmStep>(plan);
+  for (size_t i = 0; i < tuned.gemms.size(); ++i) {
+    const GemmShape& shape = tuned.gemms[i].shape;
+    add(shape.rows, shape.n, shape.k, gemms[i].name, tuned.gemms[i].milliseconds, "fast_algo");
   }
-  return WriteTunedGemms(config, batch_size, seq_len, config_dir, &rows);
+  const auto int8_gemms = Products<Int8GemmStep>(plan);
+  for (size_t i = 0; i < tuned.int8_gemms.size(); ++i) {
+    const TunedInt8Gemm& row = tuned.int8_gemms[i];
+    add(row.product.rows, row.product.n, row.product.k, int8_gemms[i].name, row.milliseconds,
+        Name(row.kind));
+  }
+  return tuned.Write(config, batch_size, seq_len, config_dir);
 }
 
 }  // namespace cuda

@@ -11,9 +11,10 @@ namespace ft {
 namespace cuda {
 
 struct CudaEncoderOptions {
-  // Time cuBLASLt's algorithms at the first call of each new shape.
+  // Time the kernels and cuBLASLt's algorithms of each product at the first call of a new shape.
   bool allow_gemm_test = false;
-  // Where gemm_config.in lies: tuned algorithms are read from it and written to it. Empty: no file.
+  // Where gemm_config.in lies, of int8_mode igemm_config.in: what was tuned is read from it and
+  // written to it. Empty: no file.
   std::string gemm_config_dir;
   // Replay a CUDA graph when sizes and addresses of a call were seen before.
   bool use_graphs = true;
@@ -31,7 +32,7 @@ Status CreateCudaEncoder(const EncoderConfig& config, const CudaEncoderOptions& 
                          std::unique_ptr<Encoder>* encoder);
 
 // GEMM test of the sizes of one batch (what allow_gemm_test does). Rows go to gemm_config.in in
-// `config_dir`; `report` gets one line per product.
+// `config_dir`, of int8_mode to igemm_config.in; `report` gets one line per product.
 Status TuneEncoderGemms(const EncoderConfig& config, int64_t batch_size, int64_t seq_len,
                         bool allow_tf32, const std::string& config_dir,
                         std::vector<std::string>* report);

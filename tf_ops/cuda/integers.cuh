@@ -24,11 +24,14 @@ __device__ __forceinline__ uint16_t PackIntegers(float x0, float x1) {
   return static_cast<uint16_t>((RoundToInt8(x0) & 0xff) | (RoundToInt8(x1) & 0xff) << 8);
 }
 
-// What an integer keeps of it is one part in 256: the fast exponential and division, which are
-// right to one in a million, will do. Those of Activate take as long as the product before it.
+// Right to one part in 2,000 of the distance from 0 and from x, where an integer keeps one in 256:
+// of 20,000 integers one is another. An exact one takes longer than the product before it.
 __device__ __forceinline__ float GeluTanhForInteger(float x) {
-  const float u = 0.79788456080286536f * (x + 0.044715f * x * x * x);
-  return __fdividef(x, 1.f + __expf(-2.f * u));
+  constexpr float kLinear = 0.79788456080286536f;
+  float tanh;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(tanh) : "f"(x * fmaf(kLinear * 0.044715f, x * x, kLinear)));
+  const float half = 0.5f * x;
+  return fmaf(half, tanh, half);
 }
 
 // x[i] = activation(x[i]); -1: as it is.

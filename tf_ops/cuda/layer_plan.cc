@@ -96,13 +96,8 @@ class Builder {
 class Int8Builder {
  public:
   Int8Builder(const EncoderConfig& config, const WeightLayout& weights, int64_t rows,
-              bool plain_only, const LaunchContext& context, std::vector<Step>* steps)
-      : config_(config),
-        weights_(weights),
-        rows_(rows),
-        plain_only_(plain_only),
-        context_(context),
-        steps_(steps) {}
+              std::vector<Step>* steps)
+      : config_(config), weights_(weights), rows_(rows), steps_(steps) {}
 
   void Layer() {
     const int64_t h = config_.hidden_size(), i = config_.inner_size;
@@ -111,7 +106,7 @@ class Int8Builder {
     qkv.kernel = w.qkv_kernel;
     qkv.scale = w.qkv_scale;
     qkv.bias = w.qkv_float_bias;
-    Add(qkv);
+    steps_->push_back(qkv);
     steps_->push_back(AttentionStep{});
     SumAndNorm("attention output", Edge::kContext, h, w.attention_kernel, w.attention_scale,
                Norm(false));
@@ -122,7 +117,7 @@ class Int8Builder {
     inner.scale = w.inner_scale;
     inner.bias = w.inner_float_bias;
     inner.out_scale = Number(offsetof(LayerScales, inner_scale));
-    Add(inner);
+    steps_->push_back(inner);
     SumAndNorm("output", Edge::kInner, i, w.output_kernel, w.output_scale, Norm(true));
   }
 
@@ -131,18 +126,13 @@ class Int8Builder {
 
   Int8GemmStep Product(const char* name, Edge input, int64_t k, Edge output, int64_t n,
                        DataType dtype) const {
-    Int8GemmStep step = {name, {}, Int8GemmKind::kPlain, input, output, -1, -1, -1, -1};
+    Int8GemmStep step = {name, {}, input, output, -1, -1, -1, -1};
     step.args.rows = rows_;
     step.args.n = n;
     step.args.k = k;
     step.args.output_dtype = dtype;
     step.args.activation = config_.activation;
     return step;
-  }
-
-  void Add(Int8GemmStep step) {
-    if (!plain_only_) step.kind = SelectInt8Gemm(step.args, context_);
-    steps_->push_back(step);
   }
 
   // The first or the last norm of a layer. Mode 2 reads integers.
@@ -172,15 +162,13 @@ class Int8Builder {
     Int8GemmStep sum = Product(name, input, k, Edge::kSum, config_.hidden_size(), dtype);
     sum.kernel = kernel;
     sum.scale = scale;
-    Add(sum);
+    steps_->push_back(sum);
     steps_->push_back(norm);
   }
 
   const EncoderConfig& config_;
   const WeightLayout& weights_;
   const int64_t rows_;
-  const bool plain_only_;
-  const LaunchContext& context_;
   std::vector<Step>* const steps_;
 };
 
@@ -215,12 +203,11 @@ class WorkspaceLayout {
 };
 
 LayerPlan MakeInt8Plan(const EncoderConfig& config, const WeightLayout& weights, int64_t rows,
-                       const PlanOptions& options, const LaunchContext& context,
                        int64_t mask_bytes) {
   const int64_t h = config.hidden_size(), size = SizeOf(config.dtype);
   const bool mode2 = config.quantizes_residuals();
   LayerPlan plan;
-  Int8Builder(config, weights, rows, options.plain_int8, context, &plan.steps).Layer();
+  Int8Builder(config, weights, rows, &plan.steps).Layer();
   WorkspaceLayout layout(&plan);
   layout.TakeQkvContextInner(rows * 3 * h * size, rows * h, rows * config.inner_size);
   layout.Take(Edge::kInputIntegers, rows * h);
@@ -241,9 +228,7 @@ LayerPlan MakeLayerPlan(const EncoderConfig& config, const WeightLayout& weights
   const int64_t h = config.hidden_size(), i = config.inner_size, rows = batch.rows();
   const int64_t mask_bytes =
       batch.attention_mask == nullptr ? 0 : batch.batch_size * kMaskParts * 4;
-  if (config.int8_mode != 0) {
-    return MakeInt8Plan(config, weights, rows, options, context, mask_bytes);
-  }
+  if (config.int8_mode != 0) return MakeInt8Plan(config, weights, rows, mask_bytes);
   const bool few_rows = UsesFewRows(config, rows, options, context);
   LayerPlan plan;
   Builder builder(config, rows, few_rows, context, &plan.steps);
@@ -286,14 +271,6 @@ std::shared_ptr<const LayerPlan> LayerPlans::Get(const EncoderBatch& batch,
     plan = std::make_shared<LayerPlan>(MakeLayerPlan(config_, weights_, batch, options_, context));
   }
   return plan;
-}
-
-std::vector<GemmStep> GemmSteps(const LayerPlan& plan) {
-  std::vector<GemmStep> gemms;
-  for (const Step& step : plan.steps) {
-    if (const auto* gemm = std::get_if<GemmStep>(&step)) gemms.push_back(*gemm);
-  }
-  return gemms;
 }
 
 }  // namespace cuda

@@ -63,7 +63,6 @@ struct AttentionStep {};
 struct Int8GemmStep {
   const char* name;   // for people
   Int8GemmArgs args;  // sizes, output type and activation; no pointers
-  Int8GemmKind kind;
   Edge input, output;
   // Byte offsets in the layer's prepared weights; -1: none.
   int64_t kernel, scale, bias, out_scale;
@@ -103,8 +102,6 @@ struct LayerPlan {
 struct PlanOptions {
   // Up to this many rows 16-bit products use the kernel for few rows. -1: the measured default.
   int64_t few_rows = -1;
-  // INT8: no product by CUTLASS.
-  bool plain_int8 = false;
 };
 
 // The plan for `rows` rows of `batch`; only its sizes and which pointers it has are read.
@@ -131,8 +128,15 @@ class LayerPlans {
   std::map<Key, std::shared_ptr<const LayerPlan>> plans_;  // bounded
 };
 
-// The products that cuBLASLt computes, where one layer of `rows` rows has such.
-std::vector<GemmStep> GemmSteps(const LayerPlan& plan);
+// The products that cuBLASLt computes, or those of integers, where a layer has such.
+template <typename Product>
+std::vector<Product> Products(const LayerPlan& plan) {
+  std::vector<Product> products;
+  for (const Step& step : plan.steps) {
+    if (const auto* product = std::get_if<Product>(&step)) products.push_back(*product);
+  }
+  return products;
+}
 
 }  // namespace cuda
 }  // namespace ft

@@ -7,6 +7,7 @@
 
 #include "tf_ops/cuda/cuda_check.h"
 #include "tf_ops/cuda/gemm/cublaslt.h"
+#include "tf_ops/cuda/gemm/timing.h"
 
 namespace ft {
 namespace cuda {
@@ -118,13 +119,6 @@ cublasStatus_t Multiply(const CublasLt* api, cublasLtHandle_t handle, const Desc
   return api->cublasLtMatmul(handle, d.op, &one, w, d.w, args.x, d.x, &beta, c, d.y, args.output,
                              d.y, &algo, args.workspace, kGemmWorkspaceBytes, stream);
 }
-
-struct Event {
-  cudaEvent_t event = nullptr;
-  ~Event() {
-    if (event != nullptr) cudaEventDestroy(event);
-  }
-};
 
 GemmAlgorithm ToAlgorithm(const cublasLtMatmulAlgo_t& algo) {
   GemmAlgorithm result;
@@ -286,58 +280,27 @@ Status Gemm::Tune(const GemmArgs& args, const std::vector<const void*>& weights,
   FT_RETURN_IF_ERROR(Heuristics(api, handle, args.shape, kMaxCandidates, &candidates));
   Descriptors d;
   FT_RETURN_IF_ERROR(d.Init(api, args.shape, args.bias));
-  Event begin, end;
-  FT_RETURN_IF_CUDA_ERROR(cudaEventCreate(&begin.event));
-  FT_RETURN_IF_CUDA_ERROR(cudaEventCreate(&end.event));
   result->shape = args.shape;
   result->milliseconds = -1.f;
-  // The runs of one candidate are one CUDA graph: launched one by one, small products would be
-  // timed by the speed of the host. Two rounds; the better of both counts, against a disturbance.
-  const int num_runs = 3 * static_cast<int>(std::max<size_t>(weights.size(), 4));
-  std::vector<float> best(candidates.size(), -1.f);
-  cudaStream_t own = nullptr;
-  Status status = CudaStatus(cudaStreamCreateWithFlags(&own, cudaStreamNonBlocking),
-                             "cudaStreamCreateWithFlags", __FILE__, __LINE__);
-  if (status.ok()) {
-    // The operands may still be on their way on the caller's stream.
-    status = CudaStatus(cudaStreamSynchronize(stream), "cudaStreamSynchronize", __FILE__, __LINE__);
-  }
-  for (size_t i = 0; i < candidates.size() && status.ok(); ++i) {
-    const GemmAlgorithm algorithm = ToAlgorithm(candidates[i].algo);
-    if (Multiply(api, handle, d, args, weights[0], algorithm, own) != CUBLAS_STATUS_SUCCESS) {
+  LaunchTimer timer;
+  FT_RETURN_IF_ERROR(timer.Init(stream));
+  for (const cublasLtMatmulHeuristicResult_t& candidate : candidates) {
+    const GemmAlgorithm algorithm = ToAlgorithm(candidate.algo);
+    // The first run also tells whether there is any.
+    if (Multiply(api, handle, d, args, weights[0], algorithm, timer.stream()) !=
+        CUBLAS_STATUS_SUCCESS) {
       continue;
     }
-    cudaGraph_t graph = nullptr;
-    cudaGraphExec_t exec = nullptr;
-    const auto time = [&]() -> Status {
-      FT_RETURN_IF_CUDA_ERROR(cudaStreamBeginCapture(own, cudaStreamCaptureModeThreadLocal));
-      for (int run = 0; run < num_runs; ++run) {
-        Multiply(api, handle, d, args, weights[run % weights.size()], algorithm, own);
-      }
-      FT_RETURN_IF_CUDA_ERROR(cudaStreamEndCapture(own, &graph));
-      FT_RETURN_IF_CUDA_ERROR(cudaGraphInstantiate(&exec, graph, 0));
-      for (int round = 0; round < 2; ++round) {
-        float milliseconds = 0.f;
-        FT_RETURN_IF_CUDA_ERROR(cudaEventRecord(begin.event, own));
-        FT_RETURN_IF_CUDA_ERROR(cudaGraphLaunch(exec, own));
-        FT_RETURN_IF_CUDA_ERROR(cudaEventRecord(end.event, own));
-        FT_RETURN_IF_CUDA_ERROR(cudaEventSynchronize(end.event));
-        FT_RETURN_IF_CUDA_ERROR(cudaEventElapsedTime(&milliseconds, begin.event, end.event));
-        milliseconds /= num_runs;
-        if (best[i] < 0.f || milliseconds < best[i]) best[i] = milliseconds;
-      }
-      return OkStatus();
+    const auto launch = [&](int run, cudaStream_t on) {
+      return CublasStatus(
+          Multiply(api, handle, d, args, weights[run % weights.size()], algorithm, on),
+          "cublasLtMatmul");
     };
-    status = time();
-    if (exec != nullptr) cudaGraphExecDestroy(exec);
-    if (graph != nullptr) cudaGraphDestroy(graph);
-  }
-  if (own != nullptr) cudaStreamDestroy(own);
-  FT_RETURN_IF_ERROR(status);
-  for (size_t i = 0; i < candidates.size(); ++i) {
-    if (best[i] >= 0.f && (result->milliseconds < 0.f || best[i] < result->milliseconds)) {
-      result->milliseconds = best[i];
-      result->algorithm = ToAlgorithm(candidates[i].algo);
+    float milliseconds;
+    FT_RETURN_IF_ERROR(timer.Time(launch, TimedRuns(weights.size()), &milliseconds));
+    if (result->milliseconds < 0.f || milliseconds < result->milliseconds) {
+      result->milliseconds = milliseconds;
+      result->algorithm = algorithm;
     }
   }
   if (result->milliseconds < 0.f) return Internal("no cuBLASLt algorithm ran in the GEMM test");

@@ -1,17 +1,13 @@
 // gemm_config.in: the tuned algorithms of a machine.
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
+#include <algorithm>
 #include <cinttypes>
 #include <sstream>
 
 #include "tf_ops/cuda/cuda_check.h"
+#include "tf_ops/cuda/gemm/config_file.h"
 #include "tf_ops/cuda/gemm/cublaslt.h"
 #include "tf_ops/cuda/gemm/gemm.h"
 
@@ -101,92 +97,15 @@ bool ParseRow(const std::string& line, TunedGemm* row, std::string* environment)
   return true;
 }
 
-// An open file.
-class File {
- public:
-  File(const char* path, int flags, mode_t mode = 0) : descriptor_(open(path, flags, mode)) {}
-  explicit File(int descriptor) : descriptor_(descriptor) {}
-  ~File() {
-    if (descriptor_ >= 0) close(descriptor_);
-  }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-  int descriptor() const { return descriptor_; }
-  bool is_open() const { return descriptor_ >= 0; }
-
- private:
-  const int descriptor_;
-};
-
-// The content of an ordinary file; a missing one is empty. Nothing that is no such file is waited
-// for.
-Status ReadText(const std::string& path, std::string* text) {
-  constexpr int64_t kMaxBytes = 16 << 20;
-  const File file(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-  if (!file.is_open()) {
-    if (errno == ENOENT) return OkStatus();
-    return InvalidArgument("cannot be read: ", strerror(errno));
-  }
-  struct stat about;
-  if (fstat(file.descriptor(), &about) != 0 || !S_ISREG(about.st_mode) ||
-      about.st_size > kMaxBytes) {
-    return InvalidArgument("is not a file of at most ", kMaxBytes, " bytes");
-  }
-  text->resize(about.st_size);
-  size_t size = 0;
-  while (size < text->size()) {
-    const ssize_t count = read(file.descriptor(), &(*text)[size], text->size() - size);
-    if (count <= 0) break;
-    size += count;
-  }
-  text->resize(size);
-  return OkStatus();
-}
-
-// Puts `text` into the place of `path` by a rename; the new file is made where no link can be.
-Status ReplaceFile(const std::string& path, const std::string& text) {
-  std::string temporary = path + ".XXXXXX";
-  const File file(mkostemp(&temporary[0], O_CLOEXEC));
-  if (!file.is_open()) {
-    return FailedPrecondition("cannot create a file beside ", path, ": ", strerror(errno));
-  }
-  size_t size = 0;
-  while (size < text.size()) {
-    const ssize_t count = write(file.descriptor(), &text[size], text.size() - size);
-    if (count <= 0) break;
-    size += count;
-  }
-  if (size < text.size() || fchmod(file.descriptor(), 0644) != 0 ||
-      rename(temporary.c_str(), path.c_str()) != 0) {
-    const int error = errno;
-    unlink(temporary.c_str());
-    return FailedPrecondition("cannot write ", path, ": ", strerror(error));
-  }
-  return OkStatus();
-}
-
 // All rows with their environments.
-Status ReadAll(const std::string& path, std::vector<std::pair<TunedGemm, std::string>>* rows) {
-  std::string text;
-  FT_RETURN_IF_ERROR(ReadText(path, &text));
-  std::istringstream file(text);
-  std::string line;
-  int number = 0;
-  while (std::getline(file, line)) {
-    ++number;
-    if (number == 1) {
-      if (line != kHeader) {
-        return InvalidArgument(
-            "line 1 is not this version's header; delete the file or run "
-            "encoder_gemm again");
-      }
-      continue;
-    }
-    if (line.empty()) continue;
+Status ParseRows(const std::vector<std::string>& lines,
+                 std::vector<std::pair<TunedGemm, std::string>>* rows) {
+  for (size_t i = 0; i < lines.size(); ++i) {
+    if (lines[i].empty()) continue;
     TunedGemm row;
     std::string environment;
-    if (!ParseRow(line, &row, &environment)) {
-      return InvalidArgument("line ", number, " is damaged");
+    if (!ParseRow(lines[i], &row, &environment)) {
+      return InvalidArgument("line ", i + 2, " is damaged");
     }
     rows->emplace_back(row, environment);
   }
@@ -220,8 +139,10 @@ std::string CommandLineGemmConfigDir() {
 
 Status ReadGemmConfig(const std::string& path, const std::string& environment,
                       std::vector<TunedGemm>* rows, int* num_foreign) {
+  std::vector<std::string> lines;
   std::vector<std::pair<TunedGemm, std::string>> all;
-  FT_RETURN_IF_ERROR(ReadAll(path, &all));
+  FT_RETURN_IF_ERROR(ReadConfigRows(path, kHeader, "encoder_gemm", &lines));
+  FT_RETURN_IF_ERROR(ParseRows(lines, &all));
   for (const auto& row : all) {
     if (row.second == environment) {
       rows->push_back(row.first);
@@ -234,26 +155,19 @@ Status ReadGemmConfig(const std::string& path, const std::string& environment,
 
 Status UpdateGemmConfig(const std::string& path, const std::string& environment,
                         const std::vector<TunedGemm>& rows) {
-  const std::string lock_path = path + ".lock";
-  const File lock(lock_path.c_str(), O_CREAT | O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0644);
-  if (!lock.is_open() || flock(lock.descriptor(), LOCK_EX) != 0) {
-    return FailedPrecondition("cannot lock ", lock_path, ": ", strerror(errno));
-  }
-  std::vector<std::pair<TunedGemm, std::string>> all;
-  if (!ReadAll(path, &all).ok()) all.clear();
-  for (const TunedGemm& row : rows) {
-    size_t kept = 0;
-    for (size_t i = 0; i < all.size(); ++i) {
-      if (all[i].second == environment && SameShape(all[i].first.shape, row.shape)) continue;
-      all[kept++] = all[i];
+  return EditConfigRows(path, kHeader, [&](std::vector<std::string>* lines) {
+    std::vector<std::pair<TunedGemm, std::string>> all;
+    if (!ParseRows(*lines, &all).ok()) all.clear();
+    lines->clear();
+    for (const auto& [kept, other] : all) {
+      const bool is_replaced =
+          other == environment && std::any_of(rows.begin(), rows.end(), [&](const TunedGemm& row) {
+            return SameShape(kept.shape, row.shape);
+          });
+      if (!is_replaced) lines->push_back(FormatRow(kept, other));
     }
-    all.resize(kept);
-    all.emplace_back(row, environment);
-  }
-  std::ostringstream text;
-  text << kHeader << '\n';
-  for (const auto& row : all) text << FormatRow(row.first, row.second) << '\n';
-  return ReplaceFile(path, text.str());
+    for (const TunedGemm& row : rows) lines->push_back(FormatRow(row, environment));
+  });
 }
 
 }  // namespace cuda

@@ -4,6 +4,7 @@
 
 #include "tf_ops/core/arena.h"
 #include "tf_ops/cuda/cuda_check.h"
+#include "tf_ops/cuda/gemm/timing.h"
 
 namespace ft {
 namespace cuda {
@@ -15,6 +16,12 @@ constexpr int64_t kCacheBytes = int64_t{96} << 20;
 struct Operands {
   char *workspace, *x, *y, *bias, *weights;
   int64_t weight_bytes, num_weights, total_bytes;
+
+  std::vector<const void*> Weights() const {
+    std::vector<const void*> all;
+    for (int64_t i = 0; i < num_weights; ++i) all.push_back(weights + i * weight_bytes);
+    return all;
+  }
 
   Operands(const std::vector<GemmShape>& shapes, void* base) {
     int64_t x_bytes = 0, y_bytes = 0, bias_bytes = 0;
@@ -80,10 +87,7 @@ Status TuneGemms(const std::vector<GemmShape>& shapes, const ExecutionContext& e
   FT_RETURN_IF_ERROR(Allocate(Operands(shapes, nullptr).total_bytes, execution, &memory));
   const Operands operands(shapes, memory.get());
   FT_RETURN_IF_ERROR(FillRandom(operands.workspace, operands.total_bytes, stream));
-  std::vector<const void*> weights;
-  for (int64_t i = 0; i < operands.num_weights; ++i) {
-    weights.push_back(operands.weights + i * operands.weight_bytes);
-  }
+  const std::vector<const void*> weights = operands.Weights();
   for (const GemmShape& shape : shapes) {
     GemmArgs args;
     args.shape = shape;
@@ -95,6 +99,60 @@ Status TuneGemms(const std::vector<GemmShape>& shapes, const ExecutionContext& e
     args.workspace = operands.workspace;
     TunedGemm row;
     FT_RETURN_IF_ERROR(gemm->Tune(args, weights, stream, &row));
+    rows->push_back(row);
+  }
+  return OkStatus();
+}
+
+Status TuneInt8Gemms(const std::vector<Int8GemmArgs>& products, const ExecutionContext& execution,
+                     Int8Kinds* kinds, std::vector<TunedInt8Gemm>* rows) {
+  if (products.empty()) return OkStatus();
+  LaunchContext context;
+  FT_RETURN_IF_ERROR(GetLaunchContext(execution, &context));
+  // The same operands as of float32 products, which are larger; numbers of any bits will do.
+  std::vector<GemmShape> shapes;
+  for (const Int8GemmArgs& p : products) {
+    GemmShape shape;
+    shape.rows = p.rows;
+    shape.n = p.n;
+    shape.k = p.k;
+    shapes.push_back(shape);
+  }
+  Buffer memory;
+  FT_RETURN_IF_ERROR(Allocate(Operands(shapes, nullptr).total_bytes, execution, &memory));
+  const Operands operands(shapes, memory.get());
+  FT_RETURN_IF_ERROR(FillRandom(operands.workspace, operands.total_bytes, context.stream));
+  const std::vector<const void*> weights = operands.Weights();
+  LaunchTimer timer;
+  FT_RETURN_IF_ERROR(timer.Init(context.stream));
+  for (const Int8GemmArgs& product : products) {
+    Int8GemmArgs args = product;
+    args.x = reinterpret_cast<const int8_t*>(operands.x);
+    args.scale = args.bias = reinterpret_cast<const float*>(operands.bias);
+    args.output = operands.y;
+    TunedInt8Gemm row;
+    row.product = product;
+    row.milliseconds = -1.f;
+    for (int kind = 0; kind < kNumInt8GemmKinds; ++kind) {
+      const auto int8_kind = static_cast<Int8GemmKind>(kind);
+      if (!Int8GemmSupported(product, int8_kind, context)) continue;
+      const auto launch = [&](int run, cudaStream_t stream) {
+        args.w = static_cast<const int8_t*>(weights[run % weights.size()]);
+        LaunchContext on = context;
+        on.stream = stream;
+        on.overlap = run > 0 && context.compute_capability >= 90;  // as between a layer's steps
+        return LaunchInt8Gemm(args, int8_kind, on);
+      };
+      float milliseconds;
+      // What a first launch prepares is not for a capture.
+      FT_RETURN_IF_ERROR(launch(0, timer.stream()));
+      FT_RETURN_IF_ERROR(timer.Time(launch, TimedRuns(weights.size()), &milliseconds));
+      if (row.milliseconds < 0.f || milliseconds < row.milliseconds) {
+        row.milliseconds = milliseconds;
+        row.kind = int8_kind;
+      }
+    }
+    kinds->Keep(row);
     rows->push_back(row);
   }
   return OkStatus();

@@ -1,4 +1,4 @@
-// The search for the fastest cuBLASLt algorithms of a layer's products.
+// The search for the fastest kernels of a layer's products.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -8,6 +8,7 @@
 
 #include "tf_ops/core/execution.h"
 #include "tf_ops/cuda/gemm/gemm.h"
+#include "tf_ops/cuda/gemm/int8/int8_kinds.h"
 
 namespace ft {
 namespace cuda {
@@ -17,6 +18,11 @@ namespace cuda {
 // gets one entry for each shape, without its sizes for the reader.
 Status TuneGemms(const std::vector<GemmShape>& shapes, const ExecutionContext& execution,
                  Gemm* gemm, std::vector<TunedGemm>* rows);
+
+// The same of products of integers, whose pointers are not read: times the kernels that support
+// each, and keeps the fastest in `kinds`.
+Status TuneInt8Gemms(const std::vector<Int8GemmArgs>& products, const ExecutionContext& execution,
+                     Int8Kinds* kinds, std::vector<TunedInt8Gemm>* rows);
 
 }  // namespace cuda
 }  // namespace ft

@@ -1,11 +1,13 @@
 // encoder_gemm <batch> <seq> <heads> <size> <is_use_fp16> <int8_mode>
-// Times cuBLASLt's algorithms for the products of a BERT layer and writes gemm_config.in.
+// Times what can compute the products of a BERT layer, and writes gemm_config.in or, with int8_mode
+// 1 to 3, igemm_config.in.
 #include <cuda_runtime_api.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "tf_ops/cuda/encoder.h"
 #include "tf_ops/cuda/gemm/gemm.h"
+#include "tf_ops/cuda/gemm/int8/int8_kinds.h"
 
 int main(int argc, char** argv) {
   if (argc != 7) {
@@ -15,15 +17,11 @@ int main(int argc, char** argv) {
     return 1;
   }
   const long batch_size = atol(argv[1]), seq_len = atol(argv[2]);
-  if (atoi(argv[6]) != 0) {
-    printf("[ERROR] int8_mode is %s, expected 0: the products of INT8 have no algorithms to time\n",
-           argv[6]);
-    return 1;
-  }
   ft::EncoderConfig config;
   config.num_heads = atol(argv[3]);
   config.head_size = atol(argv[4]);
   config.inner_size = 4 * config.hidden_size();
+  config.int8_mode = atoi(argv[6]);
   config.dtype = atoi(argv[5]) ? ft::DataType::kFloat16 : ft::DataType::kFloat32;
   cudaDeviceProp properties;
   const cudaError_t error = cudaGetDeviceProperties(&properties, 0);
@@ -45,7 +43,8 @@ int main(int argc, char** argv) {
     printf("[ERROR] %s\n", status.message().c_str());
     return 1;
   }
-  printf("%s is written\n***Encoder Gemm Testing End***\n",
-         ft::cuda::GemmConfigPath(directory).c_str());
+  const std::string path = config.int8_mode == 0 ? ft::cuda::GemmConfigPath(directory)
+                                                 : ft::cuda::Int8GemmConfigPath(directory);
+  printf("%s is written\n***Encoder Gemm Testing End***\n", path.c_str());
   return 0;
 }

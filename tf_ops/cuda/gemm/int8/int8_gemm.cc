@@ -13,13 +13,23 @@ constexpr bool kHasHopperKernels = true;
 constexpr bool kHasHopperKernels = false;  // built for no architecture that could run them
 #endif
 
-// Waves of tiles over the multiprocessors, in times of a tile of 128x128.
-double WaveTime(int64_t rows, int64_t n, int64_t tile_rows, double tile_time,
-                const LaunchContext& context) {
-  const int64_t tiles = (rows + tile_rows - 1) / tile_rows * ((n + 127) / 128);
-  const int64_t waves = (tiles + context.num_multiprocessors - 1) / context.num_multiprocessors;
-  return static_cast<double>(waves) * tile_time;
-}
+// The microseconds of a product by kernels with tiles of rows x columns: waves of tiles over the
+// multiprocessors, each of a fixed time and one for each of k. Fitted to an H100's times of BERT's
+// products (cuda_test bench_int8).
+struct TileTime {
+  Int8GemmKind kind;
+  int64_t rows, columns;
+  double launch, tile, of_k;
+
+  double Of(const Int8GemmArgs& args, const LaunchContext& context) const {
+    const int64_t tiles = (args.rows + rows - 1) / rows * ((args.n + columns - 1) / columns);
+    const int64_t waves = (tiles + context.num_multiprocessors - 1) / context.num_multiprocessors;
+    return launch + static_cast<double>(waves) * (tile + of_k * static_cast<double>(args.k));
+  }
+};
+constexpr TileTime kTileTimes[] = {{Int8GemmKind::kHopperFew, 64, 64, 0.5, 1.2, 0.00174},
+                                   {Int8GemmKind::kHopper64, 64, 128, 1.5, 0.9, 0.0018},
+                                   {Int8GemmKind::kHopper128, 128, 128, 2.3, 0.1, 0.0033}};
 
 #ifdef FT_WITH_CUTLASS
 Status LaunchHopper(const Int8GemmArgs& args, Int8GemmKind kind, const LaunchContext& context) {
@@ -75,13 +85,11 @@ bool Int8GemmSupported(const Int8GemmArgs& args, Int8GemmKind kind, const Launch
 Int8GemmKind SelectInt8Gemm(const Int8GemmArgs& args, const LaunchContext& context) {
   if (!Int8GemmSupported(args, Int8GemmKind::kHopper64, context)) return Int8GemmKind::kPlain;
   if (args.output_dtype == DataType::kFloat32) return Int8GemmKind::kHopper64;
-  if (args.rows <= 64) return Int8GemmKind::kHopperFew;
-  // H100: a tile of half the size takes a little more than half the time.
-  constexpr double kHalfTile = 0.55;
-  return WaveTime(args.rows, args.n, 64, kHalfTile, context) <
-                 WaveTime(args.rows, args.n, 128, 1.0, context)
-             ? Int8GemmKind::kHopper64
-             : Int8GemmKind::kHopper128;
+  const TileTime* best = &kTileTimes[0];
+  for (const TileTime& tiles : kTileTimes) {
+    if (tiles.Of(args, context) < best->Of(args, context)) best = &tiles;
+  }
+  return best->kind;
 }
 
 Status LaunchInt8Gemm(const Int8GemmArgs& args, Int8GemmKind kind, const LaunchContext& context) {

@@ -13,7 +13,7 @@ enum class Int8GemmKind {
   kPlain,      // mma.sync, any size
   kHopper128,  // CUTLASS, wgmma and tensor copies, tiles of 128x128; compute capability 9.0 alone
   kHopper64,   // the same, tiles of 64x128
-  kHopperFew,  // the same, tiles of 64x64, for up to 64 rows
+  kHopperFew,  // the same, tiles of 64x64, for few tiles
 };
 inline constexpr int kNumInt8GemmKinds = 4;
 
@@ -36,7 +36,7 @@ struct Int8GemmArgs {
 // Whether `kind` can compute it on this device; reads sizes and types alone.
 bool Int8GemmSupported(const Int8GemmArgs& args, Int8GemmKind kind, const LaunchContext& context);
 
-// The fastest kind that is supported.
+// The kind that should be the fastest of those that are supported.
 Int8GemmKind SelectInt8Gemm(const Int8GemmArgs& args, const LaunchContext& context);
 
 // y = x w^T * scale + bias, in float32 from the exact sum on. output = y, or for int8 the integer

@@ -1,0 +1,197 @@
+#include "tf_ops/cuda/gemm/int8/int8_kinds.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <sstream>
+#include <utility>
+
+#include "tf_ops/cuda/cuda_check.h"
+#include "tf_ops/cuda/gemm/config_file.h"
+#include "tf_ops/cuda/gemm/gemm.h"
+
+namespace ft {
+namespace cuda {
+namespace {
+
+constexpr size_t kMaxRemembered = 4096;
+// To be raised when the kernels change, so that no old choice stands.
+constexpr int kKernelGeneration = 1;
+
+constexpr char kHeader[] =
+    "batch_size seq_len head_num size_per_head dataType ### batchCount n m k activation kernel "
+    "exec_time environment";
+
+int ActivationOf(const Int8GemmArgs& product) {
+  return product.has_activation ? static_cast<int>(product.activation) : -1;
+}
+
+bool SameProduct(const Int8GemmArgs& a, const Int8GemmArgs& b) {
+  return a.rows == b.rows && a.n == b.n && a.k == b.k && a.output_dtype == b.output_dtype &&
+         ActivationOf(a) == ActivationOf(b);
+}
+
+std::string FormatRow(const TunedInt8Gemm& row, const std::string& environment) {
+  const Int8GemmArgs& p = row.product;
+  std::ostringstream line;
+  line << row.batch_size << ' ' << row.seq_len << ' ' << row.num_heads << ' ' << row.head_size
+       << ' ' << static_cast<int>(p.output_dtype) << " ### 1 " << p.n << ' ' << p.rows << ' ' << p.k
+       << ' ' << ActivationOf(p) << ' ' << static_cast<int>(row.kind) << ' ' << row.milliseconds
+       << ' ' << environment;
+  return line.str();
+}
+
+// False if the line is damaged.
+bool ParseRow(const std::string& line, TunedInt8Gemm* row, std::string* environment) {
+  std::istringstream in(line);
+  int dtype, batch_count, activation, kind;
+  std::string hashes, rest;
+  Int8GemmArgs& p = row->product;
+  if (!(in >> row->batch_size >> row->seq_len >> row->num_heads >> row->head_size >> dtype >>
+        hashes >> batch_count >> p.n >> p.rows >> p.k >> activation >> kind >> row->milliseconds >>
+        *environment) ||
+      in >> rest) {
+    return false;
+  }
+  const DataType types[] = {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16,
+                            DataType::kInt8};
+  const bool is_type = std::any_of(std::begin(types), std::end(types),
+                                   [&](DataType type) { return static_cast<int>(type) == dtype; });
+  if (hashes != "###" || batch_count != 1 || !is_type || p.n <= 0 || p.rows <= 0 || p.k <= 0 ||
+      activation < -1 || activation > static_cast<int>(Activation::kRelu) || kind < 0 ||
+      kind >= kNumInt8GemmKinds) {
+    return false;
+  }
+  p.output_dtype = static_cast<DataType>(dtype);
+  p.has_activation = activation >= 0;
+  if (p.has_activation) p.activation = static_cast<Activation>(activation);
+  row->kind = static_cast<Int8GemmKind>(kind);
+  return true;
+}
+
+// All rows with their environments.
+Status ParseRows(const std::vector<std::string>& lines,
+                 std::vector<std::pair<TunedInt8Gemm, std::string>>* rows) {
+  for (size_t i = 0; i < lines.size(); ++i) {
+    TunedInt8Gemm row;
+    std::string environment;
+    if (!ParseRow(lines[i], &row, &environment)) {
+      return InvalidArgument("line ", i + 2, " is damaged");
+    }
+    rows->emplace_back(row, environment);
+  }
+  return OkStatus();
+}
+
+}  // namespace
+
+std::string Int8GemmConfigPath(const std::string& directory) {
+  return directory + "/igemm_config.in";
+}
+
+Status Int8GemmEnvironment(std::string* key) {
+  int device, driver;
+  cudaDeviceProp properties;
+  FT_RETURN_IF_CUDA_ERROR(cudaGetDevice(&device));
+  FT_RETURN_IF_CUDA_ERROR(cudaGetDeviceProperties(&properties, device));
+  FT_RETURN_IF_CUDA_ERROR(cudaDriverGetVersion(&driver));
+  std::string name = properties.name;
+  std::replace(name.begin(), name.end(), ' ', '_');
+  *key = StrCat(name, "/driver-", driver, "/kernels-", kKernelGeneration);
+  return OkStatus();
+}
+
+Status ReadInt8GemmConfig(const std::string& path, const std::string& environment,
+                          std::vector<TunedInt8Gemm>* rows, int* num_foreign) {
+  std::vector<std::string> lines;
+  std::vector<std::pair<TunedInt8Gemm, std::string>> all;
+  FT_RETURN_IF_ERROR(ReadConfigRows(path, kHeader, "encoder_gemm", &lines));
+  FT_RETURN_IF_ERROR(ParseRows(lines, &all));
+  for (const auto& [row, other] : all) {
+    if (other == environment) {
+      rows->push_back(row);
+    } else {
+      ++*num_foreign;
+    }
+  }
+  return OkStatus();
+}
+
+Status UpdateInt8GemmConfig(const std::string& path, const std::string& environment,
+                            const std::vector<TunedInt8Gemm>& rows) {
+  return EditConfigRows(path, kHeader, [&](std::vector<std::string>* lines) {
+    std::vector<std::pair<TunedInt8Gemm, std::string>> all;
+    if (!ParseRows(*lines, &all).ok()) all.clear();
+    lines->clear();
+    for (const auto& [kept, other] : all) {
+      const bool is_replaced =
+          other == environment &&
+          std::any_of(rows.begin(), rows.end(), [product = kept.product](const auto& row) {
+            return SameProduct(product, row.product);
+          });
+      if (!is_replaced) lines->push_back(FormatRow(kept, other));
+    }
+    for (const TunedInt8Gemm& row : rows) lines->push_back(FormatRow(row, environment));
+  });
+}
+
+Int8Kinds::Key Int8Kinds::MakeKey(const Int8GemmArgs& product) {
+  return {product.rows, product.n, product.k, static_cast<int>(product.output_dtype),
+          ActivationOf(product)};
+}
+
+void Int8Kinds::LoadConfig(const std::string& directory) {
+  if (directory.empty() || plain_only_) return;
+  const std::string path = Int8GemmConfigPath(directory);
+  std::string environment;
+  std::vector<TunedInt8Gemm> rows;
+  int num_foreign = 0;
+  Status status = Int8GemmEnvironment(&environment);
+  if (status.ok()) status = ReadInt8GemmConfig(path, environment, &rows, &num_foreign);
+  static std::once_flag reported;
+  if (!status.ok() && status.code() == StatusCode::kInvalidArgument) {
+    std::call_once(reported, [&] {
+      fprintf(stderr, "[WARNING] %s is ignored: %s\n", path.c_str(), status.message().c_str());
+    });
+    return;
+  }
+  if (num_foreign > 0) {
+    std::call_once(reported, [&] {
+      fprintf(stderr, "[WARNING] %d rows of %s are for another GPU, driver or library than %s\n",
+              num_foreign, path.c_str(), environment.c_str());
+    });
+  }
+  for (const TunedInt8Gemm& row : rows) Keep(row);
+}
+
+Int8GemmKind Int8Kinds::Choose(const Int8GemmArgs& product, const LaunchContext& context) {
+  if (plain_only_) return Int8GemmKind::kPlain;
+  Int8GemmArgs rounded = product;
+  rounded.rows = RoundRows(product.rows);
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (const Int8GemmArgs& p : {product, rounded}) {
+      const auto found = tuned_.find(MakeKey(p));
+      // What a file names this library, or this device, may not have.
+      if (found != tuned_.end() && Int8GemmSupported(product, found->second, context)) {
+        return found->second;
+      }
+    }
+  }
+  return SelectInt8Gemm(product, context);
+}
+
+bool Int8Kinds::IsTuned(const Int8GemmArgs& product) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return tuned_.count(MakeKey(product)) > 0;
+}
+
+void Int8Kinds::Keep(const TunedInt8Gemm& row) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (tuned_.size() >= kMaxRemembered) tuned_.clear();
+  tuned_[MakeKey(row.product)] = row.kind;
+}
+
+}  // namespace cuda
+}  // namespace ft
