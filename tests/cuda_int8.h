@@ -231,7 +231,10 @@ inline void TestInt8Gemms() {
     TestInt8Gemm({37, 26, 200, DataType::kInt8, true, activation}, context);
     TestInt8Gemm({200, 3072, 768, DataType::kInt8, true, activation}, context);
   }
+  TestInt8Gemm({700, 3072, 768, DataType::kInt8, true, 0}, context);
   // More rows than one wave of tiles.
+  TestInt8Gemm({6000, 768, 3072, DataType::kFloat16, false}, context);
+  TestInt8Gemm({6000, 768, 3072, DataType::kInt8, false}, context);
   TestInt8Gemm({6000, 2304, 768, DataType::kFloat16, true}, context);
   TestInt8Gemm({6000, 3072, 768, DataType::kInt8, true, 0}, context);
   TestInt8GemmNonFinite(context);
@@ -255,7 +258,8 @@ inline void BenchInt8Gemms() {
       {2304, 768, DataType::kFloat16, true, false},  {768, 768, DataType::kFloat16, false, false},
       {768, 768, DataType::kInt8, false, false},     {3072, 768, DataType::kInt8, true, true},
       {768, 3072, DataType::kFloat16, false, false}, {768, 3072, DataType::kInt8, false, false}};
-  printf("%-32s %10s %10s %10s %10s   us\n", "product", "plain", "128x128", "64x128", "64x64");
+  printf("%-32s %10s %10s %10s %10s %10s   us\n", "product", "plain", "128x128", "128x192",
+         "64x128", "64x64");
   for (int64_t rows : {16, 32, 64, 128, 256, 512, 1024, 3072, 6144, 12288}) {
     for (const auto& p : products) {
       Int8GemmArgs args;
@@ -272,7 +276,10 @@ inline void BenchInt8Gemms() {
       printf("%-32s", StrCat(rows, " x ", p.n, " x ", p.k, " to ", ft::Name(p.dtype)).c_str());
       for (int kind = 0; kind < kNumInt8GemmKinds; ++kind) {
         const auto int8_kind = static_cast<Int8GemmKind>(kind);
-        if (!Int8GemmSupported(args, int8_kind, context)) continue;
+        if (!Int8GemmSupported(args, int8_kind, context)) {
+          printf(" %9s ", "");
+          continue;
+        }
         const double time = TimeLaunches(context, [&](int i, const LaunchContext& on) {
           args.w = static_cast<const int8_t*>(w_memory.data()) + i % kLayers * 768 * kMaxSize;
           MustBeOk(LaunchInt8Gemm(args, int8_kind, on), "int8 product");

@@ -60,30 +60,37 @@ __global__ void __launch_bounds__(kThreads* kRows) Int8LayerNormKernel(const Nor
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kRows + threadIdx.x / kThreads;
 
   AllowNextKernel();
-  WaitForPreviousKernel();
-  if (row >= p.rows) return;  // whole warps (kThreads == 32) or, with kRows == 1, nobody
+  // Weights may be read before the previous kernel has ended.
   const float input_unit = ReadUnit(p.input_unit), residual_unit = ReadUnit(p.residual_unit);
+  const float scale = ReadUnit(p.scale), output_unit = ReadUnit(p.output_unit);
   float x[kVectors][kSize];
-  float sum = 0.f;
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
     const int column = (thread + i * kThreads) * kSize;
 #pragma unroll
     for (int e = 0; e < kSize; ++e) x[i][e] = 0.f;
     if (column >= p.hidden) continue;
+    const auto bias = *reinterpret_cast<const Piece<T, kSize>*>(p.bias + column);
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) x[i][e] = ToFloat(bias.v[e]);
+  }
+  WaitForPreviousKernel();
+  if (row >= p.rows) return;  // whole warps (kThreads == 32) or, with kRows == 1, nobody
+  float sum = 0.f;
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    const int column = (thread + i * kThreads) * kSize;
+    if (column >= p.hidden) continue;
     const int64_t at = row * p.hidden + column;
     const auto input = *reinterpret_cast<const Piece<In, kSize>*>(p.input + at);
     const auto residual = *reinterpret_cast<const Piece<In, kSize>*>(p.residual + at);
-    const auto bias = *reinterpret_cast<const Piece<T, kSize>*>(p.bias + column);
 #pragma unroll
     for (int e = 0; e < kSize; ++e) {
-      x[i][e] = ToFloat(input.v[e]) * input_unit + ToFloat(bias.v[e]) +
-                ToFloat(residual.v[e]) * residual_unit;
+      x[i][e] = ToFloat(input.v[e]) * input_unit + x[i][e] + ToFloat(residual.v[e]) * residual_unit;
       sum += x[i][e];
     }
   }
   NormalizeRow<kThreads>(sum, thread, p.hidden, p.epsilon, scratch, x);
-  const float scale = ReadUnit(p.scale), output_unit = ReadUnit(p.output_unit);
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
     const int column = (thread + i * kThreads) * kSize;

@@ -1,7 +1,7 @@
-// int8 products on Hopper's tensor cores, by CUTLASS: persistent, tensor copies, two warpgroups of
-// which one multiplies while the other does its epilogue. Included by hopper_*.cu, which
-// instantiate it one kernel a file; compiled for sm_90a alone, with NDEBUG: asserts make ptxas put
-// the wgmma instructions one behind the other.
+// int8 products on Hopper's tensor cores, by CUTLASS: persistent, with tensor copies and all that
+// follows the product in the epilogue. Included by hopper_*.cu, which instantiate it one kernel a
+// file; compiled for sm_90a alone, with NDEBUG: asserts make ptxas put the wgmma instructions one
+// behind the other.
 #pragma once
 
 #include <type_traits>
@@ -28,24 +28,30 @@ struct ActivationArguments {
   int activation = -1;  // none
 };
 
-// activation(y) * out_scale, not yet rounded. The activation is the same for all threads: to branch
-// costs less than a kernel for each.
-template <typename Fragment>
+// activation(y) * out_scale, not yet rounded. Which activation is known where the kernel is
+// compiled, or the same for all threads: kAnyActivation.
+constexpr int kAnyActivation = -2;
+template <int kActivation>
 struct ActivateAndScale {
-  using Arguments = ActivationArguments;
+  template <typename Fragment>
+  struct Of {
+    using Arguments = ActivationArguments;
 
-  CUTLASS_DEVICE Fragment operator()(const Fragment& y, const Fragment& out_scale,
-                                     const Arguments& arguments) const {
-    Fragment x = y;
-    ActivateIntegers<Fragment::kElements>(arguments.activation, &x[0]);
-    CUTLASS_PRAGMA_UNROLL
-    // CUTLASS rounds and saturates, but makes NaN 0: fmaxf makes it the end of the range.
-    for (int i = 0; i < Fragment::kElements; ++i) x[i] = fmaxf(x[i] * out_scale[i], -128.f);
-    return x;
-  }
+    CUTLASS_DEVICE Fragment operator()(const Fragment& y, const Fragment& out_scale,
+                                       const Arguments& arguments) const {
+      Fragment x = y;
+      ActivateIntegers<Fragment::kElements>(
+          kActivation == kAnyActivation ? arguments.activation : kActivation, &x[0]);
+      CUTLASS_PRAGMA_UNROLL
+      // CUTLASS rounds and saturates, but makes NaN 0: fmaxf makes it the end of the range.
+      for (int i = 0; i < Fragment::kElements; ++i) x[i] = fmaxf(x[i] * out_scale[i], -128.f);
+      return x;
+    }
+  };
 };
 
-template <typename Output, typename Tile, typename Cluster, typename Schedule>
+template <typename Output, typename Tile, typename Cluster, typename Schedule,
+          typename EpilogueSchedule, int kActivation>
 struct Int8Gemm {
   static constexpr auto kRound = cutlass::FloatRoundStyle::round_to_nearest;
   static constexpr bool kIntegers = std::is_same_v<Output, int8_t>;
@@ -59,15 +65,16 @@ struct Int8Gemm {
       fusion::Sm90Compute<cutlass::homogeneous_multiply_add, Element, float, kRound>, RowVector,
       fusion::Sm90AccFetch, RowVector>;
   using Scalar = fusion::Sm90ScalarBroadcast<float>;
-  using Quantized = fusion::Sm90EVT<fusion::Sm90Compute<ActivateAndScale, Output, float, kRound>,
-                                    Scaled<float>, Scalar>;
+  using Quantized = fusion::Sm90EVT<
+      fusion::Sm90Compute<ActivateAndScale<kActivation>::template Of, Output, float, kRound>,
+      Scaled<float>, Scalar>;
   using Epilogue = std::conditional_t<kIntegers, Quantized, Scaled<Output>>;
 
   using Row = cutlass::layout::RowMajor;
   using CollectiveEpilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster,
       cutlass::epilogue::collective::EpilogueTileAuto, int32_t, float, void, Row, kOutputAlignment,
-      Output, Row, kOutputAlignment, cutlass::epilogue::TmaWarpSpecialized, Epilogue>::CollectiveOp;
+      Output, Row, kOutputAlignment, EpilogueSchedule, Epilogue>::CollectiveOp;
   using CollectiveMainloop = typename cutlass::gemm::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, int8_t, Row, kInputAlignment, int8_t,
       cutlass::layout::ColumnMajor, kInputAlignment, int32_t, Tile, Cluster,
@@ -134,18 +141,27 @@ Status Launch(const Int8GemmArgs& args, const LaunchContext& context) {
 }
 
 using Tile128 = cute::Shape<cute::_128, cute::_128, cute::_128>;
+using Tile192 = cute::Shape<cute::_128, cute::_192, cute::_128>;
 using Tile64 = cute::Shape<cute::_64, cute::_128, cute::_128>;
 using TileFew = cute::Shape<cute::_64, cute::_64, cute::_256>;
 using Alone = cute::Shape<cute::_1, cute::_1, cute::_1>;
 using Pair = cute::Shape<cute::_2, cute::_1, cute::_1>;
+using OneGroup = cutlass::epilogue::TmaWarpSpecialized;
 
-// The tiles that were fastest on an H100 at BERT-base's sizes.
+// The tiles that were fastest on an H100 at BERT-base's sizes. Pingpong: one warpgroup multiplies
+// while the other does its epilogue, which pays but for long sums (Gemm192).
+template <typename Output, int kActivation = -1>
+using Gemm128 = Int8Gemm<Output, Tile128, Pair, cutlass::gemm::KernelTmaWarpSpecializedPingpong,
+                         OneGroup, kActivation>;
 template <typename Output>
-using Gemm128 = Int8Gemm<Output, Tile128, Pair, cutlass::gemm::KernelTmaWarpSpecializedPingpong>;
+using Gemm192 = Int8Gemm<Output, Tile192, Pair, cutlass::gemm::KernelTmaWarpSpecializedCooperative,
+                         cutlass::epilogue::TmaWarpSpecializedCooperative, -1>;
 template <typename Output>
-using Gemm64 = Int8Gemm<Output, Tile64, Alone, cutlass::gemm::KernelTmaWarpSpecializedPingpong>;
+using Gemm64 = Int8Gemm<Output, Tile64, Alone, cutlass::gemm::KernelTmaWarpSpecializedPingpong,
+                        OneGroup, kAnyActivation>;
 template <typename Output>
-using GemmFew = Int8Gemm<Output, TileFew, Alone, cutlass::gemm::KernelTmaWarpSpecialized>;
+using GemmFew = Int8Gemm<Output, TileFew, Alone, cutlass::gemm::KernelTmaWarpSpecialized, OneGroup,
+                         kAnyActivation>;
 
 }  // namespace hopper
 }  // namespace cuda

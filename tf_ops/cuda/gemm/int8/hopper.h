@@ -1,4 +1,5 @@
-// The instances of CUTLASS's kernel, one a file: output type, then tile. They count on sizes that
+// The instances of CUTLASS's kernel, one a file: output type, then tile. Those with tiles of 64 rows
+// compute any activation, Gelu128 the tanh GELU, the others none. They count on sizes that
 // Int8GemmSupported has checked.
 #pragma once
 
@@ -8,9 +9,12 @@ namespace ft {
 namespace cuda {
 
 Status LaunchHopperInt8Integer128(const Int8GemmArgs&, const LaunchContext&);
+Status LaunchHopperInt8Gelu128(const Int8GemmArgs&, const LaunchContext&);
+Status LaunchHopperInt8Integer192(const Int8GemmArgs&, const LaunchContext&);
 Status LaunchHopperInt8Integer64(const Int8GemmArgs&, const LaunchContext&);
 Status LaunchHopperInt8IntegerFew(const Int8GemmArgs&, const LaunchContext&);
 Status LaunchHopperInt8Half128(const Int8GemmArgs&, const LaunchContext&);
+Status LaunchHopperInt8Half192(const Int8GemmArgs&, const LaunchContext&);
 Status LaunchHopperInt8Half64(const Int8GemmArgs&, const LaunchContext&);
 Status LaunchHopperInt8HalfFew(const Int8GemmArgs&, const LaunchContext&);
 Status LaunchHopperInt8BFloat128(const Int8GemmArgs&, const LaunchContext&);

@@ -7,56 +7,57 @@ namespace ft {
 namespace cuda {
 namespace {
 
+using Launcher = Status (*)(const Int8GemmArgs&, const LaunchContext&);
+
+// The kernel of a kind for an output type and activation, or null.
+Launcher FindLauncher(const Int8GemmArgs& args, Int8GemmKind kind) {
+  if (kind == Int8GemmKind::kPlain) return LaunchPlainInt8Gemm;
 #ifdef FT_WITH_CUTLASS
-constexpr bool kHasHopperKernels = true;
-#else
-constexpr bool kHasHopperKernels = false;  // built for no architecture that could run them
-#endif
-
-// The microseconds of a product by kernels with tiles of rows x columns: waves of tiles over the
-// multiprocessors, each of a fixed time and one for each of k. Fitted to an H100's times of BERT's
-// products (cuda_test bench_int8).
-struct TileTime {
-  Int8GemmKind kind;
-  int64_t rows, columns;
-  double launch, tile, of_k;
-
-  double Of(const Int8GemmArgs& args, const LaunchContext& context) const {
-    const int64_t tiles = (args.rows + rows - 1) / rows * ((args.n + columns - 1) / columns);
-    const int64_t waves = (tiles + context.num_multiprocessors - 1) / context.num_multiprocessors;
-    return launch + static_cast<double>(waves) * (tile + of_k * static_cast<double>(args.k));
-  }
-};
-constexpr TileTime kTileTimes[] = {{Int8GemmKind::kHopperFew, 64, 64, 0.5, 1.2, 0.00174},
-                                   {Int8GemmKind::kHopper64, 64, 128, 1.5, 0.9, 0.0018},
-                                   {Int8GemmKind::kHopper128, 128, 128, 2.3, 0.1, 0.0033}};
-
-#ifdef FT_WITH_CUTLASS
-Status LaunchHopper(const Int8GemmArgs& args, Int8GemmKind kind, const LaunchContext& context) {
-  using Launcher = Status (*)(const Int8GemmArgs&, const LaunchContext&);
-  constexpr Launcher kIntegers[] = {LaunchHopperInt8Integer128, LaunchHopperInt8Integer64,
-                                    LaunchHopperInt8IntegerFew};
-  constexpr Launcher kHalfs[] = {LaunchHopperInt8Half128, LaunchHopperInt8Half64,
-                                 LaunchHopperInt8HalfFew};
-  constexpr Launcher kBFloats[] = {LaunchHopperInt8BFloat128, LaunchHopperInt8BFloat64,
-                                   LaunchHopperInt8BFloatFew};
+  const bool is_gelu = args.has_activation && args.activation == Activation::kGeluTanh;
   const int tile = static_cast<int>(kind) - static_cast<int>(Int8GemmKind::kHopper128);
+  constexpr Launcher kIntegers[] = {LaunchHopperInt8Integer128, LaunchHopperInt8Integer192,
+                                    LaunchHopperInt8Integer64, LaunchHopperInt8IntegerFew};
+  constexpr Launcher kGelu[] = {LaunchHopperInt8Gelu128, nullptr, LaunchHopperInt8Integer64,
+                                LaunchHopperInt8IntegerFew};
+  constexpr Launcher kActivated[] = {nullptr, nullptr, LaunchHopperInt8Integer64,
+                                     LaunchHopperInt8IntegerFew};
+  constexpr Launcher kHalfs[] = {LaunchHopperInt8Half128, LaunchHopperInt8Half192,
+                                 LaunchHopperInt8Half64, LaunchHopperInt8HalfFew};
+  constexpr Launcher kBFloats[] = {LaunchHopperInt8BFloat128, nullptr, LaunchHopperInt8BFloat64,
+                                   LaunchHopperInt8BFloatFew};
+  constexpr Launcher kFloats[] = {nullptr, nullptr, LaunchHopperInt8Float64, nullptr};
   switch (args.output_dtype) {
     case DataType::kInt8:
-      return kIntegers[tile](args, context);
+      return (is_gelu ? kGelu : args.has_activation ? kActivated : kIntegers)[tile];
     case DataType::kFloat16:
-      return kHalfs[tile](args, context);
+      return kHalfs[tile];
     case DataType::kBFloat16:
-      return kBFloats[tile](args, context);
+      return kBFloats[tile];
     default:
-      return LaunchHopperInt8Float64(args, context);
+      return kFloats[tile];
   }
-}
 #else
-Status LaunchHopper(const Int8GemmArgs&, Int8GemmKind kind, const LaunchContext&) {
-  return Internal("the library has no ", Name(kind), " kernel for int8 products");
-}
+  return nullptr;  // built for no architecture that could run one
 #endif
+}
+
+// Tiles of rows x columns of a product.
+int64_t Tiles(const Int8GemmArgs& args, int64_t rows, int64_t columns) {
+  return (args.rows + rows - 1) / rows * ((args.n + columns - 1) / columns);
+}
+
+// As H100s measured BERT's products (cuda_test bench_int8): small tiles while all multiprocessors do
+// not have one each; then those of 64 rows for few columns, unless sums are long and rows many.
+Int8GemmKind Prefer(const Int8GemmArgs& args, const LaunchContext& context) {
+  constexpr int64_t kFewColumns = 1024, kLongSum = 2048, kManyWaves = 8;
+  const int64_t multiprocessors = context.num_multiprocessors;
+  if (Tiles(args, 64, 64) <= multiprocessors) return Int8GemmKind::kHopperFew;
+  const int64_t tiles = Tiles(args, 64, 128);
+  if (tiles <= multiprocessors) return Int8GemmKind::kHopper64;
+  const bool is_long = args.k >= kLongSum && tiles > kManyWaves * multiprocessors;
+  if (is_long) return Int8GemmKind::kHopper192;
+  return args.n <= kFewColumns ? Int8GemmKind::kHopper64 : Int8GemmKind::kHopper128;
+}
 
 }  // namespace
 
@@ -66,6 +67,8 @@ const char* Name(Int8GemmKind kind) {
       return "plain";
     case Int8GemmKind::kHopper128:
       return "wgmma 128x128";
+    case Int8GemmKind::kHopper192:
+      return "wgmma 128x192";
     case Int8GemmKind::kHopper64:
       return "wgmma 64x128";
     case Int8GemmKind::kHopperFew:
@@ -77,19 +80,16 @@ const char* Name(Int8GemmKind kind) {
 bool Int8GemmSupported(const Int8GemmArgs& args, Int8GemmKind kind, const LaunchContext& context) {
   if (kind == Int8GemmKind::kPlain) return true;
   // Tensor copies move 16 bytes of a row at least.
-  return kHasHopperKernels && context.compute_capability == 90 && args.k % 16 == 0 &&
-         args.n * SizeOf(args.output_dtype) % 16 == 0 &&
-         (args.output_dtype != DataType::kFloat32 || kind == Int8GemmKind::kHopper64);
+  return FindLauncher(args, kind) != nullptr && context.compute_capability == 90 &&
+         args.k % 16 == 0 && args.n * SizeOf(args.output_dtype) % 16 == 0;
 }
 
 Int8GemmKind SelectInt8Gemm(const Int8GemmArgs& args, const LaunchContext& context) {
-  if (!Int8GemmSupported(args, Int8GemmKind::kHopper64, context)) return Int8GemmKind::kPlain;
-  if (args.output_dtype == DataType::kFloat32) return Int8GemmKind::kHopper64;
-  const TileTime* best = &kTileTimes[0];
-  for (const TileTime& tiles : kTileTimes) {
-    if (tiles.Of(args, context) < best->Of(args, context)) best = &tiles;
+  for (const Int8GemmKind kind :
+       {Prefer(args, context), Int8GemmKind::kHopper128, Int8GemmKind::kHopper64}) {
+    if (Int8GemmSupported(args, kind, context)) return kind;
   }
-  return best->kind;
+  return Int8GemmKind::kPlain;
 }
 
 Status LaunchInt8Gemm(const Int8GemmArgs& args, Int8GemmKind kind, const LaunchContext& context) {
@@ -98,8 +98,7 @@ Status LaunchInt8Gemm(const Int8GemmArgs& args, Int8GemmKind kind, const LaunchC
     return Internal("an int8 product of ", args.rows, "x", args.k, "x", args.n, " to ",
                     Name(args.output_dtype), " was given to the ", Name(kind), " kernel");
   }
-  return kind == Int8GemmKind::kPlain ? LaunchPlainInt8Gemm(args, context)
-                                      : LaunchHopper(args, kind, context);
+  return FindLauncher(args, kind)(args, context);
 }
 
 }  // namespace cuda
