@@ -20,13 +20,21 @@ from fastertransformer_tf.training.teacher import Distillation
 
 
 def define_flags(flag_values: flags.FlagValues, owner: str) -> None:
-    """Defines the flags of distillation.
+    """Defines the flags of training that google's programs have not.
 
     Args:
       flag_values: Where to define them.
       owner: Name of the program's module, under which --help finds them.
     """
     define = cli.FlagDefiner(flag_values, owner)
+    define.integer(
+        "seed", 12345, "--do_train: of the order of batches, dropout and new weights.", minimum=0
+    )
+    define.boolean(
+        "mixed_precision",
+        "--do_train: compute the encoder in bfloat16, for GPUs that multiply it faster; weights, "
+        "optimizer, softmax, layer norms and losses stay float32.",
+    )
     define.boolean("distillation", "--do_train: learn from the logits of --teacher, too.")
     define.string(
         "teacher",
@@ -55,7 +63,11 @@ def check(values: flags.FlagValues, config: Any) -> None:
       UserError: Flags that do not go together, or a checkpoint that is not as needed.
       FileNotFoundError: There is no such checkpoint.
     """
-    for name, needed in (("distillation", "do_train"), ("teacher", "distillation")):
+    for name, needed in (
+        ("mixed_precision", "do_train"),
+        ("distillation", "do_train"),
+        ("teacher", "distillation"),
+    ):
         if values[name].value and not values[needed].value:
             raise UserError(f"--{name} needs --{needed}")
     if values.distillation and not values.teacher:

@@ -45,7 +45,11 @@ class TrainingGraph:
         }
         self.global_step, step_now = _create_global_step()
         point = point_encoder.identity if quantizers is None else quantizers.create()
-        encoder = modeling.EncoderOptions(use_tensorflow=True, taps=point_encoder.Taps(point))
+        encoder = modeling.EncoderOptions(
+            use_tensorflow=True,
+            taps=point_encoder.Taps(point),
+            mixed_precision=options.mixed_precision,
+        )
         with (
             modeling.encoder_options(encoder),
             build_settings.dropout_seed(options.seed, step_now),
