@@ -72,7 +72,11 @@ def test_the_divergence_is_that_of_the_definition(rng, over_tokens):
 def test_errors_of_layers_are_those_of_the_definition(rng, kind):
     shape = (3, 5, 8) if kind == "hidden_states" else (3, 2, 5, 5)
     real = np.arange(5) < np.array([5, 2, 1])[:, None]
-    counted = real[:, :, None] if kind == "hidden_states" else real[:, None, :, None] & real[:, None, None]
+    counted = (
+        real[:, :, None]
+        if kind == "hidden_states"
+        else real[:, None, :, None] & real[:, None, None]
+    )
     counted = np.broadcast_to(counted, shape)
     student, teacher_ = rng.normal(size=(2, *shape)).astype(np.float32)
     expected = np.square(student.astype(float) - teacher_)[counted].mean()

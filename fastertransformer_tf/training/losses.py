@@ -66,9 +66,7 @@ def divergence(
     return tf.reduce_mean(tf.reduce_sum(terms, axis=-1))
 
 
-def hidden_states_error(
-    student: tf.Tensor, teacher: tf.Tensor, input_mask: tf.Tensor
-) -> tf.Tensor:
+def hidden_states_error(student: tf.Tensor, teacher: tf.Tensor, input_mask: tf.Tensor) -> tf.Tensor:
     """Mean squared difference of two hidden states, over channels and real tokens.
 
     Source: TinyBERT (Jiao et al. 2020), for models of the same size.
