@@ -26,10 +26,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyBert:
     return make_tiny_bert(tmp_path_factory.mktemp("tiny"))
 
 
-def run_model(tiny, ids, mask, taps=None, extra=None, scope=None):
+def run_model(tiny, ids, mask, taps=None, extra=None, scope=None, mixed_precision=False):
     """Runs BertModel, by google's transformer without taps; returns what it gives and shows."""
     bert = bert_compat.modeling()
-    options = modeling.EncoderOptions(use_tensorflow=True, taps=taps)
+    options = modeling.EncoderOptions(
+        use_tensorflow=True, taps=taps, mixed_precision=mixed_precision
+    )
     with tf.Graph().as_default(), modeling.encoder_options(options), _tf1.Session() as session:
         inputs = [_tf1.placeholder(tf.int32, [None, None]) for _ in range(2)]
         with restoring.restored_variables(tiny.checkpoint, "float32") as restored:
@@ -62,6 +64,23 @@ def test_without_rounding_it_is_googles_encoder(tiny, rng):
         np.testing.assert_array_equal(ours["hidden"][layer + 1], ours["layers"][layer])
     np.testing.assert_array_equal(ours["hidden"][0], ours["embeddings"])
     assert_close(ours["pooled"], google["pooled"], "float32")
+
+
+def test_a_mixed_precision_is_bfloat16_between_float32_variables(tiny, rng):
+    ids, mask = _batch(rng)
+    plain = run_model(tiny, ids, mask, Taps())
+    types = {}
+    taps = Taps(lambda name, tensor: (types.update({name: tensor.dtype}), tensor)[1])
+    mixed = run_model(tiny, ids, mask, taps, mixed_precision=True)
+    kernels = {name for name in types if name.endswith("/kernel_quantizer")}
+    assert len(kernels) == 18 and {types[name] for name in kernels} == {tf.float32}
+    assert {types[name] for name in types.keys() - kernels} == {tf.bfloat16}
+    np.testing.assert_array_equal(mixed["embeddings"], plain["embeddings"])
+    assert mixed["layers"][-1].dtype == np.float32
+    real = mask != 0
+    for layer in range(3):
+        assert_close(mixed["layers"][layer][real], plain["layers"][layer][real], "bfloat16")
+    assert np.abs(mixed["layers"][-1] - plain["layers"][-1]).max() > 1e-4
 
 
 def test_attention_scores_are_those_of_the_definition(tiny, rng):
@@ -122,6 +141,8 @@ def test_names_do_not_depend_on_the_scope_of_the_model(tiny):
 def test_taps_need_tensorflows_transformer():
     with pytest.raises(ValueError, match="taps need use_tensorflow"):
         modeling.EncoderOptions(taps=Taps())
+    with pytest.raises(ValueError, match="mixed_precision needs taps"):
+        modeling.EncoderOptions(mixed_precision=True)
     assert identity("name", 3) == 3
 
 

@@ -68,6 +68,31 @@ def test_the_divergence_is_that_of_the_definition(rng, over_tokens):
         assert slope[row, column] == pytest.approx(rise / 1e-5, rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["hidden_states", "attention"])
+def test_errors_of_layers_are_those_of_the_definition(rng, kind):
+    shape = (3, 5, 8) if kind == "hidden_states" else (3, 2, 5, 5)
+    real = np.arange(5) < np.array([5, 2, 1])[:, None]
+    counted = (
+        real[:, :, None]
+        if kind == "hidden_states"
+        else real[:, None, :, None] & real[:, None, None]
+    )
+    counted = np.broadcast_to(counted, shape)
+    student, teacher_ = rng.normal(size=(2, *shape)).astype(np.float32)
+    expected = np.square(student.astype(float) - teacher_)[counted].mean()
+    student[~counted] = np.inf  # Whatever padding holds.
+    error = {"hidden_states": losses.hidden_states_error, "attention": losses.attention_error}[kind]
+    with tf.Graph().as_default(), _tf1.Session() as session:
+        both = [tf.constant(student), tf.constant(teacher_)]
+        loss = error(*both, tf.constant(real.astype(np.int32)))
+        slopes = tf.gradients(loss, both)
+        value, slope = session.run([loss, slopes[0]])
+    assert slopes[1] is None
+    assert value == pytest.approx(expected, rel=1e-5)
+    exact = np.where(counted, 2 * (student.astype(float) - teacher_) / counted.sum(), 0)
+    np.testing.assert_allclose(slope, exact, rtol=1e-4, atol=1e-7)
+
+
 # ---- The encoder that is trained -----------------------------------------------------------------
 
 
@@ -144,8 +169,9 @@ def test_losses_and_gradients_are_those_of_googles_model(tiny, rng, which):
 def test_the_teacher_gives_the_logits_of_evaluation(tiny, rng):
     config = bert_compat.modeling().BertConfig.from_dict(tiny.config)
     given = _inputs(rng)
-    with teacher.Teacher(tasks.classifier(config, 2), reading.Checkpoint(tiny.checkpoint)) as model:
-        logits = model.logits(given)
+    distillation = teacher.Distillation(reading.Checkpoint(tiny.checkpoint), 1.0)
+    with teacher.Teacher(tasks.classifier(config, 2), distillation) as model:
+        logits = model.run(given)
     assert list(logits) == ["logits"]
     encoder = modeling.EncoderOptions(use_tensorflow=True)
     with classification.Classifier(config, 2, tiny.checkpoint, encoder) as evaluated:
@@ -153,7 +179,7 @@ def test_the_teacher_gives_the_logits_of_evaluation(tiny, rng):
         expected = evaluated.run(features, 3, "eval").outputs["logits"]
     assert_close(logits["logits"], expected, "float32")
     with pytest.raises(UserError, match="does not fit the model"):
-        teacher.Teacher(tasks.classifier(config, 3), reading.Checkpoint(tiny.checkpoint))
+        teacher.Teacher(tasks.classifier(config, 3), distillation)
 
 
 def test_the_learning_rate_rises_and_falls():
@@ -249,6 +275,69 @@ def test_a_trained_checkpoint_is_evaluated_and_converted(tiny, mrpc, tmp_path, d
     assert np.linalg.norm(simulated - op) < 0.5 * np.linalg.norm(simulated - floats)
 
 
+def test_layers_of_a_teacher_are_learned_from(tiny, mrpc, tmp_path):
+    """The loss of the first step holds their errors, by their scales: none of a layer is 0."""
+    common = mrpc | {
+        "num_train_epochs": 0.5,
+        "distillation": True,
+        "teacher": mrpc["init_checkpoint"],
+        "distillation_loss_scale": 0,
+    }
+    found = {}
+    for name, more in {
+        "none": {},
+        "embeddings": {"distill_hidden_states": "0"},
+        "one": {"distill_hidden_states": "2"},
+        "one doubled": {"distill_hidden_states": 2, "hidden_states_loss_scale": 2},
+        "another": {"distill_hidden_states": "3"},
+        "two": {"distill_hidden_states": "3,2"},
+        "attention": {"distill_attention": "all", "attention_loss_scale": 10},
+    }.items():
+        _run(classification, **common, **more, output_dir=tmp_path / name)
+        found[name] = _losses(tmp_path / name)["loss"][0]
+    base = found.pop("none")
+    errors = {name: loss - base for name, loss in found.items()}
+    assert errors["embeddings"] > 1e-3  # Dropout is the student's alone.
+    assert errors["one"] > 1e-2 and errors["attention"] > 1e-2
+    assert errors["one doubled"] == pytest.approx(2 * errors["one"], rel=1e-4)
+    assert errors["two"] == pytest.approx((errors["one"] + errors["another"]) / 2, rel=1e-4)
+    with pytest.raises(UserError, match="holds a training with distill_hidden_states"):
+        _run(classification, **common, distill_hidden_states="2", output_dir=tmp_path / "two")
+
+
+def test_a_mixed_precision_trains_float32_weights_for_the_same_integers(tiny, mrpc, tmp_path):
+    losses_ = {}
+    # Random numbers of another type are other ones: what dropout drops could not be compared.
+    config = tmp_path / "bert_config.json"
+    none = {"hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0}
+    config.write_text(json.dumps(tiny.config | none))
+    mrpc = mrpc | {"bert_config_file": config}
+    for mixed in (False, True):
+        out = tmp_path / str(mixed)
+        _run(classification, **mrpc, mixed_precision=mixed, output_dir=out)
+        losses_[mixed] = _losses(out)["loss"]
+        trained = _last(out)
+        assert {value.dtype.name for value in trained.values()} == {"float32", "int64"}
+    assert json.loads((tmp_path / "True" / "training.json").read_text())["mixed_precision"] is True
+    assert "mixed_precision" not in json.loads((tmp_path / "False" / "training.json").read_text())
+    for step, loss in losses_[False].items():
+        assert losses_[True][step] == pytest.approx(loss, rel=0.1, abs=0.05)
+    assert losses_[True] != losses_[False]
+    with pytest.raises(UserError, match="holds a training with mixed_precision"):
+        _run(classification, **mrpc, output_dir=tmp_path / "True")
+
+
+def test_seeds_lead_elsewhere(mrpc, tmp_path):
+    for seed in (1, 2):
+        _run(classification, **mrpc, seed=seed, output_dir=tmp_path / str(seed))
+    name = "bert/pooler/dense/kernel"
+    assert not np.array_equal(_last(tmp_path / "1")[name], _last(tmp_path / "2")[name])
+    with pytest.raises(UserError, match="holds a training with seed 1 "):
+        _run(classification, **mrpc, seed=2, output_dir=tmp_path / "1")
+    with pytest.raises(UserError, match=r"seed is 2147483648, expected 0 to 2147483647"):
+        _run(classification, **mrpc, seed=2**31, output_dir=tmp_path / "3")
+
+
 def test_a_teacher_leads_elsewhere(tiny, mrpc, tmp_path):
     """The loss holds the divergence: of the first step, before anything is learned."""
     found = {}
@@ -304,6 +393,7 @@ def test_a_killed_training_ends_as_one_that_was_not(tiny, mrpc, tmp_path, monkey
 def test_what_cannot_be_trained_is_refused(tiny, mrpc, tmp_path):
     quantized = tmp_path / "int8.ckpt"
     conversion.quantize_checkpoint(mrpc["init_checkpoint"], quantized)
+    taught = {"distillation": True, "teacher": tiny.checkpoint}
     bad_config = tmp_path / "bert_config.json"
     bad_config.write_text(json.dumps(tiny.config | {"num_hidden_layers": 2}))
     for changes, message in (
@@ -313,6 +403,13 @@ def test_what_cannot_be_trained_is_refused(tiny, mrpc, tmp_path):
         ({"distillation": True}, "--distillation needs --teacher"),
         ({"teacher": tiny.checkpoint}, "--teacher needs --distillation"),
         ({"do_train": False, "distillation": True}, "--distillation needs --do_train"),
+        ({"do_train": False, "mixed_precision": True}, "--mixed_precision needs --do_train"),
+        ({"distill_attention": "1"}, "--distill_attention needs --distillation"),
+        (taught | {"distill_attention": "0"}, "--distill_attention=0, .* from 1 to 3"),
+        (taught | {"distill_hidden_states": "4"}, "--distill_hidden_states=4, .* from 0 to 3"),
+        (taught | {"distill_hidden_states": "1,1"}, "--distill_hidden_states=1,1, expected all"),
+        (taught | {"distill_hidden_states": "1,,2"}, "--distill_hidden_states=1,,2, expected all"),
+        (taught | {"distill_hidden_states": "-1"}, "--distill_hidden_states=-1, expected all"),
         ({"distillation": True, "teacher": quantized}, "--teacher: .* is quantized"),
         ({"bert_config_file": bad_config}, r"do not go together: .* are \(2, 32, 48\)"),
     ):

@@ -182,7 +182,7 @@ def test_every_task(tiny: dict[int, TinyBert], tmp_path: pathlib.Path, task: str
 BAD = [
     ({"int8_mode": 4}, "int8_mode is 4, expected 0, 1, 2 or 3"),
     ({"int8_mode": 2}, "--int8_mode=2 found a float checkpoint"),
-    ({"do_train": True, "floatx": "float16"}, "--do_train trains in float32"),
+    ({"do_train": True, "floatx": "float16"}, "--do_train trains float32 weights"),
     ({"do_eval": False}, "nothing to do: give --do_train, --do_calib, --do_eval, --do_predict"),
     ({"task_name": "sst"}, "--task_name=sst, expected cola, mnli, mrpc, xnli"),
     ({"max_seq_length": 41}, "--max_seq_length=41, expected 1 to 40"),

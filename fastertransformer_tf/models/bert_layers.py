@@ -35,6 +35,7 @@ def layer_norm(
     begin_norm_axis: int = -1,
     begin_params_axis: int = -1,
     scope: str | None = None,
+    variable_type: tf.DType | None = None,
 ) -> tf.Tensor:
     """Layer norm over the last axis with variables `beta` and `gamma`, computed in float32.
 
@@ -45,6 +46,7 @@ def layer_norm(
       begin_norm_axis: -1; the only value that BERT uses.
       begin_params_axis: -1.
       scope: Variable scope; "LayerNorm", made unique, when None.
+      variable_type: Of the variables; that of `inputs` when None.
 
     Returns:
       A tensor of the shape and type of `inputs`.
@@ -58,8 +60,9 @@ def layer_norm(
         )
     with _tf1.variable_scope(scope, default_name="LayerNorm"):
         shape = [inputs.shape[-1]]
-        beta = get_variable("beta", shape, inputs.dtype, _tf1.zeros_initializer())
-        gamma = get_variable("gamma", shape, inputs.dtype, _tf1.ones_initializer())
+        stored = variable_type or inputs.dtype
+        beta = get_variable("beta", shape, stored, _tf1.zeros_initializer())
+        gamma = get_variable("gamma", shape, stored, _tf1.ones_initializer())
         x, beta, gamma = (tf.cast(t, tf.float32) for t in (inputs, beta, gamma))
         mean, variance = tf.nn.moments(x, axes=[-1], keepdims=True)
         epsilon = build_settings.current_layer_norm_epsilon()

@@ -44,6 +44,8 @@ class EncoderOptions:
       all_layers: The inner layers' outputs will be fetched: one op computes them all. Without it
         they are right too, but fetching them costs a second pass through the encoder.
       taps: With `use_tensorflow`: build `point_encoder`'s transformer instead, with these.
+      mixed_precision: With `taps`: its products and activations are bfloat16, all variables, the
+        embeddings and the head `floatx`.
     """
 
     floatx: str = "float32"
@@ -53,6 +55,7 @@ class EncoderOptions:
     use_tensorflow: bool = False
     all_layers: bool = False
     taps: point_encoder.Taps | None = None
+    mixed_precision: bool = False
 
     def __post_init__(self) -> None:
         """Checks the combination.
@@ -71,6 +74,8 @@ class EncoderOptions:
                 )
         if self.taps is not None and not self.use_tensorflow:
             raise ValueError("taps need use_tensorflow: the op has no points")
+        if self.mixed_precision and self.taps is None:
+            raise ValueError("mixed_precision needs taps: it is of the encoder that has points")
 
 
 @contextlib.contextmanager
@@ -317,7 +322,10 @@ def _install() -> None:
         def choose_transformer(*args: Any, **kwargs: Any) -> Any:
             options = getattr(_state, "options", None)
             if options is not None and options.taps is not None:
-                return point_encoder.transformer_model(*args, **kwargs, taps=options.taps)
+                compute_type = tf.bfloat16 if options.mixed_precision else None
+                return point_encoder.transformer_model(
+                    *args, **kwargs, taps=options.taps, compute_type=compute_type
+                )
             if options is None or options.use_tensorflow:
                 return original_transformer(*args, **kwargs)
             return transformer_model(*args, **kwargs)

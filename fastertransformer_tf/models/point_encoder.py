@@ -7,6 +7,11 @@
 Each tensor of `quantization.points` passes through `taps.point`, which calibration uses to look at
 it and a simulation or training to round it. With the identity the result is that of bert.modeling's
 transformer_model, up to the order of sums, and the variables have the same names.
+
+With another `compute_type` than the variables' the precision is mixed: products, activations and
+the residual are of that type, and softmax, layer norms and rounding to int8 still compute in
+float32. Kernels pass their points as they are stored, so that they are rounded to the integers that
+a checkpoint will have.
 """
 
 from __future__ import annotations
@@ -42,7 +47,8 @@ class Taps:
       point: The function that every named tensor passes through: activations as [B,S,channels],
         q k^T before its scaling and probabilities as [B,N,S,S], kernels as [in,out].
       hidden_states: Filled when the encoder is built: L + 1 tensors [B,S,H], the embeddings and
-        each layer's output, as the residual of the next layer reads it.
+        each layer's output, as the residual of the next layer reads it. The last is of the type
+        of the variables, all others of the type that is computed in.
       attention_scores: Filled likewise: L tensors [B,N,S,S], q k^T / sqrt(D) before the mask.
     """
 
@@ -61,6 +67,7 @@ class _Layer:
     hidden_dropout: float
     attention_dropout: float
     initializer_range: float
+    stored: tf.DType
 
     def dense(self, x: tf.Tensor, units: int, scope: str, index: int) -> tf.Tensor:
         """A product [B,S,in] -> [B,S,units] with its three points and its bias."""
@@ -71,12 +78,13 @@ class _Layer:
         width = x.shape[-1]
         initializer = _tf1.truncated_normal_initializer(stddev=self.initializer_range)
         with _tf1.variable_scope(scope):
-            kernel = get_variable("kernel", [width, units], x.dtype, initializer)
-            bias = get_variable("bias", [units], x.dtype, _tf1.zeros_initializer())
+            kernel = get_variable("kernel", [width, units], self.stored, initializer)
+            bias = get_variable("bias", [units], self.stored, _tf1.zeros_initializer())
         rows = tf.reshape(point("input", x), [-1, width])
-        product = tf.matmul(rows, point("kernel", tf.convert_to_tensor(kernel)))
+        columns = tf.cast(point("kernel", tf.convert_to_tensor(kernel)), x.dtype)
         shape = tf.concat([tf.shape(x)[:-1], [units]], axis=0)
-        return point("aftergemm", tf.reshape(product, shape)) + bias
+        product = point("aftergemm", tf.reshape(tf.matmul(rows, columns), shape))
+        return product + tf.cast(bias, x.dtype)
 
     def attention(self, x: tf.Tensor, adder: tf.Tensor | None, index: int) -> tf.Tensor:
         """The context [B,S,H] of self-attention over `x`, [B,S,H]."""
@@ -99,7 +107,8 @@ class _Layer:
         self.taps.attention_scores.append(scores)
         if adder is not None:
             scores += adder
-        probabilities = bert_layers.dropout(tf.nn.softmax(scores), self.attention_dropout)
+        probabilities = tf.cast(tf.nn.softmax(tf.cast(scores, self.stored)), x.dtype)
+        probabilities = bert_layers.dropout(probabilities, self.attention_dropout)
         context = tf.einsum("bnqk,bknd->bqnd", point("matmul_a", probabilities), v)
         return tf.reshape(context, [batch, length, hidden])
 
@@ -108,7 +117,7 @@ class _Layer:
         name = points.full_name(index, f"{scope}/add_local_input_quantizer")
         x = self.taps.point(name, bert_layers.dropout(x, self.hidden_dropout))
         with _tf1.variable_scope(scope):
-            return bert_layers.layer_norm(x + residual)
+            return bert_layers.layer_norm(x + residual, variable_type=self.stored)
 
     def residual(self, x: tf.Tensor, scope: str, index: int) -> tf.Tensor:
         """What is added to a branch's result."""
@@ -141,6 +150,7 @@ def transformer_model(
     do_return_all_layers: bool = False,
     *,
     taps: Taps,
+    compute_type: tf.DType | None = None,
 ) -> Any:
     """`bert.modeling.transformer_model` with points: the same arguments and variables.
 
@@ -157,6 +167,8 @@ def transformer_model(
       initializer_range: Standard deviation of initial kernels.
       do_return_all_layers: Return every layer's output.
       taps: What is done at the points.
+      compute_type: Of products and activations, but for the last layer's output; that of
+        `input_tensor`, which is that of the variables, when None.
 
     Returns:
       [B,S,H], or a list of L such tensors.
@@ -176,17 +188,19 @@ def transformer_model(
         hidden_dropout_prob,
         attention_probs_dropout_prob,
         initializer_range,
+        input_tensor.dtype,
     )
+    x = tf.cast(input_tensor, compute_type or input_tensor.dtype)
     adder = None
     if attention_mask is not None:
-        mask = tf.cast(attention_mask, input_tensor.dtype)
+        mask = tf.cast(attention_mask, x.dtype)
         adder = (1.0 - mask[:, tf.newaxis]) * -10000.0
     first = len(taps.hidden_states)
-    x = input_tensor
     for index in range(num_hidden_layers):
         with _tf1.variable_scope(f"layer_{index}"):
             x = layer.build(x, adder, intermediate_size, index)
-    taps.hidden_states.append(taps.point(points.FINAL_POINT, x))
+    last = taps.point(points.FINAL_POINT, x)
+    taps.hidden_states.append(tf.cast(last, input_tensor.dtype))
     if do_return_all_layers:
         return taps.hidden_states[first + 1 :]
     return taps.hidden_states[-1]

@@ -52,8 +52,8 @@ def check_training_flags(flag_values: flags.FlagValues) -> None:
         raise UserError("--use_tpu=true: there is no TPU support, expected false")
     if flag_values.do_train and flag_values.floatx != "float32":
         raise UserError(
-            f"--do_train trains in float32, but --floatx={flag_values.floatx}: train first, then "
-            "run the checkpoint in another type"
+            f"--do_train trains float32 weights, but --floatx={flag_values.floatx}: leave it out, "
+            "--mixed_precision computes in bfloat16, and run the checkpoint in another type then"
         )
 
 
@@ -70,6 +70,8 @@ def training_options(flag_values: flags.FlagValues, num_examples: int) -> Traini
         flag_values.train_batch_size,
         learning_rate=flag_values.learning_rate,
         save_checkpoints_steps=flag_values.save_checkpoints_steps,
+        seed=flag_values.seed,
+        mixed_precision=flag_values.mixed_precision,
     )
 
 

@@ -20,13 +20,21 @@ from fastertransformer_tf.training.teacher import Distillation
 
 
 def define_flags(flag_values: flags.FlagValues, owner: str) -> None:
-    """Defines the flags of distillation.
+    """Defines the flags of training that google's programs have not.
 
     Args:
       flag_values: Where to define them.
       owner: Name of the program's module, under which --help finds them.
     """
     define = cli.FlagDefiner(flag_values, owner)
+    define.integer(
+        "seed", 12345, "--do_train: of the order of batches, dropout and new weights.", minimum=0
+    )
+    define.boolean(
+        "mixed_precision",
+        "--do_train: compute the encoder in bfloat16, for GPUs that multiply it faster; weights, "
+        "optimizer, softmax, layer norms and losses stay float32.",
+    )
     define.boolean("distillation", "--do_train: learn from the logits of --teacher, too.")
     define.string(
         "teacher",
@@ -42,6 +50,20 @@ def define_flags(flag_values: flags.FlagValues, owner: str) -> None:
         0.0,
         1e30,
     )
+    for name, of in (("hidden_states", "outputs"), ("attention", "attention scores")):
+        define.string(
+            f"distill_{name}",
+            None,
+            f"--distillation: layers whose {of} are compared with the teacher's, too: numbers from "
+            f"1 with commas between, or all{', 0 for the embeddings' * (of == 'outputs')}.",
+        )
+        define.number(
+            f"{name}_loss_scale",
+            1.0,
+            f"--distill_{name}: what the mean of their squared errors is multiplied with.",
+            0.0,
+            1e30,
+        )
 
 
 def check(values: flags.FlagValues, config: Any) -> None:
@@ -55,7 +77,13 @@ def check(values: flags.FlagValues, config: Any) -> None:
       UserError: Flags that do not go together, or a checkpoint that is not as needed.
       FileNotFoundError: There is no such checkpoint.
     """
-    for name, needed in (("distillation", "do_train"), ("teacher", "distillation")):
+    for name, needed in (
+        ("mixed_precision", "do_train"),
+        ("distillation", "do_train"),
+        ("teacher", "distillation"),
+        ("distill_hidden_states", "distillation"),
+        ("distill_attention", "distillation"),
+    ):
         if values[name].value and not values[needed].value:
             raise UserError(f"--{name} needs --{needed}")
     if values.distillation and not values.teacher:
@@ -105,7 +133,34 @@ def _distillation(values: flags.FlagValues, config: Any) -> Distillation | None:
     if points.FORMAT_VARIABLE in source.shapes:
         raise UserError(f"--teacher: {source.path} is quantized, expected a float checkpoint")
     bert_config.check_embeddings(vars(config), source.shapes, values.bert_config_file, source.path)
-    return Distillation(source, values.distillation_loss_scale)
+    num_layers = config.num_hidden_layers
+    return Distillation(
+        source,
+        values.distillation_loss_scale,
+        hidden_states=_layers("distill_hidden_states", values, 0, num_layers),
+        hidden_states_scale=values.hidden_states_loss_scale,
+        attention=_layers("distill_attention", values, 1, num_layers),
+        attention_scale=values.attention_loss_scale,
+    )
+
+
+def _layers(name: str, values: flags.FlagValues, first: int, last: int) -> tuple[int, ...]:
+    """Reads a flag of layer numbers; without it there are none, `all` are 1 to the last.
+
+    Raises:
+      UserError: It is no list of different numbers from `first` to `last`.
+    """
+    text = values[name].value or ""
+    if text == "all":
+        return tuple(range(1, last + 1))
+    parts = text.split(",") if text else []
+    layers = [int(part) for part in parts if part.isascii() and part.isdecimal()]
+    if len(set(layers)) != len(parts) or not all(first <= layer <= last for layer in layers):
+        raise UserError(
+            f"--{name}={text}, expected all, or different layers from {first} to {last} with "
+            "commas between"
+        )
+    return tuple(sorted(layers))
 
 
 def run(
@@ -154,4 +209,8 @@ def _settings(values: flags.FlagValues, distillation: Distillation | None) -> di
     if distillation is not None:
         result["teacher"] = f"sha256:{distillation.teacher.content_hash()[:16]}"
         result["distillation_loss_scale"] = distillation.loss_scale
+        for name in ("hidden_states", "attention"):
+            if getattr(distillation, name):
+                result[f"distill_{name}"] = list(getattr(distillation, name))
+                result[f"{name}_loss_scale"] = getattr(distillation, f"{name}_scale")
     return result

@@ -11,10 +11,10 @@ from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.errors import UserError, listed
 from fastertransformer_tf.models import bert_compat, build_settings, modeling, point_encoder
 from fastertransformer_tf.quantization.quantizers import Quantizers
-from fastertransformer_tf.training import losses
 from fastertransformer_tf.training.folder import TrainingFolder
 from fastertransformer_tf.training.options import TrainingOptions
 from fastertransformer_tf.training.tasks import Task
+from fastertransformer_tf.training.teacher import Distillation
 
 
 class TrainingGraph:
@@ -27,7 +27,7 @@ class TrainingGraph:
         options: TrainingOptions,
         *,
         quantizers: Quantizers | None = None,
-        distillation_scale: float | None = None,
+        distillation: Distillation | None = None,
     ) -> None:
         """Builds it; see `loop.train`.
 
@@ -36,7 +36,7 @@ class TrainingGraph:
           features: See there; their shapes are those of the inputs.
           options: See there.
           quantizers: What rounds the encoder's tensors; None: nothing does.
-          distillation_scale: Of the divergence from a teacher; None: there is none.
+          distillation: What is learned from a teacher; None: there is none.
         """
         tf.set_random_seed(options.seed)
         self.inputs = {
@@ -45,16 +45,28 @@ class TrainingGraph:
         }
         self.global_step, step_now = _create_global_step()
         point = point_encoder.identity if quantizers is None else quantizers.create()
-        encoder = modeling.EncoderOptions(use_tensorflow=True, taps=point_encoder.Taps(point))
+        taps = point_encoder.Taps(point)
+        encoder = modeling.EncoderOptions(
+            use_tensorflow=True,
+            taps=taps,
+            mixed_precision=options.mixed_precision,
+        )
         with (
             modeling.encoder_options(encoder),
             build_settings.dropout_seed(options.seed, step_now),
         ):
             logits = task.model(self.inputs, True)
         self.loss = task.loss(self.inputs, logits)
-        self.teacher_logits: dict[str, tf.Tensor] = {}
-        if distillation_scale is not None:
-            self.loss += distillation_scale * self._divergence(task, logits)
+        # What the teacher gives is fed, by the names of `Distillation.compared`.
+        self.teacher_inputs: dict[str, tf.Tensor] = {}
+        if distillation is not None:
+            self.teacher_inputs = {
+                name: tf.placeholder(tf.float32, tensor.shape, f"teacher_{name}")
+                for name, tensor in distillation.compared(logits, taps).items()
+            }
+            self.loss += distillation.loss(
+                task, logits, taps, self.teacher_inputs, self.inputs["input_mask"]
+            )
         self.train_op = bert_compat.optimization().create_optimizer(
             self.loss,
             options.learning_rate,
@@ -69,16 +81,6 @@ class TrainingGraph:
         self._restored: list[str] = []
         # Relative: the folder may be moved.
         self._saver = tf.train.Saver(max_to_keep=options.keep_checkpoints, save_relative_paths=True)
-
-    def _divergence(self, task: Task, logits: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """The sum of the divergences of all logits from the teacher's, which are fed."""
-        self.teacher_logits = {
-            name: tf.placeholder(tf.float32, [None, None], f"teacher_{name}") for name in logits
-        }
-        mask = self.inputs["input_mask"] if task.over_tokens else None
-        return tf.add_n(
-            [losses.divergence(logits[n], self.teacher_logits[n], mask) for n in logits]
-        )
 
     def start_from(self, source: reading.Checkpoint | None, *, whole: bool) -> None:
         """Tells which checkpoint to start from, and checks that it fits.

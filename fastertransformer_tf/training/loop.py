@@ -84,13 +84,12 @@ def train(
         print(f"training goes on from {folder.last}")
         source = reading.Checkpoint(folder.last)
     with contextlib.ExitStack() as stack:
-        teacher, scale = None, None
+        teacher = None
         if distillation is not None:
-            scale = distillation.loss_scale
-            teacher = stack.enter_context(Teacher(task, distillation.teacher))
+            teacher = stack.enter_context(Teacher(task, distillation))
         stack.enter_context(tf.Graph().as_default())
         graph = TrainingGraph(
-            task, features, options, quantizers=quantizers, distillation_scale=scale
+            task, features, options, quantizers=quantizers, distillation=distillation
         )
         graph.start_from(source, whole=folder.last is not None)
         _check_disk(folder, options)
@@ -115,8 +114,8 @@ def _feeds(
     for batch in batches.batches(features, options, step):
         feed = {graph.inputs[name]: value for name, value in batch.items()}
         if teacher is not None:
-            logits = teacher.logits(batch)
-            feed |= {graph.teacher_logits[name]: value for name, value in logits.items()}
+            given = teacher.run(batch)
+            feed |= {graph.teacher_inputs[name]: value for name, value in given.items()}
         yield feed
 
 

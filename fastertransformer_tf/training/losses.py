@@ -66,6 +66,51 @@ def divergence(
     return tf.reduce_mean(tf.reduce_sum(terms, axis=-1))
 
 
+def hidden_states_error(student: tf.Tensor, teacher: tf.Tensor, input_mask: tf.Tensor) -> tf.Tensor:
+    """Mean squared difference of two hidden states, over channels and real tokens.
+
+    Source: TinyBERT (Jiao et al. 2020), for models of the same size.
+
+    Args:
+      student: [B,S,H], floating point; the difference is float32.
+      teacher: The same of the teacher; no gradient flows into it.
+      input_mask: [B,S], 1 for real tokens.
+
+    Returns:
+      The mean, [].
+    """
+    real = tf.not_equal(input_mask, 0)[:, :, tf.newaxis]
+    return _mean_square(student, teacher, real)
+
+
+def attention_error(student: tf.Tensor, teacher: tf.Tensor, input_mask: tf.Tensor) -> tf.Tensor:
+    """Mean squared difference of two layers' attention scores, over heads and real tokens.
+
+    Scores are q k^T / sqrt(D), before mask and softmax. Source: TinyBERT, where they
+    did better than probabilities.
+
+    Args:
+      student: [B,N,S,S], floating point; the difference is float32.
+      teacher: The same of the teacher; no gradient flows into it.
+      input_mask: [B,S], 1 for real tokens.
+
+    Returns:
+      The mean over the pairs whose query and key are real, [].
+    """
+    real = tf.not_equal(input_mask, 0)
+    pairs = tf.logical_and(real[:, tf.newaxis, :, tf.newaxis], real[:, tf.newaxis, tf.newaxis, :])
+    return _mean_square(student, teacher, pairs)
+
+
+def _mean_square(student: tf.Tensor, teacher: tf.Tensor, real: tf.Tensor) -> tf.Tensor:
+    """Mean squared difference where `real`, which broadcasts over the rest."""
+    difference = tf.cast(student, tf.float32) - tf.cast(tf.stop_gradient(teacher), tf.float32)
+    real = tf.broadcast_to(real, tf.shape(difference))
+    # Chosen before it is squared: what padding holds may not be finite.
+    squares = tf.square(tf.where(real, difference, tf.zeros_like(difference)))
+    return tf.reduce_sum(squares) / tf.reduce_sum(tf.cast(real, tf.float32))
+
+
 def _of_real_tokens(logits: tf.Tensor, input_mask: tf.Tensor) -> tf.Tensor:
     """Gives all other tokens logits that no softmax sees, [B,S]."""
     real = tf.not_equal(input_mask, 0)

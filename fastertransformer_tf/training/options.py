@@ -19,8 +19,9 @@ class TrainingOptions:
       num_warmup_steps: Steps in which the learning rate rises from 0.
       learning_rate: Highest learning rate.
       save_checkpoints_steps: Steps from one checkpoint to the next; the last step always saves.
-      seed: Of batch order, dropout and new variables.
+      seed: Of batch order, dropout and new variables; 0 to 2^31 - 1.
       keep_checkpoints: Checkpoints that stay in the folder.
+      mixed_precision: Compute the encoder in bfloat16; weights and optimizer stay float32.
     """
 
     train_batch_size: int = 32
@@ -30,6 +31,7 @@ class TrainingOptions:
     save_checkpoints_steps: int = 1000
     seed: int = 12345
     keep_checkpoints: int = 5
+    mixed_precision: bool = False
 
     def __post_init__(self) -> None:
         """Checks the values.
@@ -45,6 +47,8 @@ class TrainingOptions:
                 f"num_warmup_steps is {self.num_warmup_steps}, expected 0 to num_train_steps "
                 f"{self.num_train_steps}"
             )
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"seed is {self.seed}, expected 0 to {2**31 - 1}")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise UserError(f"learning_rate is {self.learning_rate}, expected a number above 0")
 

@@ -60,10 +60,14 @@ def all_settings(
     source: reading.Checkpoint | None,
     others: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Everything that changes the result of a training."""
+    """Everything that changes the result of a training; switches only where they are on.
+
+    So a training goes on under a version of this package that has more switches.
+    """
     arrays = [part for name in sorted(features) for part in (name.encode(), features[name])]
+    counting = {name: value for name, value in asdict(options).items() if value is not False}
     return {
-        **{name: value for name, value in asdict(options).items() if name not in _NO_MATTER},
+        **{name: value for name, value in counting.items() if name not in _NO_MATTER},
         "num_examples": num_rows(features),
         "features": content_hash(*arrays),
         "init_checkpoint": None if source is None else f"sha256:{source.content_hash()[:16]}",
