@@ -2,7 +2,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include <algorithm>
 #include <cinttypes>
 #include <sstream>
 
@@ -97,20 +96,9 @@ bool ParseRow(const std::string& line, TunedGemm* row, std::string* environment)
   return true;
 }
 
-// All rows with their environments.
-Status ParseRows(const std::vector<std::string>& lines,
-                 std::vector<std::pair<TunedGemm, std::string>>* rows) {
-  for (size_t i = 0; i < lines.size(); ++i) {
-    if (lines[i].empty()) continue;
-    TunedGemm row;
-    std::string environment;
-    if (!ParseRow(lines[i], &row, &environment)) {
-      return InvalidArgument("line ", i + 2, " is damaged");
-    }
-    rows->emplace_back(row, environment);
-  }
-  return OkStatus();
-}
+constexpr ConfigFormat<TunedGemm> kFormat = {
+    kHeader, FormatRow, ParseRow,
+    [](const TunedGemm& a, const TunedGemm& b) { return SameShape(a.shape, b.shape); }};
 
 }  // namespace
 
@@ -139,35 +127,12 @@ std::string CommandLineGemmConfigDir() {
 
 Status ReadGemmConfig(const std::string& path, const std::string& environment,
                       std::vector<TunedGemm>* rows, int* num_foreign) {
-  std::vector<std::string> lines;
-  std::vector<std::pair<TunedGemm, std::string>> all;
-  FT_RETURN_IF_ERROR(ReadConfigRows(path, kHeader, "encoder_gemm", &lines));
-  FT_RETURN_IF_ERROR(ParseRows(lines, &all));
-  for (const auto& row : all) {
-    if (row.second == environment) {
-      rows->push_back(row.first);
-    } else {
-      ++*num_foreign;
-    }
-  }
-  return OkStatus();
+  return ReadConfig(kFormat, path, environment, rows, num_foreign);
 }
 
 Status UpdateGemmConfig(const std::string& path, const std::string& environment,
                         const std::vector<TunedGemm>& rows) {
-  return EditConfigRows(path, kHeader, [&](std::vector<std::string>* lines) {
-    std::vector<std::pair<TunedGemm, std::string>> all;
-    if (!ParseRows(*lines, &all).ok()) all.clear();
-    lines->clear();
-    for (const auto& [kept, other] : all) {
-      const bool is_replaced =
-          other == environment && std::any_of(rows.begin(), rows.end(), [&](const TunedGemm& row) {
-            return SameShape(kept.shape, row.shape);
-          });
-      if (!is_replaced) lines->push_back(FormatRow(kept, other));
-    }
-    for (const TunedGemm& row : rows) lines->push_back(FormatRow(row, environment));
-  });
+  return UpdateConfig(kFormat, path, environment, rows);
 }
 
 }  // namespace cuda

@@ -1,5 +1,5 @@
-// The instances of CUTLASS's kernel, one a file: output type, then tile. Those with tiles of 64 rows
-// compute any activation, Gelu128 the tanh GELU, the others none. They count on sizes that
+// The instances of CUTLASS's kernel, one a file: output type, then tile. Those with tiles of 64
+// rows compute any activation, Gelu128 the tanh GELU, the others none. They count on sizes that
 // Int8GemmSupported has checked.
 #pragma once
 

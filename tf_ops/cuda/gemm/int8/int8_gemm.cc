@@ -46,8 +46,8 @@ int64_t Tiles(const Int8GemmArgs& args, int64_t rows, int64_t columns) {
   return (args.rows + rows - 1) / rows * ((args.n + columns - 1) / columns);
 }
 
-// As H100s measured BERT's products (cuda_test bench_int8): small tiles while all multiprocessors do
-// not have one each; then those of 64 rows for few columns, unless sums are long and rows many.
+// As H100s measured BERT's products (cuda_test bench_int8): small tiles while all multiprocessors
+// do not have one each; then those of 64 rows for few columns, unless sums are long and rows many.
 Int8GemmKind Prefer(const Int8GemmArgs& args, const LaunchContext& context) {
   constexpr int64_t kFewColumns = 1024, kLongSum = 2048, kManyWaves = 8;
   const int64_t multiprocessors = context.num_multiprocessors;

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <sstream>
-#include <utility>
 
 #include "tf_ops/cuda/cuda_check.h"
 #include "tf_ops/cuda/gemm/config_file.h"
@@ -70,19 +69,10 @@ bool ParseRow(const std::string& line, TunedInt8Gemm* row, std::string* environm
   return true;
 }
 
-// All rows with their environments.
-Status ParseRows(const std::vector<std::string>& lines,
-                 std::vector<std::pair<TunedInt8Gemm, std::string>>* rows) {
-  for (size_t i = 0; i < lines.size(); ++i) {
-    TunedInt8Gemm row;
-    std::string environment;
-    if (!ParseRow(lines[i], &row, &environment)) {
-      return InvalidArgument("line ", i + 2, " is damaged");
-    }
-    rows->emplace_back(row, environment);
-  }
-  return OkStatus();
-}
+constexpr ConfigFormat<TunedInt8Gemm> kFormat = {
+    kHeader, FormatRow, ParseRow, [](const TunedInt8Gemm& a, const TunedInt8Gemm& b) {
+      return SameProduct(a.product, b.product);
+    }};
 
 }  // namespace
 
@@ -104,36 +94,12 @@ Status Int8GemmEnvironment(std::string* key) {
 
 Status ReadInt8GemmConfig(const std::string& path, const std::string& environment,
                           std::vector<TunedInt8Gemm>* rows, int* num_foreign) {
-  std::vector<std::string> lines;
-  std::vector<std::pair<TunedInt8Gemm, std::string>> all;
-  FT_RETURN_IF_ERROR(ReadConfigRows(path, kHeader, "encoder_gemm", &lines));
-  FT_RETURN_IF_ERROR(ParseRows(lines, &all));
-  for (const auto& [row, other] : all) {
-    if (other == environment) {
-      rows->push_back(row);
-    } else {
-      ++*num_foreign;
-    }
-  }
-  return OkStatus();
+  return ReadConfig(kFormat, path, environment, rows, num_foreign);
 }
 
 Status UpdateInt8GemmConfig(const std::string& path, const std::string& environment,
                             const std::vector<TunedInt8Gemm>& rows) {
-  return EditConfigRows(path, kHeader, [&](std::vector<std::string>* lines) {
-    std::vector<std::pair<TunedInt8Gemm, std::string>> all;
-    if (!ParseRows(*lines, &all).ok()) all.clear();
-    lines->clear();
-    for (const auto& [kept, other] : all) {
-      const bool is_replaced =
-          other == environment &&
-          std::any_of(rows.begin(), rows.end(), [product = kept.product](const auto& row) {
-            return SameProduct(product, row.product);
-          });
-      if (!is_replaced) lines->push_back(FormatRow(kept, other));
-    }
-    for (const TunedInt8Gemm& row : rows) lines->push_back(FormatRow(row, environment));
-  });
+  return UpdateConfig(kFormat, path, environment, rows);
 }
 
 Int8Kinds::Key Int8Kinds::MakeKey(const Int8GemmArgs& product) {
