@@ -70,6 +70,9 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   const int block_row = blockIdx.x * C::kRows, first_row = block_row + group * 64;
   AllowNextKernel();
   if (threadIdx.x == 0) PrefetchTensorMap(&qkv_map);
+  // A weight: it may be read before the previous kernel has ended.
+  const bool to_integers = p.out_scale != nullptr;
+  const float out_scale = to_integers ? *p.out_scale : 1.f;
   WaitForPreviousKernel();
   const SequenceRange range = GetSequenceRange(p, blockIdx.z);
   if (block_row >= range.rows) return;
@@ -306,8 +309,6 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   SyncWarpgroup(1 + group);
   unsigned char* const staging = shared + (query_tile - base);
   const auto integers_offset = [&](int row, int c) { return chunk_offset(row, c / 2) + c % 2 * 8; };
-  const bool to_integers = p.out_scale != nullptr;
-  const float out_scale = to_integers ? *p.out_scale : 1.f;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const float total = WarpSum<4>(sum[h]);

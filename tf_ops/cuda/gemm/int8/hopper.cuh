@@ -156,9 +156,9 @@ using Gemm128 = Int8Gemm<Output, Tile128, Pair, cutlass::gemm::KernelTmaWarpSpec
 template <typename Output>
 using Gemm192 = Int8Gemm<Output, Tile192, Pair, cutlass::gemm::KernelTmaWarpSpecializedCooperative,
                          cutlass::epilogue::TmaWarpSpecializedCooperative, -1>;
-template <typename Output>
+template <typename Output, int kActivation = -1>
 using Gemm64 = Int8Gemm<Output, Tile64, Alone, cutlass::gemm::KernelTmaWarpSpecializedPingpong,
-                        OneGroup, kAnyActivation>;
+                        OneGroup, kActivation>;
 template <typename Output>
 using GemmFew = Int8Gemm<Output, TileFew, Alone, cutlass::gemm::KernelTmaWarpSpecialized, OneGroup,
                          kAnyActivation>;

@@ -1,6 +1,6 @@
-// The instances of CUTLASS's kernel, one a file: output type, then tile. Those with tiles of 64
-// rows compute any activation, Gelu128 the tanh GELU, the others none. They count on sizes that
-// Int8GemmSupported has checked.
+// The instances of CUTLASS's kernel, one a file: output type, then tile. Activated64 and the
+// kernels with the smallest tiles compute any activation, Gelu128 the tanh GELU, the others none.
+// They count on sizes that Int8GemmSupported has checked.
 #pragma once
 
 #include "tf_ops/cuda/gemm/int8/int8_gemm.h"
@@ -12,6 +12,7 @@ Status LaunchHopperInt8Integer128(const Int8GemmArgs&, const LaunchContext&);
 Status LaunchHopperInt8Gelu128(const Int8GemmArgs&, const LaunchContext&);
 Status LaunchHopperInt8Integer192(const Int8GemmArgs&, const LaunchContext&);
 Status LaunchHopperInt8Integer64(const Int8GemmArgs&, const LaunchContext&);
+Status LaunchHopperInt8Activated64(const Int8GemmArgs&, const LaunchContext&);
 Status LaunchHopperInt8IntegerFew(const Int8GemmArgs&, const LaunchContext&);
 Status LaunchHopperInt8Half128(const Int8GemmArgs&, const LaunchContext&);
 Status LaunchHopperInt8Half192(const Int8GemmArgs&, const LaunchContext&);

@@ -17,9 +17,9 @@ Launcher FindLauncher(const Int8GemmArgs& args, Int8GemmKind kind) {
   const int tile = static_cast<int>(kind) - static_cast<int>(Int8GemmKind::kHopper128);
   constexpr Launcher kIntegers[] = {LaunchHopperInt8Integer128, LaunchHopperInt8Integer192,
                                     LaunchHopperInt8Integer64, LaunchHopperInt8IntegerFew};
-  constexpr Launcher kGelu[] = {LaunchHopperInt8Gelu128, nullptr, LaunchHopperInt8Integer64,
+  constexpr Launcher kGelu[] = {LaunchHopperInt8Gelu128, nullptr, LaunchHopperInt8Activated64,
                                 LaunchHopperInt8IntegerFew};
-  constexpr Launcher kActivated[] = {nullptr, nullptr, LaunchHopperInt8Integer64,
+  constexpr Launcher kActivated[] = {nullptr, nullptr, LaunchHopperInt8Activated64,
                                      LaunchHopperInt8IntegerFew};
   constexpr Launcher kHalfs[] = {LaunchHopperInt8Half128, LaunchHopperInt8Half192,
                                  LaunchHopperInt8Half64, LaunchHopperInt8HalfFew};
