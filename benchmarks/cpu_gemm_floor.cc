@@ -1,7 +1,7 @@
 // Times the CPU encoder of one model and batch without TensorFlow, and the floor that its own
 // GEMMs set: its four products a layer alone, and the attention's arithmetic at their rate.
 //
-// cpu_gemm_floor BATCH SEQ LAYERS HEADS SIZE INNER float32|bfloat16 THREADS
+// cpu_gemm_floor BATCH SEQ LAYERS HEADS SIZE INNER float32|bfloat16 THREADS [INT8_MODE]
 // Prints one JSON object; times are medians in milliseconds for one forward pass of all layers.
 #include <algorithm>
 #include <chrono>
@@ -13,8 +13,10 @@
 #include <string>
 #include <vector>
 
+#include "tf_ops/core/scales.h"
 #include "tf_ops/cpu/encoder.h"
 #include "tf_ops/cpu/primitives/primitives.h"
+#include "tf_ops/cpu/schedules.h"
 #include "tf_ops/cpu/thread_pool.h"
 
 namespace {
@@ -37,9 +39,14 @@ double MedianMs(const std::function<void()>& work) {
   return times[times.size() / 2];
 }
 
-// Random values of `dtype`, as bytes.
+// Random values of `dtype`, as bytes; integers are any bits.
 std::vector<char> Random(int64_t count, ft::DataType dtype) {
   std::mt19937 generator(1);
+  if (dtype != ft::DataType::kFloat32 && dtype != ft::DataType::kBFloat16) {
+    std::vector<char> bytes(count * ft::SizeOf(dtype));
+    for (char& byte : bytes) byte = static_cast<char>(generator());
+    return bytes;
+  }
   std::uniform_real_distribution<float> uniform(-0.05f, 0.05f);
   std::vector<float> values(count);
   for (float& value : values) value = uniform(generator);
@@ -51,8 +58,10 @@ std::vector<char> Random(int64_t count, ft::DataType dtype) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 9) {
-    std::fprintf(stderr, "usage: %s BATCH SEQ LAYERS HEADS SIZE INNER float32|bfloat16 THREADS\n",
+  if (argc != 9 && argc != 10) {
+    std::fprintf(stderr,
+                 "usage: %s BATCH SEQ LAYERS HEADS SIZE INNER float32|bfloat16 THREADS "
+                 "[INT8_MODE]\n",
                  argv[0]);
     return 2;
   }
@@ -65,6 +74,7 @@ int main(int argc, char** argv) {
   config.dtype =
       std::string(argv[7]) == "bfloat16" ? ft::DataType::kBFloat16 : ft::DataType::kFloat32;
   const int threads = std::atoi(argv[8]);
+  config.int8_mode = argc == 10 ? std::atoi(argv[9]) : 0;
   const int64_t hidden = config.hidden_size(), inner = config.inner_size;
   const int64_t tokens = batch_size * seq_len;
   std::unique_ptr<ft::Encoder> encoder;
@@ -73,11 +83,19 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "bad arguments: %s\n", status.message().c_str());
     return 2;
   }
-  const auto weight = Random(hidden * std::max(inner, hidden), config.dtype);
+  const int64_t most = hidden * std::max(inner, hidden);
+  const auto weight = Random(most, config.dtype), matrix = Random(most, config.matrix_dtype());
+  const std::vector<float> ranges(ft::ScaleListSize(config), 1.0f);
   std::vector<ft::LayerWeights> layers(config.num_layers);
   for (ft::LayerWeights& layer : layers) {
     for (int f = 0; f < ft::kWeightsPerLayer; ++f) {
-      layer.*ft::WeightFields()[f].view = {weight.data(), config.dtype, ft::WeightShape(config, f)};
+      const bool is_matrix = ft::WeightFields()[f].is_quantized;
+      layer.*ft::WeightFields()[f].view = {is_matrix ? matrix.data() : weight.data(),
+                                           is_matrix ? config.matrix_dtype() : config.dtype,
+                                           ft::WeightShape(config, f)};
+    }
+    if (config.int8_mode != 0) {
+      layer.amax_list = {ranges.data(), ft::DataType::kFloat32, {ft::ScaleListSize(config)}};
     }
   }
   ft::cpu::StdThreadPool pool(threads);
@@ -109,26 +127,27 @@ int main(int argc, char** argv) {
   } products[] = {{hidden, 3 * hidden}, {hidden, hidden}, {hidden, inner}, {inner, hidden}};
   double products_ms = 0, flops = 0;
   const char* panels = static_cast<const char*>(packed);
-  const auto left = Random(tokens * std::max(inner, hidden), primitives.compute_dtype);
+  const ft::DataType left_dtype = primitives.gemm.activation;
+  const auto left = Random(tokens * (std::max(inner, hidden) + 64), left_dtype);
   float* sums = static_cast<float*>(aligned(tokens * std::max(inner, 3 * hidden) * 4));
   const int64_t per_layer = encoder->PreparedWeightBytes() / config.num_layers;
   for (const auto& product : products) {
     const int64_t panel_bytes = primitives.gemm.PanelBytes(product.k);
     const bool by_rows = tokens >= threads * primitives.schedule.min_rows_per_thread;
+    const ft::cpu::Grid grid(primitives, tokens, product.n, threads);
     const int64_t row_block =
         by_rows ? std::min(primitives.schedule.block_rows, (tokens + threads - 1) / threads)
-                : tokens;
-    const int64_t col_block =
-        by_rows ? product.n : ft::AlignUp(product.n / (threads * 4), primitives.gemm.panel_width);
+                : grid.rows;
+    const int64_t col_block = by_rows ? product.n : grid.columns;
     const int64_t row_tasks = (tokens + row_block - 1) / row_block;
     const int64_t col_tasks = (product.n + col_block - 1) / col_block;
     products_ms += MedianMs([&] {
       for (int64_t layer = 0; layer < config.num_layers; ++layer) {
         pool.ParallelFor(row_tasks * col_tasks, [&](int64_t task) {
-          const int64_t row = task / col_tasks * row_block, col = task % col_tasks * col_block;
+          const int64_t row = task % row_tasks * row_block, col = task / row_tasks * col_block;
           for (int64_t k = 0; k < product.k; k += primitives.gemm.inner_chunk) {
             GemmArgs g;
-            g.a = left.data() + (row * product.k + k) * ft::SizeOf(primitives.compute_dtype);
+            g.a = left.data() + (row * product.k + k) * ft::SizeOf(left_dtype);
             g.lda = product.k;
             g.panels = panels + layer * per_layer + col / primitives.gemm.panel_width * panel_bytes;
             g.panel_bytes = panel_bytes;
