@@ -10,10 +10,10 @@ constexpr int64_t kQueries = kTilePairRows, kDepth = tiles::kTileBytes / sizeof(
 constexpr int64_t kQueries = kRows, kDepth = kPair;
 #endif
 
-#ifdef FT_TILE_ATTENTION
-// to[kLanes][kWidth] (pairs) = the transpose of from[kLanes][kLanes] (pairs): of a panel, kLanes
-// columns and kLanes steps.
-inline void TransposePairs(const T* from, int64_t ld, T* to) {
+// to[kLanes][kWidth] = the transpose of from[kLanes][kLanes], in steps of kPair elements: of a
+// panel, kLanes columns and kLanes steps.
+inline void TransposeSteps(const T* from, int64_t ld, T* to) {
+  static_assert(kPair * sizeof(T) == sizeof(int32_t));
   IntVec x[kLanes];
   for (int64_t i = 0; i < kLanes; ++i) std::memcpy(&x[i], from + i * ld, sizeof(IntVec));
   // In step h, what rows i and i + h have in the wrong half of 2h columns changes places.
@@ -37,8 +37,9 @@ inline void TransposePairs(const T* from, int64_t ld, T* to) {
   for (int64_t i = 0; i < kLanes; ++i) std::memcpy(to + i * kPair * kWidth, &x[i], sizeof(IntVec));
 }
 
+#ifdef FT_COMPUTE_BFLOAT16
 // One step of a panel: the elements of two rows in turn.
-inline void InterleavePair(const T* from, int64_t ld, T* to) {
+inline void InterleaveRows(const T* from, int64_t ld, T* to) {
   typedef uint16_t Pairs __attribute__((vector_size(2 * kWidth)));
   Pairs a, b, low, high;
   std::memcpy(&a, from, sizeof(a));
@@ -50,6 +51,11 @@ inline void InterleavePair(const T* from, int64_t ld, T* to) {
   const Pairs first = __builtin_shuffle(a, b, low), second = __builtin_shuffle(a, b, high);
   std::memcpy(to, &first, sizeof(first));
   std::memcpy(to + kWidth, &second, sizeof(second));
+}
+#else
+// One step of a panel: a row.
+inline void InterleaveRows(const T* from, int64_t, T* to) {
+  std::memcpy(to, from, kWidth * sizeof(T));
 }
 #endif
 
@@ -129,16 +135,14 @@ void MakeKeyPanels(const AttentionArgs& g, const AttentionScratch& plan, T* pane
     const int64_t keys = std::min(kWidth, g.num_keys - panel * kWidth);
     if (keys < kWidth || g.head_size < plan.size) std::fill_n(to, plan.size * kWidth, T{});
     int64_t whole = 0;  // of the head's elements
-#ifdef FT_TILE_ATTENTION
     if (keys == kWidth) {
       whole = g.head_size / (kPair * kLanes) * (kPair * kLanes);
       for (int64_t j = 0; j < kWidth; j += kLanes) {
         for (int64_t d = 0; d < whole; d += kPair * kLanes) {
-          TransposePairs(k + (panel * kWidth + j) * g.ld + d, g.ld, to + d * kWidth + j * kPair);
+          TransposeSteps(k + (panel * kWidth + j) * g.ld + d, g.ld, to + d * kWidth + j * kPair);
         }
       }
     }
-#endif
     for (int64_t j = 0; j < keys; ++j) {
       const T* from = k + (panel * kWidth + j) * g.ld;
       for (int64_t d = whole; d < g.head_size; d += kPair) {
@@ -156,14 +160,12 @@ void MakeValuePanels(const AttentionArgs& g, const AttentionScratch& plan, T* pa
     const int64_t cols = std::min(kWidth, g.head_size - panel * kWidth);
     if (cols < kWidth || plan.keys > g.num_keys) std::fill_n(to, plan.keys * kWidth, T{});
     int64_t whole = 0;  // keys
-#ifdef FT_TILE_ATTENTION
     if (cols == kWidth) {
       whole = g.num_keys / kPair * kPair;
       for (int64_t j = 0; j < whole; j += kPair) {
-        InterleavePair(v + j * g.ld + panel * kWidth, g.ld, to + j * kWidth);
+        InterleaveRows(v + j * g.ld + panel * kWidth, g.ld, to + j * kWidth);
       }
     }
-#endif
     for (int64_t j = whole; j < g.num_keys; ++j) {
       const T* from = v + j * g.ld + panel * kWidth;
       T* row = to + (j - j % kPair) * kWidth + j % kPair;
