@@ -3,9 +3,11 @@
 For every model and shape all contestants (engine x dtype x fill) are compiled, their outputs are
 checked against TensorFlow's float32 graph, and only then timed, in rounds in which each has its
 turn, in another order every time, so that drift of the machine and what ran just before hit all of
-them alike. Writes JSON (all samples), a Markdown table and a plot.
+them alike. Writes JSON (all samples), a Markdown table and a plot. With several numbers of threads,
+each in a process of its own, a second plot shows what they gain.
 
   python -m benchmarks.cpu_encoder --models=bert-base --shapes=1x32,8x128 --dtypes=float32
+  python -m benchmarks.cpu_encoder --threads=1,2,4 --shapes=1x128,8x128 --engines=op
 """
 
 import dataclasses
@@ -14,6 +16,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -35,7 +38,7 @@ from benchmarks.ragged import is_real
 from fastertransformer_tf.models.encoder_graphs import random_weights
 
 # The peers that stand for one row each; of ONNX Runtime's two forms the faster one is timed.
-PEERS = ("tensorflow", "onnxruntime", "openvino")
+PEERS = ("tensorflow", "onnxruntime", "openvino", "pytorch eager", "pytorch compiled")
 OPS = ("op", "op constants", "op remove_padding")
 
 _MODELS = flags.DEFINE_list("models", list(MODELS), f"Of {', '.join(MODELS)}.")
@@ -43,7 +46,10 @@ _SHAPES = flags.DEFINE_list(
     "shapes", "8x384,8x128,1x384,8x32,1x128,1x32", "Batch x sequence length, in this order."
 )
 _DTYPES = flags.DEFINE_list(
-    "dtypes", "float32,bfloat16", "Of float32, bfloat16, int8; int8 is both modes of the op."
+    "dtypes",
+    "float32,bfloat16",
+    "Of float32, bfloat16, int8, int8_bfloat16; int8 is both modes of the op, whose other numbers "
+    "are float32, or bfloat16 in int8_bfloat16, which is compared with the peers' int8.",
 )
 _FILLS = flags.DEFINE_list(
     "fills",
@@ -64,7 +70,9 @@ _APPEND = flags.DEFINE_bool(
     "Keep the other shapes of today's file, which earlier runs measured, maybe of other commits: "
     "the report then tells the commit of each shape.",
 )
-_THREADS = flags.DEFINE_integer("threads", 2, "CPU threads of every engine.", lower_bound=1)
+_THREADS = flags.DEFINE_list(
+    "threads", ["2"], "CPU threads of every engine; of several numbers each gets its own process."
+)
 _BUDGET = flags.DEFINE_float("budget", 600, "Seconds of timing, shared by the shapes.")
 _MIN_ROUNDS = flags.DEFINE_integer("min_rounds", 5, "Turns at least, whatever the budget.", 1)
 _MAX_ROUNDS = flags.DEFINE_integer("max_rounds", 40, "Turns at most.", 1)
@@ -81,8 +89,11 @@ _NAME = flags.DEFINE_string("name", "cpu_encoder", "First part of the names of t
 
 # Largest ||output - reference|| / ||reference|| over real tokens.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2, "int8": 0.15}
-# The dtypes that int8 is for the op; peers have one.
-_INT8_MODES = ("int8 mode 1", "int8 mode 2")
+# The dtypes that some of --dtypes are for the op; peers have one int8.
+_INT8_MODES = {
+    "int8": ("int8 mode 1", "int8 mode 2"),
+    "int8_bfloat16": ("int8 mode 1, bfloat16", "int8 mode 2, bfloat16"),
+}
 # A shape is marked where other work kept more CPUs busy.
 _DISTURBED_CPUS = 0.15
 # A contestant first waits at each turn, until the threads of the one before have stopped spinning,
@@ -188,12 +199,17 @@ def _row(engine: str) -> str:
 
 def _peer_dtype(dtype: str) -> str:
     """The dtype of the peers that an op's is compared with."""
-    return "int8" if dtype in _INT8_MODES else dtype
+    return "int8" if dtype.startswith("int8") else dtype
 
 
 def _op_dtypes(dtypes: list[str]) -> list[str]:
     """The dtypes of the op."""
-    return [one for dtype in dtypes for one in (_INT8_MODES if dtype == "int8" else [dtype])]
+    return [one for dtype in dtypes for one in _INT8_MODES.get(dtype, (dtype,))]
+
+
+def _peer_dtypes(dtypes: list[str]) -> list[str]:
+    """The dtypes of the peers."""
+    return [dtype for dtype in dtypes if dtype != "int8_bfloat16"]
 
 
 def _is_timed(engine: str, fill: str) -> bool:
@@ -213,30 +229,33 @@ def _lengths_of(fill: str) -> str:
 class Bench:
     """All engines of one model."""
 
-    def __init__(self, model: EncoderModel) -> None:
+    def __init__(self, model: EncoderModel, threads: int) -> None:
         """Loads every engine that --engines and --dtypes ask for."""
         self.model = model
         self.missing: dict[str, str] = {}
         # An engine is compiled for one shape, so fills of other lengths have engines of their own.
         self._engines: dict[tuple[str, str, str], engines_lib.Engine] = {}
         weights = random_weights(model)
-        self._reference = engines_lib.TensorFlow(model, weights, "float32", _THREADS.value)
+        self._reference = engines_lib.TensorFlow(model, weights, "float32", threads)
         wanted = [name for name in engines_lib.ENGINES if _row(name) in _ENGINES.value]
         keys = dict.fromkeys(
             (name, dtype, _lengths_of(fill))
             for name in wanted
-            for dtype in (_op_dtypes(_DTYPES.value) if name in OPS else _DTYPES.value)
+            for dtype in (_op_dtypes if name in OPS else _peer_dtypes)(_DTYPES.value)
             for fill in _FILLS.value
             if _is_timed(name, fill)
         )
         for name, dtype, lengths in tqdm(keys, f"{model.name}: loading", leave=False):
             try:
                 self._engines[name, dtype, lengths] = engines_lib.ENGINES[name](
-                    model, weights, dtype, _THREADS.value
+                    model, weights, dtype, threads
                 )
             except engines_lib.EngineUnavailable as error:
-                self.missing[f"{name} {dtype}"] = str(error)
-                logging.warning("%s %s is left out: %s", name, dtype, error)
+                self._leave_out(name, dtype, error)
+
+    def _leave_out(self, name: str, dtype: str, error: engines_lib.EngineUnavailable) -> None:
+        self.missing[f"{name} {dtype}"] = str(error)
+        logging.warning("%s %s is left out: %s", name, dtype, error)
 
     def contestants(self, batch: int, seq: int) -> list[Contestant]:
         """Compiles every engine for a shape and returns the contestants, outputs checked."""
@@ -253,11 +272,14 @@ class Bench:
         found = []
         sizes = {"full": seq, "short": seq // 2, "ragged": None}
         for (name, dtype, lengths), engine in tqdm(self._engines.items(), "compiling", leave=False):
-            engine.compile(batch, sizes[lengths])
-            for fill in _FILLS.value:
-                if _lengths_of(fill) == lengths and _is_timed(name, fill):
-                    runs = [engine.bind(*one) for one in batches[fill]]
-                    found.append(Contestant(name, dtype, fill, runs))
+            try:
+                engine.compile(batch, sizes[lengths])
+                for fill in _FILLS.value:
+                    if _lengths_of(fill) == lengths and _is_timed(name, fill):
+                        runs = [engine.bind(*one) for one in batches[fill]]
+                        found.append(Contestant(name, dtype, fill, runs))
+            except engines_lib.EngineUnavailable as error:
+                self._leave_out(name, dtype, error)
         check(found, references)
         for dtype in _DTYPES.value:
             found = self._best_onnxruntime(found, dtype)
@@ -310,11 +332,13 @@ def measure(contestants: list[Contestant], seconds: float, label: str) -> float:
     return max(0.0, others / (time.perf_counter() - start))
 
 
-def gemm_floor(model: EncoderModel, batch: int, seq: int, dtype: str) -> dict[str, Any] | None:
-    """Runs the program of --gemm_floor; None without one."""
-    if not _GEMM_FLOOR.value or dtype == "int8":  # The program knows products of floats alone.
+def gemm_floor(
+    model: EncoderModel, batch: int, seq: int, dtype: str, threads: int
+) -> dict[str, Any] | None:
+    """Runs the program of --gemm_floor; None without one, and of int8, whose modes differ."""
+    if not _GEMM_FLOOR.value or dtype.startswith("int8"):
         return None
-    sizes = (batch, seq, model.layers, model.heads, model.size, model.inner, dtype, _THREADS.value)
+    sizes = (batch, seq, model.layers, model.heads, model.size, model.inner, dtype, threads)
     command = [_GEMM_FLOOR.value, *map(str, sizes)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     floor = json.loads(done.stdout)
@@ -391,12 +415,61 @@ def comparisons(shape: dict[str, Any], dtype: str) -> dict[str, float | str]:
     return found
 
 
+def _sections(data: dict[str, Any]) -> list[tuple[str, int, list[dict[str, Any]]]]:
+    """Each model and number of threads, and the shapes measured with them, small ones first."""
+    keys = dict.fromkeys(
+        (shape["model"], shape.get("threads", data["threads"])) for shape in data["shapes"]
+    )
+    return [
+        (model, threads, sorted(
+            (s for s in data["shapes"]
+             if (s["model"], s.get("threads", data["threads"])) == (model, threads)),
+            key=lambda s: (s["batch"] * s["seq"], s["batch"]),
+        ))
+        for model, threads in keys
+    ]  # fmt: skip
+
+
+def scaling(data: dict[str, Any]) -> dict[tuple[str, str], dict[int, float]]:
+    """Milliseconds by threads of each model's shape and each engine and dtype, without padding.
+
+    Only of those that were measured with one thread and with more.
+    """
+    times: dict[tuple[str, str], dict[int, float]] = {}
+    for model, threads, shapes in _sections(data):
+        for shape in shapes:
+            for result in shape["results"]:
+                if result["right"] and result["fill"] == "full":
+                    what = f"{model} {shape['batch']}x{shape['seq']}"
+                    engine = f"{_row(result['engine'])} {result['dtype']}"
+                    times.setdefault((what, engine), {})[threads] = result["median_ms"]
+    return {key: by for key, by in times.items() if 1 in by and len(by) > 1}
+
+
+def _scaling_table(data: dict[str, Any]) -> str:
+    found = scaling(data)
+    if not found:
+        return ""
+    counts = sorted({threads for by in found.values() for threads in by})
+    rows = [
+        [*key, *(f"{by[1] / by[n]:.2f}x ({by[1] / by[n] / n:.2f})" if n in by else None
+                 for n in counts)]
+        for key, by in found.items()
+    ]  # fmt: skip
+    columns = ["shape", "engine", *(f"{n} thread{'s' if n > 1 else ''}" for n in counts)]
+    return (
+        "\n## Threads\n\nTimes the speed of one thread (efficiency: that by the number of "
+        "threads).\n\n" + report.markdown_table(columns, rows)
+    )
+
+
 def to_markdown(data: dict[str, Any]) -> str:
-    """The report: one table of times and one of ratios for each model."""
+    """The report: one table of times and one of ratios for each model and number of threads."""
+    counts = list(dict.fromkeys(str(threads) for _, threads, _ in _sections(data)))
     parts = [
         "# BERT encoder on a CPU\n\n",
         report.describe_header(data),
-        f"{data['threads']} threads for every engine. ",
+        f"{', '.join(counts)} threads for every engine. ",
         ", ".join(f"{name} {version}" for name, version in data["versions"].items()),
         ". Milliseconds per forward pass, median (p10-p90) of as many samples as the row "
         "samples says. Every row: all contestants of a shape timed in turn in one process, on "
@@ -406,9 +479,9 @@ def to_markdown(data: dict[str, Any]) -> str:
         "own longest, one after the other, so that lengths and padded length change in every "
         "call; repeated: the same batches, each called twice, the second call timed; a sample is "
         "the mean over all batches. op, op constants: padding kept; op remove_padding: removed. "
-        "int8: of the op both modes, all else float32; OpenVINO by NNCF; ONNX Runtime: the fastest "
-        "of dynamic (plain or fused graph) and static quantization, each with one range a column "
-        "and, but for dynamic, ranges of the same batch. "
+        "int8: of the op both modes, all else float32 unless it says bfloat16; OpenVINO by NNCF; "
+        "ONNX Runtime: the fastest of dynamic (plain or fused graph) and static quantization, each "
+        "with one range a column and, but for dynamic, ranges of the same batch. "
         "(wrong): its output disagreed with TensorFlow's float32 graph and its time is not "
         "compared. (disturbed): other work kept CPUs busy meanwhile. GEMM estimate: the op's own "
         "products timed alone, and attention's arithmetic at their rate, in "
@@ -416,11 +489,7 @@ def to_markdown(data: dict[str, Any]) -> str:
     ]
     for name, reason in data["missing"].items():
         parts.append(f"* left out: {name}: {reason}\n")
-    for model in dict.fromkeys(shape["model"] for shape in data["shapes"]):
-        shapes = sorted(
-            (s for s in data["shapes"] if s["model"] == model),
-            key=lambda s: (s["batch"] * s["seq"], s["batch"]),
-        )
+    for model, threads, shapes in _sections(data):
         labels = [
             f"{s['batch']}x{s['seq']}"
             + (" (disturbed)" if s["other_busy_cpus"] > _DISTURBED_CPUS else "")
@@ -450,7 +519,8 @@ def to_markdown(data: dict[str, Any]) -> str:
                     else None
                 )
             rows.append([engine, holder, dtype, fill, *cells])
-        parts.append(f"\n## {model}\n\n")
+        title = model if len(counts) == 1 else f"{model}, {threads} threads"
+        parts.append(f"\n## {title}\n\n")
         samples = [sorted(len(r["samples_ms"]) for r in s["results"]) for s in shapes]
         rows.append(["samples", "", "", "", *(f"{some[0]}-{some[-1]}" for some in samples)])
         rows.append(["commit", "", "", "", *(s.get("commit", data["commit"]) for s in shapes)])
@@ -463,25 +533,22 @@ def to_markdown(data: dict[str, Any]) -> str:
                 texts = [f"{v:.2f}" if isinstance(v, float) else v for v in values]
                 ratios.append([key.replace("_", " "), dtype, *texts])
         parts.append("\n" + report.markdown_table(["figure", "dtype", *labels], ratios))
+    parts.append(_scaling_table(data))
     return "".join(parts)
 
 
 def plot(data: dict[str, Any], path: Any) -> None:  # noqa: ANN401
-    """Bars: time of each engine over that of the best float32 peer, for each model and shape."""
+    """Bars: time of each engine over that of the best float32 peer, for all that was measured."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    models = list(dict.fromkeys(shape["model"] for shape in data["shapes"]))
+    sections = _sections(data)
     figure, axes = pyplot.subplots(
-        len(models), 1, figsize=(12, 4.2 * len(models)), squeeze=False, layout="constrained"
+        len(sections), 1, figsize=(12, 4.2 * len(sections)), squeeze=False, layout="constrained"
     )
-    for axis, model in zip(axes[:, 0], models, strict=True):
-        shapes = sorted(
-            (s for s in data["shapes"] if s["model"] == model),
-            key=lambda s: (s["batch"] * s["seq"], s["batch"]),
-        )
+    for axis, (model, threads, shapes) in zip(axes[:, 0], sections, strict=True):
         bars: dict[str, list[float]] = {}
         for index, shape in enumerate(shapes):
             peers = _peers(shape, "float32", data["fills"][0])
@@ -502,11 +569,41 @@ def plot(data: dict[str, Any], path: Any) -> None:  # noqa: ANN401
             axis.bar(positions, values, width, label=label, hatch=hatch, edgecolor="white")
         axis.set_xticks(range(len(shapes)), [f"{s['batch']}x{s['seq']}" for s in shapes])
         axis.axhline(1, color="grey", linewidth=0.8)
-        axis.set_title(f"{model}, {data['threads']} threads of {data['machine']['cpu']}")
+        axis.set_title(f"{model}, {threads} threads of {data['machine']['cpu']}")
         axis.set_ylabel("time / best float32 peer")
         axis.legend(fontsize=8, ncols=2)
     report.save_figure(figure, path)
     pyplot.close(figure)
+
+
+def plot_scaling(data: dict[str, Any], path: Any) -> bool:  # noqa: ANN401
+    """Lines: times the speed of one thread, over threads; False where there is nothing to draw."""
+    found = scaling(data)
+    if not found:
+        return False
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shapes = list(dict.fromkeys(what for what, _ in found))
+    figure, axes = pyplot.subplots(
+        1, len(shapes), figsize=(5 * len(shapes), 4.5), squeeze=False, layout="constrained"
+    )
+    for axis, shape in zip(axes[0], shapes, strict=True):
+        for (what, engine), by in found.items():
+            if what == shape:
+                counts = sorted(by)
+                axis.plot(counts, [by[1] / by[n] for n in counts], marker="o", label=engine)
+        most = max(n for (what, _), by in found.items() if what == shape for n in by)
+        axis.plot([1, most], [1, most], color="grey", linewidth=0.8, label="ideal")
+        axis.set_title(shape)
+        axis.set_xlabel("threads")
+        axis.set_ylabel("times the speed of one thread")
+        axis.legend(fontsize=8)
+    report.save_figure(figure, path)
+    pyplot.close(figure)
+    return True
 
 
 def _parse_shape(text: str) -> tuple[int, int]:
@@ -521,10 +618,19 @@ def _parse_shape(text: str) -> tuple[int, int]:
     return batch, seq
 
 
+def _parse_threads() -> list[int]:
+    counts = [int(text) if text.isdecimal() else 0 for text in _THREADS.value]
+    if not counts or min(counts) < 1:
+        raise app.UsageError(
+            f"--threads is {_THREADS.value}, expected one number >= 1 or several such as 1,2,4"
+        )
+    return list(dict.fromkeys(counts))
+
+
 def _check_flags() -> None:
     for flag, allowed in (
         (_MODELS, MODELS),
-        (_DTYPES, TOLERANCE),
+        (_DTYPES, (*TOLERANCE, "int8_bfloat16")),
         (_FILLS, FILLS),
         (_ENGINES, (*PEERS, *OPS)),
         (_HALF_ENGINES, (*PEERS, *OPS)),
@@ -559,30 +665,29 @@ def _append_to(data: dict[str, Any], path: pathlib.Path) -> None:
         logging.warning("%s keeps shapes of other commits: %s", path, ", ".join(others))
 
 
-def main(argv: list[str]) -> None:
-    """Runs everything that the flags ask for."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    _check_flags()
+def _write(data: dict[str, Any], path: pathlib.Path) -> None:
+    """The JSON file, and the Markdown beside it."""
+    report.write_json(path, data)
+    report.write_text(path.with_suffix(".md"), to_markdown(data))
+
+
+def _keep(data: dict[str, Any], shape: dict[str, Any]) -> None:
+    """Puts a shape into `data`, in the place of what was measured of the same before."""
+
+    def key(one: dict[str, Any]) -> tuple[Any, ...]:
+        threads = one.get("threads", data["threads"])
+        return one["model"], one["batch"], one["seq"], threads
+
+    data["shapes"] = [s for s in data["shapes"] if key(s) != key(shape)] + [shape]
+
+
+def _measure_all(data: dict[str, Any], threads: int, path: pathlib.Path) -> None:
+    """Measures all models and shapes, in this process, and writes the results after each."""
     shapes = [_parse_shape(text) for text in _SHAPES.value]
-    data: dict[str, Any] = {
-        **report.header(),
-        "threads": _THREADS.value,
-        "versions": {e.package: e.version() for e in engines_lib.ENGINES.values()},
-        "dtypes": _DTYPES.value,
-        "fills": _FILLS.value,
-        "tolerance": TOLERANCE,
-        "missing": {},
-        "shapes": [],
-    }
-    base = report.result_path(_NAME.value, "json", _OUTPUT_DIR.value)
-    if _APPEND.value:
-        _append_to(data, base)
     deadline = time.perf_counter() + _BUDGET.value
     todo = len(_MODELS.value) * len(shapes)
     for name in _MODELS.value:
-        bench = Bench(MODELS[name])
-        data["missing"].update(bench.missing)
+        bench = Bench(MODELS[name], threads)
         for batch, seq in shapes:
             contestants = bench.contestants(batch, seq)
             share = (deadline - time.perf_counter()) / todo
@@ -596,6 +701,7 @@ def main(argv: list[str]) -> None:
                 "model": name,
                 "batch": batch,
                 "seq": seq,
+                "threads": threads,
                 "date": report.timestamp(),
                 "commit": data["commit"],
                 "command": " ".join(sys.argv),
@@ -604,26 +710,73 @@ def main(argv: list[str]) -> None:
                 "gemm_floor": {
                     dtype: floor
                     for dtype in _DTYPES.value
-                    if (floor := gemm_floor(bench.model, batch, seq, dtype)) is not None
+                    if (floor := gemm_floor(bench.model, batch, seq, dtype, threads)) is not None
                 },
                 "results": [contestant.summary() for contestant in contestants],
             }
             shape["comparisons"] = {d: comparisons(shape, d) for d in _op_dtypes(_DTYPES.value)}
-            data["shapes"] = [
-                s for s in data["shapes"]
-                if (s["model"], s["batch"], s["seq"]) != (name, batch, seq)
-            ] + [shape]  # fmt: skip
+            data["missing"].update(bench.missing)
+            _keep(data, shape)
             bench.close()
             # After every shape, so that an interrupted run is not lost.
-            report.write_json(base, data)
-            report.write_text(base.with_suffix(".md"), to_markdown(data))
+            _write(data, path)
             for result in shape["results"]:
                 tqdm.write(
                     f"{name} {batch}x{seq} {result['engine']:18} {result['dtype']:8} "
                     f"{result['fill']:4} {result['median_ms']:9.2f} ms"
                     + ("" if result["right"] else "  (wrong)")
                 )
+
+
+def _measure_in_processes(data: dict[str, Any], counts: list[int], path: pathlib.Path) -> None:
+    """Measures with each number of threads in a process: TensorFlow's pool is a process's own."""
+    deadline = time.perf_counter() + _BUDGET.value
+    for place, threads in enumerate(counts):
+        share = max(0.0, (deadline - time.perf_counter()) / (len(counts) - place))
+        with tempfile.TemporaryDirectory() as folder:
+            command = [
+                sys.executable, "-m", "benchmarks.cpu_encoder", *sys.argv[1:],
+                f"--threads={threads}", f"--budget={share}", f"--output_dir={folder}", "--noappend",
+            ]  # fmt: skip
+            done = subprocess.run(command, check=False)
+            if done.returncode != 0:
+                raise SystemExit(f"{' '.join(command)} ended with {done.returncode}")
+            (file,) = pathlib.Path(folder).glob("*.json")
+            part = json.loads(file.read_text())
+        data["missing"].update(part["missing"])
+        for shape in part["shapes"]:
+            _keep(data, shape)
+        _write(data, path)
+
+
+def main(argv: list[str]) -> None:
+    """Runs everything that the flags ask for."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    _check_flags()
+    for text in _SHAPES.value:
+        _parse_shape(text)
+    counts = _parse_threads()
+    data: dict[str, Any] = {
+        **report.header(),
+        "threads": counts[0] if len(counts) == 1 else counts,
+        "versions": {e.package: e.version() for e in engines_lib.ENGINES.values()},
+        "dtypes": _DTYPES.value,
+        "fills": _FILLS.value,
+        "tolerance": TOLERANCE,
+        "missing": {},
+        "shapes": [],
+    }
+    base = report.result_path(_NAME.value, "json", _OUTPUT_DIR.value)
+    if _APPEND.value:
+        _append_to(data, base)
+    if len(counts) == 1:
+        _measure_all(data, counts[0], base)
+    else:
+        _measure_in_processes(data, counts, base)
     plot(data, base.with_suffix(".png"))
+    if plot_scaling(data, base.with_name(f"{base.stem}_threads.png")):
+        print(f"Written: {base.stem}_threads.png")
     print(to_markdown(data))
     print(f"Written: {base}, .md and .png beside it")
 

@@ -16,6 +16,7 @@
 #include "tf_ops/core/scales.h"
 #include "tf_ops/cpu/encoder.h"
 #include "tf_ops/cpu/primitives/primitives.h"
+#include "tf_ops/cpu/schedules.h"
 #include "tf_ops/cpu/thread_pool.h"
 
 namespace {
@@ -133,17 +134,17 @@ int main(int argc, char** argv) {
   for (const auto& product : products) {
     const int64_t panel_bytes = primitives.gemm.PanelBytes(product.k);
     const bool by_rows = tokens >= threads * primitives.schedule.min_rows_per_thread;
+    const ft::cpu::Grid grid(primitives, tokens, product.n, threads);
     const int64_t row_block =
         by_rows ? std::min(primitives.schedule.block_rows, (tokens + threads - 1) / threads)
-                : tokens;
-    const int64_t col_block =
-        by_rows ? product.n : ft::AlignUp(product.n / (threads * 4), primitives.gemm.panel_width);
+                : grid.rows;
+    const int64_t col_block = by_rows ? product.n : grid.columns;
     const int64_t row_tasks = (tokens + row_block - 1) / row_block;
     const int64_t col_tasks = (product.n + col_block - 1) / col_block;
     products_ms += MedianMs([&] {
       for (int64_t layer = 0; layer < config.num_layers; ++layer) {
         pool.ParallelFor(row_tasks * col_tasks, [&](int64_t task) {
-          const int64_t row = task / col_tasks * row_block, col = task % col_tasks * col_block;
+          const int64_t row = task % row_tasks * row_block, col = task / row_tasks * col_block;
           for (int64_t k = 0; k < product.k; k += primitives.gemm.inner_chunk) {
             GemmArgs g;
             g.a = left.data() + (row * product.k + k) * ft::SizeOf(left_dtype);

@@ -46,7 +46,7 @@ class Engine:
           model: sizes.
           weights: one dict for each layer.
           dtype: what GEMMs compute in: "float32", "bfloat16" or "int8"; of the op "int8 mode 1" or
-            "int8 mode 2".
+            "int8 mode 2", followed by ", bfloat16" where all else is bfloat16 and not float32.
           threads: CPU threads.
 
         Raises:
@@ -78,9 +78,12 @@ class Engine:
         """Frees what compile made."""
 
 
-def int8_mode(dtype: str) -> int:
-    """The op's int8_mode of a dtype; 0 of those that are not int8."""
-    return int(dtype.removeprefix("int8 mode ")) if dtype.startswith("int8 mode ") else 0
+def op_types(dtype: str) -> tuple[int, str]:
+    """The op's int8_mode, 0 of dtypes that are not int8, and its T."""
+    if not dtype.startswith("int8 mode "):
+        return 0, dtype
+    mode, _, activations = dtype.removeprefix("int8 mode ").partition(", ")
+    return int(mode), activations or "float32"
 
 
 def calibration_batch(model: EncoderModel) -> tuple[np.ndarray, np.ndarray]:
@@ -164,13 +167,13 @@ class Op(_TensorFlowSession):
 
     def __init__(self, model: EncoderModel, weights: Weights, dtype: str, threads: int) -> None:
         super().__init__(model, weights, dtype, threads)
-        if int8_mode(dtype):
+        if op_types(dtype)[0]:
             self._quantized = int8_weights.quantize(weights, model, *calibration_batch(model))
 
     def _build(self, hidden: tf.Tensor, batch: int | None) -> tuple[tf.Tensor, tf.Tensor]:
         lengths = tf.placeholder(tf.int32, [batch], "lengths")
-        mode = int8_mode(self.dtype)
-        dtype = tf.as_dtype("float32" if mode else self.dtype)
+        mode, activations = op_types(self.dtype)
+        dtype = tf.as_dtype(activations)
         weights = self._quantized if mode else self.weights
         self._held = encoder_graphs.HeldArrays(dtype)
         if self.holder == "variables":
@@ -478,6 +481,132 @@ class OpenVino(Engine):
         self._request = None
 
 
+class PyTorch(Engine):
+    """PyTorch as it comes: its own attention, one operator after the other."""
+
+    name = "pytorch eager"
+    package = "torch"
+
+    def __init__(self, model: EncoderModel, weights: Weights, dtype: str, threads: int) -> None:
+        _require("torch")
+        if dtype not in ("float32", "bfloat16"):
+            raise EngineUnavailable(f"PyTorch has no {dtype} encoder")
+        import torch
+
+        super().__init__(model, weights, dtype, threads)
+        torch.set_num_threads(threads)
+        self._dtype = getattr(torch, dtype)
+        self._encoder = torch_encoder(model, weights).to(self._dtype).eval()
+        self._forward = self._encoder
+
+    def compile(self, batch: int | None, seq: int | None) -> None:
+        pass  # runs any shape
+
+    def bind(self, hidden: np.ndarray, lengths: np.ndarray) -> Run:
+        import torch
+
+        states = torch.from_numpy(hidden)
+        masked = (1 - _mask(hidden, lengths, np.float32)) * -10000
+        adder = torch.from_numpy(masked[:, None, None, :]).to(self._dtype)
+
+        def run() -> np.ndarray:
+            with torch.inference_mode():
+                return self._forward(states.to(self._dtype), adder).float().numpy()
+
+        return run
+
+
+class PyTorchCompiled(PyTorch):
+    """torch.compile with weights frozen, compiled for each shape (a range of shapes if ragged)."""
+
+    name = "pytorch compiled"
+
+    def compile(self, batch: int | None, seq: int | None) -> None:
+        import torch
+        from torch._inductor import config
+
+        config.freezing = True
+        torch.compiler.reset()
+        self._forward = torch.compile(self._encoder, dynamic=batch is None or seq is None)
+
+    def bind(self, hidden: np.ndarray, lengths: np.ndarray) -> Run:
+        run = super().bind(hidden, lengths)
+        try:
+            run()
+        except Exception as error:
+            # The compiler's own errors have no common base, and are of a missing C++ compiler, say.
+            raise EngineUnavailable(
+                f"torch.compile failed: {str(error).splitlines()[0]}"
+            ) from error
+        return run
+
+
+def torch_encoder(model: EncoderModel, weights: Weights) -> "torch.nn.Module":  # noqa: F821
+    """The encoder of torch.nn's own layers, float32.
+
+    Args:
+      model: sizes.
+      weights: one dict for each layer.
+
+    Returns:
+      A module that takes hidden states [B,S,H] and what is added to scores, [B,1,1,S].
+    """
+    import torch
+    from torch.nn import functional
+
+    def dense(layer: dict[str, np.ndarray], scope: str) -> torch.nn.Linear:
+        kernel = layer[f"{scope}/kernel"]
+        linear = torch.nn.Linear(*kernel.shape)
+        linear.weight.data = torch.from_numpy(np.ascontiguousarray(kernel.T))
+        linear.bias.data = torch.from_numpy(layer[f"{scope}/bias"].copy())
+        return linear
+
+    def norm(layer: dict[str, np.ndarray], scope: str) -> torch.nn.LayerNorm:
+        layer_norm = torch.nn.LayerNorm(model.hidden, eps=1e-12)
+        layer_norm.weight.data = torch.from_numpy(layer[f"{scope}/gamma"].copy())
+        layer_norm.bias.data = torch.from_numpy(layer[f"{scope}/beta"].copy())
+        return layer_norm
+
+    class Layer(torch.nn.Module):
+        """One of the encoder's layers."""
+
+        def __init__(self, layer: dict[str, np.ndarray]) -> None:
+            super().__init__()
+            self.query = dense(layer, "attention/self/query")
+            self.key = dense(layer, "attention/self/key")
+            self.value = dense(layer, "attention/self/value")
+            self.projection = dense(layer, "attention/output/dense")
+            self.attention_norm = norm(layer, "attention/output/LayerNorm")
+            self.intermediate = dense(layer, "intermediate/dense")
+            self.output = dense(layer, "output/dense")
+            self.output_norm = norm(layer, "output/LayerNorm")
+
+        def forward(self, x: torch.Tensor, adder: torch.Tensor) -> torch.Tensor:
+            def heads(y: torch.Tensor) -> torch.Tensor:
+                return y.unflatten(-1, (model.heads, model.size)).transpose(1, 2)
+
+            context = functional.scaled_dot_product_attention(
+                heads(self.query(x)), heads(self.key(x)), heads(self.value(x)), attn_mask=adder
+            )
+            x = self.attention_norm(x + self.projection(context.transpose(1, 2).flatten(2)))
+            inner = functional.gelu(self.intermediate(x), approximate="tanh")
+            return self.output_norm(x + self.output(inner))
+
+    class Encoder(torch.nn.Module):
+        """All layers."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.ModuleList(Layer(layer) for layer in weights)
+
+        def forward(self, x: torch.Tensor, adder: torch.Tensor) -> torch.Tensor:
+            for layer in self.layers:
+                x = layer(x, adder)
+            return x
+
+    return Encoder()
+
+
 ENGINES = {
     engine.name: engine
     for engine in (
@@ -486,6 +615,8 @@ ENGINES = {
         OnnxRuntimeFused,
         OnnxRuntimeStatic,
         OpenVino,
+        PyTorch,
+        PyTorchCompiled,
         Op,
         OpConstants,
         OpRemovePadding,

@@ -2,20 +2,27 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <limits>
 #include <random>
 #include <string>
+#include <thread>
 #include <tuple>
 #include <vector>
 
 #include "tests/reference_layer.h"
 #include "tf_ops/core/encoder.h"
 #include "tf_ops/core/scales.h"
+#include "tf_ops/cpu/cpu_quota.h"
 #include "tf_ops/cpu/encoder.h"
+#include "tf_ops/cpu/phases.h"
 #include "tf_ops/cpu/primitives/primitives.h"
 #include "tf_ops/cpu/thread_pool.h"
 
@@ -464,16 +471,115 @@ TEST(EncoderTest, AnswersBadBatches) {
   EXPECT_EQ(cpu::CreateCpuEncoder(config, &encoder).code(), StatusCode::kInvalidArgument);
 }
 
+// Any number of threads: by rows and as a grid, whose sums run over the inner layer alike.
+TEST(EncoderTest, ResultsDoNotDependOnTheNumberOfThreads) {
+  const unsigned seed = Seed();
+  SCOPED_TRACE("FT_TEST_SEED=" + std::to_string(seed));
+  for (const DataType dtype : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
+    for (const int int8_mode : {0, 1, 2}) {
+      Case c = {2, 32, 800, 2, {96, 1, 70, 96}, 96, dtype, true};
+      c.int8_mode = int8_mode;
+      c.threads = 1;
+      const std::vector<float> one = Compute(c, seed).got;
+      for (const int threads : {2, 3, 5, 16, 40}) {
+        c.threads = threads;
+        const std::vector<float> many = Compute(c, seed).got;
+        ASSERT_EQ(many.size(), one.size());
+        EXPECT_EQ(std::memcmp(many.data(), one.data(), one.size() * sizeof(float)), 0)
+            << threads << " threads, dtype " << static_cast<int>(dtype) << ", INT8 mode "
+            << int8_mode;
+      }
+    }
+  }
+}
+
+// A phase begins when the one before has ended, also where threads are many and some have slept.
+TEST(PhasesTest, RunsOneAfterTheOther) {
+  for (const int threads : {1, 2, 7}) {
+    constexpr int64_t kPhases = 30, kTasks = 5;
+    std::vector<std::atomic<int>> done(kPhases);
+    std::atomic<int> early{0}, bad_workers{0};
+    cpu::Phases phases;
+    for (int64_t p = 0; p < kPhases; ++p) {
+      phases.Add(kTasks, [&, p](int64_t task, int worker) {
+        if (worker < 0 || worker >= threads) ++bad_workers;
+        if (p > 0 && done[p - 1] != kTasks) ++early;
+        // Long enough for the others to fall asleep.
+        if (p % 3 == 0 && task == kTasks - 1) {
+          std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        }
+        ++done[p];
+      });
+    }
+    phases.Add(0, [&](int64_t, int) { ++early; });
+    cpu::StdThreadPool pool(threads);
+    phases.Run(&pool);
+    EXPECT_EQ(early, 0);
+    EXPECT_EQ(bad_workers, 0);
+    for (const std::atomic<int>& count : done) EXPECT_EQ(count, kTasks);
+  }
+}
+
+// A folder that stands for /.
+class CpuQuotaTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    root_ = ::testing::TempDir() + "/cpu_quota_XXXXXX";
+    ASSERT_NE(mkdtemp(root_.data()), nullptr);
+  }
+  void TearDown() override { std::filesystem::remove_all(root_); }
+  void Write(const std::string& path, const std::string& text) {
+    const std::filesystem::path file = root_ + "/" + path;
+    std::filesystem::create_directories(file.parent_path());
+    std::ofstream(file) << text;
+  }
+  std::string root_;
+};
+
+TEST_F(CpuQuotaTest, IsNoneWhereNothingIsSaid) {
+  EXPECT_EQ(cpu::ReadCpuQuota(root_), 0);
+  Write("proc/self/cgroup", "0::/a/b\n");
+  EXPECT_EQ(cpu::ReadCpuQuota(root_), 0);
+  Write("sys/fs/cgroup/a/b/cpu.max", "max 100000\n");
+  EXPECT_EQ(cpu::ReadCpuQuota(root_), 0);
+  Write("sys/fs/cgroup/a/b/cpu.max", "nonsense\n");
+  EXPECT_EQ(cpu::ReadCpuQuota(root_), 0);
+  Write("proc/self/cgroup", "nonsense\n\n1:cpu\n");
+  EXPECT_EQ(cpu::ReadCpuQuota(root_), 0);
+}
+
+TEST_F(CpuQuotaTest, IsTheLeastOfAllGroupsAbove) {
+  Write("proc/self/cgroup", "0::/a/b\n");
+  Write("sys/fs/cgroup/a/b/cpu.max", "400000 100000\n");
+  EXPECT_EQ(cpu::ReadCpuQuota(root_), 4);
+  Write("sys/fs/cgroup/a/cpu.max", "150000 100000\n");  // 1.5
+  EXPECT_EQ(cpu::ReadCpuQuota(root_), 2);
+  Write("sys/fs/cgroup/cpu.max", "50000 100000\n");  // as a container sees its own group
+  EXPECT_EQ(cpu::ReadCpuQuota(root_), 1);
+}
+
+TEST_F(CpuQuotaTest, KnowsTheFirstVersion) {
+  Write("proc/self/cgroup", "3:cpuset:/a\n2:cpu,cpuacct:/a\n0::/\n");
+  Write("sys/fs/cgroup/cpuset/a/cpu.cfs_quota_us", "100000\n");  // not where it would be read
+  Write("sys/fs/cgroup/cpuset/a/cpu.cfs_period_us", "100000\n");
+  Write("sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_period_us", "100000\n");
+  Write("sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_quota_us", "-1\n");
+  EXPECT_EQ(cpu::ReadCpuQuota(root_), 0);
+  Write("sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_quota_us", "300000\n");
+  EXPECT_EQ(cpu::ReadCpuQuota(root_), 3);
+}
+
 // $FT_CPU_ISA, which this target may have been given, is what runs, where the processor has it.
 TEST(IsaTest, RunsWhatItIsNamedFor) {
   const char* isa = std::getenv("FT_CPU_ISA");
   if (isa == nullptr) GTEST_SKIP() << "FT_CPU_ISA is not set";
   for (const int int8_mode : {0, 1}) {
     EncoderConfig config;
-    config.head_size = 2;
-    config.inner_size = 2;
+    config.head_size = 32;
+    config.inner_size = 32;
     config.int8_mode = int8_mode;
-    if (std::string(isa) == "avx512bf16") config.dtype = DataType::kBFloat16;
+    const bool has_bfloat16 = std::string(isa) == "avx512bf16" || std::string(isa) == "amx";
+    if (has_bfloat16) config.dtype = DataType::kBFloat16;
     const cpu::Primitives& primitives = cpu::GetPrimitives(config);
     EXPECT_EQ(primitives.has_integers(), int8_mode != 0);
     if (std::string(primitives.isa) != isa) {

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -116,23 +117,27 @@ TEST(TileTest, IntegersAreExact) {
   }
 }
 
+// Normal numbers of bfloat16; `exact` gets the same as float32.
+std::vector<Bfloat16> RandomBfloat16(const Primitives& primitives, int64_t count,
+                                     std::mt19937* generator, std::vector<float>* exact) {
+  std::normal_distribution<float> normal;
+  std::vector<Bfloat16> rounded(count);
+  exact->resize(count);
+  for (float& x : *exact) x = normal(*generator);
+  primitives.convert(exact->data(), DataType::kFloat32, rounded.data(), DataType::kBFloat16, count);
+  primitives.convert(rounded.data(), DataType::kBFloat16, exact->data(), DataType::kFloat32, count);
+  return rounded;
+}
+
 TEST(TileTest, Bfloat16IsRight) {
   const unsigned seed = Seed();
   SCOPED_TRACE("FT_TEST_SEED=" + std::to_string(seed));
   std::mt19937 generator(seed);
-  std::normal_distribution<float> normal;
   const Primitives& primitives = plain_tiles_bf16::kPrimitives;
   const GemmPrimitives& gemm = primitives.gemm;
   ASSERT_EQ(gemm.weight, DataType::kBFloat16);
   const auto random = [&](int64_t count, std::vector<float>* exact) {
-    std::vector<Bfloat16> rounded(count);
-    exact->resize(count);
-    for (float& x : *exact) x = normal(generator);
-    primitives.convert(exact->data(), DataType::kFloat32, rounded.data(), DataType::kBFloat16,
-                       count);
-    primitives.convert(rounded.data(), DataType::kBFloat16, exact->data(), DataType::kFloat32,
-                       count);
-    return rounded;
+    return RandomBfloat16(primitives, count, &generator, exact);
   };
   for (const Sizes& s : {Sizes{1, 32, 1}, {16, 64, 32}, {33, 96, 31}, {70, 128, 100}}) {
     std::vector<float> x, y;
@@ -167,6 +172,82 @@ TEST(TileTest, Bfloat16IsRight) {
         for (int64_t k = 0; k < s.k; ++k) want += double{x[i * s.k + k]} * y[k * s.n + j];
         EXPECT_NEAR(sums[i * s.n + j], want, 1e-4);
         EXPECT_NEAR(outs[i * s.n + j], want + 1, 0.01 * (1 + std::abs(want)));
+      }
+    }
+  }
+}
+
+TEST(TileTest, AttentionIsRight) {
+  const unsigned seed = Seed();
+  SCOPED_TRACE("FT_TEST_SEED=" + std::to_string(seed));
+  std::mt19937 generator(seed);
+  const Primitives& primitives = plain_tiles_bf16::kPrimitives;
+  const AttentionPrimitives& attention = primitives.attention;
+  // Two heads side by side, whose second is computed: what lies around it must not count.
+  for (const int64_t size : {2, 6, 16, 32, 40, 64, 100}) {
+    for (const int64_t keys : {1, 5, 32, 33, 70}) {
+      for (const int64_t queries : {1, 17, 40, 70}) {
+        const int64_t rows = std::max(keys, queries), ld = 6 * size;
+        std::vector<float> x;
+        std::vector<Bfloat16> qkv = RandomBfloat16(primitives, rows * ld, &generator, &x);
+        const uint16_t nan = 0x7fc0;
+        for (int64_t i = 0; i < rows; ++i) {
+          for (int64_t d = 0; d < size; ++d) {
+            for (int64_t part = 0; part < 3; ++part) qkv[i * ld + 2 * part * size + d] = nan;
+            if (i >= queries) qkv[i * ld + size + d] = nan;
+            if (i >= keys) qkv[i * ld + 3 * size + d] = qkv[i * ld + 5 * size + d] = nan;
+          }
+        }
+        // Masks of 0 and 1; the first key is never masked.
+        std::vector<float> mask(queries * keys);
+        for (float& m : mask) m = static_cast<float>(generator() % 2);
+        for (int64_t i = 0; i < queries; ++i) mask[i * keys] = 1.0f;
+        for (const bool is_masked : {false, true}) {
+          std::vector<Bfloat16> out(queries * size, nan);
+          std::vector<char> memory(attention.scratch_bytes(keys, size) + 64);
+          AttentionArgs g = {};
+          g.q = qkv.data() + size;
+          g.k = qkv.data() + 3 * size;
+          g.v = qkv.data() + 5 * size;
+          g.ld = ld;
+          g.num_queries = queries;
+          g.num_keys = keys;
+          g.head_size = size;
+          g.scale = 0.3f;
+          g.mask = is_masked ? mask.data() : nullptr;
+          g.mask_ld = keys;
+          g.mask_dtype = DataType::kFloat32;
+          g.out = out.data();
+          g.ld_out = size;
+          void* aligned = memory.data();
+          size_t space = memory.size();
+          g.scratch = std::align(64, memory.size() - 64, aligned, space);
+          attention.attention(g);
+          for (int64_t i = 0; i < queries; ++i) {
+            std::vector<double> weights(keys);
+            double sum = 0;
+            for (int64_t j = 0; j < keys; ++j) {
+              double score = 0;
+              for (int64_t d = 0; d < size; ++d) {
+                score += double{x[i * ld + size + d]} * x[j * ld + 3 * size + d];
+              }
+              weights[j] = is_masked && mask[i * keys + j] == 0.0f ? 0.0 : std::exp(0.3 * score);
+              sum += weights[j];
+            }
+            for (int64_t d = 0; d < size; ++d) {
+              double want = 0;
+              for (int64_t j = 0; j < keys; ++j) {
+                want += weights[j] / sum * x[j * ld + 5 * size + d];
+              }
+              const uint32_t bits = static_cast<uint32_t>(out[i * size + d]) << 16;
+              float got;
+              std::memcpy(&got, &bits, 4);
+              ASSERT_NEAR(got, want, 0.01 * (1 + std::abs(want)))
+                  << "size " << size << ", " << keys << " keys, query " << i << " of " << queries
+                  << ", element " << d << ", mask " << is_masked;
+            }
+          }
+        }
       }
     }
   }

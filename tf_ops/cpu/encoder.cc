@@ -42,7 +42,7 @@ class CpuEncoder : public Encoder {
     if (batch.num_tokens == 0) return OkStatus();
     const Workspace w = LayOut(batch, context, workspace);
     const LayerSteps steps(config_, primitives_, batch, prepared, w);
-    const int64_t num_threads = context.pool->num_threads();
+    const int64_t num_threads = NumWorkers(*context.pool);
     Phases phases;
     phases.Add(batch.batch_size, [&](int64_t b, int) { steps.FindKeyLengths(b); });
     if (steps.has_input_step()) {
@@ -51,14 +51,14 @@ class CpuEncoder : public Encoder {
         steps.PrepareInput(row, rows);
       });
     }
-    (w.by_rows ? ScheduleByRows : ScheduleByColumns)(steps, num_threads, &phases);
+    (w.by_rows ? ScheduleByRows : ScheduleByGrid)(steps, num_threads, &phases);
     phases.Run(context.pool);
     return OkStatus();
   }
 
  private:
   Workspace LayOut(const EncoderBatch& batch, const ExecutionContext& context, void* base) const {
-    return LayOutWorkspace(config_, primitives_, batch, context.pool->num_threads(), base);
+    return LayOutWorkspace(config_, primitives_, batch, NumWorkers(*context.pool), base);
   }
 
   const EncoderConfig config_;

@@ -40,40 +40,72 @@ void ScheduleByRows(const LayerSteps& steps, int64_t num_threads, Phases* phases
   }
 }
 
-void ScheduleByColumns(const LayerSteps& steps, int64_t num_threads, Phases* phases) {
+Grid::Grid(const Primitives& primitives, int64_t num_rows, int64_t num_columns,
+           int64_t num_threads) {
+  const int64_t height = primitives.gemm.row_multiple, width = primitives.gemm.panel_width;
+  const int64_t tiles = (num_rows + height - 1) / height;
+  const int64_t panels = (num_columns + width - 1) / width;
+  // Tries every height of a task, and every width with it.
+  rows = columns = 0;
+  double best = 0;
+  for (int64_t h = 1; h <= tiles && (h == 1 || h * height <= primitives.schedule.grid_rows); ++h) {
+    for (int64_t w = 1; w <= panels; ++w) {
+      const int64_t tasks = ((tiles + h - 1) / h) * ((panels + w - 1) / w);
+      const double rounds = static_cast<double>((tasks + num_threads - 1) / num_threads);
+      // Threads do not come nor end at once: a task's part more on the average.
+      constexpr double kWaiting = 0.25;
+      // A row or a column costs the time of so many of a task's elements besides them.
+      constexpr double kReading = 64;
+      const double r = static_cast<double>(std::min(h * height, num_rows));
+      const double c = static_cast<double>(std::min(w * width, num_columns));
+      const double time = (rounds + kWaiting) * (r * c + kReading * (r + c));
+      if (best == 0 || time < best) {
+        best = time;
+        rows = h * height;
+        columns = w * width;
+      }
+    }
+  }
+}
+
+void ScheduleByGrid(const LayerSteps& steps, int64_t num_threads, Phases* phases) {
   const AttentionTasks attention(steps, num_threads);
   const EncoderConfig& config = steps.config();
-  const int64_t width = steps.primitives().gemm.panel_width;
-  // Panels are dealt in ranges of whole panels, a few for each thread.
-  const auto columns = [&](int64_t n, std::function<void(int64_t, int64_t)> work) {
-    const int64_t panels = (n + width - 1) / width;
-    const int64_t per_task = std::max<int64_t>(1, panels / (num_threads * 4)) * width;
-    phases->Add((n + per_task - 1) / per_task, [n, per_task, work](int64_t task, int) {
-      work(task * per_task, std::min(n, (task + 1) * per_task));
-    });
-  };
   const int64_t hidden = steps.hidden(), inner = config.inner_size;
   const int64_t tokens = steps.batch().num_tokens, num_blocks = steps.workspace().num_blocks;
+  // work(row, rows, begin, end) for all parts of a product of n columns.
+  using Work = std::function<void(int64_t, int64_t, int64_t, int64_t)>;
+  const auto deal = [&](int64_t n) { return Grid(steps.primitives(), tokens, n, num_threads); };
+  const Grid to_hidden = deal(hidden), to_qkv = deal(3 * hidden), to_inner = deal(inner);
+  const auto product = [&](const Grid& grid, int64_t n, Work work) {
+    const int64_t across = (n + grid.columns - 1) / grid.columns;
+    const int64_t down = (tokens + grid.rows - 1) / grid.rows;
+    phases->Add(across * down, [n, tokens, down, grid, work](int64_t task, int) {
+      const int64_t row = task % down * grid.rows, begin = task / down * grid.columns;
+      work(row, std::min(grid.rows, tokens - row), begin, std::min(n, begin + grid.columns));
+    });
+  };
   for (int64_t l = 0; l < config.num_layers; ++l) {
-    columns(3 * hidden, [&steps, l, tokens](int64_t begin, int64_t end) {
-      steps.Qkv(l, 0, tokens, begin, end);
+    product(to_qkv, 3 * hidden, [&steps, l](int64_t row, int64_t rows, int64_t begin, int64_t end) {
+      steps.Qkv(l, row, rows, begin, end);
     });
     phases->Add(attention.count, [&steps, l, attention](int64_t task, int worker) {
       steps.Attention(l, task, attention.splits, steps.workspace().workers[worker].attention);
     });
-    columns(hidden, [&steps, l, tokens](int64_t begin, int64_t end) {
-      steps.Projection(l, 0, tokens, begin, end, steps.workspace().whole);
+    product(to_hidden, hidden, [&steps, l](int64_t row, int64_t rows, int64_t begin, int64_t end) {
+      steps.Projection(l, row, rows, begin, end, steps.workspace().whole.From(row));
     });
     phases->Add(num_blocks, [&steps, l](int64_t task, int) {
       const auto [row, rows] = steps.Block(task);
       steps.AttentionNorm(l, row, rows, steps.workspace().whole.From(row));
     });
-    columns(inner, [&steps, l, tokens](int64_t begin, int64_t end) {
-      steps.Intermediate(l, tokens, begin, end, begin, steps.workspace().whole);
+    product(to_inner, inner, [&steps, l](int64_t row, int64_t rows, int64_t begin, int64_t end) {
+      steps.Intermediate(l, rows, begin, end, begin, steps.workspace().whole.From(row));
     });
-    columns(hidden, [&steps, l, tokens, inner](int64_t begin, int64_t end) {
-      steps.Output(l, tokens, begin, end, 0, inner, steps.workspace().whole);
-    });
+    product(to_hidden, hidden,
+            [&steps, l, inner](int64_t row, int64_t rows, int64_t begin, int64_t end) {
+              steps.Output(l, rows, begin, end, 0, inner, steps.workspace().whole.From(row));
+            });
     phases->Add(num_blocks, [&steps, l](int64_t task, int) {
       const auto [row, rows] = steps.Block(task);
       steps.OutputNorm(l, row, rows, steps.workspace().whole.From(row));

@@ -30,12 +30,16 @@ FT_DECLARE(amxbf16)
 
 namespace {
 
-// An instruction set, what computes with it, and which processors have it.
+// An instruction set, what computes with it, and which processors have it. One that is not the best
+// choice everywhere says where; elsewhere it runs only if $FT_CPU_ISA names it.
 struct Isa {
   const char* name;
   const Primitives *primitives, *int8_primitives;
   bool (*is_supported)();
+  bool (*is_fast)();
 };
+
+bool Always() { return true; }
 
 #ifdef __x86_64__
 bool HasAvx2() {
@@ -53,6 +57,11 @@ bool HasAvx512() {
 }
 bool HasAvx512Vnni() { return HasAvx512() && __builtin_cpu_supports("avx512vnni"); }
 bool HasAvx512Bf16() { return HasAvx512Vnni() && __builtin_cpu_supports("avx512bf16"); }
+// vdpbf16ps multiplies twice as many numbers as a float32 instruction. AMD's processors start as
+// many of them; Intel's take so much longer that BERT-base's products come to 80 GFLOP/s in
+// bfloat16 where float32 has 150 (one core of an Emerald Rapids Xeon, batch 8, length 128): there
+// what AMX cannot take computes in float32.
+bool IsAvx512Bf16Fast() { return !__builtin_cpu_is("intel"); }
 // CPUID leaf 7, EDX: tiles, and their products of int8 and of bfloat16. Linux gives the registers
 // to a process that has asked for them, which holds for all its threads.
 bool HasAmx() {
@@ -67,34 +76,37 @@ bool HasAmx() {
 
 // From the slowest to the fastest.
 constexpr Isa kIsas[] = {
-    {"generic", &generic::kPrimitives, &generic::kInt8Primitives, [] { return true; }},
+    {"generic", &generic::kPrimitives, &generic::kInt8Primitives, Always, Always},
 #ifdef __x86_64__
-    {"avx2", &avx2::kPrimitives, &avx2::kInt8Primitives, HasAvx2},
-    {"avxvnni", &avxvnni::kPrimitives, &avxvnni::kInt8Primitives, HasAvxVnni},
-    {"avx512", &avx512::kPrimitives, &avx512::kInt8Primitives, HasAvx512},
-    {"avx512vnni", &avx512vnni::kPrimitives, &avx512vnni::kInt8Primitives, HasAvx512Vnni},
-    {"avx512bf16", &avx512bf16::kPrimitives, &avx512bf16::kInt8Primitives, HasAvx512Bf16},
-    {"amx", &amx::kPrimitives, &amx::kInt8Primitives, HasAmx},
-    {"amx", &amxbf16::kPrimitives, &amxbf16::kInt8Primitives, HasAmx},
+    {"avx2", &avx2::kPrimitives, &avx2::kInt8Primitives, HasAvx2, Always},
+    {"avxvnni", &avxvnni::kPrimitives, &avxvnni::kInt8Primitives, HasAvxVnni, Always},
+    {"avx512", &avx512::kPrimitives, &avx512::kInt8Primitives, HasAvx512, Always},
+    {"avx512vnni", &avx512vnni::kPrimitives, &avx512vnni::kInt8Primitives, HasAvx512Vnni, Always},
+    {"avx512bf16", &avx512bf16::kPrimitives, &avx512bf16::kInt8Primitives, HasAvx512Bf16,
+     IsAvx512Bf16Fast},
+    {"amx", &amx::kPrimitives, &amx::kInt8Primitives, HasAmx, Always},
+    {"amx", &amxbf16::kPrimitives, &amxbf16::kInt8Primitives, HasAmx, Always},
 #endif
 };
 
-// How many of kIsas may run: those that this processor has, up to $FT_CPU_ISA. AMX has not been
-// measured yet, so it does not run unless it is asked for.
+// Those of kIsas that may run: what this processor has and is fast with, up to $FT_CPU_ISA.
 std::vector<const Isa*> Allowed() {
   const char* cap = std::getenv("FT_CPU_ISA");
+  const auto is_named = [cap](const Isa& isa) {
+    return cap != nullptr && std::strcmp(isa.name, cap) == 0;
+  };
   size_t end = 0;
   for (size_t i = 0; i < std::size(kIsas); ++i) {
-    const bool is_default = std::strcmp(kIsas[i].name, "amx") != 0;
-    if (cap == nullptr ? is_default : std::strcmp(kIsas[i].name, cap) == 0) end = i + 1;
+    if (is_named(kIsas[i])) end = i + 1;
   }
-  if (end == 0) end = std::size(kIsas);  // an unknown name
+  if (end == 0) end = std::size(kIsas);  // none, or an unknown name
 #ifdef __x86_64__
   __builtin_cpu_init();
 #endif
   std::vector<const Isa*> allowed;
   for (size_t i = 0; i < end; ++i) {
-    if (kIsas[i].is_supported()) allowed.push_back(&kIsas[i]);
+    const Isa& isa = kIsas[i];
+    if (isa.is_supported() && (isa.is_fast() || is_named(isa))) allowed.push_back(&isa);
   }
   return allowed;
 }

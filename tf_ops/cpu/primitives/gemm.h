@@ -121,8 +121,8 @@ constexpr IntTileFn kIntTiles[] = {
 // 12 + 1, as a tile of one row takes nearly the time of a full one.
 class RowTiles {
  public:
-  explicit RowTiles(int64_t rows)
-      : count_((rows + kRows - 1) / kRows),
+  explicit RowTiles(int64_t rows, int64_t most = kRows)
+      : count_((rows + most - 1) / most),
         rows_(count_ > 0 ? rows / count_ : 0),
         larger_(count_ > 0 ? rows % count_ : 0) {}
   int64_t count() const { return count_; }

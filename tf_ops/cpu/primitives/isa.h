@@ -67,7 +67,7 @@ constexpr Primitives With(const GemmPrimitives& gemm) {
       gemm,
       {kComputeType, Attention, AttentionScratchBytes},
       {kComputeType, AddBiasResidualLayerNorm},
-      {kBlockRows, kMinRowsPerThread},
+      {kBlockRows, kMinRowsPerThread, kGridRows},
       Quantize,
       ConvertElements,
   };

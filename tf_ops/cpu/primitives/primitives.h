@@ -143,9 +143,11 @@ struct QuantizeArgs {
 struct Schedule {
   // Rows, at most, that one task takes through projection, feed-forward network and the next QKV.
   int64_t block_rows;
-  // With fewer rows for each thread the threads share the columns of the weights instead, so that
-  // every weight is read from memory once.
+  // With fewer rows for each thread each product is dealt for itself, in tasks of some rows by some
+  // columns, so that each thread reads less of the weights.
   int64_t min_rows_per_thread;
+  // Rows, at most, of one of those tasks: what it reads of them stays in the L2 cache.
+  int64_t grid_rows;
 };
 
 // What an encoder of one type of activations computes with on one instruction set.
@@ -163,8 +165,8 @@ struct Primitives {
 
 // The best primitives of this processor for a model. bfloat16 is computed in pairs, or on tile
 // registers, so only where the sizes that its products sum over are multiples.
-// $FT_CPU_ISA (generic, avx2, avxvnni, avx512, avx512vnni, avx512bf16) caps the instruction set;
-// for tests. amx, which no measurement has chosen yet, has to be asked for by that name.
+// $FT_CPU_ISA (generic, avx2, avxvnni, avx512, avx512vnni, avx512bf16, amx) caps the instruction
+// set; for tests.
 const Primitives& GetPrimitives(const EncoderConfig& config);
 
 // y[i] = x[i] between any two of float32, float16 and bfloat16.

@@ -11,23 +11,41 @@ void TileRows(const GemmArgs& g, int64_t begin, int64_t end, int64_t rows) {
   const Element* a = static_cast<const Element*>(g.a);
   const tiles::Scope scope(tiles::Config(std::min(rows, tiles::kTileRows),
                                          std::max<int64_t>(rows - tiles::kTileRows, 0)));
+  // A step of a panel is this long.
+  constexpr int64_t kStepBytes = tiles::kTileRows * kWidth * 4;
+  const Prefetch share(steps * kStepBytes, std::max<int64_t>(1, (end - begin) / rows), steps);
   alignas(64) int32_t buffer[kTilePairRows * kWidth];
   for (int64_t col = 0; col < g.cols; col += kWidth) {
     const char* header = static_cast<const char*>(g.panels) + col / kWidth * g.panel_bytes;
     const char* panel =
         header + (kIntegers ? kHeaderBytes : 0) + g.first_k * kWidth * (kIntegers ? 1 : kBytes);
     const int64_t cols = std::min(kWidth, g.cols - col);
+    const bool last = col + kWidth >= g.cols;
     const IntColumns columns(g, col, header);
+    // Sums that nothing is done to go from and to the result itself.
+    const bool whole = cols == kWidth;
+    const bool direct = whole && g.out == nullptr && g.scale == nullptr;
     for (int64_t row = begin; row < end; row += rows) {
+      float* const result = static_cast<float*>(g.c) + row * g.ldc + col;
       const void* start = kIntegers ? columns.start : nullptr;
       int64_t ld_start = 0;
-      if (g.first_k > 0) {
+      if (g.first_k > 0 && whole) {
+        start = result;
+        ld_start = g.ldc;
+      } else if (g.first_k > 0) {
         CopySums(g, true, row, rows, col, cols, buffer);
         start = buffer;
         ld_start = kWidth;
       }
+      tiles::Ahead ahead;
+      if (!last) {
+        ahead.next = panel + g.panel_bytes + (row - begin) / rows * share.per_tile;
+        ahead.step_bytes = share.per_step;
+      }
       tiles::Multiply<kRowTiles, kIntegers>(a + row * g.lda, g.lda * kBytes, panel, steps, start,
-                                            ld_start, buffer);
+                                            ld_start, direct ? static_cast<void*>(result) : buffer,
+                                            direct ? g.ldc : kWidth, ahead);
+      if (direct) continue;
       if (kIntegers) {
         StoreIntTile(g, columns, row, rows, buffer);
       } else if (g.out != nullptr) {

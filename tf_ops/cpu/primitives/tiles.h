@@ -118,12 +118,18 @@ inline void DotBfloat16() {
 }
 #endif
 
-// c[rows, 32] of 4-byte sums, dense, = start + a[rows, 64 bytes * steps] times a panel of 32
-// columns. `start` is one row of 32 for all rows (ld_start 0) or one for each (32), or null: 0.
+// What a product asks the caches for meanwhile: `step_bytes` bytes a step, from `next` on.
+struct Ahead {
+  const char* next = nullptr;
+  int64_t step_bytes = 0;
+};
+
+// c[rows, 32] of 4-byte sums, row stride ld_c, = start + a[rows, 64 bytes * steps] times a panel of
+// 32 columns. `start` is one row of 32 for all rows (ld_start 0), or one for each, or null: 0.
 // `kRowTiles`: 1 of up to 16 rows, 2 of 17 to 32; a Scope has their rows.
 template <int kRowTiles, bool kIntegers>
 void Multiply(const void* a, int64_t row_bytes, const void* panel, int64_t steps, const void* start,
-              int64_t ld_start, void* c) {
+              int64_t ld_start, void* c, int64_t ld_c, Ahead ahead) {
   constexpr int64_t kColumnBytes = 64, kPanelRow = 2 * kColumnBytes;
   const char* from = static_cast<const char*>(start);
   if (start == nullptr) {
@@ -146,9 +152,13 @@ void Multiply(const void* a, int64_t row_bytes, const void* panel, int64_t steps
   const char* y = static_cast<const char*>(panel);
   for (int64_t s = 0; s < steps; ++s, x += kTileBytes, y += kTileRows * kPanelRow) {
     Load<6>(y, kPanelRow);
-    Load<7>(y + kColumnBytes, kPanelRow);
     Load<4>(x, row_bytes);
+    Load<7>(y + kColumnBytes, kPanelRow);
     if (kRowTiles == 2) Load<5>(x + kTileRows * row_bytes, row_bytes);
+    for (int64_t at = 0; at < ahead.step_bytes; at += 64) {
+      __builtin_prefetch(ahead.next + at, 0, 2);
+    }
+    ahead.next += ahead.step_bytes;
     if (kIntegers) {
       DotIntegers<0, 4, 6>();
       DotIntegers<1, 4, 7>();
@@ -166,11 +176,11 @@ void Multiply(const void* a, int64_t row_bytes, const void* panel, int64_t steps
     }
   }
   char* to = static_cast<char*>(c);
-  Store<0>(to, kPanelRow);
-  Store<1>(to + kColumnBytes, kPanelRow);
+  Store<0>(to, ld_c * 4);
+  Store<1>(to + kColumnBytes, ld_c * 4);
   if (kRowTiles == 2) {
-    Store<2>(to + kTileRows * kPanelRow, kPanelRow);
-    Store<3>(to + kTileRows * kPanelRow + kColumnBytes, kPanelRow);
+    Store<2>(to + kTileRows * ld_c * 4, ld_c * 4);
+    Store<3>(to + kTileRows * ld_c * 4 + kColumnBytes, ld_c * 4);
   }
 }
 
