@@ -164,11 +164,21 @@ class Op(_TensorFlowSession):
     package = "fastertransformer_tf"
     holder = "variables"
     remove_padding = False
+    # Weights, and the same quantized.
+    _last: tuple[Weights, Weights] | None = None
 
     def __init__(self, model: EncoderModel, weights: Weights, dtype: str, threads: int) -> None:
         super().__init__(model, weights, dtype, threads)
         if op_types(dtype)[0]:
-            self._quantized = int8_weights.quantize(weights, model, *calibration_batch(model))
+            self._quantized = self._quantize(model, weights)
+
+    @staticmethod
+    def _quantize(model: EncoderModel, weights: Weights) -> Weights:
+        """Those of the last call again where the weights are the same: every int8 dtype's are."""
+        if Op._last is None or Op._last[0] is not weights:
+            quantized = int8_weights.quantize(weights, model, *calibration_batch(model))
+            Op._last = weights, quantized
+        return Op._last[1]
 
     def _build(self, hidden: tf.Tensor, batch: int | None) -> tuple[tf.Tensor, tf.Tensor]:
         lengths = tf.placeholder(tf.int32, [batch], "lengths")
