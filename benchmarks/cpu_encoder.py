@@ -519,7 +519,9 @@ def to_markdown(data: dict[str, Any]) -> str:
                     else None
                 )
             rows.append([engine, holder, dtype, fill, *cells])
-        title = model if len(counts) == 1 else f"{model}, {threads} threads"
+        title = (
+            model if len(counts) == 1 else f"{model}, {threads} thread{'s' if threads > 1 else ''}"
+        )
         parts.append(f"\n## {title}\n\n")
         samples = [sorted(len(r["samples_ms"]) for r in s["results"]) for s in shapes]
         rows.append(["samples", "", "", "", *(f"{some[0]}-{some[-1]}" for some in samples)])

@@ -106,6 +106,20 @@ def test_onnx_model_computes_the_same(gelu_op: bool) -> None:
     np.testing.assert_allclose(actual, expected, atol=2e-5)
 
 
+def test_torch_model_computes_the_same() -> None:
+    torch = pytest.importorskip("torch")
+    from benchmarks import encoder_model, engines
+
+    model = encoder_model.EncoderModel(2, 4, 8, 48, "tiny")
+    hidden, lengths = _batch()
+    adder = (np.arange(7) >= lengths[:, None, None, None]).astype(np.float32) * -10000
+    encoder = engines.torch_encoder(model, encoder_graphs.random_weights(SIZES)).eval()
+    with torch.inference_mode():
+        actual = encoder(torch.from_numpy(hidden), torch.from_numpy(adder)).numpy()
+    expected = _run_tensorflow(tf.float32, hidden, lengths)
+    np.testing.assert_allclose(actual, expected, atol=2e-5)
+
+
 def test_float32_is_no_worse_than_tensorflow(rng):
     """Against float64, at most twice the error of TensorFlow's own graph: sums of 768 and 3072."""
     sizes = encoder_graphs.EncoderSizes(3, 12, 64, 3072)

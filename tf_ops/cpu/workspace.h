@@ -39,7 +39,7 @@ struct Workspace {
   Rows qkv;       // 3H columns
   Rows context;   // H columns: attention's result, over the queries; INT8: integers
   int32_t* keys;  // [B]: keys to attend to; -1: all that exist, under the mask
-  bool by_rows;   // tasks are blocks of rows; else blocks of columns, with whole-batch scratch
+  bool by_rows;   // tasks are blocks of rows; else parts of a product, with whole-batch scratch
   int64_t num_tiles, num_blocks;  // blocks of rows are dealt whole tiles, equally but for one
   WorkerScratch whole;            // not by_rows
   std::vector<WorkerScratch> workers;
