@@ -755,6 +755,7 @@ def main(argv: list[str]) -> None:
     """Runs everything that the flags ask for."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    report.hide_gpus()
     _check_flags()
     for text in _SHAPES.value:
         _parse_shape(text)

@@ -173,6 +173,7 @@ def main(argv: list[str]) -> None:
     """Measures, writes JSON and Markdown, and fails where a limit is broken."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    report.hide_gpus()
     for flag, known in ((_ONLY, _PARTS), (_MODELS, tuple(model_memory.SIZES))):
         if unknown := sorted(set(flag.value) - set(known)):
             raise app.UsageError(f"--{flag.name} has {unknown}, expected of {', '.join(known)}")

@@ -68,6 +68,14 @@ def reset_peak() -> None:
     pathlib.Path("/proc/self/clear_refs").write_text("5")
 
 
+def hide_gpus() -> None:
+    """Keeps this process and those that it starts on the CPU; call it before anything is computed.
+
+    Frameworks take a GPU where there is one, and TensorFlow's float32 reference would then be TF32.
+    """
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def gpu_state() -> dict[str, str]:
     """What nvidia-smi says of the first GPU."""
     fields = "name,driver_version,clocks.sm,clocks.mem,temperature.gpu,power.draw,memory.used"
