@@ -18,7 +18,8 @@ constexpr int64_t kMinRowsPerThread = 256;
 #else
 constexpr int64_t kMinRowsPerThread = 96;
 #endif
-// Of 128, 256 and 512 rows the first was the fastest there, by 5 % and 10 %.
+// Of 128, 256 and 512 rows the first was the fastest there: 37.8, 40.1 and 42.0 ms at batch 8,
+// length 128; 112.7, 112.9 and 128.9 at length 384.
 constexpr int64_t kGridRows = 128;
 
 #ifdef FT_COMPUTE_BFLOAT16
