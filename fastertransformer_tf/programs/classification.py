@@ -118,7 +118,6 @@ class Classifier(inference.Model):
                     inputs["segment_ids"],
                     inputs["label_ids"],
                     num_labels=num_labels,
-                    use_one_hot_embeddings=False,
                 )
         outputs = {
             "loss": loss,
