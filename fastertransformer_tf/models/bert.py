@@ -94,8 +94,11 @@ def _embeddings(
     def table(name: str, rows: int) -> tf.Tensor:
         return get_variable(name, [rows, config.hidden_size], dtype, _initializer(config))
 
+    # Reshaped as in google's graph: with other shapes TensorFlow fuses other operations behind, and
+    # a training would end with other last bits than one through google's model.
     batch, length = tf.unstack(tf.shape(input_ids))
-    output = tf.nn.embedding_lookup(table("word_embeddings", config.vocab_size), input_ids)
+    words = tf.nn.embedding_lookup(table("word_embeddings", config.vocab_size), input_ids)
+    output = tf.reshape(words, [batch, length, config.hidden_size])
     segments = table("token_type_embeddings", config.type_vocab_size)
     # As google's a product: so few rows would be a bottleneck of a lookup's gradient.
     one_hot = tf.one_hot(tf.reshape(segment_ids, [-1]), config.type_vocab_size, dtype=dtype)
@@ -107,7 +110,8 @@ def _embeddings(
         message="a sequence is longer than max_position_embeddings",
     )
     with tf.control_dependencies([enough]):
-        output += tf.slice(positions, [0, 0], tf.stack([length, -1]))
+        rows = tf.slice(positions, [0, 0], tf.stack([length, -1]))
+        output += tf.reshape(rows, [1, length, config.hidden_size])
     output = bert_layers.layer_norm(output)
     return bert_layers.dropout(output, config.hidden_dropout_prob if is_training else 0)
 
@@ -131,8 +135,9 @@ def _encoder(
         "initializer_range": config.initializer_range,
     }
     if options.taps is not None:
-        # The mask of keys, [B,1,S]: every query has the same.
-        mask = tf.cast(input_mask, embedded.dtype)[:, tf.newaxis]
+        # Every query has the same keys.
+        keys = tf.cast(input_mask, embedded.dtype)[:, tf.newaxis]
+        mask = tf.ones_like(embedded[:, :, :1]) * keys
         compute_type = tf.bfloat16 if options.mixed_precision else None
         return point_encoder.transformer_model(
             embedded, mask, **sizes, taps=options.taps, compute_type=compute_type
