@@ -1,12 +1,12 @@
 """bert-tensorflow 1.0.4 working under TensorFlow 2.21, without changing TensorFlow itself.
 
-The only module that imports or patches bert-tensorflow, for its reading of data and flags, its
-tokenizer, and the BertModel of users and comparisons: the models, losses and the optimizer of this
-package are its own. That package was written for TensorFlow
-1.15: it imports `tensorflow.contrib`, calls `tf.layers.dense`, reads flags
-before they are parsed, and two of its programs define the same flags. Here each of its modules is
-loaded with its own stand-ins for `tensorflow` and `absl.flags`; what TensorFlow still has is passed
-through. Nothing outside the `bert` package is touched, and all its modules live in one process.
+The only module that imports or patches bert-tensorflow: for its reading of data and flags, its
+tokenizer, and the BertModel of users and of comparisons; models, losses and optimizer of this
+package are its own. bert-tensorflow was written for TensorFlow 1.15: it imports
+`tensorflow.contrib`, calls `tf.layers.dense`, reads flags before they are parsed, and two of its
+programs define the same flags. Here each of its modules is loaded with its own stand-ins for
+`tensorflow` and `absl.flags`; what TensorFlow still has is passed through. Nothing outside the
+`bert` package is touched, and all its modules live in one process.
 
     modeling = bert_compat.modeling()          # also what `from bert import modeling` gives then
 """
