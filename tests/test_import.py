@@ -224,6 +224,7 @@ HELP_WITHOUT_TENSORFLOW = (
 )
 PROGRAMS = (
     *HELP_WITHOUT_TENSORFLOW,
+    "accuracy_report",
     "profile_bert_inference",
     "run_classifier_wrap",
     "run_squad_wrap",
@@ -275,6 +276,7 @@ def test_a_missing_tensorflow_is_told_in_one_line(program: str) -> None:
         ("squad_evaluate_v1_1", "absl", "absl-py"),
         ("run_classifier_wrap", "sklearn", "scikit-learn"),
         ("run_squad_wrap", "tqdm", "tqdm"),
+        ("accuracy_report", "matplotlib", "matplotlib"),
         ("profile_bert_inference", "tqdm", "tqdm"),
         ("profile_transformer_inference", "tqdm", "tqdm"),
     ],

@@ -98,6 +98,7 @@ PYTHON_RULES["models"] = PYTHON_RULES["checkpoints"] | {"checkpoints", "quantiza
 PYTHON_RULES["data"] = {"errors", "files", "models"}
 PYTHON_RULES["training"] = PYTHON_RULES["models"] - {"ops"} | {"models"}
 PYTHON_RULES["programs"] = PYTHON_RULES["training"] | {"data", "training", "loading"}
+PYTHON_RULES["programs"] |= {"__version__"}
 PYTHON_RULES["__init__"] = {"errors", "spec", "loading", "ops"}
 PROGRAM = PYTHON_RULES["quantization"] | {"quantization", "programs"}
 

@@ -259,7 +259,6 @@ def test_all_bert_modules_live_in_one_process(tmp_path: pathlib.Path) -> None:
     squad, classifier = bert_compat.run_squad(), bert_compat.run_classifier()
     assert squad.FLAGS.max_seq_length == 384
     assert classifier.FLAGS.max_seq_length == 128
-    assert bert_compat.optimization().AdamWeightDecayOptimizer
     (tmp_path / "vocab.txt").write_text("[UNK]\nhello\nworld\n")
     tokenizer = bert_compat.tokenization().FullTokenizer(str(tmp_path / "vocab.txt"))
     assert tokenizer.tokenize("Hello world there") == ["hello", "world", "[UNK]"]

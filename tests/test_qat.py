@@ -144,7 +144,7 @@ def test_losses_and_gradients_are_those_of_googles_model(tiny, rng, which):
     def google(config, x):
         texts = (x["input_ids"], x["input_mask"], x["segment_ids"])
         if which == "classifier":
-            return heads.classifier(config, True, *texts, x["label_ids"], 2, False)[0]
+            return heads.classifier(config, True, *texts, x["label_ids"], 2)[0]
         logits = bert_compat.run_squad().create_model(config, True, *texts, False)
         parts = [
             losses.span_loss(part, x["input_mask"], x[f"{name}_positions"])
@@ -327,6 +327,23 @@ def test_a_mixed_precision_trains_float32_weights_for_the_same_integers(tiny, mr
         _run(classification, **mrpc, output_dir=tmp_path / "True")
 
 
+def test_without_dropout_it_is_a_configuration_without(tiny, mrpc, tmp_path):
+    config = tmp_path / "bert_config.json"
+    none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config.write_text(json.dumps(tiny.config | none))
+    _run(classification, **mrpc, dropout=False, output_dir=tmp_path / "flag")
+    _run(classification, **mrpc | {"bert_config_file": config}, output_dir=tmp_path / "config")
+    by_flag, by_config = _last(tmp_path / "flag"), _last(tmp_path / "config")
+    for name, value in by_config.items():
+        np.testing.assert_array_equal(by_flag[name], value, err_msg=name)
+    described = [
+        json.loads((tmp_path / name / "training.json").read_text()) for name in ("flag", "config")
+    ]
+    assert described[0] == described[1]
+    with pytest.raises(UserError, match="holds a training with bert_config attention_probs"):
+        _run(classification, **mrpc, output_dir=tmp_path / "flag")
+
+
 def test_seeds_lead_elsewhere(mrpc, tmp_path):
     for seed in (1, 2):
         _run(classification, **mrpc, seed=seed, output_dir=tmp_path / str(seed))
@@ -404,6 +421,7 @@ def test_what_cannot_be_trained_is_refused(tiny, mrpc, tmp_path):
         ({"teacher": tiny.checkpoint}, "--teacher needs --distillation"),
         ({"do_train": False, "distillation": True}, "--distillation needs --do_train"),
         ({"do_train": False, "mixed_precision": True}, "--mixed_precision needs --do_train"),
+        ({"do_train": False, "dropout": False}, "--nodropout needs --do_train"),
         ({"distill_attention": "1"}, "--distill_attention needs --distillation"),
         (taught | {"distill_attention": "0"}, "--distill_attention=0, .* from 1 to 3"),
         (taught | {"distill_hidden_states": "4"}, "--distill_hidden_states=4, .* from 0 to 3"),

@@ -132,30 +132,37 @@ def test_a_product_is_that_of_rounded_numbers(rng, mode):
     np.testing.assert_allclose(slope_kernel, x8.T @ weights, rtol=1e-4, atol=1e-4)
 
 
-def test_the_gradient_is_the_slope_of_the_rounding_over_many_steps(rng):
-    """Finite differences over whole steps, where rounding is exactly linear; flat outside."""
-    amax = np.float32(2)
-    step = amax / 127
-    inside = (rng.integers(-100, 100, 50) * step).astype(np.float32)
-    outside = np.float32([2, -2.1, 3, -40])
-    x = np.concatenate([inside, outside])
+@pytest.mark.parametrize("mode", [1, 2])
+def test_the_gradient_is_the_slope_of_the_rounding_over_many_steps(rng, mode):
+    """Finite differences of every point: rounding is linear over whole steps, flat outside."""
+    amax = _amax(by_column=False)
+    inside, wide, outside = rng.integers(-100, 100, 50), 20, np.float64([128, -130, 190, -2500])
+    rounded = 0
     with tf.Graph().as_default(), _tf1.Session() as session:
-        given = _tf1.placeholder(tf.float32, [None])
-        names = _amax(by_column=False)
-        name = points.full_name(1, "output/dense/input_quantizer")
-        names[name] = amax
-        y = quantizers.Quantizers(names, 1).create()(name, given) * step  # of integers
-        gradient = tf.gradients(y, given)[0]
+        point = quantizers.Quantizers(amax, mode).create()
+        given = _tf1.placeholder(tf.float32, [None, 1])
+        outputs = {name: point(name, given) for name in amax}
+        slopes = {name: tf.gradients(y, given)[0] for name, y in outputs.items()}
         session.run(_tf1.global_variables_initializer())
-        slope = session.run(gradient, {given: x})
-        wide = 20 * step
-        high, low = (session.run(y, {given: x + sign * wide}) for sign in (1, -1))
-        further = session.run(y, {given: outside * np.float32(1.5)})
-        ends = session.run(y, {given: outside})
-    np.testing.assert_allclose(slope[:50], ((high - low) / (2 * wide))[:50], rtol=1e-4)
-    np.testing.assert_allclose(slope[50:], (further - ends) / (outside * 0.5), atol=step)
-    assert (slope[50:] == 0).all()
-    np.testing.assert_allclose(slope[:50], 1, rtol=1e-6)
+        for name in amax:
+            a = _expected_range(amax, name, mode)
+            step = (1.0 if a is None else a / np.float64(127)) / _unit_of_sums(amax, name)
+
+            def run(what, steps, step=step, name=name):
+                x = (np.asarray(steps, np.float64)[:, np.newaxis] * step).astype(np.float32)
+                return session.run(what[name], {given: x})[:, 0]
+
+            high, low = run(outputs, inside + wide), run(outputs, inside - wide)
+            difference = (high - low) / (2 * wide * step)
+            np.testing.assert_allclose(run(slopes, inside), difference, rtol=1e-4, err_msg=name)
+            assert (np.abs(difference) > 1e-6).all(), name
+            if a is None:
+                continue
+            rounded += 1
+            further, ends = run(outputs, outside * 1.5), run(outputs, outside)
+            np.testing.assert_array_equal(further, ends, err_msg=name)
+            np.testing.assert_array_equal(run(slopes, outside), 0, err_msg=name)
+    assert rounded == LAYERS * (6 + (6 if mode == 1 else 10))
 
 
 def test_ranges_are_variables_that_are_not_trained():

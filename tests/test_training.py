@@ -15,8 +15,9 @@ from conftest import REPOSITORY
 
 from fastertransformer_tf.checkpoints import reading, writing
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.graphs import variables
 from fastertransformer_tf.models import bert_compat, bert_layers, build_settings, heads, modeling
-from fastertransformer_tf.training import batches, loop, losses, tasks
+from fastertransformer_tf.training import batches, loop, losses, optimizer, tasks
 from fastertransformer_tf.training.folder import TrainingFolder
 from fastertransformer_tf.training.options import TrainingOptions
 
@@ -89,10 +90,57 @@ def _loss(prefix, config, features):
                 inputs["segment_ids"],
                 inputs["label_ids"],
                 2,
-                False,
             )[0]
         tf.compat.v1.train.Saver().restore(session, prefix)
         return float(session.run(loss))
+
+
+@pytest.mark.parametrize("warmup", [0, 3])
+def test_the_optimizer_is_googles(rng, warmup):
+    """The same weights and moments after every step, to the last bits; a weight of each kind."""
+    start = {
+        "bert/embeddings/word_embeddings": rng.normal(size=(7, 3)),
+        "bert/encoder/layer_0/output/dense/kernel": rng.normal(size=(3, 4)),
+        "bert/encoder/layer_0/output/dense/bias": rng.normal(size=4),
+        "bert/encoder/layer_0/output/LayerNorm/gamma": rng.normal(size=4),
+        "unused": rng.normal(size=2),
+    }
+    options = _options(num_train_steps=8, num_warmup_steps=warmup, learning_rate=0.1)
+
+    def run(build):
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            step = tf.compat.v1.train.get_or_create_global_step()
+            w = {
+                name: variables.get_variable(name, value.shape, tf.float32)
+                for name, value in start.items()
+            }
+            words, kernel, bias, gamma, _ = w.values()
+            # Words that occur twice, once and never; large enough to be clipped in some steps.
+            rows = tf.nn.embedding_lookup(words, [1, 1, 5])
+            loss = tf.reduce_sum(tf.tanh(rows @ kernel + bias) * gamma) * 0.3
+            train = build(loss, step)
+            session.run(tf.compat.v1.global_variables_initializer())
+            for name, value in start.items():
+                w[name].load(value, session)
+            everything = {v.op.name: v for v in tf.compat.v1.global_variables()}
+            found = []
+            for _ in range(6):
+                session.run(train)
+                found.append(session.run(everything))
+            return found
+
+    google = run(
+        lambda loss, step: bert_compat._load("optimization").create_optimizer(
+            loss, options.learning_rate, options.num_train_steps, warmup, use_tpu=False
+        )
+    )
+    ours = run(lambda loss, step: optimizer.train_step(loss, step, options))
+    for expected, actual in zip(google, ours, strict=True):
+        assert actual.keys() == expected.keys() and len(actual) == 1 + 5 + 2 * 4
+        for name, value in expected.items():
+            np.testing.assert_allclose(actual[name], value, rtol=2e-6, atol=1e-7, err_msg=name)
+    moved = [name for name in start if not np.array_equal(ours[-1][name], np.float32(start[name]))]
+    assert moved == list(start)[:-1]
 
 
 def test_learns_and_saves(tmp_path, config, features):

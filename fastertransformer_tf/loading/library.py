@@ -43,8 +43,8 @@ def check_tensorflow(version: str, cxx11_abi_flag: int) -> None:
         )
 
 
-def _library_path() -> pathlib.Path:
-    """Finds the .so: `$FT_TF_OPS_LIBRARY` or the package's lib folder.
+def library_path() -> pathlib.Path:
+    """Returns where the .so is: `$FT_TF_OPS_LIBRARY` or the package's lib folder.
 
     Raises:
       ImportError: It is not there.
@@ -70,7 +70,7 @@ def load() -> ModuleType:
       ImportError: Wrong TensorFlow, or a missing or damaged .so.
     """
     check_tensorflow(tf.__version__, tf.sysconfig.CXX11_ABI_FLAG)
-    path = _library_path()
+    path = library_path()
     try:
         return tf.load_op_library(str(path))
     except (tf.errors.OpError, OSError) as error:

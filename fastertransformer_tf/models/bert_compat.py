@@ -1,10 +1,12 @@
 """bert-tensorflow 1.0.4 working under TensorFlow 2.21, without changing TensorFlow itself.
 
-The only module that imports or patches bert-tensorflow. That package was written for TensorFlow
-1.15: it imports `tensorflow.contrib`, calls `tf.layers.dense`, names `tf.estimator`, reads flags
-before they are parsed, and two of its programs define the same flags. Here each of its modules is
-loaded with its own stand-ins for `tensorflow` and `absl.flags`; what TensorFlow still has is passed
-through. Nothing outside the `bert` package is touched, and all its modules live in one process.
+The only module that imports or patches bert-tensorflow: for its reading of data and flags, its
+tokenizer, and the BertModel of users and of comparisons; models, losses and optimizer of this
+package are its own. bert-tensorflow was written for TensorFlow 1.15: it imports
+`tensorflow.contrib`, calls `tf.layers.dense`, reads flags before they are parsed, and two of its
+programs define the same flags. Here each of its modules is loaded with its own stand-ins for
+`tensorflow` and `absl.flags`; what TensorFlow still has is passed through. Nothing outside the
+`bert` package is touched, and all its modules live in one process.
 
     modeling = bert_compat.modeling()          # also what `from bert import modeling` gives then
 """
@@ -33,14 +35,6 @@ from fastertransformer_tf.models import bert_layers, build_settings
 _tf1 = tf.compat.v1
 _lock = threading.RLock()
 _state = threading.local()
-# The names of tf.estimator that bert's model functions use.
-_ESTIMATOR = SimpleNamespace(
-    ModeKeys=SimpleNamespace(TRAIN="train", EVAL="eval", PREDICT="infer"),
-    tpu=SimpleNamespace(
-        TPUEstimatorSpec=SimpleNamespace,
-        InputPipelineConfig=SimpleNamespace(PER_HOST_V2=3),
-    ),
-)
 
 
 class _Tf(ModuleType):
@@ -49,7 +43,6 @@ class _Tf(ModuleType):
     def __init__(self, flags: ModuleType) -> None:
         super().__init__("tensorflow.compat.v1")
         self.flags = flags
-        self.estimator = _ESTIMATOR
         self.layers = SimpleNamespace(dense=bert_layers.dense)
         self.get_variable = get_variable
 
@@ -245,16 +238,11 @@ def tokenization() -> ModuleType:
     return _load("tokenization")
 
 
-def optimization() -> ModuleType:
-    """Returns `bert.optimization`: create_optimizer, AdamWeightDecayOptimizer."""
-    return _load("optimization")
-
-
 def run_classifier() -> ModuleType:
     """Returns `bert.run_classifier`: task processors, convert_examples_to_features, ..."""
     return _load("run_classifier")
 
 
 def run_squad() -> ModuleType:
-    """Returns `bert.run_squad`: read_squad_examples, write_predictions, create_model, ..."""
+    """Returns `bert.run_squad`: SquadExample, write_predictions, create_model, ..."""
     return _load("run_squad")

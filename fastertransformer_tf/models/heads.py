@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from fastertransformer_tf.graphs.variables import get_variable
-from fastertransformer_tf.models import bert_compat, bert_layers
+from fastertransformer_tf.models import bert, bert_layers
 
 _tf1 = tf.compat.v1
 
@@ -20,11 +20,10 @@ def classifier(
     segment_ids: tf.Tensor,
     labels: tf.Tensor,
     num_labels: int,
-    use_one_hot_embeddings: bool,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Builds BertModel and the classification head in `floatx`; softmax and loss in float32.
+    """Builds BERT and the classification head in `floatx`; softmax and loss in float32.
 
-    Source: google-research/bert run_classifier.py, create_model; same signature, same variables
+    Source: google-research/bert run_classifier.py, create_model; the same variables
     `output_weights` and `output_bias`.
 
     Args:
@@ -35,20 +34,13 @@ def classifier(
       segment_ids: int32 [B,S].
       labels: int32 [B].
       num_labels: Number of classes, C.
-      use_one_hot_embeddings: Look words up by a matrix product.
 
     Returns:
       Float32 tensors: mean loss [], loss of each example [B], logits [B,C], probabilities [B,C].
     """
-    model = bert_compat.modeling().BertModel(
-        config=bert_config,
-        is_training=is_training,
-        input_ids=input_ids,
-        input_mask=input_mask,
-        token_type_ids=segment_ids,
-        use_one_hot_embeddings=use_one_hot_embeddings,
-    )
-    pooled = model.get_pooled_output()
+    pooled = bert.build(
+        bert_config, input_ids, input_mask, segment_ids, is_training=is_training
+    ).pooled
     weights = get_variable(
         "output_weights",
         [num_labels, pooled.shape[-1]],
@@ -75,7 +67,7 @@ def span(
     *,
     is_training: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Builds BertModel and the SQuAD head in `floatx`; logits in float32.
+    """Builds BERT and the SQuAD head in `floatx`; logits in float32.
 
     Source: google-research/bert run_squad.py, create_model; the same variables
     `cls/squad/output_weights` and `cls/squad/output_bias`.
@@ -90,15 +82,9 @@ def span(
     Returns:
       start_logits and end_logits, float32 [B,S].
     """
-    model = bert_compat.modeling().BertModel(
-        config=config,
-        is_training=is_training,
-        input_ids=input_ids,
-        input_mask=input_mask,
-        token_type_ids=segment_ids,
-        use_one_hot_embeddings=False,
-    )
-    hidden = model.get_sequence_output()
+    hidden = bert.build(
+        config, input_ids, input_mask, segment_ids, is_training=is_training
+    ).sequence
     weights = get_variable(
         "cls/squad/output_weights",
         [2, hidden.shape[-1]],

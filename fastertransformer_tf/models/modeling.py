@@ -91,6 +91,22 @@ def encoder_options(options: EncoderOptions) -> Iterator[None]:
         _state.options = previous
 
 
+def current_options() -> EncoderOptions:
+    """Returns the options of the surrounding `encoder_options`, in this thread, or the defaults."""
+    return getattr(_state, "options", None) or EncoderOptions()
+
+
+def activation(hidden_act: Any) -> Any:
+    """Returns the function of a `hidden_act` of bert_config.json; None of the identity.
+
+    Raises:
+      ValueError: There is none of that name.
+    """
+    if isinstance(hidden_act, str) and hidden_act.lower() == "gelu_erf":
+        return gelu_erf
+    return bert_compat.modeling().get_activation(hidden_act)
+
+
 def gelu_erf(x: tf.Tensor) -> tf.Tensor:
     """The exact GELU, x * Phi(x) (Hendrycks and Gimpel, 2016); hidden_act "gelu_erf"."""
     return tf.nn.gelu(x, approximate=False)
@@ -247,7 +263,7 @@ def transformer_model(
       ValueError: Dropout, an activation or a size that the op does not have, or remove_padding
         with a mask that tells no lengths.
     """
-    options = options or getattr(_state, "options", None) or EncoderOptions()
+    options = options or current_options()
     if hidden_dropout_prob or attention_probs_dropout_prob:
         raise ValueError(
             f"hidden_dropout_prob is {hidden_dropout_prob} and attention_probs_dropout_prob is "

@@ -90,33 +90,40 @@ def training_settings(flag_values: flags.FlagValues, config: Any) -> dict[str, A
 
 
 def load_tokenizer(flag_values: flags.FlagValues, config: Any) -> Any:
-    """Makes google's FullTokenizer of --vocab_file and --do_lower_case.
+    """`make_tokenizer` by a program's parsed flags."""
+    return make_tokenizer(
+        flag_values.vocab_file, flag_values.do_lower_case, flag_values.init_checkpoint, config
+    )
+
+
+def make_tokenizer(
+    vocab_file: str, do_lower_case: bool, init_checkpoint: str | None, config: Any
+) -> Any:
+    """Makes google's FullTokenizer.
 
     Args:
-      flag_values: The program's parsed flags.
+      vocab_file: The vocabulary.
+      do_lower_case: Whether it is of lower case.
+      init_checkpoint: The checkpoint whose name may say which case it needs; None for none.
       config: The BertConfig that the ids are for.
 
     Raises:
       FileNotFoundError: There is no such vocabulary.
-      UserError: It is no vocabulary of the model, or the case does not go with what
-        --init_checkpoint's name says.
+      UserError: It is no vocabulary of the model, or the case does not go with what the
+        checkpoint's name says.
     """
-    path = flag_values.vocab_file
-    path_flags.require_file(path, "vocab_file")
+    path_flags.require_file(vocab_file, "vocab_file")
     tokenization = bert_compat.tokenization()
     try:
-        tokenization.validate_case_matches_checkpoint(
-            flag_values.do_lower_case, flag_values.init_checkpoint
-        )
+        tokenization.validate_case_matches_checkpoint(do_lower_case, init_checkpoint)
     except ValueError as error:
-        case = str(flag_values.do_lower_case).lower()
         raise UserError(
-            f"--do_lower_case={case} does not go with --init_checkpoint="
-            f"{flag_values.init_checkpoint}: google's model of that name needs "
-            f"{'false' if flag_values.do_lower_case else 'true'}"
+            f"--do_lower_case={str(do_lower_case).lower()} does not go with --init_checkpoint="
+            f"{init_checkpoint}: google's model of that name needs "
+            f"{'false' if do_lower_case else 'true'}"
         ) from error
-    tokenizer = tokenization.FullTokenizer(path, flag_values.do_lower_case)
-    vocabulary.check(tokenizer.vocab, config.vocab_size, f"--vocab_file={path}")
+    tokenizer = tokenization.FullTokenizer(vocab_file, do_lower_case)
+    vocabulary.check(tokenizer.vocab, config.vocab_size, f"--vocab_file={vocab_file}")
     return tokenizer
 
 
@@ -175,28 +182,34 @@ def check_model(flag_values: flags.FlagValues, config: Any) -> reading.Checkpoin
     if not path:
         return None
     source = reading.Checkpoint(path)
-    _check_quantization(flag_values, source)
+    check_quantization(source, flag_values.int8_mode, is_trained=flag_values.do_train)
     bert_config.check_embeddings(
         vars(config), source.shapes, flag_values.bert_config_file, source.path
     )
     return source
 
 
-def _check_quantization(flag_values: flags.FlagValues, source: reading.Checkpoint) -> None:
+def check_quantization(
+    source: reading.Checkpoint, int8_mode: int, *, is_trained: bool = False
+) -> None:
     """Refuses --int8_mode with a float checkpoint and a quantized one without it.
+
+    Args:
+      source: The checkpoint.
+      int8_mode: 0 for a float model.
+      is_trained: Whether it is to be trained, which an int8 one cannot be.
 
     Raises:
       UserError: Saying which of the two to change.
     """
-    mode = flag_values.int8_mode
     is_quantized = points.FORMAT_VARIABLE in source.shapes
-    if mode and (flag_values.do_train or not is_quantized):
-        what = "trains a float" if flag_values.do_train else "found a float"
+    if int8_mode and (is_trained or not is_quantized):
+        what = "trains a float" if is_trained else "found a float"
         raise UserError(
-            f"--int8_mode={mode} {what} checkpoint, {source.path}: calibrate it with --do_calib, "
-            "and run what ckpt_quantization makes of it"
+            f"--int8_mode={int8_mode} {what} checkpoint, {source.path}: calibrate it with "
+            "--do_calib, and run what ckpt_quantization makes of it"
         )
-    if is_quantized and not mode:
+    if is_quantized and not int8_mode:
         raise UserError(
             f"checkpoint {source.path} is quantized, expected a float one, or --int8_mode=1 or 2"
         )

@@ -118,7 +118,6 @@ class Classifier(inference.Model):
                     inputs["segment_ids"],
                     inputs["label_ids"],
                     num_labels=num_labels,
-                    use_one_hot_embeddings=False,
                 )
         outputs = {
             "loss": loss,
@@ -318,10 +317,11 @@ def run_train(job: Job) -> str:
     values = job.values
     with TrainingFolder(values.output_dir) as folder:
         features = job.features("train")
+        config = fine_tuning.training_config(values, job.config)
         return fine_tuning.run(
             values,
-            job.config,
-            tasks.classifier(job.config, len(job.labels)),
+            config,
+            tasks.classifier(config, len(job.labels)),
             features,
             len(features["label_ids"]),
             folder,

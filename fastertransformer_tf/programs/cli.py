@@ -251,6 +251,10 @@ class FlagDefiner:
         parser = flags.FloatParser(lower_bound=lowest, upper_bound=highest)
         self._define(parser, name, default, text)
 
+    def several(self, name: str, text: str) -> None:
+        """Defines a flag of any text that may be given several times; its value is a list."""
+        flags.DEFINE_multi_string(name, [], text, self.flag_values, module_name=self.owner)
+
     def boolean(self, name: str, text: str, *, default: bool = False) -> None:
         """Defines a flag that is false or true."""
         flags.DEFINE_boolean(name, default, text, self.flag_values, self.owner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,12 @@ def define_flags(flag_values: flags.FlagValues, owner: str) -> None:
         "mixed_precision",
         "--do_train: compute the encoder in bfloat16, for GPUs that multiply it faster; weights, "
         "optimizer, softmax, layer norms and losses stay float32.",
+    )
+    define.boolean(
+        "dropout",
+        "--do_train: drop as bert_config.json says; --nodropout takes its two probabilities for 0, "
+        "which a student needs that shall be as its teacher.",
+        default=True,
     )
     define.boolean("distillation", "--do_train: learn from the logits of --teacher, too.")
     define.string(
@@ -86,6 +93,8 @@ def check(values: flags.FlagValues, config: Any) -> None:
     ):
         if values[name].value and not values[needed].value:
             raise UserError(f"--{name} needs --{needed}")
+    if not values.dropout and not values.do_train:
+        raise UserError("--nodropout needs --do_train: nothing is dropped without it")
     if values.distillation and not values.teacher:
         raise UserError("--distillation needs --teacher")
     if values.do_train and values.if_quant and not values.init_checkpoint:
@@ -94,6 +103,15 @@ def check(values: flags.FlagValues, config: Any) -> None:
         )
     _quantizers(values, config)
     _distillation(values, config)
+
+
+def training_config(values: flags.FlagValues, config: Any) -> Any:
+    """Returns the BertConfig to train with: the given one, or with --nodropout a changed copy."""
+    if values.dropout:
+        return config
+    config = copy.deepcopy(config)
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    return config
 
 
 def _quantizers(values: flags.FlagValues, config: Any) -> quantizers.Quantizers | None:
@@ -176,7 +194,7 @@ def run(
 
     Args:
       values: The program's parsed flags.
-      config: The BertConfig.
+      config: The BertConfig, that of `training_config`.
       task: What is trained.
       features: See `loop.train`.
       num_examples: Of which the steps of an epoch are counted.

@@ -246,10 +246,11 @@ def _train(job: Job) -> str:
     values = job.values
     with TrainingFolder(values.output_dir) as folder:
         data = job.windows("train_file")
+        config = fine_tuning.training_config(values, job.config)
         return fine_tuning.run(
             values,
-            job.config,
-            tasks.squad(job.config),
+            config,
+            tasks.squad(config),
             data.arrays,
             len(data.examples),
             folder,

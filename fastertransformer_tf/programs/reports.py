@@ -56,4 +56,5 @@ def encoder_name(options: modeling.EncoderOptions) -> str:
     if options.use_tensorflow:
         return f"TensorFlow's own transformer, {options.floatx}"
     padding = "padding removed" if options.remove_padding else "with padding"
-    return f"BertEncoder op, {options.floatx}, {padding}"
+    int8 = f"int8_mode {options.int8_mode}, " if options.int8_mode else ""
+    return f"BertEncoder op, {int8}{options.floatx}, {padding}"

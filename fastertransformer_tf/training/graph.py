@@ -9,8 +9,9 @@ import tensorflow.compat.v1 as tf
 
 from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.errors import UserError, listed
-from fastertransformer_tf.models import bert_compat, build_settings, modeling, point_encoder
+from fastertransformer_tf.models import build_settings, modeling, point_encoder
 from fastertransformer_tf.quantization.quantizers import Quantizers
+from fastertransformer_tf.training import optimizer
 from fastertransformer_tf.training.folder import TrainingFolder
 from fastertransformer_tf.training.options import TrainingOptions
 from fastertransformer_tf.training.tasks import Task
@@ -67,13 +68,7 @@ class TrainingGraph:
             self.loss += distillation.loss(
                 task, logits, taps, self.teacher_inputs, self.inputs["input_mask"]
             )
-        self.train_op = bert_compat.optimization().create_optimizer(
-            self.loss,
-            options.learning_rate,
-            options.num_train_steps,
-            options.num_warmup_steps,
-            use_tpu=False,
-        )
+        self.train_op = optimizer.train_step(self.loss, self.global_step, options)
         self.is_finite = tf.reduce_all(
             [tf.reduce_all(tf.is_finite(weight)) for weight in tf.trainable_variables()]
         )
@@ -133,8 +128,8 @@ class TrainingGraph:
 def _create_global_step() -> tuple[tf.Variable, tf.Tensor]:
     """Creates the step's variable such that a session's run reads it once, before it is counted up.
 
-    google's optimizer reads it in several places (learning rate, warm-up, counting) and orders none
-    of them: with plain reads the learning rate may be that of this step or of the next.
+    The optimizer reads it in several places (learning rate, warm-up, counting) and orders none of
+    them: with plain reads the learning rate may be that of this step or of the next.
 
     Returns:
       The variable, int64 [], and its value at the start of a run.

@@ -50,7 +50,6 @@ def classifier(config: Any, num_labels: int) -> Task:
             inputs["segment_ids"],
             tf.zeros_like(ids[:, 0]),
             num_labels,
-            False,
         )[2]
         return {"logits": logits}
 
