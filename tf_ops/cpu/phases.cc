@@ -1,6 +1,7 @@
 #include "tf_ops/cpu/phases.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>

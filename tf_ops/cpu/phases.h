@@ -1,7 +1,6 @@
 // Work in phases, on threads of a pool with a single ParallelFor.
 #pragma once
 
-#include <atomic>
 #include <functional>
 #include <utility>
 #include <vector>

@@ -1,5 +1,6 @@
 #include "tf_ops/cuda/gemm/config_file.h"
 
+#include <cuda_runtime_api.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -10,6 +11,8 @@
 #include <unistd.h>
 
 #include <sstream>
+
+#include "tf_ops/cuda/cuda_check.h"
 
 namespace ft {
 namespace cuda {
@@ -109,6 +112,18 @@ Status EditConfigRows(const std::string& path, const std::string& header,
   std::string text = header + "\n";
   for (const std::string& row : rows) text += row + "\n";
   return ReplaceFile(path, text);
+}
+
+Status ConfigEnvironment(const std::string& library, std::string* key) {
+  int device, driver;
+  cudaDeviceProp properties;
+  FT_RETURN_IF_CUDA_ERROR(cudaGetDevice(&device));
+  FT_RETURN_IF_CUDA_ERROR(cudaGetDeviceProperties(&properties, device));
+  FT_RETURN_IF_CUDA_ERROR(cudaDriverGetVersion(&driver));
+  std::string name = properties.name;
+  std::replace(name.begin(), name.end(), ' ', '_');
+  *key = StrCat(name, "/driver-", driver, "/", library);
+  return OkStatus();
 }
 
 }  // namespace cuda

@@ -24,6 +24,10 @@ Status ReadConfigRows(const std::string& path, const std::string& header, const 
 Status EditConfigRows(const std::string& path, const std::string& header,
                       const std::function<void(std::vector<std::string>*)>& edit);
 
+// The environment of rows that were measured on the current device with `library`: GPU, driver and
+// library, without spaces.
+Status ConfigEnvironment(const std::string& library, std::string* key);
+
 // One kind of file. An environment says which machine a row was measured on; it has no spaces.
 template <typename Row>
 struct ConfigFormat {

@@ -5,7 +5,6 @@
 #include <cinttypes>
 #include <sstream>
 
-#include "tf_ops/cuda/cuda_check.h"
 #include "tf_ops/cuda/gemm/config_file.h"
 #include "tf_ops/cuda/gemm/cublaslt.h"
 #include "tf_ops/cuda/gemm/gemm.h"
@@ -105,17 +104,7 @@ constexpr ConfigFormat<TunedGemm> kFormat = {
 Status GemmEnvironment(std::string* key) {
   const CublasLt* api;
   FT_RETURN_IF_ERROR(GetCublasLt(&api));
-  int device, driver;
-  cudaDeviceProp properties;
-  FT_RETURN_IF_CUDA_ERROR(cudaGetDevice(&device));
-  FT_RETURN_IF_CUDA_ERROR(cudaGetDeviceProperties(&properties, device));
-  FT_RETURN_IF_CUDA_ERROR(cudaDriverGetVersion(&driver));
-  std::string name = properties.name;
-  for (char& c : name) {
-    if (c == ' ') c = '_';
-  }
-  *key = StrCat(name, "/driver-", driver, "/cublasLt-", api->cublasLtGetVersion());
-  return OkStatus();
+  return ConfigEnvironment(StrCat("cublasLt-", api->cublasLtGetVersion()), key);
 }
 
 std::string GemmConfigPath(const std::string& directory) { return directory + "/gemm_config.in"; }

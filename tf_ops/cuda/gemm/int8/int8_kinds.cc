@@ -1,12 +1,9 @@
 #include "tf_ops/cuda/gemm/int8/int8_kinds.h"
 
-#include <cuda_runtime_api.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <sstream>
 
-#include "tf_ops/cuda/cuda_check.h"
 #include "tf_ops/cuda/gemm/config_file.h"
 #include "tf_ops/cuda/gemm/gemm.h"
 
@@ -81,15 +78,7 @@ std::string Int8GemmConfigPath(const std::string& directory) {
 }
 
 Status Int8GemmEnvironment(std::string* key) {
-  int device, driver;
-  cudaDeviceProp properties;
-  FT_RETURN_IF_CUDA_ERROR(cudaGetDevice(&device));
-  FT_RETURN_IF_CUDA_ERROR(cudaGetDeviceProperties(&properties, device));
-  FT_RETURN_IF_CUDA_ERROR(cudaDriverGetVersion(&driver));
-  std::string name = properties.name;
-  std::replace(name.begin(), name.end(), ' ', '_');
-  *key = StrCat(name, "/driver-", driver, "/kernels-", kKernelGeneration);
-  return OkStatus();
+  return ConfigEnvironment(StrCat("kernels-", kKernelGeneration), key);
 }
 
 Status ReadInt8GemmConfig(const std::string& path, const std::string& environment,
