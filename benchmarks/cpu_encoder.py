@@ -35,7 +35,7 @@ from benchmarks.encoder_model import (
     make_batches,
 )
 from benchmarks.ragged import is_real
-from fastertransformer_tf.models.encoder_graphs import random_weights
+from fastertransformer_tf.models.encoder_weights import random_weights
 
 # The peers that stand for one row each; of ONNX Runtime's two forms the faster one is timed.
 PEERS = ("tensorflow", "onnxruntime", "openvino", "pytorch eager", "pytorch compiled")

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from benchmarks import engines, model_memory, report
 from benchmarks.encoder_model import MODELS, random_batch
-from fastertransformer_tf.models.encoder_graphs import random_weights
+from fastertransformer_tf.models.encoder_weights import random_weights
 
 _PARTS = ("peak", "growth", "models")
 _ONLY = flags.DEFINE_list("only", list(_PARTS), f"Of {', '.join(_PARTS)}.")

@@ -26,7 +26,7 @@ import tensorflow as tf
 
 from benchmarks import report
 from fastertransformer_tf import ops, spec
-from fastertransformer_tf.models import encoder_graphs
+from fastertransformer_tf.models import encoder_graphs, encoder_weights
 
 _MIB = 2**20
 # MiB. A CUDA graph more is noise; a leak of 10 KiB a call is not.
@@ -69,7 +69,7 @@ def main() -> None:
     with tf.device(args.device):
         weights = [
             {name: tf.cast(value, args.dtype) for name, value in layer.items()}
-            for layer in spec.by_op_input(encoder_graphs.random_weights(sizes))
+            for layer in spec.by_op_input(encoder_weights.random_weights(sizes))
         ]
         if args.fresh_weights:
             numbers = sum(int(np.prod(w.shape)) for layer in weights for w in layer.values())

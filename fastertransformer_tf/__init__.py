@@ -17,6 +17,7 @@ from fastertransformer_tf.loading import import_hook
 
 if TYPE_CHECKING:
     from fastertransformer_tf import errors, ops, spec
+    from fastertransformer_tf.keras_layers import BertEncoder
     from fastertransformer_tf.ops import (
         bert_encoder,
         bert_transformer,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BertEncoder",
     "__version__",
     "bert_encoder",
     "bert_transformer",
@@ -38,6 +40,8 @@ __all__ = [
 ]
 
 _MODULES = ("errors", "ops", "spec")
+# What is in another module than `ops`.
+_HOMES = {"BertEncoder": "keras_layers"}
 
 
 def __getattr__(name: str) -> Any:
@@ -45,7 +49,7 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
     if name in __all__:
-        value = getattr(importlib.import_module(f"{__name__}.ops"), name)
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'ops')}"), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

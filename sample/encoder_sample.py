@@ -18,7 +18,7 @@ from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from fastertransformer_tf.errors import UserError  # noqa: E402
-from fastertransformer_tf.models import encoder_graphs, int8_weights  # noqa: E402
+from fastertransformer_tf.models import encoder_graphs, encoder_weights, int8_weights  # noqa: E402
 from fastertransformer_tf.programs import cli  # noqa: E402
 
 DEFINE = flags.DEFINE_integer
@@ -77,7 +77,7 @@ TOLERANCE = {"fp32": 3e-5, "fp16": 3e-2, "bf16": 2.5e-1}
 INT8_TOLERANCE = 0.1
 
 # Hidden states [B,S,H], lengths [B] and the layers' weights to hidden states.
-Encoder = Callable[[tf.Tensor, tf.Tensor, encoder_graphs.Weights], tf.Tensor]
+Encoder = Callable[[tf.Tensor, tf.Tensor, encoder_weights.Weights], tf.Tensor]
 
 
 def print_arguments() -> None:
@@ -120,7 +120,7 @@ class Session:
     def __init__(
         self,
         encoder: Encoder,
-        weights: encoder_graphs.Weights,
+        weights: encoder_weights.Weights,
         hidden: np.ndarray,
         lengths: np.ndarray,
         xla: bool,
@@ -213,7 +213,7 @@ def main(argv: list[str]) -> None:
     tf.config.experimental.enable_tensor_float_32_execution(False)
     heads, size = _HEADS.value, _SIZE.value
     sizes = encoder_graphs.EncoderSizes(_LAYERS.value, heads, size, 4 * heads * size)
-    weights = encoder_graphs.random_weights(sizes, seed=1)
+    weights = encoder_weights.random_weights(sizes, seed=1)
     dtype = DTYPES[_DTYPE.value]
     names = (
         (f"layer_{i}/{name}:0", layer[name].shape)

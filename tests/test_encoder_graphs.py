@@ -9,13 +9,13 @@ import tensorflow.compat.v1 as tf
 import tolerances
 
 from fastertransformer_tf import spec
-from fastertransformer_tf.models import encoder_graphs
+from fastertransformer_tf.models import encoder_graphs, encoder_weights
 
 SIZES = encoder_graphs.EncoderSizes(layers=2, heads=4, size=8, inner=48)
 
 
 def _run_tensorflow(dtype: tf.DType, hidden: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    weights = encoder_graphs.random_weights(SIZES)
+    weights = encoder_weights.random_weights(SIZES)
     with tf.Graph().as_default(), tf.Session() as session:
         output = encoder_graphs.tensorflow_encoder(
             tf.cast(tf.constant(hidden), dtype), tf.constant(lengths), SIZES, weights
@@ -34,7 +34,7 @@ def test_float32_is_the_float64_reference() -> None:
     import reference
 
     hidden, lengths = _batch()
-    layers = spec.by_op_input(encoder_graphs.random_weights(SIZES))
+    layers = spec.by_op_input(encoder_weights.random_weights(SIZES))
     expected = reference.encoder(hidden, layers, SIZES.heads, lengths=lengths)[-1]
     real = reference.valid_rows(lengths, hidden.shape[1])
     actual = _run_tensorflow(tf.float32, hidden, lengths)
@@ -61,7 +61,7 @@ def test_other_types_follow_float32(dtype: tf.DType, atol: float) -> None:
 def test_load_weights_names_every_fault(tmp_path: pathlib.Path) -> None:
     tensors = {
         f"bert/encoder/layer_{index}/{name}": value
-        for index, layer in enumerate(encoder_graphs.random_weights(SIZES))
+        for index, layer in enumerate(encoder_weights.random_weights(SIZES))
         for name, value in layer.items()
     }
     prefix = str(tmp_path / "model.ckpt")
@@ -79,7 +79,7 @@ def test_load_weights_names_every_fault(tmp_path: pathlib.Path) -> None:
             )
 
     save(tensors)
-    loaded = encoder_graphs.load_weights(prefix, SIZES)
+    loaded = encoder_weights.load_weights(prefix, SIZES)
     np.testing.assert_array_equal(
         loaded[1]["output/dense/bias"], tensors["bert/encoder/layer_1/output/dense/bias"]
     )
@@ -87,7 +87,7 @@ def test_load_weights_names_every_fault(tmp_path: pathlib.Path) -> None:
     tensors["bert/encoder/layer_1/intermediate/dense/kernel"] = np.zeros((2, 3), np.float32)
     save(tensors)
     with pytest.raises(ValueError, match="layer_0/output/dense/bias is missing.*shape \\[2, 3\\]"):
-        encoder_graphs.load_weights(prefix, SIZES)
+        encoder_weights.load_weights(prefix, SIZES)
 
 
 @pytest.mark.parametrize("gelu_op", [True, False])
@@ -98,7 +98,7 @@ def test_onnx_model_computes_the_same(gelu_op: bool) -> None:
 
     model = encoder_model.EncoderModel(2, 4, 8, 48, "tiny")
     hidden, lengths = _batch()
-    proto = engines.build_onnx(model, encoder_graphs.random_weights(SIZES), gelu_op)
+    proto = engines.build_onnx(model, encoder_weights.random_weights(SIZES), gelu_op)
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     mask = (np.arange(7) < lengths[:, None]).astype(np.int64)
     (actual,) = session.run(["output"], {"hidden": hidden, "mask": mask})
@@ -113,7 +113,7 @@ def test_torch_model_computes_the_same() -> None:
     model = encoder_model.EncoderModel(2, 4, 8, 48, "tiny")
     hidden, lengths = _batch()
     adder = (np.arange(7) >= lengths[:, None, None, None]).astype(np.float32) * -10000
-    encoder = engines.torch_encoder(model, encoder_graphs.random_weights(SIZES)).eval()
+    encoder = engines.torch_encoder(model, encoder_weights.random_weights(SIZES)).eval()
     with torch.inference_mode():
         actual = encoder(torch.from_numpy(hidden), torch.from_numpy(adder)).numpy()
     expected = _run_tensorflow(tf.float32, hidden, lengths)
@@ -123,7 +123,7 @@ def test_torch_model_computes_the_same() -> None:
 def test_float32_is_no_worse_than_tensorflow(rng):
     """Against float64, at most twice the error of TensorFlow's own graph: sums of 768 and 3072."""
     sizes = encoder_graphs.EncoderSizes(3, 12, 64, 3072)
-    weights = encoder_graphs.random_weights(sizes)
+    weights = encoder_weights.random_weights(sizes)
     hidden = rng.standard_normal((1, 48, sizes.hidden)).astype(np.float32)
     lengths = np.array([48], np.int32)
     truth = reference.encoder(hidden, spec.by_op_input(weights), sizes.heads)[-1]

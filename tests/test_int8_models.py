@@ -16,7 +16,7 @@ from conftest import shared_path
 from fastertransformer_tf import profile_transformer_inference
 from fastertransformer_tf.checkpoints import writing
 from fastertransformer_tf.errors import UserError
-from fastertransformer_tf.models import encoder_graphs, int8_weights
+from fastertransformer_tf.models import encoder_graphs, encoder_weights, int8_weights
 from fastertransformer_tf.programs import classification
 from fastertransformer_tf.quantization import conversion, points
 
@@ -28,7 +28,7 @@ REAL = np.arange(9)[None] < LENGTHS[:, None]
 
 def made(rng):
     """Float weights, quantized weights and a batch."""
-    weights = encoder_graphs.random_weights(SIZES)
+    weights = encoder_weights.random_weights(SIZES)
     hidden = rng.standard_normal((3, 9, SIZES.hidden)).astype(np.float32)
     return weights, int8_weights.quantize(weights, SIZES, hidden, LENGTHS), hidden
 
@@ -83,14 +83,14 @@ def save(path, quantized):
 def test_checkpoints_of_integers_are_read(tmp_path, rng):
     _, quantized, _ = made(rng)
     prefix = save(tmp_path, quantized)
-    loaded = encoder_graphs.load_weights(prefix, SIZES, int8=True)
+    loaded = encoder_weights.load_weights(prefix, SIZES, int8=True)
     for layer, expected in zip(loaded, quantized, strict=True):
         assert set(layer) == set(expected)
         for name, value in expected.items():
             np.testing.assert_array_equal(layer[name], value)
             assert layer[name].dtype == value.dtype
     with pytest.raises(UserError, match="query/kernel is int8, expected floating point"):
-        encoder_graphs.load_weights(prefix, SIZES)
+        encoder_weights.load_weights(prefix, SIZES)
 
 
 def profile(tmp_path, *arguments):

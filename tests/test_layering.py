@@ -99,7 +99,8 @@ PYTHON_RULES["data"] = {"errors", "files", "models"}
 PYTHON_RULES["training"] = PYTHON_RULES["models"] - {"ops"} | {"models"}
 PYTHON_RULES["programs"] = PYTHON_RULES["training"] | {"data", "training", "loading"}
 PYTHON_RULES["programs"] |= {"__version__"}
-PYTHON_RULES["__init__"] = {"errors", "spec", "loading", "ops"}
+PYTHON_RULES["keras_layers"] = PYTHON_RULES["models"] | {"models"}
+PYTHON_RULES["__init__"] = {"errors", "spec", "loading", "ops", "keras_layers"}
 PROGRAM = PYTHON_RULES["quantization"] | {"quantization", "programs"}
 
 # Only this module imports bert-tensorflow, which needs its stand-ins to be imported at all.

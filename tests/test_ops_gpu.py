@@ -20,7 +20,7 @@ import tolerances
 from conftest import GPU_TEST_DEVICE as DEVICE
 
 from fastertransformer_tf import ops, spec
-from fastertransformer_tf.models import encoder_graphs
+from fastertransformer_tf.models import encoder_graphs, encoder_weights
 
 tf1 = tf.compat.v1
 pytestmark = pytest.mark.gpu
@@ -50,7 +50,7 @@ def on_device():
 @pytest.fixture(scope="module")
 def bert_base():
     """Float32 weights of BERT-base on the device."""
-    return _weights_on_device(encoder_graphs.random_weights(BERT_BASE), "float32")
+    return _weights_on_device(encoder_weights.random_weights(BERT_BASE), "float32")
 
 
 def _weights_on_device(weights, dtype):
@@ -126,7 +126,7 @@ def test_masks(rng, dtype, seq_len, heads, size, kind, rank):
 def test_chain_equals_encoder(rng, dtype, heads, size, seq_len):
     """BuildMaskRemovePadding, BertTransformer a layer, RebuildPadding: the same as BertEncoder."""
     sizes = encoder_graphs.EncoderSizes(3, heads, size, 2 * heads * size)
-    weights = _weights_on_device(encoder_graphs.random_weights(sizes, seed=3), dtype)
+    weights = _weights_on_device(encoder_weights.random_weights(sizes, seed=3), dtype)
     lengths = tf.constant([seq_len, 0, 17, 1], tf.int32)
     hidden = tf.cast(rng.normal(size=(4, seq_len, sizes.hidden)), dtype)
     valid = reference.valid_rows(lengths.numpy(), seq_len)

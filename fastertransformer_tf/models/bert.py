@@ -17,6 +17,7 @@ from fastertransformer_tf.models import (
     bert_compat,
     bert_layers,
     build_settings,
+    masks,
     modeling,
     point_encoder,
 )
@@ -142,7 +143,7 @@ def _encoder(
         return point_encoder.transformer_model(
             embedded, mask, **sizes, taps=options.taps, compute_type=compute_type
         )
-    lengths, mask = modeling.lengths_and_mask(input_mask, embedded.dtype, options.remove_padding)
+    lengths, mask = masks.lengths_and_mask(input_mask, embedded.dtype, options.remove_padding)
     output = modeling.transformer_model(
         embedded, mask, **sizes, sequence_length=lengths, options=options
     )

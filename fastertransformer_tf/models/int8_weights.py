@@ -11,7 +11,7 @@ import tensorflow.compat.v1 as tf
 
 from fastertransformer_tf import spec
 from fastertransformer_tf.graphs import sessions
-from fastertransformer_tf.models import encoder_graphs, point_encoder
+from fastertransformer_tf.models import encoder_graphs, encoder_weights, point_encoder
 from fastertransformer_tf.quantization import (
     calibrated,
     collecting,
@@ -24,12 +24,12 @@ from fastertransformer_tf.spec import EncoderSizes
 
 
 def quantize(
-    weights: encoder_graphs.Weights, sizes: EncoderSizes, hidden: np.ndarray, lengths: np.ndarray
+    weights: encoder_weights.Weights, sizes: EncoderSizes, hidden: np.ndarray, lengths: np.ndarray
 ) -> list[dict[str, np.ndarray]]:
     """Quantizes float weights with the ranges, largest magnitudes, that one batch shows.
 
     Args:
-      weights: Arrays, as `encoder_graphs.random_weights` makes them.
+      weights: Arrays, as `encoder_weights.random_weights` makes them.
       sizes: Of the encoder.
       hidden: The batch, float32 [B,S,H].
       lengths: int32 [B], at least one of them above 0.
@@ -52,7 +52,7 @@ def quantize(
 
 
 def _slots_of_batch(
-    weights: encoder_graphs.Weights, sizes: EncoderSizes, hidden: np.ndarray, lengths: np.ndarray
+    weights: encoder_weights.Weights, sizes: EncoderSizes, hidden: np.ndarray, lengths: np.ndarray
 ) -> np.ndarray:
     """The largest magnitudes of a batch, in the slots of the scale lists, float32 [L,16]."""
     recorder = collecting.Recorder()
@@ -76,7 +76,7 @@ def _slots_of_batch(
     return calibrated.activation_slots(amax, sizes.layers)
 
 
-def dequantize(weights: encoder_graphs.Weights, sizes: EncoderSizes) -> encoder_graphs.Weights:
+def dequantize(weights: encoder_weights.Weights, sizes: EncoderSizes) -> encoder_weights.Weights:
     """Returns what int8 weights stand for, as float32 arrays without scale lists."""
     layers = []
     for layer, scales in zip(weights, _scale_lists(weights, sizes), strict=True):
@@ -89,7 +89,7 @@ def dequantize(weights: encoder_graphs.Weights, sizes: EncoderSizes) -> encoder_
 
 
 def _scale_lists(
-    weights: encoder_graphs.Weights, sizes: EncoderSizes
+    weights: encoder_weights.Weights, sizes: EncoderSizes
 ) -> list[scale_list.ScaleList]:
     return [
         scale_list.parse(np.asarray(layer[points.SCALE_LIST]), sizes.hidden, sizes.inner)
@@ -98,7 +98,7 @@ def _scale_lists(
 
 
 def simulated_output(
-    weights: encoder_graphs.Weights,
+    weights: encoder_weights.Weights,
     sizes: EncoderSizes,
     int8_mode: int,
     hidden: np.ndarray,

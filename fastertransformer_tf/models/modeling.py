@@ -22,7 +22,7 @@ import tensorflow as tf
 from fastertransformer_tf import ops, spec
 from fastertransformer_tf.graphs import float_types
 from fastertransformer_tf.graphs.variables import get_variable
-from fastertransformer_tf.models import bert_compat, build_settings, point_encoder
+from fastertransformer_tf.models import bert_compat, build_settings, masks, point_encoder
 from fastertransformer_tf.quantization import points, scale_list
 
 _tf1 = tf.compat.v1
@@ -135,44 +135,6 @@ def op_activation(activation: Callable[[tf.Tensor], tf.Tensor] | str | None) -> 
             "TensorFlow's own transformer has"
         )
     return known[key]
-
-
-def lengths_and_mask(
-    input_mask: tf.Tensor, dtype: tf.DType, remove_padding: bool
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Turns BERT's input mask into what the op takes, without changing its meaning.
-
-    A mask of ones followed by zeros, as every tokenizer makes it, is said by the lengths alone:
-    masked keys are then skipped. Any other mask is passed whole, on top of the lengths. Which of
-    the two is decided for each batch when the graph runs.
-
-    A sequence without any real token attends evenly to all S keys in google's graph; so it does
-    here, but with remove_padding, where all its rows are padding and come out 0.
-
-    Args:
-      input_mask: [B,S], integer or float; 1 for real tokens, 0 for the others.
-      dtype: Type of the returned mask.
-      remove_padding: As the op is told.
-
-    Returns:
-      sequence_length, int32 [B], and attention_mask: `dtype` [B,S,S], or [0] where the lengths
-      alone say all.
-    """
-    with tf.device("/cpu:0"):  # Tiny, and the choice below must not make the host wait for a GPU.
-        seq_len = tf.shape(input_mask)[1]
-        positions = tf.range(1, seq_len + 1)
-        is_real = tf.not_equal(input_mask, tf.zeros([], input_mask.dtype))
-        lengths = tf.reduce_max(tf.where(is_real, positions, tf.zeros_like(positions)), axis=1)
-        lengths = tf.maximum(lengths, 0)  # The maximum over no element, S = 0, is not 0.
-        if not remove_padding:
-            lengths = tf.where(tf.equal(lengths, 0), tf.fill(tf.shape(lengths), seq_len), lengths)
-        prefix = tf.sequence_mask(lengths, seq_len, input_mask.dtype)
-        mask = tf.cond(
-            tf.reduce_all(tf.equal(input_mask, prefix)),
-            lambda: tf.zeros([0], dtype),
-            lambda: tf.tile(tf.cast(input_mask, dtype)[:, tf.newaxis, :], [1, seq_len, 1]),
-        )
-    return lengths, mask
 
 
 def _layer_weights(
@@ -289,7 +251,7 @@ def transformer_model(
     remove_padding = options.remove_padding
     input_mask = getattr(attention_mask, "_ft_input_mask", None)
     if input_mask is not None and sequence_length is None:
-        sequence_length, attention_mask = lengths_and_mask(input_mask, dtype, remove_padding)
+        sequence_length, attention_mask = masks.lengths_and_mask(input_mask, dtype, remove_padding)
     elif attention_mask is not None:
         attention_mask = tf.cast(attention_mask, dtype)
     if remove_padding and sequence_length is None:

@@ -11,7 +11,7 @@ from absl import flags
 from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import bert_config
-from fastertransformer_tf.models import encoder_graphs, int8_weights, modeling
+from fastertransformer_tf.models import encoder_graphs, encoder_weights, int8_weights, modeling
 from fastertransformer_tf.programs import checked_inputs, path_flags, profiling
 from fastertransformer_tf.quantization import points
 
@@ -85,7 +85,7 @@ def make_side(
     values: flags.FlagValues,
     use_tensorflow: bool,
     sizes: encoder_graphs.EncoderSizes,
-    weights: encoder_graphs.Weights,
+    weights: encoder_weights.Weights,
     feeds: tuple[np.ndarray, np.ndarray],
 ) -> profiling.Side:
     """Builds one side.
@@ -134,7 +134,7 @@ def load_weights(
     values: flags.FlagValues,
     sizes: encoder_graphs.EncoderSizes,
     feeds: tuple[np.ndarray, np.ndarray],
-) -> tuple[encoder_graphs.Weights, encoder_graphs.Weights]:
+) -> tuple[encoder_weights.Weights, encoder_weights.Weights]:
     """Makes the weights of both sides.
 
     With int8_mode those of the op are a quantized checkpoint's, or else the float ones with the
@@ -152,12 +152,12 @@ def load_weights(
     if is_int8 and not values.int8_mode:
         raise UserError(f"--init_checkpoint={path} is quantized, expected --int8_mode=1 or 2")
     if is_int8:
-        weights = encoder_graphs.load_weights(path, sizes, int8=True)
+        weights = encoder_weights.load_weights(path, sizes, int8=True)
         return int8_weights.dequantize(weights, sizes), weights
     if path:
-        weights = encoder_graphs.load_weights(path, sizes)
+        weights = encoder_weights.load_weights(path, sizes)
     else:
-        weights = encoder_graphs.random_weights(sizes)
+        weights = encoder_weights.random_weights(sizes)
     if not values.int8_mode:
         return weights, weights
     return weights, int8_weights.quantize(weights, sizes, *feeds)
