@@ -209,7 +209,7 @@ def _op_dtypes(dtypes: list[str]) -> list[str]:
 
 def _peer_dtypes(dtypes: list[str]) -> list[str]:
     """The dtypes of the peers."""
-    return [dtype for dtype in dtypes if dtype != "int8_bfloat16"]
+    return list(dict.fromkeys(map(_peer_dtype, dtypes)))
 
 
 def _is_timed(engine: str, fill: str) -> bool:

@@ -19,9 +19,40 @@ struct alignas(sizeof(T) * kCount) Piece {
   T v[kCount];
 };
 
-// Two neighbouring integers as bytes, the first in the lower.
+// As RoundToInt8, but numbers above the range stay there: for what saturates when it is packed.
+__device__ __forceinline__ int RoundBelowInt8(float x) { return __float2int_rn(fmaxf(x, -128.f)); }
+
+// Integers as bytes, saturated, the first in the lowest: x0 and x1, and above them `higher`.
+__device__ __forceinline__ uint32_t PackBytes(int x0, int x1, uint32_t higher) {
+  uint32_t bytes;
+  asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, %3;" : "=r"(bytes) : "r"(x1), "r"(x0), "r"(higher));
+  return bytes;
+}
+
+// Two neighbours, rounded, as bytes.
 __device__ __forceinline__ uint16_t PackIntegers(float x0, float x1) {
-  return static_cast<uint16_t>((RoundToInt8(x0) & 0xff) | (RoundToInt8(x1) & 0xff) << 8);
+  return static_cast<uint16_t>(PackBytes(RoundBelowInt8(x0), RoundBelowInt8(x1), 0));
+}
+
+// x * scale, rounded.
+template <int kCount>
+__device__ __forceinline__ Piece<int8_t, kCount> ToIntegers(const float (&x)[kCount], float scale) {
+  Piece<int8_t, kCount> piece;
+  if constexpr (kCount % 4 == 0) {
+    uint32_t words[kCount / 4];
+#pragma unroll
+    for (int i = 0; i < kCount; i += 4) {
+      const uint32_t higher =
+          PackBytes(RoundBelowInt8(x[i + 2] * scale), RoundBelowInt8(x[i + 3] * scale), 0);
+      words[i / 4] =
+          PackBytes(RoundBelowInt8(x[i] * scale), RoundBelowInt8(x[i + 1] * scale), higher);
+    }
+    memcpy(piece.v, words, sizeof(words));
+  } else {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) piece.v[i] = static_cast<int8_t>(RoundToInt8(x[i] * scale));
+  }
+  return piece;
 }
 
 // Right to one part in 2,000 of the distance from 0 and from x, where an integer keeps one in 256:

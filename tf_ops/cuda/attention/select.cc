@@ -15,7 +15,7 @@ int HeadSizeTile(int64_t head_size) {
 }
 
 // The fastest of kWarpgroup's kernels, as measured on an H100 (benchmarks/gpu_profile.md).
-AttentionChoice WarpgroupAttention(const AttentionArgs& args) {
+AttentionChoice WarpgroupAttention(const AttentionArgs& args, const LaunchContext& context) {
   AttentionChoice choice;
   choice.kind = AttentionKind::kWarpgroup;
   choice.head_size_tile = HeadSizeTile(args.head_size);
@@ -24,6 +24,14 @@ AttentionChoice WarpgroupAttention(const AttentionArgs& args) {
   const bool full =
       args.seq_offsets == nullptr && args.key_lengths == nullptr && args.mask_keys == nullptr;
   choice.keys_per_tile = choice.head_size_tile == 64 && full && args.max_seq_len > 64 ? 128 : 64;
+  // Of long sequences the persistent kernel, where nearly all its warpgroups have rows to the end.
+  const int64_t items = (args.max_seq_len + 191) / 192 * args.batch_size * args.num_heads;
+  const int64_t turns = (items + context.num_multiprocessors - 1) / context.num_multiprocessors;
+  const double used = static_cast<double>(args.max_seq_len) * args.batch_size * args.num_heads /
+                      (192.0 * turns * context.num_multiprocessors);
+  if (choice.keys_per_tile == 128 && args.max_seq_len > 256 && used > 0.8) {
+    choice.rows_per_block = 192;
+  }
   choice.reason = "16-bit type without mask on compute capability 9.0";
   return choice;
 }
@@ -38,12 +46,14 @@ std::vector<AttentionChoice> WarpgroupAttentionChoices(int64_t head_size) {
   first.rows_per_block = 64;
   AttentionChoice second = first;
   if (first.head_size_tile == 32) return {first};
-  if (first.head_size_tile == 64) {
-    second.keys_per_tile = 128;
-  } else {
+  if (first.head_size_tile != 64) {
     second.rows_per_block = 192;
+    return {first, second};
   }
-  return {first, second};
+  second.keys_per_tile = 128;
+  AttentionChoice persistent = second;
+  persistent.rows_per_block = 192;
+  return {first, second, persistent};
 }
 
 AttentionArgs MakeAttentionArgs(const EncoderConfig& config, const EncoderBatch& batch) {
@@ -86,7 +96,7 @@ AttentionChoice SelectAttention(const AttentionArgs& args, const LaunchContext& 
     } else if (std::max(args.batch_size, args.num_heads) > kMaxGridYZ) {
       choice.reason = "too many sequences or heads for the wgmma kernel's grid";
     } else {
-      return WarpgroupAttention(args);
+      return WarpgroupAttention(args, context);
     }
     choice.kind = AttentionKind::kTensorCore;
     // 128 rows use each key twice as often; 64 rows fill the device earlier.

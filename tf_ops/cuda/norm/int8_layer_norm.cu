@@ -37,17 +37,18 @@ template <typename T, typename In, int kSize>
 __device__ __forceinline__ void StoreNormalized(const NormParams<T, In>& p, int64_t at,
                                                 const float (&y)[kSize], float scale,
                                                 float output_unit) {
+  if (p.integers != nullptr) {
+    *reinterpret_cast<Piece<int8_t, kSize>*>(p.integers + at) = ToIntegers(y, scale);
+  }
+  if (p.output == nullptr) return;
   Piece<T, kSize> output;
-  Piece<int8_t, kSize> integers;
 #pragma unroll
   for (int e = 0; e < kSize; ++e) {
-    const int q = RoundToInt8(y[e] * scale);
-    integers.v[e] = static_cast<int8_t>(q);
-    output.v[e] =
-        FromFloat<T>(p.output_unit != nullptr ? static_cast<float>(q) * output_unit : y[e]);
+    output.v[e] = FromFloat<T>(p.output_unit != nullptr
+                                   ? static_cast<float>(RoundToInt8(y[e] * scale)) * output_unit
+                                   : y[e]);
   }
-  if (p.integers != nullptr) *reinterpret_cast<Piece<int8_t, kSize>*>(p.integers + at) = integers;
-  if (p.output != nullptr) *reinterpret_cast<Piece<T, kSize>*>(p.output + at) = output;
+  *reinterpret_cast<Piece<T, kSize>*>(p.output + at) = output;
 }
 
 // The rows of a block, the threads of a row and what they hold are LayerNormKernel's.

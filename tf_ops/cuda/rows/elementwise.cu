@@ -43,12 +43,10 @@ __global__ void __launch_bounds__(256)
   const int64_t first = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
   for (int64_t i = first; i < vectors; i += stride) {
     const Vector16<T> p = reinterpret_cast<const Vector16<T>*>(x)[i];
-    Piece<int8_t, kSize> integers;
+    float numbers[kSize];
 #pragma unroll
-    for (int e = 0; e < kSize; ++e) {
-      integers.v[e] = static_cast<int8_t>(RoundToInt8(ToFloat(p.v[e]) * factor));
-    }
-    reinterpret_cast<Piece<int8_t, kSize>*>(q)[i] = integers;
+    for (int e = 0; e < kSize; ++e) numbers[e] = ToFloat(p.v[e]);
+    reinterpret_cast<Piece<int8_t, kSize>*>(q)[i] = ToIntegers(numbers, factor);
   }
   for (int64_t i = vectors * kSize + first; i < num_elems; i += stride) {
     q[i] = static_cast<int8_t>(RoundToInt8(ToFloat(x[i]) * factor));

@@ -141,21 +141,17 @@ Status Launch(const Int8GemmArgs& args, const LaunchContext& context) {
 }
 
 using Tile128 = cute::Shape<cute::_128, cute::_128, cute::_128>;
-using Tile192 = cute::Shape<cute::_128, cute::_192, cute::_128>;
 using Tile64 = cute::Shape<cute::_64, cute::_128, cute::_128>;
 using TileFew = cute::Shape<cute::_64, cute::_64, cute::_256>;
 using Alone = cute::Shape<cute::_1, cute::_1, cute::_1>;
-using Pair = cute::Shape<cute::_2, cute::_1, cute::_1>;
+using Pair = cute::Shape<cute::_1, cute::_2, cute::_1>;  // share rows of x
 using OneGroup = cutlass::epilogue::TmaWarpSpecialized;
 
 // The tiles that were fastest on an H100 at BERT-base's sizes. Pingpong: one warpgroup multiplies
-// while the other does its epilogue, which pays but for long sums (Gemm192).
+// while the other does its epilogue.
 template <typename Output, int kActivation = -1>
 using Gemm128 = Int8Gemm<Output, Tile128, Pair, cutlass::gemm::KernelTmaWarpSpecializedPingpong,
                          OneGroup, kActivation>;
-template <typename Output>
-using Gemm192 = Int8Gemm<Output, Tile192, Pair, cutlass::gemm::KernelTmaWarpSpecializedCooperative,
-                         cutlass::epilogue::TmaWarpSpecializedCooperative, -1>;
 template <typename Output, int kActivation = -1>
 using Gemm64 = Int8Gemm<Output, Tile64, Alone, cutlass::gemm::KernelTmaWarpSpecializedPingpong,
                         OneGroup, kActivation>;

@@ -10,12 +10,10 @@ namespace cuda {
 
 Status LaunchHopperInt8Integer128(const Int8GemmArgs&, const LaunchContext&);
 Status LaunchHopperInt8Gelu128(const Int8GemmArgs&, const LaunchContext&);
-Status LaunchHopperInt8Integer192(const Int8GemmArgs&, const LaunchContext&);
 Status LaunchHopperInt8Integer64(const Int8GemmArgs&, const LaunchContext&);
 Status LaunchHopperInt8Activated64(const Int8GemmArgs&, const LaunchContext&);
 Status LaunchHopperInt8IntegerFew(const Int8GemmArgs&, const LaunchContext&);
 Status LaunchHopperInt8Half128(const Int8GemmArgs&, const LaunchContext&);
-Status LaunchHopperInt8Half192(const Int8GemmArgs&, const LaunchContext&);
 Status LaunchHopperInt8Half64(const Int8GemmArgs&, const LaunchContext&);
 Status LaunchHopperInt8HalfFew(const Int8GemmArgs&, const LaunchContext&);
 Status LaunchHopperInt8BFloat128(const Int8GemmArgs&, const LaunchContext&);

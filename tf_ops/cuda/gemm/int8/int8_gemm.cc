@@ -15,17 +15,17 @@ Launcher FindLauncher(const Int8GemmArgs& args, Int8GemmKind kind) {
 #ifdef FT_WITH_CUTLASS
   const bool is_gelu = args.has_activation && args.activation == Activation::kGeluTanh;
   const int tile = static_cast<int>(kind) - static_cast<int>(Int8GemmKind::kHopper128);
-  constexpr Launcher kIntegers[] = {LaunchHopperInt8Integer128, LaunchHopperInt8Integer192,
-                                    LaunchHopperInt8Integer64, LaunchHopperInt8IntegerFew};
-  constexpr Launcher kGelu[] = {LaunchHopperInt8Gelu128, nullptr, LaunchHopperInt8Activated64,
+  constexpr Launcher kIntegers[] = {LaunchHopperInt8Integer128, LaunchHopperInt8Integer64,
+                                    LaunchHopperInt8IntegerFew};
+  constexpr Launcher kGelu[] = {LaunchHopperInt8Gelu128, LaunchHopperInt8Activated64,
                                 LaunchHopperInt8IntegerFew};
-  constexpr Launcher kActivated[] = {nullptr, nullptr, LaunchHopperInt8Activated64,
+  constexpr Launcher kActivated[] = {nullptr, LaunchHopperInt8Activated64,
                                      LaunchHopperInt8IntegerFew};
-  constexpr Launcher kHalfs[] = {LaunchHopperInt8Half128, LaunchHopperInt8Half192,
-                                 LaunchHopperInt8Half64, LaunchHopperInt8HalfFew};
-  constexpr Launcher kBFloats[] = {LaunchHopperInt8BFloat128, nullptr, LaunchHopperInt8BFloat64,
+  constexpr Launcher kHalfs[] = {LaunchHopperInt8Half128, LaunchHopperInt8Half64,
+                                 LaunchHopperInt8HalfFew};
+  constexpr Launcher kBFloats[] = {LaunchHopperInt8BFloat128, LaunchHopperInt8BFloat64,
                                    LaunchHopperInt8BFloatFew};
-  constexpr Launcher kFloats[] = {nullptr, nullptr, LaunchHopperInt8Float64, nullptr};
+  constexpr Launcher kFloats[] = {nullptr, LaunchHopperInt8Float64, nullptr};
   switch (args.output_dtype) {
     case DataType::kInt8:
       return (is_gelu ? kGelu : args.has_activation ? kActivated : kIntegers)[tile];
@@ -47,16 +47,15 @@ int64_t Tiles(const Int8GemmArgs& args, int64_t rows, int64_t columns) {
 }
 
 // As H100s measured BERT's products (cuda_test bench_int8): small tiles while all multiprocessors
-// do not have one each; then those of 64 rows for few columns, unless sums are long and rows many.
+// do not have one each; then those of 64 rows for few columns, unless rows are many.
 Int8GemmKind Prefer(const Int8GemmArgs& args, const LaunchContext& context) {
-  constexpr int64_t kFewColumns = 1024, kLongSum = 2048, kManyWaves = 8;
+  constexpr int64_t kFewColumns = 1024, kManyWaves = 8;
   const int64_t multiprocessors = context.num_multiprocessors;
   if (Tiles(args, 64, 64) <= multiprocessors) return Int8GemmKind::kHopperFew;
   const int64_t tiles = Tiles(args, 64, 128);
   if (tiles <= multiprocessors) return Int8GemmKind::kHopper64;
-  const bool is_long = args.k >= kLongSum && tiles > kManyWaves * multiprocessors;
-  if (is_long) return Int8GemmKind::kHopper192;
-  return args.n <= kFewColumns ? Int8GemmKind::kHopper64 : Int8GemmKind::kHopper128;
+  const bool is_small = args.n <= kFewColumns && tiles <= kManyWaves * multiprocessors;
+  return is_small ? Int8GemmKind::kHopper64 : Int8GemmKind::kHopper128;
 }
 
 }  // namespace
@@ -67,8 +66,6 @@ const char* Name(Int8GemmKind kind) {
       return "plain";
     case Int8GemmKind::kHopper128:
       return "wgmma 128x128";
-    case Int8GemmKind::kHopper192:
-      return "wgmma 128x192";
     case Int8GemmKind::kHopper64:
       return "wgmma 64x128";
     case Int8GemmKind::kHopperFew:

@@ -12,11 +12,10 @@ namespace cuda {
 enum class Int8GemmKind {
   kPlain,      // mma.sync, any size
   kHopper128,  // CUTLASS, wgmma and tensor copies, tiles of 128x128; compute capability 9.0 alone
-  kHopper192,  // the same, tiles of 128x192
   kHopper64,   // the same, tiles of 64x128
   kHopperFew,  // the same, tiles of 64x64, for few tiles
 };
-inline constexpr int kNumInt8GemmKinds = 5;
+inline constexpr int kNumInt8GemmKinds = 4;
 
 const char* Name(Int8GemmKind kind);
 
