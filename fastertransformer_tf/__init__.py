@@ -24,16 +24,19 @@ if TYPE_CHECKING:
         build_mask_remove_padding,
         rebuild_padding,
     )
+    from fastertransformer_tf.text_model import TextModel, load
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BertEncoder",
+    "TextModel",
     "__version__",
     "bert_encoder",
     "bert_transformer",
     "build_mask_remove_padding",
     "errors",
+    "load",
     "ops",
     "rebuild_padding",
     "spec",
@@ -41,7 +44,7 @@ __all__ = [
 
 _MODULES = ("errors", "ops", "spec")
 # What is in another module than `ops`.
-_HOMES = {"BertEncoder": "keras_layers"}
+_HOMES = {"BertEncoder": "keras_layers", "TextModel": "text_model", "load": "text_model"}
 
 
 def __getattr__(name: str) -> Any:

@@ -203,7 +203,9 @@ def free_of_tensorflow() -> list[str]:
     }
     programs = {f"fastertransformer_tf.programs.{n}" for n in ("cli", "model_flags", "path_flags")}
     numpy_alone = {f"fastertransformer_tf.quantization.{n}" for n in QUANTIZATION_OF_NUMPY}
-    return sorted((names | programs | numpy_alone) - {"fastertransformer_tf.ops"})
+    objects = ("ops", "keras_layers", "self_test", "text_model")
+    needing = {f"fastertransformer_tf.{name}" for name in objects}
+    return sorted((names | programs | numpy_alone) - needing)
 
 
 def test_what_needs_no_tensorflow_does_not_load_it() -> None:

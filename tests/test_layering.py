@@ -100,7 +100,9 @@ PYTHON_RULES["training"] = PYTHON_RULES["models"] - {"ops"} | {"models"}
 PYTHON_RULES["programs"] = PYTHON_RULES["training"] | {"data", "training", "loading"}
 PYTHON_RULES["programs"] |= {"__version__"}
 PYTHON_RULES["keras_layers"] = PYTHON_RULES["models"] | {"models"}
-PYTHON_RULES["__init__"] = {"errors", "spec", "loading", "ops", "keras_layers"}
+PYTHON_RULES["self_test"] = {"ops", "spec", "__version__"}
+PYTHON_RULES["text_model"] = PYTHON_RULES["programs"] | {"programs"}
+PYTHON_RULES["__init__"] = {"errors", "spec", "loading", "ops", "keras_layers", "text_model"}
 PROGRAM = PYTHON_RULES["quantization"] | {"quantization", "programs"}
 
 # Only this module imports bert-tensorflow, which needs its stand-ins to be imported at all.

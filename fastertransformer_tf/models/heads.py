@@ -12,6 +12,25 @@ from fastertransformer_tf.models import bert, bert_layers
 _tf1 = tf.compat.v1
 
 
+def _class_weights(pooled: tf.Tensor, num_labels: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Creates (or gets) the classification head's variables."""
+    weights = get_variable(
+        "output_weights",
+        [num_labels, pooled.shape[-1]],
+        pooled.dtype,
+        _tf1.truncated_normal_initializer(stddev=0.02),
+    )
+    return weights, get_variable(
+        "output_bias", [num_labels], pooled.dtype, _tf1.zeros_initializer()
+    )
+
+
+def class_logits(pooled: tf.Tensor, num_labels: int) -> tf.Tensor:
+    """The classification head for inference: pooled [B,H] to float32 logits [B,C]."""
+    weights, bias = _class_weights(pooled, num_labels)
+    return tf.cast(tf.matmul(pooled, weights, transpose_b=True) + bias, tf.float32)
+
+
 def classifier(
     bert_config: Any,
     is_training: bool,
@@ -41,13 +60,7 @@ def classifier(
     pooled = bert.build(
         bert_config, input_ids, input_mask, segment_ids, is_training=is_training
     ).pooled
-    weights = get_variable(
-        "output_weights",
-        [num_labels, pooled.shape[-1]],
-        pooled.dtype,
-        _tf1.truncated_normal_initializer(stddev=0.02),
-    )
-    bias = get_variable("output_bias", [num_labels], pooled.dtype, _tf1.zeros_initializer())
+    weights, bias = _class_weights(pooled, num_labels)
     with _tf1.variable_scope("loss"):
         if is_training:
             pooled = bert_layers.dropout(pooled, 0.1)
