@@ -1,8 +1,8 @@
-"""Tests an installation: python -m fastertransformer_tf.self_test
+"""Tests an installation by `python -m fastertransformer_tf.self_test`.
 
-The encoder in every type and the ops that remove and rebuild padding, on the CPU and on each GPU that TensorFlow has, against the same computed
-by TensorFlow's basic operations in float64. Needs TensorFlow and NumPy alone. Prints a line for
-each case; the exit code is 1 if one failed.
+The encoder in every type and the ops that remove and rebuild padding, on the CPU and on each GPU
+that TensorFlow has, against the same computed by TensorFlow's basic operations in float64. Needs
+TensorFlow and NumPy alone. Prints a line for each case; the exit code is 1 if one failed.
 """
 
 from __future__ import annotations
