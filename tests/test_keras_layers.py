@@ -7,13 +7,14 @@ import sys
 import keras
 import numpy as np
 import pytest
+import reference
 import tensorflow as tf
+import tolerances
 
 import fastertransformer_tf
 from fastertransformer_tf import spec
 from fastertransformer_tf.checkpoints.writing import save_checkpoint
 from fastertransformer_tf.errors import UserError
-from tests import reference, tolerances
 
 LAYERS, HEADS, SIZE, INNER = 2, 2, 8, 48
 HIDDEN = HEADS * SIZE

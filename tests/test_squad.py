@@ -19,7 +19,7 @@ from fastertransformer_tf.checkpoints import writing
 from fastertransformer_tf.data import squad_answers, squad_files, squad_windows
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.models import bert_compat, modeling
-from fastertransformer_tf.programs import question_answering
+from fastertransformer_tf.programs import question_answering, squad_scores
 
 VOCAB = "[PAD] [UNK] [CLS] [SEP] who won the race ? anna after bob fell . in 1987".split()
 OPTIONS = {"max_seq_length": 24, "max_query_length": 8, "doc_stride": 4}
@@ -535,6 +535,24 @@ def test_a_training_goes_on_with_the_same_inputs_only(model, tmp_path):
     }.items():
         with pytest.raises(UserError, match=rf"out holds a training with .*{name} "):
             run(**arguments | {name: value})
+
+
+def test_scores_are_printed_where_answers_are_known(model, tmp_path, capsys):
+    file = tmp_path / "squad.json"
+    run(**model, do_predict=True, predict_file=file)
+    scores = squad_scores.evaluate_files(file, tmp_path / "out/predictions.json")
+    shown = dict(re.findall(r"^ *(exact match|F1) +([\d.]+) *$", capsys.readouterr().out, re.M))
+    assert {name: float(value) for name, value in shown.items()} == {
+        "exact match": scores["exact_match"],
+        "F1": scores["f1"],
+    }
+    dataset = json.loads(file.read_text())
+    for answers in ([], [{"text": 7, "answer_start": 0}]):
+        dataset["data"][0]["paragraphs"][0]["qas"][0]["answers"] = answers
+        file.write_text(json.dumps(dataset))
+        run(**model, do_predict=True, predict_file=file)
+        out = capsys.readouterr().out
+        assert "exact match" not in out and ("no scores: " in out) == bool(answers)
 
 
 def test_an_empty_file_to_predict_is_found_before_the_training(model, tmp_path):

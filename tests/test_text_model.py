@@ -5,6 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
+from conftest import shared_path
+from tiny_bert import make_tiny_bert
+from tiny_hf import random_tensors, write_hf_folder
 
 import fastertransformer_tf
 from fastertransformer_tf.checkpoints import reading
@@ -13,9 +16,6 @@ from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.models import bert_compat, modeling
 from fastertransformer_tf.programs import checked_inputs, classification
 from fastertransformer_tf.text_model import batches
-from tests.conftest import shared_path
-from tests.tiny_bert import make_tiny_bert
-from tests.tiny_hf import random_tensors, write_hf_folder
 
 TEXTS = ["the cat sat", "a big red dog is on the cat", "", "dog", ("the cat", "a dog sat"), "fast"]
 

@@ -12,6 +12,7 @@ from absl import flags
 from fastertransformer_tf.checkpoints import reading, restoring
 from fastertransformer_tf.data import squad_answers, squad_files, squad_windows
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.files import text_files
 from fastertransformer_tf.models import bert_compat, heads, modeling
 from fastertransformer_tf.programs import (
     calibration,
@@ -22,6 +23,7 @@ from fastertransformer_tf.programs import (
     model_flags,
     path_flags,
     reports,
+    squad_scores,
 )
 from fastertransformer_tf.training import tasks
 from fastertransformer_tf.training.folder import TrainingFolder
@@ -218,9 +220,26 @@ def _predict(job: Job, model: QuestionAnswerer) -> dict[str, str]:
         job.options,
         values.output_dir,
     )
-    rows = {"questions": len(answers)}
+    rows: dict[str, object] = {"questions": len(answers)}
+    rows |= _scores(values.predict_file, answers, job.options)
     reports.report("SQuAD prediction", job.encoder, rows, result, values.predict_batch_size)
     return answers
+
+
+def _scores(
+    file: str, answers: dict[str, str], options: squad_files.SquadOptions
+) -> dict[str, object]:
+    """Exact match and F1 as squad_evaluate_v1_1 gives them; none where answers are not known."""
+    data = text_files.read_json(file)["data"]
+    questions = [qa for one in data for paragraph in one["paragraphs"] for qa in paragraph["qas"]]
+    if options.version_2_with_negative or not all(qa.get("answers") for qa in questions):
+        return {}
+    try:
+        scores = squad_scores.evaluate(squad_scores.read_articles(file), answers)
+    except UserError as error:
+        print(f"no scores: {error}")  # Of the answers; the questions were checked before.
+        return {}
+    return {"exact match": scores["exact_match"], "F1": scores["f1"]}
 
 
 def _calibrate(job: Job, source: reading.Checkpoint) -> str:
