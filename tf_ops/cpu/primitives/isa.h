@@ -47,7 +47,12 @@ constexpr GemmPrimitives kGemm = {
     kComputeType, kComputeType, kComputeType, kPair,     kWidth, 0,
     kRows,        kInnerChunk,  kPair,        NoScratch, Gemm,   MakePanel};
 #endif
+#ifdef FT_INT8_SIGNS
+// Two bytes an element while they are multiplied (PackRows).
+constexpr int64_t kIntInnerChunk = kInnerChunk * 2;
+#else
 constexpr int64_t kIntInnerChunk = kInnerChunk * 4 / static_cast<int64_t>(sizeof(Q));
+#endif
 #ifdef FT_AMX
 constexpr GemmPrimitives kIntGemm = {kIntType,  DataType::kInt8, kComputeType,   kIntPadding,
                                      kIntWidth, kHeaderBytes,    kTilePairRows,  kIntInnerChunk,
