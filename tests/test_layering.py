@@ -99,6 +99,7 @@ PYTHON_RULES["data"] = {"errors", "files", "models"}
 PYTHON_RULES["training"] = PYTHON_RULES["models"] - {"ops"} | {"models"}
 PYTHON_RULES["programs"] = PYTHON_RULES["training"] | {"data", "training", "loading"}
 PYTHON_RULES["programs"] |= {"__version__"}
+PYTHON_RULES["scaleout"] = PYTHON_RULES["programs"] | {"programs"}
 PYTHON_RULES["__init__"] = {"errors", "spec", "loading", "ops"}
 PROGRAM = PYTHON_RULES["quantization"] | {"quantization", "programs"}
 
