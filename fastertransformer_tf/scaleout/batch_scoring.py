@@ -235,9 +235,7 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
     folder = Path(os.path.abspath(values.output_dir))
     with _only_run(folder), local_ray.connected(values.address) as ray:
         workers, threads = _workers(values, ray)
-        job = Job(
-            factory, columns, str(folder), values.batch_tokens, values.batch_rows, threads
-        )
+        job = Job(factory, columns, str(folder), values.batch_tokens, values.batch_rows, threads)
         description = {
             "model": factory.identity(),
             "files": tables.file_states(files),

@@ -39,6 +39,10 @@ def connected(address: str | None) -> Iterator[Any]:
     Raises:
       UserError: Ray is not installed, or there is no such cluster.
     """
+    # What goes wrong is told as an error; Ray's notes about its own work are in its log files.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    for name in ("ray", "ray.data", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     ray = import_ray()
     try:
         ray.init(

@@ -176,12 +176,14 @@ class _Classifier:
         )
 
     def tokenize(self, texts: Texts) -> Tokens:
-        """As google's convert_single_example: [CLS] first [SEP], and second [SEP]."""
+        """As google's convert_single_example: [CLS] first [SEP], and second [SEP] if not empty."""
         if not 1 <= len(texts) <= 2:
             raise UserError(f"{len(texts)} texts, expected one or two")
         if len(texts) == 2 and self._segments < 2:
             raise UserError("the model cannot tell two texts apart, expected one")
         pieces = [self._tokenizer.tokenize(text) for text in texts]
+        if not pieces[-1]:
+            del pieces[1:]
         if len(pieces) == 2:
             self._library._truncate_seq_pair(pieces[0], pieces[1], self._most - 3)
         else:

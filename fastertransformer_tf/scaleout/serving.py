@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import contextlib
 import json
 import os
+import signal
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
@@ -203,9 +207,7 @@ def start(ray: Any, values: flags.FlagValues, factory: scorers.ScorerFactory) ->
         health_check_timeout_s=60,
     )
     limits = token_batcher.Limits(values.batch_tokens, values.batch_rows, values.wait_ms / 1000)
-    serve.start(
-        proxy_location="HeadOnly", http_options={"host": values.host, "port": values.port}
-    )
+    serve.start(proxy_location="HeadOnly", http_options={"host": values.host, "port": values.port})
     serve.run(
         deployment.bind(factory, threads, limits, values.request_texts),
         name=APPLICATION,
@@ -221,7 +223,7 @@ def run(values: flags.FlagValues) -> None:
       OSError: A file is not there.
     """
     factory = model_flags.factory(values)
-    with local_ray.connected(values.address) as ray:
+    with _told_to_end() as ended, local_ray.connected(values.address) as ray:
         from ray import serve
 
         try:
@@ -229,10 +231,20 @@ def run(values: flags.FlagValues) -> None:
         except RuntimeError as error:
             raise local_ray.cause_of(error) from error
         print(f"serving at http://{values.host}:{values.port}/score; Ctrl-C ends it", flush=True)
-        try:
-            while True:
-                time.sleep(3600)
-        except KeyboardInterrupt:
-            print("ending")
-        finally:
-            serve.shutdown()
+        ended.wait()
+        # Requests that are under way are answered first.
+        serve.shutdown()
+        print("ended")
+
+
+@contextlib.contextmanager
+def _told_to_end() -> Iterator[threading.Event]:
+    """An event that is set by Ctrl-C and by SIGTERM, while the block lasts."""
+    event = threading.Event()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: event.set()) for number in signals]
+    try:
+        yield event
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
