@@ -19,6 +19,7 @@ def import_ray() -> Any:
     """
     # Nobody is told how a program was used.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     try:
         import ray
     except ModuleNotFoundError as error:
@@ -41,8 +42,7 @@ def connected(address: str | None) -> Iterator[Any]:
     """
     # What goes wrong is told as an error; Ray's notes about its own work are in its log files.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    for name in ("ray", "ray.data", "ray.serve"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
     ray = import_ray()
     try:
         ray.init(
@@ -63,9 +63,11 @@ def cause_of(error: BaseException) -> BaseException:
     """What a worker raised, out of what Ray wraps around it."""
     seen = error
     while True:
-        inner = getattr(seen, "cause", None) or seen.__cause__
-        if not isinstance(inner, BaseException) or inner is seen:
+        # Ray's own class of a user's exception is of that exception's class, too.
+        wrapped = getattr(seen, "cause", None)
+        if wrapped is None and isinstance(seen, (UserError, OSError)):
             return seen
-        if isinstance(seen, UserError):
+        inner = wrapped or seen.__cause__
+        if not isinstance(inner, BaseException) or inner is seen:
             return seen
         seen = inner

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from absl import flags
 
 from fastertransformer_tf.programs import cli, model_flags
@@ -28,10 +30,11 @@ def factory(values: flags.FlagValues) -> scorers.ClassifierFactory:
       OSError: A file is not there.
     """
     cli.require_flags(values, ("init_checkpoint", "bert_config_file", "vocab_file"))
+    # A worker's working directory is another.
     made = scorers.ClassifierFactory(
-        checkpoint=values.init_checkpoint,
-        config_file=values.bert_config_file,
-        vocab_file=values.vocab_file,
+        checkpoint=os.path.abspath(values.init_checkpoint),
+        config_file=os.path.abspath(values.bert_config_file),
+        vocab_file=os.path.abspath(values.vocab_file),
         num_labels=values.num_labels,
         do_lower_case=values.do_lower_case,
         max_seq_length=values.max_seq_length,

@@ -196,8 +196,7 @@ def start(ray: Any, values: flags.FlagValues, factory: scorers.ScorerFactory) ->
             f"{values.replicas} replicas with {threads} threads each, but Ray has {cpus} "
             f"processors and {gpus} GPUs"
         )
-    deployment = serve.deployment(
-        Server,
+    deployed = serve.deployment(
         name="Server",
         num_replicas=values.replicas,
         max_ongoing_requests=values.ongoing,
@@ -205,11 +204,11 @@ def start(ray: Any, values: flags.FlagValues, factory: scorers.ScorerFactory) ->
         ray_actor_options={"num_cpus": threads, "num_gpus": 1 if values.gpu else 0},
         health_check_period_s=10,
         health_check_timeout_s=60,
-    )
+    )(Server)
     limits = token_batcher.Limits(values.batch_tokens, values.batch_rows, values.wait_ms / 1000)
     serve.start(proxy_location="HeadOnly", http_options={"host": values.host, "port": values.port})
     serve.run(
-        deployment.bind(factory, threads, limits, values.request_texts),
+        deployed.bind(factory, threads, limits, values.request_texts),
         name=APPLICATION,
         route_prefix="/",
     )

@@ -218,7 +218,7 @@ def _csv_rows(file: Path, shard: Shard, columns: Sequence[str]) -> list[tuple[st
             if column not in header:
                 raise _missing(file, column, header)
         places = [header.index(column) for column in columns]
-        rows = []
+        rows: list[tuple[str, ...]] = []
         for record in _csv_records(_Lines(stream, file, shard.offset)):
             if len(rows) == shard.rows:
                 break
