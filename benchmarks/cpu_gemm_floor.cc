@@ -4,6 +4,7 @@
 // cpu_gemm_floor BATCH SEQ LAYERS HEADS SIZE INNER float32|bfloat16 THREADS [INT8_MODE]
 // Prints one JSON object; times are medians in milliseconds for one forward pass of all layers.
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -130,6 +131,10 @@ int main(int argc, char** argv) {
   const ft::DataType left_dtype = primitives.gemm.activation;
   const auto left = Random(tokens * (std::max(inner, hidden) + 64), left_dtype);
   float* sums = static_cast<float*>(aligned(tokens * std::max(inner, 3 * hidden) * 4));
+  std::vector<void*> scratch;  // of each thread
+  for (int i = 0; i < threads; ++i) {
+    scratch.push_back(aligned(primitives.gemm.scratch_bytes(tokens, std::max(inner, hidden))));
+  }
   const int64_t per_layer = encoder->PreparedWeightBytes() / config.num_layers;
   for (const auto& product : products) {
     const int64_t panel_bytes = primitives.gemm.PanelBytes(product.k);
@@ -143,21 +148,26 @@ int main(int argc, char** argv) {
     const int64_t col_tasks = (product.n + col_block - 1) / col_block;
     products_ms += MedianMs([&] {
       for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-        pool.ParallelFor(row_tasks * col_tasks, [&](int64_t task) {
-          const int64_t row = task % row_tasks * row_block, col = task / row_tasks * col_block;
-          for (int64_t k = 0; k < product.k; k += primitives.gemm.inner_chunk) {
-            GemmArgs g;
-            g.a = left.data() + (row * product.k + k) * ft::SizeOf(left_dtype);
-            g.lda = product.k;
-            g.panels = panels + layer * per_layer + col / primitives.gemm.panel_width * panel_bytes;
-            g.panel_bytes = panel_bytes;
-            g.rows = std::min(row_block, tokens - row);
-            g.k = std::min(primitives.gemm.inner_chunk, product.k - k);
-            g.cols = std::min(col_block, product.n - col);
-            g.c = sums + row * product.n + col;
-            g.ldc = product.n;
-            g.first_k = k;
-            primitives.gemm.gemm(g);
+        std::atomic<int64_t> next{0};
+        pool.ParallelFor(threads, [&](int64_t worker) {
+          for (int64_t task; (task = next++) < row_tasks * col_tasks;) {
+            const int64_t row = task % row_tasks * row_block, col = task / row_tasks * col_block;
+            for (int64_t k = 0; k < product.k; k += primitives.gemm.inner_chunk) {
+              GemmArgs g;
+              g.a = left.data() + (row * product.k + k) * ft::SizeOf(left_dtype);
+              g.lda = product.k;
+              g.panels =
+                  panels + layer * per_layer + col / primitives.gemm.panel_width * panel_bytes;
+              g.panel_bytes = panel_bytes;
+              g.rows = std::min(row_block, tokens - row);
+              g.k = std::min(primitives.gemm.inner_chunk, product.k - k);
+              g.cols = std::min(col_block, product.n - col);
+              g.c = sums + row * product.n + col;
+              g.ldc = product.n;
+              g.first_k = k;
+              g.scratch = scratch[worker];
+              primitives.gemm.gemm(g);
+            }
           }
         });
       }
@@ -177,5 +187,6 @@ int main(int argc, char** argv) {
   std::free(packed);
   std::free(workspace);
   std::free(sums);
+  for (void* memory : scratch) std::free(memory);
   return status.ok() ? 0 : 1;
 }

@@ -101,10 +101,13 @@ class _TensorFlowSession(Engine):
 
     package = "tensorflow"
     session: tf.Session | None = None
+    # Calls that run at a time, of all sessions of a process.
+    concurrent_calls = 1
 
     def _config(self) -> tf.ConfigProto:
         return tf.ConfigProto(
-            intra_op_parallelism_threads=self.threads, inter_op_parallelism_threads=1
+            intra_op_parallelism_threads=self.threads,
+            inter_op_parallelism_threads=self.concurrent_calls,
         )
 
     def _build(self, hidden: tf.Tensor, batch: int | None) -> tuple[tf.Tensor, tf.Tensor]:

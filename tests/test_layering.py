@@ -99,6 +99,7 @@ PYTHON_RULES["data"] = {"errors", "files", "models"}
 PYTHON_RULES["training"] = PYTHON_RULES["models"] - {"ops"} | {"models"}
 PYTHON_RULES["programs"] = PYTHON_RULES["training"] | {"data", "training", "loading"}
 PYTHON_RULES["programs"] |= {"__version__"}
+PYTHON_RULES["scaleout"] = PYTHON_RULES["programs"] | {"programs"}
 PYTHON_RULES["keras_layers"] = PYTHON_RULES["models"] | {"models"}
 PYTHON_RULES["self_test"] = {"ops", "spec", "__version__"}
 PYTHON_RULES["text_model"] = PYTHON_RULES["programs"] | {"programs"}

@@ -16,8 +16,8 @@
 
 namespace ft {
 
-// kUint8 and kInt16 are internal to backends; no tensor of a caller has them.
-enum class DataType { kFloat32, kFloat16, kBFloat16, kInt32, kInt8, kInt64, kUint8, kInt16 };
+// kUint8 is internal to backends; no tensor of a caller has it.
+enum class DataType { kFloat32, kFloat16, kBFloat16, kInt32, kInt8, kInt64, kUint8 };
 
 // Bytes of one element.
 inline int64_t SizeOf(DataType dtype) {
@@ -27,7 +27,6 @@ inline int64_t SizeOf(DataType dtype) {
       return 4;
     case DataType::kFloat16:
     case DataType::kBFloat16:
-    case DataType::kInt16:
       return 2;
     case DataType::kInt8:
     case DataType::kUint8:
@@ -54,8 +53,6 @@ inline const char* Name(DataType dtype) {
       return "int64";
     case DataType::kUint8:
       return "uint8";
-    case DataType::kInt16:
-      return "int16";
   }
   return "unknown";
 }

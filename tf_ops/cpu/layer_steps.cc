@@ -63,7 +63,7 @@ void LayerSteps::PrepareInput(int64_t row, int64_t rows) const {
 }
 
 GemmArgs LayerSteps::Columns(const PanelMatrix& m, const Rows& a, int64_t row, int64_t rows,
-                             int64_t begin, int64_t end) const {
+                             int64_t begin, int64_t end, const WorkerScratch& s) const {
   GemmArgs g;
   g.a = a.At(row);
   g.lda = a.stride;
@@ -72,13 +72,15 @@ GemmArgs LayerSteps::Columns(const PanelMatrix& m, const Rows& a, int64_t row, i
   g.rows = rows;
   g.k = m.k;
   g.cols = end - begin;
+  g.scratch = s.gemm;
   return g;
 }
 
-void LayerSteps::Qkv(int64_t layer, int64_t row, int64_t rows, int64_t begin, int64_t end) const {
+void LayerSteps::Qkv(int64_t layer, int64_t row, int64_t rows, int64_t begin, int64_t end,
+                     const WorkerScratch& s) const {
   const PreparedLayer& w = layers_[layer];
   GemmArgs g =
-      Columns(w.qkv, integers() ? workspace_.x_int : InputOf(layer), row, rows, begin, end);
+      Columns(w.qkv, integers() ? workspace_.x_int : InputOf(layer), row, rows, begin, end, s);
   if (integers()) g.scale = w.qkv_scale + begin;
   g.out = workspace_.qkv.At(row, begin);
   g.ld_out = workspace_.qkv.stride;
@@ -107,14 +109,15 @@ void LayerSteps::Sum(GemmArgs g, const PanelMatrix& m, const float* scale, float
 void LayerSteps::Projection(int64_t layer, int64_t row, int64_t rows, int64_t begin, int64_t end,
                             const WorkerScratch& s) const {
   const PreparedLayer& w = layers_[layer];
-  Sum(Columns(w.projection, workspace_.context, row, rows, begin, end), w.projection,
+  Sum(Columns(w.projection, workspace_.context, row, rows, begin, end, s), w.projection,
       w.projection_scale, integers() ? w.scales->projection_unit : 0.0f, begin, s);
 }
 
 void LayerSteps::Intermediate(int64_t layer, int64_t rows, int64_t begin, int64_t end, int64_t at,
                               const WorkerScratch& s) const {
   const PreparedLayer& w = layers_[layer];
-  GemmArgs g = Columns(w.intermediate, integers() ? s.hidden_int : s.hidden, 0, rows, begin, end);
+  GemmArgs g =
+      Columns(w.intermediate, integers() ? s.hidden_int : s.hidden, 0, rows, begin, end, s);
   if (integers()) {
     g.scale = w.intermediate_scale + begin;
     g.out_scale = w.scales->inner_scale;
@@ -130,7 +133,7 @@ void LayerSteps::Intermediate(int64_t layer, int64_t rows, int64_t begin, int64_
 void LayerSteps::Output(int64_t layer, int64_t rows, int64_t begin, int64_t end, int64_t k,
                         int64_t num_k, const WorkerScratch& s) const {
   const PreparedLayer& w = layers_[layer];
-  GemmArgs g = Columns(w.output, s.inner, 0, rows, begin, end);
+  GemmArgs g = Columns(w.output, s.inner, 0, rows, begin, end, s);
   g.first_k = k;
   g.k = num_k;
   Sum(g, w.output, w.output_scale, integers() ? w.scales->product_unit : 0.0f, begin, s);

@@ -34,8 +34,10 @@ class LayerSteps {
   bool has_input_step() const { return converts() || integers(); }
   void PrepareInput(int64_t row, int64_t rows) const;
 
-  // Columns [begin, end) of the layer's queries, keys and values side by side.
-  void Qkv(int64_t layer, int64_t row, int64_t rows, int64_t begin, int64_t end) const;
+  // Columns [begin, end) of the layer's queries, keys and values side by side. Of `s` products use
+  // the memory for one call.
+  void Qkv(int64_t layer, int64_t row, int64_t rows, int64_t begin, int64_t end,
+           const WorkerScratch& s) const;
 
   // The steps from here on leave their results in `s`, the scratch of the rows from `row` on, for
   // the next one. Columns [begin, end) of the attention output product.
@@ -72,7 +74,7 @@ class LayerSteps {
   void ConvertOutput(int64_t layer, int64_t row, int64_t rows) const;
 
   GemmArgs Columns(const PanelMatrix& m, const Rows& a, int64_t row, int64_t rows, int64_t begin,
-                   int64_t end) const;
+                   int64_t end, const WorkerScratch& s) const;
   // `g` with float32 sums of the columns from `begin` on as its result; the last chunk's `scale`
   // and `rounded_unit` are INT8's.
   void Sum(GemmArgs g, const PanelMatrix& m, const float* scale, float rounded_unit, int64_t begin,

@@ -14,9 +14,9 @@ void ScheduleByRows(const LayerSteps& steps, int64_t num_threads, Phases* phases
   const AttentionTasks attention(steps, num_threads);
   const int64_t num_layers = steps.config().num_layers, num_blocks = steps.workspace().num_blocks;
   const int64_t hidden = steps.hidden();
-  phases->Add(num_blocks, [&steps, hidden](int64_t task, int) {
+  phases->Add(num_blocks, [&steps, hidden](int64_t task, int worker) {
     const auto [row, rows] = steps.Block(task);
-    steps.Qkv(0, row, rows, 0, 3 * hidden);
+    steps.Qkv(0, row, rows, 0, 3 * hidden, steps.workspace().workers[worker]);
   });
   for (int64_t l = 0; l < num_layers; ++l) {
     phases->Add(attention.count, [&steps, l, attention](int64_t task, int worker) {
@@ -35,7 +35,7 @@ void ScheduleByRows(const LayerSteps& steps, int64_t num_threads, Phases* phases
         steps.Output(l, rows, 0, hidden, k, end - k, s);
       }
       steps.OutputNorm(l, row, rows, s);
-      if (l + 1 < num_layers) steps.Qkv(l + 1, row, rows, 0, 3 * hidden);
+      if (l + 1 < num_layers) steps.Qkv(l + 1, row, rows, 0, 3 * hidden, s);
     });
   }
 }
@@ -73,42 +73,45 @@ void ScheduleByGrid(const LayerSteps& steps, int64_t num_threads, Phases* phases
   const EncoderConfig& config = steps.config();
   const int64_t hidden = steps.hidden(), inner = config.inner_size;
   const int64_t tokens = steps.batch().num_tokens, num_blocks = steps.workspace().num_blocks;
-  // work(row, rows, begin, end) for all parts of a product of n columns.
-  using Work = std::function<void(int64_t, int64_t, int64_t, int64_t)>;
+  // work(row, rows, begin, end, s) for all parts of a product of n columns.
+  using Work = std::function<void(int64_t, int64_t, int64_t, int64_t, const WorkerScratch&)>;
   const auto deal = [&](int64_t n) { return Grid(steps.primitives(), tokens, n, num_threads); };
   const Grid to_hidden = deal(hidden), to_qkv = deal(3 * hidden), to_inner = deal(inner);
   const auto product = [&](const Grid& grid, int64_t n, Work work) {
     const int64_t across = (n + grid.columns - 1) / grid.columns;
     const int64_t down = (tokens + grid.rows - 1) / grid.rows;
-    phases->Add(across * down, [n, tokens, down, grid, work](int64_t task, int) {
+    phases->Add(across * down, [&steps, n, tokens, down, grid, work](int64_t task, int worker) {
       const int64_t row = task % down * grid.rows, begin = task / down * grid.columns;
-      work(row, std::min(grid.rows, tokens - row), begin, std::min(n, begin + grid.columns));
+      work(row, std::min(grid.rows, tokens - row), begin, std::min(n, begin + grid.columns),
+           steps.workspace().From(row, worker));
     });
   };
   for (int64_t l = 0; l < config.num_layers; ++l) {
-    product(to_qkv, 3 * hidden, [&steps, l](int64_t row, int64_t rows, int64_t begin, int64_t end) {
-      steps.Qkv(l, row, rows, begin, end);
-    });
+    product(to_qkv, 3 * hidden,
+            [&steps, l](int64_t row, int64_t rows, int64_t begin, int64_t end,
+                        const WorkerScratch& s) { steps.Qkv(l, row, rows, begin, end, s); });
     phases->Add(attention.count, [&steps, l, attention](int64_t task, int worker) {
       steps.Attention(l, task, attention.splits, steps.workspace().workers[worker].attention);
     });
-    product(to_hidden, hidden, [&steps, l](int64_t row, int64_t rows, int64_t begin, int64_t end) {
-      steps.Projection(l, row, rows, begin, end, steps.workspace().whole.From(row));
-    });
-    phases->Add(num_blocks, [&steps, l](int64_t task, int) {
-      const auto [row, rows] = steps.Block(task);
-      steps.AttentionNorm(l, row, rows, steps.workspace().whole.From(row));
-    });
-    product(to_inner, inner, [&steps, l](int64_t row, int64_t rows, int64_t begin, int64_t end) {
-      steps.Intermediate(l, rows, begin, end, begin, steps.workspace().whole.From(row));
-    });
     product(to_hidden, hidden,
-            [&steps, l, inner](int64_t row, int64_t rows, int64_t begin, int64_t end) {
-              steps.Output(l, rows, begin, end, 0, inner, steps.workspace().whole.From(row));
-            });
-    phases->Add(num_blocks, [&steps, l](int64_t task, int) {
+            [&steps, l](int64_t row, int64_t rows, int64_t begin, int64_t end,
+                        const WorkerScratch& s) { steps.Projection(l, row, rows, begin, end, s); });
+    phases->Add(num_blocks, [&steps, l](int64_t task, int worker) {
       const auto [row, rows] = steps.Block(task);
-      steps.OutputNorm(l, row, rows, steps.workspace().whole.From(row));
+      steps.AttentionNorm(l, row, rows, steps.workspace().From(row, worker));
+    });
+    product(to_inner, inner,
+            [&steps, l](int64_t, int64_t rows, int64_t begin, int64_t end, const WorkerScratch& s) {
+              steps.Intermediate(l, rows, begin, end, begin, s);
+            });
+    product(to_hidden, hidden,
+            [&steps, l, inner](int64_t, int64_t rows, int64_t begin, int64_t end,
+                               const WorkerScratch& s) {
+              steps.Output(l, rows, begin, end, 0, inner, s);
+            });
+    phases->Add(num_blocks, [&steps, l](int64_t task, int worker) {
+      const auto [row, rows] = steps.Block(task);
+      steps.OutputNorm(l, row, rows, steps.workspace().From(row, worker));
     });
   }
 }

@@ -31,6 +31,12 @@ Workspace LayOutWorkspace(const EncoderConfig& config, const Primitives& primiti
     return Rows{arena.Take<char>(rows * stride * element_bytes), stride, element_bytes};
   };
   const bool integers = primitives.has_integers();
+  // Of one call of a product.
+  const int64_t gemm_rows =
+      std::min(w.num_tiles * gemm.row_multiple,
+               w.by_rows ? block_rows : std::max(gemm.row_multiple, primitives.schedule.grid_rows));
+  const int64_t gemm_bytes = gemm.scratch_bytes(
+      gemm_rows, std::max(hidden, std::min(gemm.inner_chunk, config.inner_size)));
   // What products read: rows of whole groups, which INT8's sizes need not be.
   const int64_t input_bytes = SizeOf(gemm.activation);
   const int64_t int_stride = PaddedStride(hidden, input_bytes);
@@ -57,6 +63,7 @@ Workspace LayOutWorkspace(const EncoderConfig& config, const Primitives& primiti
     if (w.by_rows) s = scratch(block_rows, std::min(gemm.inner_chunk, config.inner_size));
     s.attention =
         arena.Take(primitives.attention.scratch_bytes(batch.max_seq_len, config.head_size));
+    if (gemm_bytes > 0) s.gemm = arena.Take(gemm_bytes);
     w.workers.push_back(s);
   }
   w.bytes = arena.used();

@@ -21,6 +21,7 @@ struct WorkerScratch {
   Rows hidden_int;  // INT8: the integers of that
   Rows inner;       // the inner layer's columns that are alive at once; INT8: integers
   void* attention;
+  void* gemm;  // of one call of a product
 
   // The scratch of the rows from `row` on.
   WorkerScratch From(int64_t row) const {
@@ -44,6 +45,13 @@ struct Workspace {
   WorkerScratch whole;            // not by_rows
   std::vector<WorkerScratch> workers;
   int64_t bytes;
+
+  // Not by_rows: what `worker` computes the rows from `row` on with.
+  WorkerScratch From(int64_t row, int worker) const {
+    WorkerScratch s = whole.From(row);
+    s.gemm = workers[worker].gemm;
+    return s;
+  }
 };
 
 // Lays out what a batch needs in `base`; with null it counts.

@@ -1,4 +1,5 @@
-// Products with a right side in panels, and the making of panels.
+// Products of floats with a right side in panels, the making of panels, and what products of
+// integers share with them.
 // Textual, compiled once for each instruction set (isa.h): no include guard.
 // Steps of a sum that are added up in registers before they are added to the sum so far: float32
 // errors grow with the length of a chain of additions. Over 12 layers of BERT-base 128 gives 0.86
@@ -73,50 +74,6 @@ constexpr TileFn kTiles[] = {
 #endif
 };
 
-#ifndef FT_AMX
-// The same of integers: c[R, kWidth] = start + a[R, k] * panel[k, kWidth]. `start` is row i's from
-// i * ld_start on: one row for all, or c itself.
-template <int R>
-void IntTile(const Q* a, int64_t lda, const int8_t* panel, int64_t steps, const int32_t* start,
-             int64_t ld_start, int32_t* c, int64_t ldc, const char* prefetch,
-             int64_t prefetch_step) {
-  IntVec sum[R][2];
-#pragma GCC unroll 12
-  for (int i = 0; i < R; ++i) {
-    sum[i][0] = LoadInt(start + i * ld_start);
-    sum[i][1] = LoadInt(start + i * ld_start + kLanes);
-  }
-  for (int64_t s = 0; s < steps; ++s) {
-    __builtin_prefetch(prefetch, 0, 2);
-    prefetch += prefetch_step;
-    const Factor b0 = LoadColumns(panel), b1 = LoadColumns(panel + kGroup * kLanes);
-#pragma GCC unroll 12
-    for (int i = 0; i < R; ++i) {
-      int32_t group;
-      std::memcpy(&group, a + i * lda + kGroup * s, 4);
-      const Factor x = Repeat(group);
-      sum[i][0] = AddDot(sum[i][0], x, b0);
-      sum[i][1] = AddDot(sum[i][1], x, b1);
-    }
-    panel += kGroup * kWidth;
-  }
-#pragma GCC unroll 12
-  for (int i = 0; i < R; ++i) {
-    StoreInt(c + i * ldc, sum[i][0]);
-    StoreInt(c + i * ldc + kLanes, sum[i][1]);
-  }
-}
-
-using IntTileFn = void (*)(const Q*, int64_t, const int8_t*, int64_t, const int32_t*, int64_t,
-                           int32_t*, int64_t, const char*, int64_t);
-constexpr IntTileFn kIntTiles[] = {
-    IntTile<1>, IntTile<2>, IntTile<3>, IntTile<4>,  IntTile<5>,  IntTile<6>,
-#if FT_LANES == 16
-    IntTile<7>, IntTile<8>, IntTile<9>, IntTile<10>, IntTile<11>, IntTile<12>,
-#endif
-};
-#endif  // FT_AMX
-
 // Deals rows to the fewest tiles that hold them, equally but for one row: 13 rows are 7 + 6 and not
 // 12 + 1, as a tile of one row takes nearly the time of a full one.
 class RowTiles {
@@ -132,36 +89,37 @@ class RowTiles {
   int64_t count_, rows_, larger_;  // the first larger_ tiles have a row more
 };
 
-// out[rows, cols] = activation(x + bias) of a tile's sums x[rows, kWidth], which it overwrites, as
-// T or as integers. `bias` has kWidth elements.
-template <typename Out>
-void StoreActivated(const GemmArgs& g, float* x, const float* bias, int64_t rows, int64_t cols,
-                    Out* out) {
-  for (int64_t i = 0; i < rows; ++i, x += kWidth, out += g.ld_out) {
-    for (int64_t j = 0; j < kWidth; j += kLanes) {
-      Vec y = Load(x + j) + Load(bias + j);
-      if (g.apply_activation) y = Activate(y, g.activation);
-      if (cols == kWidth) {
-        StoreResult(out + j, y, g.out_scale);
-      } else {
-        Store(x + j, y);
-      }
-    }
-    if (cols < kWidth) {
-      for (int64_t j = 0; j < cols; ++j) PutResult(out + j, x[j], g.out_scale);
+// Writes the first `cols` of a row's vectors y(0), y(kLanes), ... as T or as integers.
+template <int64_t kTileWidth, typename Out, typename Y>
+inline void StoreRow(Y y, int64_t cols, float out_scale, Out* out) {
+#pragma GCC unroll 4
+  for (int64_t j = 0; j < kTileWidth; j += kLanes) {
+    if (j + kLanes <= cols) {
+      StoreResult(out + j, y(j), out_scale);
+    } else if (j < cols) {
+      alignas(64) float lanes[kLanes];
+      Store(lanes, y(j));
+      for (int64_t i = j; i < cols; ++i) PutResult(out + i, lanes[i - j], out_scale);
     }
   }
 }
 
-// Makes a tile's integer sums x[rows, kWidth] the numbers that they stand for, in place. `scale`
-// has kWidth elements.
-void ToReal(const GemmArgs& g, void* x, const float* scale, int64_t rows) {
-  int32_t* sums = static_cast<int32_t*>(x);
-  float* real = static_cast<float*>(x);
-  for (int64_t i = 0; i < rows * kWidth; i += kLanes) {
-    Vec y = __builtin_convertvector(LoadInt(sums + i), Vec) * Load(scale + i % kWidth);
-    if (g.rounded_unit != 0.0f) y = RoundToInt8(y) * g.rounded_unit;
-    Store(real + i, y);
+// out[rows, cols] = activation(x + bias) of a tile's sums [rows, kTileWidth], as T or as integers;
+// x(i) are those from element i of the tile on. `bias` has kTileWidth elements.
+template <int64_t kTileWidth, typename Out, typename X>
+void StoreActivated(const GemmArgs& g, X x, const float* bias, int64_t rows, int64_t cols,
+                    Out* out) {
+  // As a compiler does not know what a store of bytes changes.
+  const Activation activation = g.activation;
+  const bool activates = g.apply_activation;
+  const float out_scale = g.out_scale;
+  const int64_t ld_out = g.ld_out;
+  for (int64_t i = 0; i < rows; ++i, out += ld_out) {
+    const auto y = [&](int64_t j) {
+      const Vec sum = x(i * kTileWidth + j) + Load(bias + j);
+      return activates ? Activate(sum, activation) : sum;
+    };
+    StoreRow<kTileWidth>(y, cols, out_scale, out);
   }
 }
 
@@ -174,12 +132,12 @@ struct Prefetch {
         per_step(steps ? (per_tile + steps - 1) / steps : 0) {}
 };
 
-// Sums of earlier chunks, [rows, cols] from row `row` on, into a dense tile of kWidth columns, and
+// Sums of earlier chunks, [rows, cols] from row `row` on, into a dense tile of `width` columns, and
 // back.
 void CopySums(const GemmArgs& g, bool to_tile, int64_t row, int64_t rows, int64_t col, int64_t cols,
-              void* tile) {
+              void* tile, int64_t width) {
   for (int64_t i = 0; i < rows; ++i) {
-    char* const dense = static_cast<char*>(tile) + i * kWidth * 4;
+    char* const dense = static_cast<char*>(tile) + i * width * 4;
     char* const result = static_cast<char*>(g.c) + ((row + i) * g.ldc + col) * 4;
     std::memcpy(to_tile ? dense : result, to_tile ? result : dense, cols * 4);
   }
@@ -207,81 +165,22 @@ void Gemm(const GemmArgs& g) {
       const char* prefetch = last ? panel : panel + g.panel_bytes + tile * ahead.per_tile;
       float* c = direct ? static_cast<float*>(g.c) + row * g.ldc + col : buffer;
       const int64_t ldc = direct ? g.ldc : kWidth;
-      if (!direct && accumulate) CopySums(g, true, row, rows, col, cols, buffer);
+      if (!direct && accumulate) CopySums(g, true, row, rows, col, cols, buffer, kWidth);
       kTiles[rows - 1](static_cast<const T*>(g.a) + row * g.lda, g.lda,
                        reinterpret_cast<const T*>(panel), steps, c, ldc, accumulate, prefetch,
                        last ? 0 : ahead.per_step);
       if (direct) continue;
       if (g.out != nullptr) {
-        StoreActivated(g, buffer, bias, rows, cols, static_cast<T*>(g.out) + row * g.ld_out + col);
+        StoreActivated<kWidth>(
+            g, [&](int64_t i) { return Load(buffer + i); }, bias, rows, cols,
+            static_cast<T*>(g.out) + row * g.ld_out + col);
         continue;
       }
-      CopySums(g, false, row, rows, col, cols, buffer);
+      CopySums(g, false, row, rows, col, cols, buffer, kWidth);
     }
   }
 }
 #endif
-
-#ifdef FT_INT8_VNNI
-constexpr int64_t kHeaderBytes = kWidth * 4;
-#else
-constexpr int64_t kHeaderBytes = 0;
-#endif
-
-// What belongs to the columns [col, col + cols) of a panel of integers.
-struct IntColumns {
-  int64_t col, cols;
-  alignas(64) int32_t start[kWidth] = {};
-  alignas(64) float bias[kWidth] = {}, scale[kWidth] = {};
-  IntColumns(const GemmArgs& g, int64_t first, const char* header)
-      : col(first), cols(std::min(kWidth, g.cols - first)) {
-    if (kHeaderBytes > 0) std::memcpy(start, header, sizeof(start));
-    if (g.out != nullptr) std::memcpy(bias, g.bias + col, cols * 4);
-    if (g.scale != nullptr) std::memcpy(scale, g.scale + col, cols * 4);
-  }
-};
-
-// Writes what becomes of a tile's integer sums [rows, kWidth], which it overwrites.
-void StoreIntTile(const GemmArgs& g, const IntColumns& columns, int64_t row, int64_t rows,
-                  int32_t* sums) {
-  const int64_t col = columns.col, cols = columns.cols;
-  if (g.scale != nullptr) ToReal(g, sums, columns.scale, rows);
-  float* const real = reinterpret_cast<float*>(sums);
-  const int64_t at = row * g.ld_out + col;
-  if (g.out == nullptr) {
-    CopySums(g, false, row, rows, col, cols, sums);
-  } else if (g.out_scale != 0.0f) {
-    StoreActivated(g, real, columns.bias, rows, cols, static_cast<Q*>(g.out) + at);
-  } else {
-    StoreActivated(g, real, columns.bias, rows, cols, static_cast<T*>(g.out) + at);
-  }
-}
-
-#ifndef FT_AMX
-void IntGemm(const GemmArgs& g) {
-  if (g.rows == 0 || g.cols == 0) return;
-  const RowTiles tiles(g.rows);
-  const int64_t steps = (g.k + kGroup - 1) / kGroup;
-  const Prefetch ahead(steps * kGroup * kWidth, tiles.count(), steps);
-  alignas(64) int32_t buffer[kRows * kWidth];
-  for (int64_t col = 0; col < g.cols; col += kWidth) {
-    const char* header = static_cast<const char*>(g.panels) + col / kWidth * g.panel_bytes;
-    const char* panel = header + kHeaderBytes + g.first_k * kWidth;
-    const bool last = col + kWidth >= g.cols;
-    const IntColumns columns(g, col, header);
-    for (int64_t tile = 0, row = 0; tile < tiles.count(); row += tiles.rows(tile), ++tile) {
-      const int64_t rows = tiles.rows(tile);
-      const char* prefetch = last ? panel : panel + g.panel_bytes + tile * ahead.per_tile;
-      if (g.first_k > 0) CopySums(g, true, row, rows, col, columns.cols, buffer);
-      kIntTiles[rows - 1](static_cast<const Q*>(g.a) + row * g.lda, g.lda,
-                          reinterpret_cast<const int8_t*>(panel), steps,
-                          g.first_k > 0 ? buffer : columns.start, g.first_k > 0 ? kWidth : 0,
-                          buffer, kWidth, prefetch, last ? 0 : ahead.per_step);
-      StoreIntTile(g, columns, row, rows, buffer);
-    }
-  }
-}
-#endif  // FT_AMX
 
 void MakePanel(const PanelSource* sources, int64_t source_cols, DataType dtype, int64_t k,
                int64_t col, int64_t cols, void* panel) {
@@ -294,23 +193,4 @@ void MakePanel(const PanelSource* sources, int64_t source_cols, DataType dtype, 
       Put(row + j * kPair, ElementAt(source.data, dtype, s * source.ld + (col + j) % source_cols));
     }
   }
-}
-
-// From int8 sources; the header is what takes the activations' offset off again.
-void MakeIntPanel(const PanelSource* sources, int64_t source_cols, DataType, int64_t k, int64_t col,
-                  int64_t cols, void* panel) {
-  int8_t* const to = static_cast<int8_t*>(panel) + kHeaderBytes;
-  std::fill_n(to, AlignUp(k, kIntPadding) * kWidth, int8_t{0});
-  alignas(64) int32_t start[kWidth] = {};
-  for (int64_t s = 0; s < k; ++s) {
-    int8_t* row = to + (s - s % kGroup) * kWidth + s % kGroup;
-    for (int64_t j = 0; j < cols; ++j) {
-      const PanelSource& source = sources[(col + j) / source_cols];
-      const int8_t value =
-          static_cast<const int8_t*>(source.data)[s * source.ld + (col + j) % source_cols];
-      row[j * kGroup] = value;
-      start[j] -= kOffset * value;
-    }
-  }
-  if (kHeaderBytes > 0) std::memcpy(panel, start, sizeof(start));
 }

@@ -26,6 +26,7 @@ namespace {
 #include "tf_ops/cpu/primitives/math.h"
 #include "tf_ops/cpu/primitives/integers.h"
 #include "tf_ops/cpu/primitives/gemm.h"
+#include "tf_ops/cpu/primitives/int_gemm.h"
 #ifdef FT_AMX
 #include "tf_ops/cpu/primitives/tiles.h"
 #include "tf_ops/cpu/primitives/tile_gemm.h"
@@ -36,23 +37,30 @@ namespace {
 // clang-format on
 
 // The products of T, and of integers.
+int64_t NoScratch(int64_t, int64_t) { return 0; }
 #if defined(FT_AMX) && defined(FT_COMPUTE_BFLOAT16)
 constexpr GemmPrimitives kGemm = {
-    kComputeType,  kComputeType, kComputeType, kPair,           kWidth,   0,
-    kTilePairRows, kInnerChunk,  32,           TileGemm<false>, MakePanel};
+    kComputeType,  kComputeType, kComputeType, kPair,     kWidth,          0,
+    kTilePairRows, kInnerChunk,  32,           NoScratch, TileGemm<false>, MakePanel};
 #else
-constexpr GemmPrimitives kGemm = {kComputeType, kComputeType, kComputeType, kPair, kWidth,   0,
-                                  kRows,        kInnerChunk,  kPair,        Gemm,  MakePanel};
+constexpr GemmPrimitives kGemm = {
+    kComputeType, kComputeType, kComputeType, kPair,     kWidth, 0,
+    kRows,        kInnerChunk,  kPair,        NoScratch, Gemm,   MakePanel};
 #endif
-constexpr int64_t kIntInnerChunk = kInnerChunk * 4 / static_cast<int64_t>(sizeof(Q));
-#ifdef FT_AMX
-constexpr GemmPrimitives kIntGemm = {kIntType, DataType::kInt8, kComputeType,  kIntPadding,
-                                     kWidth,   kHeaderBytes,    kTilePairRows, kIntInnerChunk,
-                                     1,        TileGemm<true>,  MakeIntPanel};
+#ifdef FT_INT8_SIGNS
+// Two bytes an element while they are multiplied (PackRows).
+constexpr int64_t kIntInnerChunk = kInnerChunk * 2;
 #else
-constexpr GemmPrimitives kIntGemm = {kIntType, DataType::kInt8, kComputeType, kIntPadding,
-                                     kWidth,   kHeaderBytes,    kRows,        kIntInnerChunk,
-                                     1,        IntGemm,         MakeIntPanel};
+constexpr int64_t kIntInnerChunk = kInnerChunk * 4 / static_cast<int64_t>(sizeof(Q));
+#endif
+#ifdef FT_AMX
+constexpr GemmPrimitives kIntGemm = {kIntType,  DataType::kInt8, kComputeType,   kIntPadding,
+                                     kIntWidth, kHeaderBytes,    kTilePairRows,  kIntInnerChunk,
+                                     1,         IntScratchBytes, TileGemm<true>, MakeIntPanel};
+#else
+constexpr GemmPrimitives kIntGemm = {kIntType,  DataType::kInt8, kComputeType, kIntPadding,
+                                     kIntWidth, kHeaderBytes,    kIntRows,     kIntInnerChunk,
+                                     1,         IntScratchBytes, IntGemm,      MakeIntPanel};
 #endif
 
 #define FT_STRING2(x) #x

@@ -7,9 +7,9 @@
 // up: 1 of float32, 2 of bfloat16, 2 or 4 of int8. (Of int8 on tile registers rounded up to 64.)
 //
 // Products of integers have an int8 right side. Their left side, what docs/int8.md calls int8, is
-// stored as the instructions want it: as uint8, q + 128, where they multiply unsigned by signed
-// numbers, else widened to int16. The 128 is taken off again by the value that a column's sum
-// starts with, which stands before its panel.
+// stored as uint8, q + 128, where an instruction adds up products of unsigned and signed numbers
+// exactly. The 128 is taken off again by the value that a column's sum starts with, which stands
+// before its panel.
 #pragma once
 
 #include <cstdint>
@@ -55,6 +55,7 @@ struct GemmArgs {
   Activation activation = Activation::kGeluTanh;
   // If not 0, `out` gets integers: the results times this, rounded, in the activations' type.
   float out_scale = 0.0f;
+  void* scratch = nullptr;  // scratch_bytes
 };
 
 // Products of one combination of types; sums are float32, or int32 of integers.
@@ -68,6 +69,8 @@ struct GemmPrimitives {
   int64_t inner_chunk;
   // The lengths of sums have to be multiples of this.
   int64_t k_multiple;
+  // Of the memory that a call wants for itself.
+  int64_t (*scratch_bytes)(int64_t rows, int64_t k);
   void (*gemm)(const GemmArgs&);
   // One panel from rows [0,k) and columns [col, col + cols) of the `num_sources` matrices of
   // `source_cols` columns each that lie side by side; elements of `dtype`.

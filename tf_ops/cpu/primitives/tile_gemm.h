@@ -33,7 +33,7 @@ void TileRows(const GemmArgs& g, int64_t begin, int64_t end, int64_t rows) {
         start = result;
         ld_start = g.ldc;
       } else if (g.first_k > 0) {
-        CopySums(g, true, row, rows, col, cols, buffer);
+        CopySums(g, true, row, rows, col, cols, buffer, kWidth);
         start = buffer;
         ld_start = kWidth;
       }
@@ -49,10 +49,12 @@ void TileRows(const GemmArgs& g, int64_t begin, int64_t end, int64_t rows) {
       if (kIntegers) {
         StoreIntTile(g, columns, row, rows, buffer);
       } else if (g.out != nullptr) {
-        StoreActivated(g, reinterpret_cast<float*>(buffer), columns.bias, rows, cols,
-                       static_cast<T*>(g.out) + row * g.ld_out + col);
+        const float* const sums = reinterpret_cast<float*>(buffer);
+        StoreActivated<kWidth>(
+            g, [&](int64_t i) { return Load(sums + i); }, columns.bias, rows, cols,
+            static_cast<T*>(g.out) + row * g.ld_out + col);
       } else {
-        CopySums(g, false, row, rows, col, cols, buffer);
+        CopySums(g, false, row, rows, col, cols, buffer, kWidth);
       }
     }
   }

@@ -1,0 +1,246 @@
+"""The op where threads share CPUs: under a quota of CPU time, and in two sessions at once.
+
+Quota: the encoder with --threads threads in a process of a cgroup with a quota of --quota CPUs,
+against --quota threads without one; bursts of both in turn. A quota is only made where this process
+may make cgroups; else the result says why it was not measured.
+Sessions: two TensorFlow sessions with a model each, on the process's one pool of threads, called
+at once by two threads, against one of them alone; in turn.
+
+  python -m benchmarks.cpu_threads --shapes=1x128,8x128
+"""
+
+import contextlib
+import multiprocessing
+import pathlib
+import statistics
+import sys
+import threading
+import time
+from typing import Any
+
+from absl import app, flags
+from tqdm import tqdm
+
+from benchmarks import cpu_groups, engines, report
+from benchmarks.encoder_model import MODELS, random_batch
+from fastertransformer_tf.models.encoder_graphs import random_weights
+
+_MODEL = flags.DEFINE_enum("model", "bert-base", list(MODELS), "The encoder.")
+_SHAPES = flags.DEFINE_list("shapes", ["1x128", "8x128"], "Batch x sequence length.")
+_DTYPES = flags.DEFINE_list("dtypes", ["float32", "int8 mode 2"], "As benchmarks/engines.py.")
+_QUOTA = flags.DEFINE_integer("quota", 2, "CPUs of the quota, and threads without it.", 1)
+_THREADS = flags.DEFINE_integer("threads", 4, "Threads under the quota.", 1)
+_SESSION_THREADS = flags.DEFINE_integer("session_threads", 2, "Threads of the sessions' pool.", 1)
+_ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each side.", 1)
+_BURST = flags.DEFINE_float("burst", 1.5, "Seconds of a turn: many periods of a quota.", 0.1)
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", str(report.RESULTS), "Where the results go.")
+
+# Of a row's ratio: the quota's time over that without, at most; the sessions' throughput together
+# over one's, at least.
+QUOTA_LIMIT, SESSIONS_LIMIT = 1.10, 0.95
+
+_runs: list[engines.Run] = []  # of a process that measures
+
+
+class _SharingOp(engines.Op):
+    """The op, called by two threads at once."""
+
+    concurrent_calls = 2
+
+
+def _prepare(
+    model: str, dtype: str, shape: tuple[int, int], threads: int, sessions: int, group: str | None
+) -> None:
+    """Makes the sessions of a process, in a group before any of its threads starts."""
+    report.hide_gpus()
+    if group is not None:
+        cpu_groups.join(pathlib.Path(group))
+    for seed in range(sessions):
+        op = _SharingOp(MODELS[model], random_weights(MODELS[model], seed), dtype, threads)
+        op.compile(*shape)
+        _runs.append(op.bind(*random_batch(MODELS[model], *shape, "full")))
+    for run in _runs:
+        run()
+
+
+def _burst(seconds: float, sessions: int) -> float:
+    """Calls of all sessions a second, each called in a thread of its own for so long."""
+    calls = [0] * sessions
+    start = time.perf_counter()
+
+    def call(session: int) -> None:
+        while time.perf_counter() - start < seconds:
+            _runs[session]()
+            calls[session] += 1
+
+    threads = [threading.Thread(target=call, args=(i,)) for i in range(sessions)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(calls) / (time.perf_counter() - start)
+
+
+def _process(
+    stack: contextlib.ExitStack,
+    dtype: str,
+    shape: tuple[int, int],
+    threads: int,
+    sessions: int = 1,
+    group: pathlib.Path | None = None,
+) -> Any:  # noqa: ANN401 (multiprocessing's pools have no public type)
+    """A process with its sessions ready, until `stack` ends."""
+    arguments = (_MODEL.value, dtype, shape, threads, sessions, group and str(group))
+    pool = multiprocessing.get_context("spawn").Pool(1, _prepare, arguments)
+
+    def end() -> None:
+        pool.terminate()
+        pool.join()
+
+    stack.callback(end)
+    return pool
+
+
+def _alternate(sides: dict[str, Any], text: str) -> dict[str, list[float]]:
+    """Calls a second of each side in every turn; sides are (process, sessions called)."""
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in tqdm(range(-1, _ROUNDS.value), text, leave=False):  # the first turn warms up
+        for name, (pool, sessions) in sides.items():
+            rate = pool.apply(_burst, (_BURST.value, sessions))
+            if turn >= 0:
+                rates[name].append(rate)
+    return rates
+
+
+def measure_quota(dtype: str, shape: tuple[int, int]) -> dict[str, Any]:
+    """More threads than a quota has CPUs, against as many threads as it has."""
+    with contextlib.ExitStack() as stack:
+        group = stack.enter_context(cpu_groups.group_with_quota(_QUOTA.value))
+        few, many = f"{_QUOTA.value} threads", f"{_THREADS.value} threads, quota"
+        rates = _alternate(
+            {
+                few: (_process(stack, dtype, shape, _QUOTA.value), 1),
+                many: (_process(stack, dtype, shape, _THREADS.value, group=group), 1),
+            },
+            f"{dtype} {shape[0]}x{shape[1]}: quota",
+        )
+        throttled = cpu_groups.throttled_us(group)
+    ms = {name: 1000 / statistics.median(values) for name, values in rates.items()}
+    ratio = ms[many] / ms[few]
+    return {
+        "what": "quota",
+        "one_ms": round(ms[few], 2),
+        "other_ms": round(ms[many], 2),
+        "ratio": round(ratio, 3),
+        "limit": f"<= {QUOTA_LIMIT}",
+        "holds": ratio <= QUOTA_LIMIT,
+        "throttled_ms": round(throttled / 1000, 1),
+        "calls_per_second": rates,
+    }
+
+
+def measure_sessions(dtype: str, shape: tuple[int, int]) -> dict[str, Any]:
+    """Two sessions at once against one."""
+    with contextlib.ExitStack() as stack:
+        process = _process(stack, dtype, shape, _SESSION_THREADS.value, sessions=2)
+        rates = _alternate(
+            {"one session": (process, 1), "two sessions": (process, 2)},
+            f"{dtype} {shape[0]}x{shape[1]}: sessions",
+        )
+    one, two = (statistics.median(values) for values in rates.values())
+    return {
+        "what": "sessions",
+        "one_ms": round(1000 / one, 2),
+        "other_ms": round(1000 / two, 2),
+        "ratio": round(two / one, 3),
+        "limit": f">= {SESSIONS_LIMIT}",
+        "holds": two / one >= SESSIONS_LIMIT,
+        "calls_per_second": rates,
+    }
+
+
+def to_markdown(data: dict[str, Any]) -> str:
+    """The report."""
+    columns = ["what", "dtype", "shape", "one_ms", "other_ms", "ratio", "limit", "holds"]
+    rows = [[row.get(c) for c in columns] for row in data["rows"]]
+    notes = "".join(f"\n* not measured: {reason}" for reason in data["missing"])
+    return (
+        "# Threads that share CPUs\n\n"
+        + report.describe_header(data)
+        + f"{data['model']}, medians of {data['rounds']} turns of {data['burst_s']} s. "
+        f"quota: a call's time with {data['quota']} threads and no quota (one), and with "
+        f"{data['threads']} threads in a cgroup with a quota of {data['quota']} CPUs (other); "
+        "ratio: other over one. sessions: time for each call of one session alone (one) and of two "
+        f"at once (other), on one pool of {data['session_threads']} threads; ratio: the calls a "
+        f"second of two over those of one.\n{notes}\n\n" + report.markdown_table(columns, rows)
+    )
+
+
+def plot(data: dict[str, Any], path: pathlib.Path) -> None:
+    """Bars: each row's ratio beside its limit."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    kinds = [
+        ("quota", QUOTA_LIMIT, "time under the quota / without"),
+        ("sessions", SESSIONS_LIMIT, "throughput of two sessions / of one"),
+    ]
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for axis, (kind, limit, label) in zip(axes, kinds, strict=True):
+        rows = [row for row in data["rows"] if row["what"] == kind]
+        axis.bar([f"{row['dtype']}\n{row['shape']}" for row in rows], [r["ratio"] for r in rows])
+        axis.axhline(limit, color="grey", linewidth=0.8)
+        axis.set_ylabel(label)
+        axis.tick_params(axis="x", labelsize=8)
+    report.save_figure(figure, path)
+    pyplot.close(figure)
+
+
+def _parse_shape(text: str) -> tuple[int, int]:
+    batch, _, seq = text.partition("x")
+    if not (batch.isdecimal() and seq.isdecimal() and int(batch) and int(seq)):
+        raise app.UsageError(f"--shapes has {text!r}, expected BATCHxLENGTH such as 8x128")
+    return int(batch), int(seq)
+
+
+def main(argv: list[str]) -> None:
+    """Measures, writes JSON, Markdown and a plot, and fails where a limit is broken."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    shapes = [_parse_shape(text) for text in _SHAPES.value]
+    data: dict[str, Any] = {
+        **report.header(),
+        "model": _MODEL.value,
+        "quota": _QUOTA.value,
+        "threads": _THREADS.value,
+        "session_threads": _SESSION_THREADS.value,
+        "rounds": _ROUNDS.value,
+        "burst_s": _BURST.value,
+        "missing": [],
+        "rows": [],
+    }
+    for dtype in _DTYPES.value:
+        for shape in shapes:
+            for measure in (measure_quota, measure_sessions):
+                name = {"dtype": dtype, "shape": f"{shape[0]}x{shape[1]}"}
+                try:
+                    data["rows"].append(name | measure(dtype, shape))
+                except cpu_groups.GroupsUnavailable as error:
+                    reason = f"quota, as no cgroup can be made: {error}"
+                    if reason not in data["missing"]:
+                        data["missing"].append(reason)
+    path = report.result_path("cpu_threads", "json", _OUTPUT_DIR.value)
+    report.write_json(path, data)
+    report.write_text(path.with_suffix(".md"), to_markdown(data))
+    plot(data, path.with_suffix(".png"))
+    print(to_markdown(data))
+    print(f"Written: {path}, .md and .png beside it")
+    broken = [row for row in data["rows"] if not row["holds"]]
+    if broken:
+        sys.exit("Over the limit: " + ", ".join(f"{r['what']} {r['shape']}" for r in broken))
+
+
+if __name__ == "__main__":
+    app.run(main)
