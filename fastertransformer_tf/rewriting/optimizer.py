@@ -175,9 +175,16 @@ class _Rewriter:
         with self._model.session(self._meta) as session:
             self._answer(session, run, signatures, given, signature)
             for view, result, reached in found:
-                names = [name for name in run.given if not reached or name in reached]
+                if not result.encoders:
+                    continue
+                readers = {}
+                if self._precision.has_constants or self._precision.remove_padding:
+                    for name in set(run.given) & set(reached):
+                        readers[name] = values.Reader(
+                            view, self._tracer, session, signatures[name]
+                        )
                 for encoder in result.encoders:
-                    self._replace(session, view, encoder, names, run, report)
+                    self._replace(view, encoder, readers, run, report)
         for view, result, _ in found:
             if result.encoders:
                 self._write_back(view)
@@ -244,31 +251,28 @@ class _Rewriter:
 
     def _replace(
         self,
-        session: Any,
         view: views.View,
         encoder: encoders.Encoder,
-        names: Sequence[str],
+        readers: Mapping[str, values.Reader],
         run: _Run,
         report: reports.Report,
     ) -> None:
-        """Replaces one encoder."""
-        signatures = self._model.signatures(self._meta)
+        """Replaces one encoder, of which the readers are by the signatures that run it."""
         constants = None
         if self._precision.has_constants or self._precision.remove_padding:
-            if not names:
+            if not readers:
                 self._leave(view, encoder, "no signature that was run uses it", report)
                 return
-            reader = values.Reader(view, self._tracer, session, signatures[names[0]])
             if self._precision.has_constants:
+                name, reader = next(iter(readers.items()))
                 constants = values.constants(
-                    reader, encoder, self._precision, run.given[names[0]], self._ranges
+                    reader, encoder, self._precision, run.given[name], self._ranges
                 )
         done = replacing.replace(
             view, encoder, self._precision, constants, self._changed.graph_def
         )
         if done.padding_removed:
-            for name in names:
-                reader = values.Reader(view, self._tracer, session, signatures[name])
+            for name, reader in readers.items():
                 real = values.real_tokens(reader, encoder, run.given[name])
                 if real is not None:
                     run.real[name].append(real)

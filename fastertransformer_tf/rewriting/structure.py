@@ -259,11 +259,13 @@ def _step(
     if found:
         raise Mismatch(f"{what} is used by {len(found)} of {expected}, expected one")
     for op in others:
-        name = view.random_before(op)
-        if name:
-            raise Mismatch(f"dropout is on: {what} passes through {op.name} with {name}")
+        # The random numbers come in one or two ops later, after the scaling.
+        for later in (op, *(t.op for o in op.outputs[:1] for t in view.behind(o, 4))):
+            name = view.random_before(later, 4)
+            if name:
+                raise Mismatch(f"dropout is on: {what} passes through {op.name} with {name}")
     there = ", ".join(f"{op.name} ({op.type})" for op in others[:2]) or "nothing"
-    raise Mismatch(f"{what} is used by {there}, expected {expected}")
+    raise Mismatch(f"{what}: used by {there}, expected {expected}")
 
 
 def _next_product(view: views.View, tensor: tf.Tensor, what: str) -> Any:

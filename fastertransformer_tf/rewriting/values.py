@@ -26,7 +26,11 @@ _HIDDEN_ACT = {"gelu_tanh": "gelu"}
 
 
 class Reader:
-    """Reads values of one body of a model, whose session is open."""
+    """Reads values of one body of a model, whose session is open.
+
+    A function's body is imported into the model's graph, its arguments being the tensors that the
+    function is called with. To be made before the body is changed.
+    """
 
     def __init__(
         self,
@@ -44,89 +48,63 @@ class Reader:
           signature: Whose inputs samples are for.
         """
         self._view = view
-        self._tracer = tracer
         self._session = session
-        self._names = {tensor: name for name, tensor in signature.inputs.items()}
+        self._signature = signature
+        self._prefix = ""
         self._read: dict[str, np.ndarray] = {}
+        body = view.body
+        if not body.name:
+            return
+        inputs = set(signature.inputs.values())
+        given = {}
+        for index, argument in enumerate(body.arguments):
+            origins = tracer.origins(body.name, index)
+            if len(origins) > 1:
+                origins &= inputs
+            if len(origins) == 1 and "" not in origins:
+                given[f"{argument}:0"] = session.graph.get_tensor_by_name(origins.pop())
+        used = {bodies.tensor_name(i) for node in body.graph_def.node for i in node.input}
+        given = {name: tensor for name, tensor in given.items() if name in used}
+        with session.graph.as_default():
+            name = session.graph.unique_name(f"ft_{body.name}", mark_as_used=False)
+            tf.compat.v1.import_graph_def(body.graph_def, input_map=given, name=name)
+        self._given = given
+        self._prefix = f"{name}/"
 
     def weight(self, tensor: tf.Tensor) -> np.ndarray:
         """Returns the value of a constant or variable.
 
         Raises:
-          UserError: It is computed from some.
+          UserError: It is computed from some, or not the same in all calls of the function.
         """
-        if tensor.name not in self._read:
-            self._read[tensor.name] = self._value(tensor)
-        return self._read[tensor.name]
-
-    def _value(self, tensor: tf.Tensor) -> np.ndarray:
-        constant = tf.get_static_value(tensor)
-        if constant is not None:
-            return np.asarray(constant)
-        if not self._view.is_read(tensor.op):
+        if tensor.name in self._read:
+            return self._read[tensor.name]
+        if tensor.op.type != "Const" and not self._view.is_read(tensor.op):
             raise UserError(
                 f"the weight {tensor.name} is computed ({tensor.op.type}), expected a constant or a "
                 "variable where the op's weights are not float32"
             )
-        if not self._view.body.name:
-            return np.asarray(self._session.run(tensor.name))
-        read = {n.name: n for n in self._view.body.graph_def.node}[tensor.op.name]
-        argument = self._view.body.arguments.index(bodies.node_name(read.input[0]))
-        variable = self._tracer.variable(self._view.body.name, argument)
-        if variable is None:
-            raise UserError(
-                f"{self._view.body.name} is called with several variables for {tensor.name}, "
-                "expected one where the op's weights are not float32"
-            )
-        graph = self._session.graph
-        handle = graph.get_tensor_by_name(f"{variable.name}:0")
-        with graph.as_default():
-            dtype = bodies.dtype_of(variable)
-            value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype)
-        return np.asarray(self._session.run(value))
+        self._read[tensor.name] = self._run(tensor, {})
+        return self._read[tensor.name]
 
     def computed(self, tensor: tf.Tensor, samples: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Computes a tensor of the body from samples of the model's inputs.
+        """Computes a tensor of the body from samples of the signature's inputs.
 
         Raises:
           UserError: It depends on what is no input of the signature.
         """
-        if not self._view.body.name:
-            feeds = {t: samples[name] for t, name in self._names.items()}
-            return np.asarray(self._session.run(tensor.name, feeds))
-        given: dict[str, np.ndarray] = {}
-        for read in self._needed(tensor):
-            given[read.name] = self._given(read, samples)
-        with self._view.session():
-            return self._view.run(tensor, given)
+        return self._run(tensor, {self._signature.inputs[n]: v for n, v in samples.items()})
 
-    def _needed(self, tensor: tf.Tensor) -> list[tf.Tensor]:
-        """Lists the arguments and variables that a tensor is computed from."""
-        found: dict[str, tf.Tensor] = {}
-        todo, seen = [tensor], set()
-        while todo:
-            t = todo.pop()
-            if t.name in seen:
-                continue
-            seen.add(t.name)
-            if t.op.type == "Placeholder":
-                found[t.name] = t
-            todo += t.op.inputs
-        return list(found.values())
-
-    def _given(self, tensor: tf.Tensor, samples: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Returns the value of an argument or variable."""
-        if self._view.is_read(tensor.op):
-            return self.weight(tensor)
-        body = self._view.body
-        origins = self._tracer.origins(body.name, body.arguments.index(tensor.op.name))
-        names = {self._names.get(name) for name in origins} - {None}
-        if len(names) != 1 or tensor.dtype == tf.resource:
+    def _run(self, tensor: tf.Tensor, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
+        name = self._given.get(tensor.name) if self._prefix else None
+        try:
+            fetched = f"{self._prefix}{tensor.name}" if name is None else name
+            return np.asarray(self._session.run(fetched, dict(feeds)))
+        except tf.errors.InvalidArgumentError as error:
             raise UserError(
-                f"{tensor.op.name} of {body.name} is {sorted(origins)}, expected one input of the "
-                "signature"
-            )
-        return samples[str(names.pop())]
+                f"{tensor.name} of {self._view.body.name or 'the graph'} cannot be computed from "
+                f"the inputs {sorted(self._signature.inputs)}: {str(error).splitlines()[0]}"
+            ) from error
 
 
 def real_tokens(
