@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         build_mask_remove_padding,
         rebuild_padding,
     )
+    from fastertransformer_tf.rewriting.optimizer import optimize
 
 __version__ = "0.1.0"
 
@@ -33,11 +34,14 @@ __all__ = [
     "build_mask_remove_padding",
     "errors",
     "ops",
+    "optimize",
     "rebuild_padding",
     "spec",
 ]
 
 _MODULES = ("errors", "ops", "spec")
+# Where names are that are not of `ops`.
+_ELSEWHERE = {"optimize": "rewriting.optimizer"}
 
 
 def __getattr__(name: str) -> Any:
@@ -45,7 +49,8 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
     if name in __all__:
-        value = getattr(importlib.import_module(f"{__name__}.ops"), name)
+        module = _ELSEWHERE.get(name, "ops")
+        value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

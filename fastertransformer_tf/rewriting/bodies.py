@@ -30,6 +30,7 @@ class Body:
       arguments: Names of the placeholders that stand for a function's arguments, in order.
       results: Tensors that are used from outside: what a function returns, what signatures fetch.
       certain: `results` are all that is used from outside; false where they are a guess.
+      kept: Names of nodes that stay whether they are used or not, those of collections.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Body:
     arguments: list[str]
     results: list[str]
     certain: bool = True
+    kept: frozenset[str] = frozenset()
 
 
 def tensor_name(name: str) -> str:
@@ -89,7 +91,10 @@ def _output_names(
 
 
 def outer_body(
-    graph_def: graph_pb2.GraphDef, results: Iterable[str], certain: bool = True
+    graph_def: graph_pb2.GraphDef,
+    results: Iterable[str],
+    certain: bool = True,
+    kept: Iterable[str] = (),
 ) -> Body:
     """Makes the view of an outer graph, whose nodes it shares no memory with.
 
@@ -97,9 +102,11 @@ def outer_body(
       graph_def: The graph; functions are left out.
       results: Tensors that are used from outside.
       certain: They are all that is.
+      kept: Nodes that stay in any case.
     """
     nodes = graph_pb2.GraphDef(node=graph_def.node, versions=graph_def.versions)
-    return Body("", nodes, [], sorted({tensor_name(name) for name in results}), certain)
+    fetched = sorted({tensor_name(name) for name in results})
+    return Body("", nodes, [], fetched, certain, frozenset(kept))
 
 
 def function_body(

@@ -203,7 +203,7 @@ class _Rewriter:
         if any(node.op == "Softmax" for node in graph_def.node):
             fetched = [t for s in signatures.values() for t in s.outputs.values()]
             certain = self._model.has_certain_outputs(self._meta)
-            body = bodies.outer_body(graph_def, fetched, certain)
+            body = bodies.outer_body(graph_def, fetched, certain, _in_collections(self._meta))
             result.append((views.View(body, self._library, {}), list(signatures)))
         reached = {name: self._tracer.reached(s.outputs) for name, s in signatures.items()}
         for name, function in self._library.items():
@@ -310,6 +310,23 @@ class _Rewriter:
             return
         library = bodies.functions(graph_def)
         bodies.write_back(view.body, library[view.body.name], library)
+
+
+def _in_collections(meta: meta_graph_pb2.MetaGraphDef) -> set[str]:
+    """Names the nodes that the collections of a graph name, and the reads of its variables."""
+    names = {node.name for node in meta.graph_def.node}
+    variables = {node.name for node in meta.graph_def.node if node.op in views.VARIABLE_OPS}
+    found = {
+        bodies.node_name(name)
+        for collection in meta.collection_def.values()
+        for name in collection.node_list.value
+    }
+    found |= {
+        node.name
+        for node in meta.graph_def.node
+        if node.op == "Identity" and bodies.node_name(node.input[0]) in variables
+    }
+    return found & names
 
 
 def _mask_name(mask: masks.Mask) -> str:

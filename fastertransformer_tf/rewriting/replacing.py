@@ -324,11 +324,17 @@ def _inner_outputs(view: views.View, encoder: Encoder) -> list[int]:
     return sorted(outputs[name] for name in hit & set(outputs) if name != last)
 
 
-def _reached(body: bodies.Body, stop: Iterable[str]) -> set[str]:
-    """Names the nodes that the results of a body depend on; those before `stop` are left out."""
+def _reached(body: bodies.Body, stop: Iterable[str], also: Iterable[str] = ()) -> set[str]:
+    """Names the nodes that the results of a body depend on; those before `stop` are left out.
+
+    Args:
+      body: The nodes.
+      stop: Whose inputs do not count.
+      also: Nodes that count as results.
+    """
     nodes = {node.name: node for node in body.graph_def.node}
     ends = set(stop)
-    todo = [bodies.node_name(name) for name in body.results]
+    todo = [*also, *(bodies.node_name(name) for name in body.results)]
     todo += [n.name for n in body.graph_def.node if body.name and _has_effect(n)]
     seen: set[str] = set()
     while todo:
@@ -349,7 +355,7 @@ def _has_effect(node: node_def_pb2.NodeDef) -> bool:
 def _prune(view: views.View, encoder: Encoder) -> None:
     """Removes the nodes of the old layers that nothing needs any more, and their constants."""
     body = view.body
-    alive = _reached(body, stop=())
+    alive = _reached(body, stop=(), also=body.kept)
     between = _region(view, encoder)
     dead = {
         node.name

@@ -157,7 +157,8 @@ class View:
 
     def scalar(self, tensor: tf.Tensor) -> float | None:
         """Returns the value of a constant of one element; None of anything else."""
-        if not self.is_static(tensor):
+        # Of a larger tensor TensorFlow would not let us replace a value that it has been asked for.
+        if tensor.shape.num_elements() not in (None, 1) or not self.is_static(tensor):
             return None
         value = tf.get_static_value(tensor)
         return float(value.reshape(())) if value is not None and np.size(value) == 1 else None
@@ -196,9 +197,8 @@ class View:
                 found = self.source(t)
                 if found.name in cut_names:
                     continue
-                if found.op.type != "Const" or (found.shape.num_elements() or 0) > 1:
-                    if tf.get_static_value(found) is None or _is_weight(found):
-                        weights[found.name] = found
+                if found.dtype.is_floating and self._holds_weights(found):
+                    weights[found.name] = found
                 continue
             if op.type in _SHAPE_OPS and op.inputs[0].name not in inside:
                 shapes[op.inputs[0].name] = op.inputs[0]
@@ -208,6 +208,23 @@ class View:
             else:
                 todo += op.inputs
         return weights, shapes
+
+    def _holds_weights(self, tensor: tf.Tensor) -> bool:
+        """Whether a static tensor is made of what a model learns, not of single numbers alone."""
+        todo, seen = [tensor.op], set()
+        while todo:
+            op = todo.pop()
+            if op.name in seen:
+                continue
+            seen.add(op.name)
+            if self.is_read(op):
+                return True
+            if op.type == "Const":
+                output = op.outputs[0]
+                if output.dtype.is_floating and (output.shape.num_elements() or 0) > 1:
+                    return True
+            todo += [t.op for t in op.inputs]
+        return False
 
     def _descendants(self, cut_names: Iterable[str]) -> set[str]:
         """Names of all tensors that depend on some, these among them."""
@@ -246,11 +263,6 @@ class View:
                 return found[0].name
             level = list({t.op.name: t.op for o in level for t in o.inputs}.values())[:64]
         return None
-
-
-def _is_weight(tensor: tf.Tensor) -> bool:
-    """Whether a constant is one that a model learns: floating point, of several elements."""
-    return tensor.dtype.is_floating
 
 
 def is_random(op: Any) -> bool:
