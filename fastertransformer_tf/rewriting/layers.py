@@ -5,7 +5,22 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+
+
+# A number above this that is added to a score does not surely hide a key.
+HIGHEST_MASK = -1000.0
+# A number below this hides a score of any size from a softmax in float32, and is representable as
+# the op's mask in half precision: what is added is never less.
+LOWEST_MASK = -5e8
+
+
+def as_added(mask: np.ndarray) -> np.ndarray:
+    """Returns what a mask adds to the scores: itself, or of one of conditions what hides a key."""
+    if mask.dtype == bool:
+        return np.where(mask, np.float32(0), np.float32(LOWEST_MASK))
+    return mask
 
 
 class Mismatch(Exception):
@@ -20,7 +35,8 @@ class Attention:
       softmax: The op of the probabilities, [B,N,S,S].
       states: The layer's input, [B,S,H] or [B*S,H].
       weights: Op input (`attr_q_kernel`, ...) to the weight.
-      adders: What is added to the scaled scores, constants of one element left out.
+      adders: What is added to the scaled scores, constants of one element left out; or, of type
+        bool, what must hold for a score to stay.
       head_shape: The shape [B,S,N,D] that queries are brought to, where a Reshape does it.
       output: The projection with its bias.
     """
@@ -43,7 +59,7 @@ class Layer:
       states: Its input, [B,S,H] or [B*S,H], in front of all that only changes its shape.
       output: Its output, as the last layer norm gives it.
       weights: Op input to the weight as the graph uses it, all sixteen; kernels of any rank.
-      adders: What is added to the scaled scores.
+      adders: As of `Attention`.
       head_shape: As of `Attention`.
       heads: N.
       size: D.

@@ -14,16 +14,11 @@ import numpy as np
 import tensorflow as tf
 
 from fastertransformer_tf.rewriting import views
-from fastertransformer_tf.rewriting.layers import Mismatch
+from fastertransformer_tf.rewriting.layers import HIGHEST_MASK, LOWEST_MASK, Mismatch, as_added
 from fastertransformer_tf.rewriting.probes import Sizes
 
 # google's; the op adds (1 - mask) * this to the scores.
 GOOGLE = -10000.0
-# A smaller number than this hides a score of any size from a softmax in float32; those below it are
-# taken as it, so that they are representable in half precision as (1 - mask).
-LOWEST = -5e8
-# A number above this does not surely hide a key.
-_HIGHEST = -1000.0
 # How many ops may lie between the mask of tokens and what is added to the scores.
 _MOST_STEPS = 24
 
@@ -34,7 +29,7 @@ class TokenMask:
 
     Attributes:
       tensor: [B,S], 1 (or True) for tokens that may be seen, 0 for others.
-      added: What is added to the scores of the others, LOWEST or more.
+      added: What is added to the scores of the others, LOWEST_MASK or more.
     """
 
     tensor: tf.Tensor
@@ -46,7 +41,8 @@ class PairMask:
     """Keys are masked by query and key.
 
     Attributes:
-      adders: Their sum is 0 or at most -1000 for each pair; each broadcasts to [B,1,S,S].
+      adders: Their sum is 0 or at most -1000 for each pair; those of type bool hold for pairs that
+        may be seen. Each broadcasts to [B,1,S,S].
     """
 
     adders: tuple[tf.Tensor, ...]
@@ -79,7 +75,7 @@ def find_mask(
         for candidate in _token_candidates(view, adders[0]):
             added = _token_value(view, adders[0], candidate, sizes, rng)
             if added is not None:
-                found = TokenMask(candidate, max(added, LOWEST))
+                found = TokenMask(candidate, max(added, LOWEST_MASK))
         if found is not None:
             return found
     _check_pairs(view, adders, sizes, rng)
@@ -139,14 +135,14 @@ def _token_value(
             for t in shapes.values()
         }
         try:
-            actual = view.run(adder, {**feeds, mask.name: given}).astype(np.float64)
+            actual = as_added(view.run(adder, {**feeds, mask.name: given})).astype(np.float64)
             actual = np.broadcast_to(actual, [size.batch, 1, size.length, size.length])
         except (tf.errors.OpError, ValueError):
             return None
         if added is None:
             added = float(actual[0, 0, 0, 1])
         expected = (1.0 - given.astype(np.float64))[:, np.newaxis, np.newaxis, :] * added
-        if not _HIGHEST >= added > -np.inf or not np.allclose(actual, expected, rtol=1e-6, atol=0):
+        if not HIGHEST_MASK >= added > -np.inf or not np.allclose(actual, expected, rtol=1e-6, atol=0):
             return None
     return added
 
@@ -179,16 +175,16 @@ def _check_pairs(
                 value = rng.integers(0, 2, size.shape_of(tensor))
                 feeds[tensor.name] = value.astype(tensor.dtype.base_dtype.as_numpy_dtype)
             try:
-                actual = view.run(adder, feeds)
+                actual = as_added(view.run(adder, feeds))
             except (tf.errors.OpError, ValueError) as error:
                 reason = str(error).splitlines()[0]
                 raise Mismatch(f"{adder.name}, added to the scores, cannot be run: {reason}") from error
-            masks = (actual <= _HIGHEST) & np.isfinite(actual)
+            masks = (actual <= HIGHEST_MASK) & np.isfinite(actual)
             if not (masks | (actual == 0)).all():
                 bad = actual[~(masks | (actual == 0))].ravel()[0]
                 raise Mismatch(
                     f"{adder.name} adds {bad:g} to a score, expected 0 or a mask of at most "
-                    f"{_HIGHEST:g}"
+                    f"{HIGHEST_MASK:g}"
                 )
 
 

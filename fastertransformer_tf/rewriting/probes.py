@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from fastertransformer_tf import ops, spec
 from fastertransformer_tf.graphs import sessions
-from fastertransformer_tf.rewriting import structure, views
+from fastertransformer_tf.rewriting import layers, structure, views
 from fastertransformer_tf.rewriting.layers import Attention, Layer, Mismatch
 
 # A layer's output against the op's: both are float32, and leave a layer norm.
@@ -262,7 +262,7 @@ class Prober:
         """
         cuts = [layer.states, *layer.weights.values(), *layer.adders]
         try:
-            weights, shapes = self._view.leaves(layer.output, cuts)
+            weights, shapes = self._view.leaves(layer.output, cuts, layer.states)
         except views.Depends as error:
             raise Mismatch(f"the layer depends on more than its input and mask: {error}") from error
         if weights:
@@ -281,7 +281,7 @@ class Prober:
             for tensor in layer.adders:
                 value = self._random_adder(tensor, size)
                 given[tensor.name] = value
-                adder = adder + value
+                adder = adder + layers.as_added(value)
             self._compare(layer, x, adder, random, given)
 
     def _random_adder(self, tensor: tf.Tensor, sizes: Sizes) -> np.ndarray:
@@ -293,11 +293,13 @@ class Prober:
                 f"{tensor.name}, which is added to the scores, has shape {tensor.shape}, expected "
                 "one for all heads, [B,1,S,S]"
             )
-        if tensor.dtype != tf.float32:
-            raise Mismatch(f"{tensor.name} is {tensor.dtype.name}, expected float32")
+        if tensor.dtype not in (tf.float32, tf.bool):
+            raise Mismatch(f"{tensor.name} is {tensor.dtype.name}, expected float32 or bool")
         masked = self._rng.random(shape) < 0.4
         if shape:
             masked[..., 0] = False  # A row that is masked altogether is mostly rounding errors.
+        if tensor.dtype == tf.bool:
+            return ~masked
         return np.where(masked, np.float32(_MASKED), np.float32(0))
 
     def _compare(

@@ -13,7 +13,7 @@ from tensorflow.core.framework import graph_pb2, node_def_pb2
 from fastertransformer_tf import ops, spec
 from fastertransformer_tf.graphs import float_types
 from fastertransformer_tf.models import modeling
-from fastertransformer_tf.rewriting import bodies, masks, views
+from fastertransformer_tf.rewriting import bodies, layers, masks, views
 from fastertransformer_tf.rewriting.encoders import Encoder
 
 # Variables that are assigned by writing into the buffer that they have.
@@ -218,7 +218,10 @@ def _lengths_and_mask(
     if isinstance(mask, masks.PairMask):
         total = tf.zeros([], tf.float32)
         for index in range(len(mask.adders)):
-            total = tf.maximum(total + given[f"adder_{index}"], masks.LOWEST)
+            added = given[f"adder_{index}"]
+            if added.dtype == tf.bool:
+                added = tf.where(added, 0.0, layers.LOWEST_MASK)
+            total = tf.maximum(total + added, layers.LOWEST_MASK)
         pairs = tf.broadcast_to(total, tf.stack([shape[0], 1, shape[1], shape[1]]))
         return None, tf.cast(1 - pairs / masks.GOOGLE, dtype)
     return None, None

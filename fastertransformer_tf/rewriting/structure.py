@@ -6,6 +6,7 @@ not followed here: `probes` runs what was found and sees whether it is what it l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from fastertransformer_tf.rewriting.layers import Attention, Mismatch
 _PRODUCTS = frozenset("MatMul BatchMatMul BatchMatMulV2 BatchMatMulV3 Einsum".split())
 _SUMS = frozenset("Add AddV2 BiasAdd".split())
 _SCALINGS = frozenset("Mul RealDiv Div".split())
+_SELECTIONS = frozenset("Select SelectV2".split())
 # How far a search goes through what only changes shapes.
 _MOST_STEPS = 16
 
@@ -81,7 +83,7 @@ def _product_before(
             is_weight = [view.is_static(t) for t in op.inputs]
             return None if any(is_weight) or len(op.inputs) != 2 else op
         if op.type in ("Transpose", "ConjugateTranspose"):
-            _check_last_axis(op)
+            _check_last_axis(view, op)
             tensor = op.inputs[0]
         elif op.type in views.LAYOUT_OPS or op.type == "Cast":
             tensor = op.inputs[0]
@@ -113,6 +115,16 @@ def _product_before(
                 raise Mismatch(f"the scores pass through {op.name} ({op.type})" + _random(view, op))
             else:
                 return None
+        elif op.type in _SELECTIONS and _leads_to_product(view, op.inputs[1]):
+            hidden = view.scalar(op.inputs[2])
+            if hidden is None or not layers.HIGHEST_MASK >= hidden > -math.inf:
+                raise Mismatch(
+                    f"{op.name} puts {hidden} in the place of masked scores, expected a finite "
+                    f"number of at most {layers.HIGHEST_MASK:g}"
+                )
+            for condition in _conditions(op.inputs[0]):
+                _note(adders, condition)
+            tensor = op.inputs[1]
         elif any(_leads_to_product(view, t) for t in op.inputs):
             raise Mismatch(f"the scores pass through {op.name} ({op.type})" + _random(view, op))
         else:
@@ -125,15 +137,28 @@ def _note(adders: list[tf.Tensor] | None, adder: tf.Tensor) -> None:
         adders.append(adder)
 
 
-def _check_last_axis(transpose: Any) -> None:
+def _conditions(condition: tf.Tensor) -> list[tf.Tensor]:
+    """Splits a condition into those that must all hold, without such as always do."""
+    op = condition.op
+    if op.type == "LogicalAnd":
+        return [c for t in op.inputs for c in _conditions(t)]
+    if op.type == "OnesLike":
+        return []
+    if op.type == "Fill" and tf.get_static_value(op.inputs[1]) is not None:
+        return [] if bool(tf.get_static_value(op.inputs[1])) else [condition]
+    return [condition]
+
+
+def _check_last_axis(view: views.View, transpose: Any) -> None:
     """Refuses a transposition after which another axis is the last.
 
     Raises:
       Mismatch: Naming the axis.
     """
-    order = tf.get_static_value(transpose.inputs[1])
-    if order is not None and order[-1] != len(order) - 1:
-        raise Mismatch(f"softmax axis is {int(order[-1])}, expected -1")
+    if view.is_static(transpose.inputs[1]):
+        order = view.run(transpose.inputs[1], {})
+        if order[-1] != len(order) - 1:
+            raise Mismatch(f"softmax axis is {int(order[-1])}, expected -1")
 
 
 def _leads_to_product(view: views.View, tensor: tf.Tensor, steps: int = _MOST_STEPS) -> bool:
@@ -143,7 +168,7 @@ def _leads_to_product(view: views.View, tensor: tf.Tensor, steps: int = _MOST_ST
     op = tensor.op
     if op.type in _PRODUCTS:
         return not any(view.is_static(t) for t in op.inputs)
-    passes = views.LAYOUT_OPS | _SUMS | _SCALINGS | {"Cast", "Sub", "Tanh", "SelectV2", "Select"}
+    passes = views.LAYOUT_OPS | _SUMS | _SCALINGS | _SELECTIONS | {"Cast", "Sub", "Tanh"}
     if op.type not in passes:
         return False
     inputs = op.inputs[:1] if op.type in views.LAYOUT_OPS else op.inputs

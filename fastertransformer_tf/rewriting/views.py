@@ -170,9 +170,15 @@ class View:
     # ---- What a part of the graph depends on -----------------------------------------------------
 
     def leaves(
-        self, tensor: tf.Tensor, cuts: Iterable[tf.Tensor]
+        self, tensor: tf.Tensor, cuts: Sequence[tf.Tensor], data: tf.Tensor | None = None
     ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
         """Finds what a tensor depends on besides `cuts`.
+
+        Args:
+          tensor: The tensor.
+          cuts: Where to stop.
+          data: That of `cuts` whose shape others get theirs from; all of them when None. A tensor
+            that does not depend on it is one of those whose shape is to be given.
 
         Returns:
           Weights, the static tensors of several elements or of variables; and tensors of which only
@@ -182,7 +188,7 @@ class View:
           Depends: On anything else, or on random numbers.
         """
         cut_names = {t.name for t in cuts}
-        inside = self._descendants(cut_names)
+        inside = cut_names | self._descendants(cut_names if data is None else {data.name})
         weights: dict[str, tf.Tensor] = {}
         shapes: dict[str, tf.Tensor] = {}
         seen: set[str] = set()
