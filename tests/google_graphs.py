@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import json
 import pathlib
 import types
 from typing import Any
@@ -21,7 +22,9 @@ tf1 = tf.compat.v1
 
 def _dense(inputs, units, activation=None, kernel_initializer=None, name=None):
     with tf1.variable_scope(name, default_name="dense"):
-        kernel = tf1.get_variable("kernel", [inputs.shape[-1], units], initializer=kernel_initializer)
+        kernel = tf1.get_variable(
+            "kernel", [inputs.shape[-1], units], initializer=kernel_initializer
+        )
         bias = tf1.get_variable("bias", [units], initializer=tf1.zeros_initializer())
         output = tf.nn.bias_add(tf.matmul(inputs, kernel), bias)
         return output if activation is None else activation(output)
@@ -187,3 +190,14 @@ def run_frozen(path, given, outputs):
     with tf.Graph().as_default(), tf1.Session() as session:
         tf1.import_graph_def(graph_def, name="")
         return session.run(list(outputs), {f"{k}:0": v for k, v in given.items()})
+
+
+def export_classifier(prefix, config_file, folder):
+    """Writes a SavedModel of run_classifier.py's model with the weights of its checkpoint."""
+    config = json.loads(pathlib.Path(config_file).read_text())
+    known = modeling().BertConfig(1).to_dict()
+    with tf.Graph().as_default(), tf1.Session() as session:
+        tensors = inputs()
+        logits = classifier(bert(tensors, **{k: v for k, v in config.items() if k in known}))
+        tf1.train.Saver().restore(session, str(prefix))
+        save(session, folder, tensors, {"logits": logits})

@@ -56,9 +56,7 @@ def functions(graph_def: graph_pb2.GraphDef) -> dict[str, function_pb2.FunctionD
     return {f.signature.name: f for f in graph_def.library.function}
 
 
-def _op_def(
-    op: str, library: Mapping[str, function_pb2.FunctionDef]
-) -> op_def_pb2.OpDef:
+def _op_def(op: str, library: Mapping[str, function_pb2.FunctionDef]) -> op_def_pb2.OpDef:
     """Finds the definition of an op, which may be a function.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import tensorflow as tf
@@ -38,8 +39,24 @@ class Found:
     left: list[layers.LeftAlone] = dataclasses.field(default_factory=list)
 
 
-def find(view: views.View) -> Found:
-    """Finds the encoders of a body, and proves that the op computes the same."""
+# Passes an iterable on and shows how far it is; the text says what is done.
+Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+
+
+def silent(items: Iterable[Any], text: str) -> Iterable[Any]:
+    """Shows nothing."""
+    del text
+    return items
+
+
+def find(view: views.View, progress: Progress = silent, assume_real_tokens: bool = False) -> Found:
+    """Finds the encoders of a body, and proves that the op computes the same.
+
+    Args:
+      view: The body.
+      progress: Shows how far it is.
+      assume_real_tokens: As of `probes.find_layer`.
+    """
     result = Found()
     with view.session():
         prober = probes.Prober(view)
@@ -48,12 +65,11 @@ def find(view: views.View) -> Found:
             for op in view.graph.get_operations()
             if op.type == "Softmax" and structure.is_attention(view, op)
         ]
-        for softmax, label in zip(softmaxes, _labels(softmaxes), strict=True):
+        labelled = list(zip(softmaxes, _labels(softmaxes), strict=True))
+        for softmax, label in progress(labelled, "checking layers"):
             try:
-                layer = probes.find_layer(prober, view, softmax, label)
-                sizes = [
-                    probes.Sizes(b, s, layer.hidden) for b, s in _mask_sizes(view, layer)
-                ]
+                layer = probes.find_layer(prober, view, softmax, label, assume_real_tokens)
+                sizes = [probes.Sizes(b, s, layer.hidden) for b, s in _mask_sizes(view, layer)]
                 mask = masks.find_mask(view, layer.adders, sizes)
             except layers.Mismatch as error:
                 result.left.append(layers.LeftAlone(label, softmax.name, str(error)))
@@ -83,9 +99,7 @@ def _mask_sizes(view: views.View, layer: layers.Layer) -> list[tuple[int, int]]:
     return list(dict.fromkeys((batch or b, length or s) for b, s in ((3, 6), (2, 9))))
 
 
-def _join(
-    view: views.View, encoders: list[Encoder], layer: layers.Layer, mask: masks.Mask
-) -> None:
+def _join(view: views.View, encoders: list[Encoder], layer: layers.Layer, mask: masks.Mask) -> None:
     """Adds a layer to the encoder that it goes on from, or begins another."""
     for encoder in encoders:
         last = encoder.layers[-1]

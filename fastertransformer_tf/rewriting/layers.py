@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-
 # A number above this that is added to a score does not surely hide a key.
 HIGHEST_MASK = -1000.0
 # A number below this hides a score of any size from a softmax in float32, and is representable as
@@ -39,6 +38,9 @@ class Attention:
         bool, what must hold for a score to stay.
       head_shape: The shape [B,S,N,D] that queries are brought to, where a Reshape does it.
       output: The projection with its bias.
+      key_axis: The axis of the product of queries and keys that the softmax is over; -1 where
+        nothing is transposed in between.
+      zeroed: Queries that may see no key get probabilities of 0, not the same for all keys.
     """
 
     softmax: Any
@@ -47,6 +49,8 @@ class Attention:
     adders: list[tf.Tensor]
     head_shape: tf.Tensor | None
     output: tf.Tensor
+    key_axis: int
+    zeroed: bool
 
 
 @dataclasses.dataclass

@@ -142,7 +142,9 @@ def _token_value(
         if added is None:
             added = float(actual[0, 0, 0, 1])
         expected = (1.0 - given.astype(np.float64))[:, np.newaxis, np.newaxis, :] * added
-        if not HIGHEST_MASK >= added > -np.inf or not np.allclose(actual, expected, rtol=1e-6, atol=0):
+        if not HIGHEST_MASK >= added > -np.inf or not np.allclose(
+            actual, expected, rtol=1e-6, atol=0
+        ):
             return None
     return added
 
@@ -177,8 +179,10 @@ def _check_pairs(
             try:
                 actual = as_added(view.run(adder, feeds))
             except (tf.errors.OpError, ValueError) as error:
-                reason = str(error).splitlines()[0]
-                raise Mismatch(f"{adder.name}, added to the scores, cannot be run: {reason}") from error
+                reason = views.reason_of(error)
+                raise Mismatch(
+                    f"{adder.name}, added to the scores, cannot be run: {reason}"
+                ) from error
             masks = (actual <= HIGHEST_MASK) & np.isfinite(actual)
             if not (masks | (actual == 0)).all():
                 bad = actual[~(masks | (actual == 0))].ravel()[0]

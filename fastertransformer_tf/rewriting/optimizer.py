@@ -42,7 +42,9 @@ def optimize(
     signature: str | None = None,
     outputs: Sequence[str] = (),
     all_functions: bool = False,
+    assume_real_tokens: bool = False,
     write_report: bool = True,
+    progress: encoders.Progress = encoders.silent,
 ) -> reports.Report:
     """Finds the BERT encoders of a model and writes the model with the op in their place.
 
@@ -68,8 +70,12 @@ def optimize(
       outputs: Of a graph without signatures: the tensors that are fetched; its ends when empty.
       all_functions: Replace encoders in functions, too, that no signature runs (Keras' own of a
         SavedModel); those are proven layer by layer, but not run as a whole. float32 with padding.
+      assume_real_tokens: Every sequence has at least one token that is not masked. Keras 3's
+        attention gives others a context of 0, which the op does not.
       write_report: Write `<destination>.optimize.json` and, where matplotlib is installed, a bar
         chart of times, `<destination>.optimize.png`.
+      progress: Called with an iterable and what is done with it; returns what to iterate over, as
+        tqdm does.
 
     Returns:
       What was done and left, layer by layer, how close the outputs are, and the times.
@@ -95,12 +101,15 @@ def optimize(
     if isinstance(sample_inputs, (str, os.PathLike)):
         sample_inputs = samples.load(sample_inputs)
     model = sources.read(source, outputs)
-    report = reports.Report(str(source), str(destination), model.kind, dataclasses.asdict(precision))
+    report = reports.Report(
+        str(source), str(destination), model.kind, dataclasses.asdict(precision)
+    )
     runs: list[_Run] = []
     for index, meta in enumerate(model.metas):
         changed = meta_graph_pb2.MetaGraphDef()
         changed.CopyFrom(meta)
         rewriter = _Rewriter(model, meta, changed, precision, ranges, all_functions)
+        rewriter.progress, rewriter.assume_real_tokens = progress, assume_real_tokens
         runs.append(rewriter.run(sample_inputs, signature, report))
         model.metas[index] = changed
     if not report.encoders:
@@ -155,6 +164,8 @@ class _Rewriter:
         self._precision = precision
         self._ranges = ranges
         self._all_functions = all_functions
+        self.progress: encoders.Progress = encoders.silent
+        self.assume_real_tokens = False
         self._tracer = sources.Tracer(meta)
         self._library = bodies.functions(meta.graph_def)
 
@@ -166,9 +177,18 @@ class _Rewriter:
     ) -> _Run:
         """Finds and replaces the encoders of the graph; notes all in the report."""
         signatures = self._model.signatures(self._meta)
-        found = [(view, encoders.find(view), reached) for view, reached in self._views(signatures)]
+        if self._model.kind == "SavedModel" and sources.GRAPH in signatures:
+            raise UserError(
+                f"source {self._model.path} has no signature, expected one that can be run: save "
+                "it with signatures"
+            )
+        found = [
+            (view, encoders.find(view, self.progress, self.assume_real_tokens), reached)
+            for view, reached in self._views(signatures)
+        ]
         for view, result, _ in found:
-            report.left += [reports.Left(view.body.name, x.label, x.softmax, x.reason) for x in result.left]
+            for x in result.left:
+                report.left.append(reports.Left(view.body.name, x.label, x.softmax, x.reason))
         run = _Run(self._model, self._meta, {}, {}, {})
         if not any(result.encoders for _, result, _ in found):
             return run
@@ -180,9 +200,7 @@ class _Rewriter:
                 readers = {}
                 if self._precision.has_constants or self._precision.remove_padding:
                     for name in set(run.given) & set(reached):
-                        readers[name] = values.Reader(
-                            view, self._tracer, session, signatures[name]
-                        )
+                        readers[name] = values.Reader(view, self._tracer, session, signatures[name])
                 for encoder in result.encoders:
                     self._replace(view, encoder, readers, run, report)
         for view, result, _ in found:
@@ -246,7 +264,7 @@ class _Rewriter:
             run.real[name] = []
         if not run.given:
             raise UserError(
-                f"the samples fit none of the signatures {sorted(signatures)}, expected those of one"
+                f"the samples fit none of the signatures {sorted(signatures)}, expected one's"
             )
 
     def _replace(
@@ -268,9 +286,7 @@ class _Rewriter:
                 constants = values.constants(
                     reader, encoder, self._precision, run.given[name], self._ranges
                 )
-        done = replacing.replace(
-            view, encoder, self._precision, constants, self._changed.graph_def
-        )
+        done = replacing.replace(view, encoder, self._precision, constants, self._changed.graph_def)
         if done.padding_removed:
             for name, reader in readers.items():
                 real = values.real_tokens(reader, encoder, run.given[name])
@@ -363,4 +379,3 @@ def _verify(
             times = verification.milliseconds([(old, before[name]), (new, after[name])], given)
             shapes = {key: list(value.shape) for key, value in given.items()}
             report.times.append(reports.Times(name, shapes, *times))
-

@@ -27,6 +27,8 @@ _ACTIVATION_TOLERANCE = 1e-5
 _NORM_TOLERANCE = 2e-4
 # How many ops a layer norm or an activation may consist of.
 _MOST_OPS = 40
+# How many values an activation is compared in.
+_MOST_VALUES = 4096
 # What is added to a score that is masked in the probes: google's.
 _MASKED = -10000.0
 
@@ -63,7 +65,9 @@ class Sizes:
         defaults = known.get(shape.rank, [self.batch, *[self.length] * (shape.rank - 1)])
         if shape.rank == 4:
             defaults[1] = 1
-        return [default if dim is None else dim for dim, default in zip(dims, defaults, strict=True)]
+        return [
+            default if dim is None else dim for dim, default in zip(dims, defaults, strict=True)
+        ]
 
     @property
     def rows(self) -> int:
@@ -156,9 +160,7 @@ class Prober:
         against.
         """
         values = {gamma.name: 1 + self._normal(sizes.hidden), beta.name: self._normal(sizes.hidden)}
-        shaped = {
-            t.name: values[t.name].reshape(self._known_shape(t)) for t in (gamma, beta)
-        }
+        shaped = {t.name: values[t.name].reshape(self._known_shape(t)) for t in (gamma, beta)}
         candidates = self._small_constants(output, total)
         shape = sizes.shape_of(total)
         for scale in (1.0, *(math.sqrt(c) for c in candidates)):
@@ -207,7 +209,9 @@ class Prober:
           Mismatch: It is not fully known.
         """
         if not tensor.shape.is_fully_defined():
-            raise Mismatch(f"the weight {tensor.name} has shape {tensor.shape}, expected a known one")
+            raise Mismatch(
+                f"the weight {tensor.name} has shape {tensor.shape}, expected a known one"
+            )
         return list(tensor.shape)
 
     # ---- Activation ------------------------------------------------------------------------------
@@ -239,12 +243,13 @@ class Prober:
             shape[0] = sizes.rows
         x = self._rng.uniform(-6, 6, shape).astype(np.float32)
         feeds = {**self._shape_feeds(shapes.values(), sizes), before.name: x}
-        actual = self._view.run(after, feeds).astype(np.float64)
+        actual = self._view.run(after, feeds)
+        if actual.size != x.size:
+            raise Mismatch(f"the activation makes {list(actual.shape)} of {list(x.shape)}")
+        # The whole layer is compared with the op afterwards: here some values are enough.
+        given, got = (t.ravel()[:_MOST_VALUES].astype(np.float64) for t in (x, actual))
         for name, function in _ACTIVATIONS.items():
-            expected = function(x.astype(np.float64))
-            if actual.size == expected.size and np.allclose(
-                actual.ravel(), expected.ravel(), rtol=0, atol=_ACTIVATION_TOLERANCE
-            ):
+            if np.allclose(got, function(given), rtol=0, atol=_ACTIVATION_TOLERANCE):
                 if name in _OP_ACTIVATIONS:
                     return name
                 raise Mismatch(
@@ -317,7 +322,7 @@ class Prober:
         try:
             actual = self._view.run(layer.output, feeds)
         except (tf.errors.OpError, ValueError) as error:
-            text = str(error).splitlines()[0]
+            text = views.reason_of(error)
             raise Mismatch(f"the layer does not run by itself: {text}") from error
         if actual.size != x.size:
             raise Mismatch(f"the layer's output has shape {list(actual.shape)}")
@@ -350,8 +355,17 @@ def _op_output(
             return session.run(output)
 
 
-def find_layer(prober: Prober, view: views.View, softmax: Any, label: str) -> Layer:
+def find_layer(
+    prober: Prober, view: views.View, softmax: Any, label: str, assume_real_tokens: bool = False
+) -> Layer:
     """Finds the layer around a softmax and proves that the op computes it.
+
+    Args:
+      prober: Of the graph.
+      view: The graph.
+      softmax: The op.
+      label: What reports call the layer.
+      assume_real_tokens: Every query sees a key: what the graph does with others does not matter.
 
     Raises:
       Mismatch: It is none, with the reason.
@@ -359,6 +373,11 @@ def find_layer(prober: Prober, view: views.View, softmax: Any, label: str) -> La
     attention = structure.find_attention(view, softmax)
     if attention.states.dtype != tf.float32:
         raise Mismatch(f"it computes in {attention.states.dtype.name}, expected float32")
+    if attention.zeroed and not assume_real_tokens:
+        raise Mismatch(
+            "queries that see no key at all get probabilities of 0, the op's attend evenly "
+            "(assume_real_tokens says that every sequence has a real token)"
+        )
     sizes = prober.sizes(attention)
     weights = dict(attention.weights)
     total = structure.residual_sum(
@@ -402,7 +421,9 @@ def find_layer(prober: Prober, view: views.View, softmax: Any, label: str) -> La
             reasons.append(str(error))
         else:
             return layer
-    raise Mismatch(reasons[0])
+    # Where the product's axes are in another order the softmax may be over the right one or not.
+    axis = f"softmax axis is {4 + attention.key_axis}, expected -1: "
+    raise Mismatch((axis if attention.key_axis != -1 else "") + reasons[0])
 
 
 def _check_shapes(weights: dict[str, tf.Tensor], hidden: int, inner: int) -> None:
@@ -420,9 +441,7 @@ def _check_shapes(weights: dict[str, tf.Tensor], hidden: int, inner: int) -> Non
             )
 
 
-def _head_counts(
-    attention: Attention, weights: dict[str, tf.Tensor], hidden: int
-) -> Iterator[int]:
+def _head_counts(attention: Attention, weights: dict[str, tf.Tensor], hidden: int) -> Iterator[int]:
     """Yields how many heads there may be: as the graph tells, else all that divide H."""
     scores, kernel = attention.softmax.outputs[0].shape, weights["attr_q_kernel"].shape
     if scores.rank == 4 and scores[1] is not None:

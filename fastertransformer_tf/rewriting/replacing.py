@@ -384,9 +384,7 @@ def _prune(view: views.View, encoder: Encoder) -> None:
     kept = [
         node
         for node in kept
-        if node.op != "Const"
-        or node.name in used | results
-        or node.name not in used_before
+        if node.op != "Const" or node.name in used | results or node.name not in used_before
     ]
     names = {node.name for node in kept}
     graph_def = graph_pb2.GraphDef(node=kept, versions=body.graph_def.versions)
@@ -417,4 +415,3 @@ def _region(view: views.View, encoder: Encoder) -> set[str]:
         seen.add(op.name)
         todo += [t.op for t in op.inputs]
     return seen
-

@@ -133,6 +133,8 @@ class Report:
             for layer in encoder.layers:
                 result.append(f"{layer.label} ({layer.softmax}){where}: now in {encoder.node}")
             padding = "padding removed" if encoder.padding_removed else "with padding"
+            if self.precision["remove_padding"] and not encoder.padding_removed:
+                padding += " (its mask is not one of tokens)"
             result.append(
                 f"{encoder.node}: {len(encoder.layers)} layers of {encoder.heads} heads of "
                 f"{encoder.size_per_head}, inner size {encoder.inner}, {encoder.activation}, "

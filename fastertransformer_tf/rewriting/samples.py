@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import graph_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
 
 from fastertransformer_tf.errors import UserError
-from fastertransformer_tf.rewriting import bodies, sources
+from fastertransformer_tf.rewriting import bodies, sources, views
 
 # What made-up samples have where the graph does not say.
 _BATCH = 8
@@ -62,7 +63,7 @@ def made_up(
     Raises:
       UserError: An input is of another kind, or the model does not run with any of them.
     """
-    failure: Exception | None = None
+    failure: Exception = ValueError()
     for length in _LENGTHS:
         rng = np.random.default_rng(seed)
         lengths = rng.integers(1, length + 1, _BATCH)
@@ -78,7 +79,7 @@ def made_up(
             failure = error
         else:
             return result
-    reason = str(failure).splitlines()[0]
+    reason = views.reason_of(failure)
     raise UserError(
         f"the source does not run with inputs made up for it, give some with --samples: {reason}"
     )
@@ -121,23 +122,21 @@ def _input(
 
 def _vocabulary(graph_def: graph_pb2.GraphDef) -> int:
     """Returns how many rows the largest table has that a graph looks rows up in."""
-    nodes = {node.name: node for node in graph_def.node}
-    tracer = sources.Tracer(sources.meta_graph_pb2.MetaGraphDef(graph_def=graph_def))
+    tracer = sources.Tracer(meta_graph_pb2.MetaGraphDef(graph_def=graph_def))
     rows: list[int] = []
-    for node in _gathers(graph_def.node):
-        rows += _rows(nodes, bodies.node_name(node.input[0]))
+    scopes: list[tuple[str, list[str], Any]] = [("", [], graph_def.node)]
     for function in graph_def.library.function:
         arguments = [a.name for a in function.signature.input_arg]
-        inside = {node.name: node for node in function.node_def}
-        for node in _gathers(function.node_def):
-            table = bodies.node_name(node.input[0])
-            if table in arguments:
-                shape = tracer.variable_shape(
-                    function.signature.name, arguments.index(table)
-                )
-                rows += shape[:1] if shape and len(shape) == 2 else []
-            else:
-                rows += _rows(inside, table)
+        scopes.append((function.signature.name, arguments, function.node_def))
+    for name, arguments, node_defs in scopes:
+        nodes = {node.name: node for node in node_defs}
+        for node in _gathers(node_defs):
+            end = _end(nodes, node.input[0])
+            shape = _shape(nodes[end]) if end in nodes else None
+            if end in arguments:
+                shape = tracer.variable_shape(name, arguments.index(end))
+            if shape is not None and len(shape) == 2:
+                rows.append(shape[0])
     return max(rows, default=_FEW_IDS)
 
 
@@ -146,19 +145,20 @@ def _gathers(nodes: Iterable[Any]) -> list[Any]:
     return [node for node in nodes if node.op in ("Gather", "GatherV2", "ResourceGather")]
 
 
-def _rows(nodes: Mapping[str, Any], name: str) -> list[int]:
-    """The rows of the matrix that a node is or reads."""
-    for _ in range(4):
-        node = nodes.get(name)
-        if node is None:
-            return []
-        if node.op == "Const":
-            shape = node.attr["value"].tensor.tensor_shape
-            return [shape.dim[0].size] if len(shape.dim) == 2 else []
-        if "shape" in node.attr and node.op in ("VarHandleOp", "VariableV2"):
-            shape = node.attr["shape"].shape
-            return [shape.dim[0].size] if len(shape.dim) == 2 else []
-        if not node.input:
-            return []
-        name = bodies.node_name(node.input[0])
-    return []
+def _end(nodes: Mapping[str, Any], name: str) -> str:
+    """Follows reads and identities of a table to where it is from."""
+    name = bodies.node_name(name)
+    while name in nodes and nodes[name].op in ("Identity", "ReadVariableOp", "Cast"):
+        name = bodies.node_name(nodes[name].input[0])
+    return name
+
+
+def _shape(node: Any) -> list[int] | None:
+    """Returns the shape of a constant or variable."""
+    if node.op == "Const":
+        dims = node.attr["value"].tensor.tensor_shape.dim
+    elif node.op in ("VarHandleOp", "VariableV2"):
+        dims = node.attr["shape"].shape.dim
+    else:
+        return None
+    return [dim.size for dim in dims]

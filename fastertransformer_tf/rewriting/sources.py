@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ _META = ".meta"
 # What protocol buffers can hold, with room for the rest of a file.
 _MOST_BYTES = 2**31 - 2**20
 GRAPH = "graph"
+# Ops that write, or that only others' effects are run by.
+_EFFECTS = frozenset(
+    "NoOp SaveV2 SaveSlices RestoreV2 Assert MergeV2Checkpoints WriteFile VarIsInitializedOp "
+    "MergeSummary ScalarSummary HistogramSummary".split()
+)
 
 
 @dataclasses.dataclass
@@ -91,7 +97,7 @@ class Model:
     def session(self, meta: meta_graph_pb2.MetaGraphDef) -> Iterator[Any]:
         """Gives a session that holds a graph of the model with its variables."""
         if self.kind == "SavedModel":
-            with _saved_model_session(self.path, list(meta.meta_info_def.tags)) as session:
+            with _saved_model_session(self.path, meta) as session:
                 yield session
             return
         with tf.Graph().as_default(), _tf1.Session(config=sessions.session_config()) as session:
@@ -106,26 +112,95 @@ class Model:
 
 
 @contextlib.contextmanager
-def _saved_model_session(path: Path, tags: list[str]) -> Iterator[Any]:
-    with tf.Graph().as_default(), _tf1.Session(config=sessions.session_config()) as session:
+def _saved_model_session(path: Path, meta: meta_graph_pb2.MetaGraphDef) -> Iterator[Any]:
+    """Gives a session with a SavedModel; see `Model.session`."""
+    tags = list(meta.meta_info_def.tags)
+    with contextlib.ExitStack() as stack:
+        shared = _shared_names(meta)
+        if shared:
+            path = stack.enter_context(_with_own_names(path, meta, shared))
+        stack.enter_context(tf.Graph().as_default())
+        session = stack.enter_context(_tf1.Session(config=sessions.session_config()))
         _tf1.saved_model.load(session, tags, str(path))
         yield session
+
+
+def _shared_names(meta: meta_graph_pb2.MetaGraphDef) -> list[bytes]:
+    """Lists the names that several variables have, as those of Keras 3 may.
+
+    TensorFlow 2 tells them apart; in a session they would be one. Several handles of one variable
+    have its name too, but only one of them is restored.
+
+    Raises:
+      UserError: Variables of one name have several handles: which is whose is not known.
+    """
+    nodes = {node.name: node for node in meta.graph_def.node}
+    restore = nodes.get(meta.saver_def.restore_op_name)
+    restored = {bodies.node_name(name) for name in restore.input} if restore is not None else set()
+    handles: dict[bytes, list[str]] = {}
+    for node in meta.graph_def.node:
+        if node.op == "VarHandleOp":
+            handles.setdefault(node.attr["shared_name"].s, []).append(node.name)
+    found = []
+    for name, owners in handles.items():
+        count = len(restored & set(owners))
+        if count > 1 and count < len(owners):
+            raise UserError(
+                f"{count} variables have the name {name.decode()} and {len(owners)} handles in the "
+                "SavedModel, expected variables with names of their own: give the layers of the "
+                "model different names and save it again"
+            )
+        if count > 1:
+            found.append(name)
+    return found
+
+
+@contextlib.contextmanager
+def _with_own_names(
+    path: Path, meta: meta_graph_pb2.MetaGraphDef, shared: Sequence[bytes]
+) -> Iterator[Path]:
+    """Gives a SavedModel for a session, whose variables each have a name of their own."""
+    changed = saved_model_pb2.SavedModel(saved_model_schema_version=1)
+    copied = changed.meta_graphs.add()
+    copied.CopyFrom(meta)
+    for node in copied.graph_def.node:
+        if node.op == "VarHandleOp" and node.attr["shared_name"].s in shared:
+            node.attr["shared_name"].s = node.name.encode()
+    with tempfile.TemporaryDirectory() as folder:
+        for entry in path.iterdir():
+            if entry.name not in (_SAVED_MODEL, _FINGERPRINT):
+                (Path(folder) / entry.name).symlink_to(entry.resolve())
+        (Path(folder) / _SAVED_MODEL).write_bytes(_serialized(changed))
+        yield Path(folder)
 
 
 def _ends(nodes: Sequence[Any]) -> list[str]:
     """Names the nodes that no other node uses: what a graph without signatures is taken to be for.
 
-    Those without inputs, and those that save, restore or initialize, are none.
+    Those without inputs, and those that run what saves, restores or assigns, are none.
     """
+    by_name = {node.name: node for node in nodes}
     used = {bodies.node_name(name) for node in nodes for name in node.input}
-    useless = ("NoOp", "SaveV2", "RestoreV2", "Assert", "MergeV2Checkpoints")
+
+    def has_effect(name: str) -> bool:
+        todo, seen = [name], set[str]()
+        while todo:
+            current = todo.pop()
+            if current in seen or current not in by_name:
+                continue
+            seen.add(current)
+            node = by_name[current]
+            if node.op in _EFFECTS or "Assign" in node.op:
+                return True
+            todo += [bodies.node_name(i) for i in node.input]
+        return False
+
     return [
         node.name
         for node in nodes
         if node.name not in used
         and any(not name.startswith("^") for name in node.input)
-        and node.op not in useless
-        and "Assign" not in node.op
+        and not has_effect(node.name)
     ]
 
 
@@ -259,21 +334,29 @@ def _serialized(proto: Any) -> bytes:
     Raises:
       UserError: They are too many.
     """
-    size = proto.ByteSize()
+    check_size(proto.ByteSize())
+    return bytes(proto.SerializeToString())
+
+
+def check_size(size: int) -> None:
+    """Refuses more bytes than a protocol buffer holds.
+
+    Raises:
+      UserError: It is too large.
+    """
     if size > _MOST_BYTES:
         raise UserError(
             f"the optimized graph takes {size / 2**30:.2f} GiB, expected less than 2 GiB, the most "
             "a protocol buffer holds: with floatx=float32 and int8_mode=0 the weights stay in "
             "variables of a SavedModel"
         )
-    return bytes(proto.SerializeToString())
 
 
 # ---- Where a function's arguments come from ------------------------------------------------------
 
 
 class Tracer:
-    """Follows arguments of functions to the tensors of the outer graph that they are called with."""
+    """Follows arguments of functions to the tensors of the outer graph that they have as values."""
 
     def __init__(self, meta: meta_graph_pb2.MetaGraphDef) -> None:
         """Takes a graph with its functions."""

@@ -6,6 +6,7 @@ not followed here: `probes` runs what was found and sees whether it is what it l
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,21 @@ _SELECTIONS = frozenset("Select SelectV2".split())
 _MOST_STEPS = 16
 
 
+@dataclasses.dataclass
+class _Scores:
+    """Where scores come from.
+
+    Attributes:
+      product: The product of queries and keys.
+      key_axis: The axis of the product that the softmax is over.
+      adders: As of `Attention`.
+    """
+
+    product: Any
+    key_axis: int
+    adders: list[tf.Tensor]
+
+
 def is_attention(view: views.View, softmax: Any) -> bool:
     """Whether a softmax is of the products of two tensors, neither of which is a weight."""
     try:
@@ -37,20 +53,20 @@ def find_attention(view: views.View, softmax: Any) -> Attention:
     Raises:
       Mismatch: It is not BERT's.
     """
-    scores = softmax.inputs[0]
-    adders: list[tf.Tensor] = []
-    product = _product_before(view, scores, adders)
-    if product is None:
+    shape = softmax.inputs[0].shape
+    scores = _product_before(view, softmax.inputs[0])
+    if scores is None:
         raise Mismatch("the scores are no product of queries and keys")
-    if scores.shape.rank not in (None, 4):
-        raise Mismatch(f"softmax has shape {scores.shape}, expected [B,N,S,S]")
-    query, key = _query_and_key(product)
+    if shape.rank not in (None, 4):
+        raise Mismatch(f"softmax has shape {shape}, expected [B,N,S,S]")
+    query, key = _query_and_key(scores)
     weights: dict[str, tf.Tensor] = {}
     reshapes: list[Any] = []
     states = _projection(view, query, "query", "attr_q", weights, reshapes)
     to_states = _projection(view, key, "key", "attr_k", weights)
-    context = _next_product(view, softmax.outputs[0], "the probabilities")
-    value = _other_input(view, context, softmax.outputs[0])
+    probabilities, zeroed = _without_selection(view, softmax.outputs[0])
+    context = _next_product(view, probabilities, "the probabilities")
+    value = _other_input(view, context, probabilities)
     if view.is_static(value):
         raise Mismatch(f"the values are the weight {value.name}, expected a projection")
     v_states = _projection(view, value, "value", "attr_v", weights)
@@ -61,29 +77,44 @@ def find_attention(view: views.View, softmax: Any) -> Attention:
                 "(cross attention)"
             )
     output = dense_after(view, context.outputs[0], "the context", "attr_output", weights)
-    heads = [op.inputs[1] for op in reshapes if op.type == "Reshape" and op.outputs[0].shape.rank == 4]
-    return Attention(softmax, states, weights, adders, heads[0] if heads else None, output)
+    heads = [
+        op.inputs[1] for op in reshapes if op.type == "Reshape" and op.outputs[0].shape.rank == 4
+    ]
+    return Attention(
+        softmax=softmax,
+        states=states,
+        weights=weights,
+        adders=scores.adders,
+        head_shape=heads[0] if heads else None,
+        output=output,
+        key_axis=scores.key_axis,
+        zeroed=zeroed,
+    )
 
 
 # ---- From the softmax back -----------------------------------------------------------------------
 
 
-def _product_before(
-    view: views.View, scores: tf.Tensor, adders: list[tf.Tensor] | None = None
-) -> Any | None:
+def _product_before(view: views.View, scores: tf.Tensor) -> _Scores | None:
     """Finds the product that scores come from, and what is added to it on the way.
 
     Raises:
       Mismatch: Something else is done to them on the way.
     """
+    adders: list[tf.Tensor] = []
+    axis = -1
     tensor = scores
     for _ in range(_MOST_STEPS):
         op = tensor.op
         if op.type in _PRODUCTS:
             is_weight = [view.is_static(t) for t in op.inputs]
-            return None if any(is_weight) or len(op.inputs) != 2 else op
-        if op.type in ("Transpose", "ConjugateTranspose"):
-            _check_last_axis(view, op)
+            if any(is_weight) or len(op.inputs) != 2:
+                return None
+            return _Scores(op, axis, adders)
+        if op.type == "Transpose":
+            if view.is_static(op.inputs[1]):
+                order = view.run(op.inputs[1], {})
+                axis = int(order[axis]) - len(order)
             tensor = op.inputs[0]
         elif op.type in views.LAYOUT_OPS or op.type == "Cast":
             tensor = op.inputs[0]
@@ -98,10 +129,10 @@ def _product_before(
                     raise Mismatch(
                         f"{op.name} adds two products to the scores (relative positions?)"
                     )
-                _note(adders, second)
+                adders.append(second)
                 tensor = first
             elif _leads_to_product(view, second):
-                _note(adders, first)
+                adders.append(first)
                 tensor = second
             else:
                 return None
@@ -122,19 +153,13 @@ def _product_before(
                     f"{op.name} puts {hidden} in the place of masked scores, expected a finite "
                     f"number of at most {layers.HIGHEST_MASK:g}"
                 )
-            for condition in _conditions(op.inputs[0]):
-                _note(adders, condition)
+            adders += _conditions(op.inputs[0])
             tensor = op.inputs[1]
         elif any(_leads_to_product(view, t) for t in op.inputs):
             raise Mismatch(f"the scores pass through {op.name} ({op.type})" + _random(view, op))
         else:
             return None
     return None
-
-
-def _note(adders: list[tf.Tensor] | None, adder: tf.Tensor) -> None:
-    if adders is not None:
-        adders.append(adder)
 
 
 def _conditions(condition: tf.Tensor) -> list[tf.Tensor]:
@@ -147,18 +172,6 @@ def _conditions(condition: tf.Tensor) -> list[tf.Tensor]:
     if op.type == "Fill" and tf.get_static_value(op.inputs[1]) is not None:
         return [] if bool(tf.get_static_value(op.inputs[1])) else [condition]
     return [condition]
-
-
-def _check_last_axis(view: views.View, transpose: Any) -> None:
-    """Refuses a transposition after which another axis is the last.
-
-    Raises:
-      Mismatch: Naming the axis.
-    """
-    if view.is_static(transpose.inputs[1]):
-        order = view.run(transpose.inputs[1], {})
-        if order[-1] != len(order) - 1:
-            raise Mismatch(f"softmax axis is {int(order[-1])}, expected -1")
 
 
 def _leads_to_product(view: views.View, tensor: tf.Tensor, steps: int = _MOST_STEPS) -> bool:
@@ -175,14 +188,15 @@ def _leads_to_product(view: views.View, tensor: tf.Tensor, steps: int = _MOST_ST
     return any(_leads_to_product(view, t, steps - 1) for t in inputs)
 
 
-def _query_and_key(product: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    """Tells which factor of the scores is the query: keys are the last axis of the scores."""
-    first, second = product.inputs
-    if product.type == "Einsum":
-        inputs, _, output = product.get_attr("equation").decode().partition("->")
-        if output[-1:] in inputs.split(",")[0]:
-            return second, first
-    return first, second
+def _query_and_key(scores: _Scores) -> tuple[tf.Tensor, tf.Tensor]:
+    """Tells which factor of the scores is the query: the softmax is over an axis of the keys."""
+    first, second = scores.product.inputs
+    of_first = scores.key_axis == -2
+    if scores.product.type == "Einsum":
+        inputs, _, output = scores.product.get_attr("equation").decode().partition("->")
+        label = output[scores.key_axis] if len(output) >= -scores.key_axis else ""
+        of_first = label not in inputs.split(",")[1]
+    return (second, first) if of_first else (first, second)
 
 
 def _projection(
@@ -266,7 +280,7 @@ def _step(
     """
     found: dict[str, Any] = {}
     others: list[Any] = []
-    todo, seen = [tensor], set()
+    todo, seen = [tensor], set[str]()
     while todo and len(seen) < 4 * _MOST_STEPS:
         current = todo.pop()
         for op in view.users(current):
@@ -291,6 +305,19 @@ def _step(
                 raise Mismatch(f"dropout is on: {what} passes through {op.name} with {name}")
     there = ", ".join(f"{op.name} ({op.type})" for op in others[:2]) or "nothing"
     raise Mismatch(f"{what}: used by {there}, expected {expected}")
+
+
+def _without_selection(view: views.View, probabilities: tf.Tensor) -> tuple[tf.Tensor, bool]:
+    """Passes a selection that makes masked probabilities 0, and says whether there is one.
+
+    They are 0 already but where a query may see no key at all.
+    """
+    users = view.users(probabilities)
+    if len(users) == 1 and users[0].type in _SELECTIONS:
+        selection = users[0]
+        if selection.inputs[1].name == probabilities.name and view.scalar(selection.inputs[2]) == 0:
+            return selection.outputs[0], True
+    return probabilities, False
 
 
 def _next_product(view: views.View, tensor: tf.Tensor, what: str) -> Any:
@@ -340,9 +367,7 @@ def dense_after(
     return total.outputs[0]
 
 
-def residual_sum(
-    view: views.View, tensor: tf.Tensor, residual: tf.Tensor, what: str
-) -> tf.Tensor:
+def residual_sum(view: views.View, tensor: tf.Tensor, residual: tf.Tensor, what: str) -> tf.Tensor:
     """Finds the sum of a branch's result with what the branch was computed from.
 
     Raises:

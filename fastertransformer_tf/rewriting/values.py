@@ -66,7 +66,7 @@ class Reader:
         used = {bodies.tensor_name(i) for node in body.graph_def.node for i in node.input}
         given = {name: tensor for name, tensor in given.items() if name in used}
         with session.graph.as_default():
-            name = session.graph.unique_name(f"ft_{body.name}", mark_as_used=False)
+            name = session.graph.unique_name("ft_values", mark_as_used=False)
             tf.compat.v1.import_graph_def(body.graph_def, input_map=given, name=name)
         self._given = given
         self._prefix = f"{name}/"
@@ -81,7 +81,7 @@ class Reader:
             return self._read[tensor.name]
         if tensor.op.type != "Const" and not self._view.is_read(tensor.op):
             raise UserError(
-                f"the weight {tensor.name} is computed ({tensor.op.type}), expected a constant or a "
+                f"the weight {tensor.name} is computed ({tensor.op.type}), expected a constant or "
                 "variable where the op's weights are not float32"
             )
         self._read[tensor.name] = self._run(tensor, {})
@@ -103,7 +103,7 @@ class Reader:
         except tf.errors.InvalidArgumentError as error:
             raise UserError(
                 f"{tensor.name} of {self._view.body.name or 'the graph'} cannot be computed from "
-                f"the inputs {sorted(self._signature.inputs)}: {str(error).splitlines()[0]}"
+                f"the inputs {sorted(self._signature.inputs)}: {views.reason_of(error)}"
             ) from error
 
 
@@ -147,8 +147,9 @@ def constants(
             hidden, lengths = _calibration_batch(reader, encoder, samples)
             by_name = int8_weights.quantize(by_name, sizes, hidden, lengths)
     scales = [layer[points.SCALE_LIST] for layer in by_name] if precision.int8_mode else []
-    layers = spec.by_op_input(by_name)
-    return Constants([_converted(layer, precision.floatx) for layer in layers], scales)
+    layers = [_converted(layer, precision.floatx) for layer in spec.by_op_input(by_name)]
+    sources.check_size(sum(value.nbytes for layer in layers for value in layer.values()))
+    return Constants(layers, scales)
 
 
 def encoder_sizes(encoder: Encoder) -> spec.EncoderSizes:
@@ -209,8 +210,8 @@ def _calibration_batch(
     if is_real is None:
         if hidden.ndim != 3:
             raise UserError(
-                f"the encoder's input has shape {list(hidden.shape)}, expected [B,S,H] to calibrate "
-                "an encoder without a mask of tokens on"
+                f"the encoder's input has shape {list(hidden.shape)}, expected [B,S,H] to "
+                "calibrate an encoder without a mask of tokens on"
             )
         return hidden, np.full(len(hidden), hidden.shape[1], np.int32)
     hidden = hidden.reshape(*is_real.shape, -1)
@@ -218,15 +219,15 @@ def _calibration_batch(
     return hidden, np.max(is_real * positions, axis=1).astype(np.int32)
 
 
-def _from_checkpoint(
-    prefix: str, sizes: spec.EncoderSizes
-) -> list[dict[str, np.ndarray]]:
+def _from_checkpoint(prefix: str, sizes: spec.EncoderSizes) -> list[dict[str, np.ndarray]]:
     """Reads int8 weights and scale lists of a checkpoint, quantizing a float one by its ranges."""
     source = reading.Checkpoint(prefix)
     if points.FORMAT_VARIABLE in source.shapes:
         return list(encoder_graphs.load_weights(prefix, sizes, int8=True))
     encoder_graphs.load_weights(prefix, sizes)  # Checks that it has the encoder's sizes.
-    names = [name for name in source.shapes if points.split_name(name) or name == points.FINAL_POINT]
+    names = [
+        name for name in source.shapes if points.split_name(name) or name == points.FINAL_POINT
+    ]
     quantized = conversion.quantize_tensors(
         {name: np.asarray(source.load(name)) for name in names if "adam_" not in name}
     )

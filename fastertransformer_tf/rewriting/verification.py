@@ -82,7 +82,11 @@ def compare(
         difference, tolerance = _difference(wanted, got, precision)
         # What agrees in every row needs no exception: a pooled output may have such a shape too.
         if keep is not None and difference > tolerance:
-            wanted, got, rows = wanted.reshape(keep.size, -1), got.reshape(keep.size, -1), "real tokens"
+            wanted, got, rows = (
+                wanted.reshape(keep.size, -1),
+                got.reshape(keep.size, -1),
+                "real tokens",
+            )
             wanted, got = wanted[keep.ravel()], got[keep.ravel()]
             difference, tolerance = _difference(wanted, got, precision)
         result.append(Output(name, key, difference, tolerance, list(value.shape), rows))

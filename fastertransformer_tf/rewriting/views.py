@@ -271,6 +271,13 @@ class View:
         return None
 
 
+def reason_of(error: Exception) -> str:
+    """Returns the line of TensorFlow's error that tells the cause."""
+    headings = ("Graph execution error", "Detected at node", "Node:", "[[")
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((x for x in lines if x and not x.startswith(headings)), type(error).__name__)
+
+
 def is_random(op: Any) -> bool:
     """Whether an op draws random numbers."""
     return op.type.startswith(_RANDOM)
@@ -278,6 +285,8 @@ def is_random(op: Any) -> bool:
 
 def is_stateful(op: Any) -> bool:
     """Whether an op's result depends on more than its inputs."""
-    return op.op_def is None or (op.op_def.is_stateful and op.type not in VARIABLE_OPS) or (
-        op.type.startswith("StatelessRandom")
+    return (
+        op.op_def is None
+        or (op.op_def.is_stateful and op.type not in VARIABLE_OPS)
+        or (op.type.startswith("StatelessRandom"))
     )
