@@ -9,9 +9,12 @@ import google_graphs as google
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny_bert
 
 import fastertransformer_tf
+from fastertransformer_tf.checkpoints import writing
 from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.quantization import conversion, points
 
 tf1 = tf.compat.v1
 
@@ -118,6 +121,40 @@ def test_other_types_make_constants(classifier, tmp_path, rng, changes, toleranc
     expected, actual = (google.run_saved(p, given) for p in (source, tmp_path / "fast"))
     difference = np.abs(actual["logits"] - expected["logits"]).max()
     assert 0 < difference <= tolerance * max(1, np.abs(expected["logits"]).max())
+
+
+def test_ranges_of_a_calibrated_and_of_a_quantized_checkpoint(tmp_path, rng) -> None:
+    tiny = tiny_bert.make_tiny_bert(tmp_path / "tiny")
+    google.export_classifier(tiny.checkpoint, tiny.config_file, tmp_path / "model")
+    tensors = dict(tiny.weights)
+    for name in points.all_names(3):
+        kernel = tensors.get(name.removesuffix("_quantizer"))
+        largest = np.float32(6) if kernel is None else np.abs(kernel).max(axis=0)
+        tensors |= {f"{name}/quant_max": largest, f"{name}/quant_min": -largest}
+    writing.save_checkpoint(tmp_path / "calibrated.ckpt", tensors)
+    conversion.quantize_checkpoint(tmp_path / "calibrated.ckpt", tmp_path / "int8.ckpt", 2)
+    given = google.samples(rng)
+    logits = []
+    for name in ("calibrated", "int8"):
+        fastertransformer_tf.optimize(
+            tmp_path / "model", tmp_path / name, int8_mode=2, ranges=str(tmp_path / f"{name}.ckpt")
+        )
+        logits.append(google.run_saved(tmp_path / name, given)["logits"])
+    np.testing.assert_array_equal(*logits)
+    with pytest.raises(UserError, match="does not fit the encoder"):
+        other = tiny_bert.make_tiny_bert(tmp_path / "other", intermediate_size=40)
+        fastertransformer_tf.optimize(
+            tmp_path / "model", tmp_path / "no", int8_mode=2, ranges=other.checkpoint
+        )
+
+
+def test_a_meta_graph_is_run_without_its_saver(classifier, tmp_path, monkeypatch) -> None:
+    """What is fetched from a graph without signatures must not write a checkpoint."""
+    _, _, prefix = classifier
+    monkeypatch.chdir(tmp_path)
+    report = fastertransformer_tf.optimize(prefix, "fast", write_report=False)
+    assert "logits" in {output.name for output in report.outputs}
+    assert [path.name for path in tmp_path.iterdir()] == ["fast"]
 
 
 def test_a_frozen_graph(classifier, tmp_path, rng) -> None:

@@ -12,6 +12,9 @@ import tensorflow as tf
 
 from fastertransformer_tf.rewriting import layers, masks, probes, structure, views
 
+# `layer_3`, `layer_._3` (Hugging Face), `layers.3`, `block3`.
+_NUMBERED = re.compile(r"(?:^|/|_)(?:layers?|blocks?)[._]*(\d+)(?=/|_|$)")
+
 
 @dataclasses.dataclass
 class Encoder:
@@ -79,12 +82,13 @@ def find(view: views.View, progress: Progress = silent, assume_real_tokens: bool
 
 
 def _labels(softmaxes: list[Any]) -> list[str]:
-    """Names the layers: layer_0 and on, counted anew for names that differ by more than numbers."""
+    """Names the layers: by the number in their scope, or in order among those named alike."""
     counts: Counter[str] = Counter()
     labels = []
     for softmax in softmaxes:
-        stem = re.sub(r"\d+", "#", softmax.name)
-        labels.append(f"layer_{counts[stem]}")
+        numbered = _NUMBERED.findall(softmax.name)
+        stem = re.sub(r"[._]*\d+", "", softmax.name)
+        labels.append(f"layer_{numbered[-1] if numbered else counts[stem]}")
         counts[stem] += 1
     return labels
 
@@ -122,7 +126,8 @@ def _alike(first: layers.Layer, second: layers.Layer) -> bool:
 def _same_mask(view: views.View, first: masks.Mask, second: masks.Mask) -> bool:
     """Whether two masks are computed in the same way from the same tensors."""
     if isinstance(first, masks.TokenMask) and isinstance(second, masks.TokenMask):
-        return first.added == second.added and same(first.tensor, second.tensor)
+        alike = (first.added, first.nonzero) == (second.added, second.nonzero)
+        return alike and same(first.tensor, second.tensor)
     if isinstance(first, masks.PairMask) and isinstance(second, masks.PairMask):
         return len(first.adders) == len(second.adders) and all(
             same(a, b) for a, b in zip(first.adders, second.adders, strict=True)

@@ -30,10 +30,12 @@ class TokenMask:
     Attributes:
       tensor: [B,S], 1 (or True) for tokens that may be seen, 0 for others.
       added: What is added to the scores of the others, LOWEST_MASK or more.
+      nonzero: Any number but 0 is as good as 1; else what is added is linear in it.
     """
 
     tensor: tf.Tensor
     added: float
+    nonzero: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +73,9 @@ def find_mask(
         return None
     rng = np.random.default_rng(seed)
     if len(adders) == 1:
-        found = None
+        found: TokenMask | None = None
         for candidate in _token_candidates(view, adders[0]):
-            added = _token_value(view, adders[0], candidate, sizes, rng)
-            if added is not None:
-                found = TokenMask(candidate, max(added, LOWEST_MASK))
+            found = _token_mask(view, adders[0], candidate, sizes, rng) or found
         if found is not None:
             return found
     _check_pairs(view, adders, sizes, rng)
@@ -99,17 +99,17 @@ def _token_candidates(view: views.View, adder: tf.Tensor) -> list[tf.Tensor]:
     return found
 
 
-def _token_value(
+def _token_mask(
     view: views.View,
     adder: tf.Tensor,
     mask: tf.Tensor,
     sizes: Sequence[Sizes],
     rng: np.random.Generator,
-) -> float | None:
-    """Finds C of `adder` = (1 - mask) * C with the mask of keys; None where it is not that.
+) -> TokenMask | None:
+    """Sees whether `adder` = (1 - mask) * C with a mask of keys, or with `mask != 0` for it.
 
-    The mask has also values that are neither 0 nor 1, where its type does, so that only what is
-    linear in it passes: the op does with them what the graph does.
+    The mask has also values that are neither 0 nor 1, where its type does: the op does with them
+    what the graph does.
     """
     dtype = mask.dtype.base_dtype
     if not (dtype.is_bool or dtype.is_integer or dtype.is_floating):
@@ -121,6 +121,7 @@ def _token_value(
     if weights:
         return None
     added: float | None = None
+    fits = {False: True, True: True}  # By `nonzero`.
     for size in sizes:
         shape = size.shape_of(mask)
         if shape != [size.batch, size.length]:
@@ -141,12 +142,15 @@ def _token_value(
             return None
         if added is None:
             added = float(actual[0, 0, 0, 1])
-        expected = (1.0 - given.astype(np.float64))[:, np.newaxis, np.newaxis, :] * added
-        if not HIGHEST_MASK >= added > -np.inf or not np.allclose(
-            actual, expected, rtol=1e-6, atol=0
-        ):
+        if not HIGHEST_MASK >= added > -np.inf:
             return None
-    return added
+        for nonzero in fits:
+            keys = (given != 0 if nonzero else given).astype(np.float64)
+            expected = (1.0 - keys)[:, np.newaxis, np.newaxis, :] * added
+            fits[nonzero] &= np.allclose(actual, expected, rtol=1e-6, atol=0)
+    if added is None or not any(fits.values()):
+        return None
+    return TokenMask(mask, max(added, LOWEST_MASK), nonzero=not fits[False])
 
 
 # ---- Masks of pairs ------------------------------------------------------------------------------

@@ -221,7 +221,11 @@ class _Rewriter:
         if any(node.op == "Softmax" for node in graph_def.node):
             fetched = [t for s in signatures.values() for t in s.outputs.values()]
             certain = self._model.has_certain_outputs(self._meta)
-            body = bodies.outer_body(graph_def, fetched, certain, _in_collections(self._meta))
+            kept = _in_collections(self._meta)
+            if not certain:
+                used = {bodies.node_name(i) for node in graph_def.node for i in node.input}
+                kept |= {node.name for node in graph_def.node} - used
+            body = bodies.outer_body(graph_def, fetched, certain, kept)
             result.append((views.View(body, self._library, {}), list(signatures)))
         reached = {name: self._tracer.reached(s.outputs) for name, s in signatures.items()}
         for name, function in self._library.items():

@@ -211,6 +211,8 @@ def _lengths_and_mask(
     """Makes what the op takes of the graph's mask; see `modeling.lengths_and_mask`."""
     if isinstance(mask, masks.TokenMask):
         tokens = given["mask"]
+        if mask.nonzero:
+            tokens = tf.not_equal(tokens, tf.zeros([], tokens.dtype))
         if tokens.dtype == tf.bool:
             tokens = tf.cast(tokens, tf.int32)
         masked = 1 - mask.added / masks.GOOGLE

@@ -34,11 +34,9 @@ _META = ".meta"
 # What protocol buffers can hold, with room for the rest of a file.
 _MOST_BYTES = 2**31 - 2**20
 GRAPH = "graph"
-# Ops that write, or that only others' effects are run by.
-_EFFECTS = frozenset(
-    "NoOp SaveV2 SaveSlices RestoreV2 Assert MergeV2Checkpoints WriteFile VarIsInitializedOp "
-    "MergeSummary ScalarSummary HistogramSummary".split()
-)
+# What writes, or reads a file; and what has no result.
+_EFFECTS = frozenset("SaveV2 SaveSlices RestoreV2 MergeV2Checkpoints WriteFile".split())
+_WITHOUT_RESULT = frozenset("NoOp Assert Print VarIsInitializedOp".split())
 
 
 @dataclasses.dataclass
@@ -199,6 +197,7 @@ def _ends(nodes: Sequence[Any]) -> list[str]:
         node.name
         for node in nodes
         if node.name not in used
+        and node.op not in _WITHOUT_RESULT
         and any(not name.startswith("^") for name in node.input)
         and not has_effect(node.name)
     ]
