@@ -10,6 +10,7 @@ from conftest import shared_path
 
 import fastertransformer_tf
 from fastertransformer_tf.data import glue, glue_features
+from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.models import bert_compat
 
 tf1 = tf.compat.v1
@@ -58,7 +59,7 @@ def test_float32(mrpc, tmp_path, remove_padding) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "loss"),
-    [({"floatx": "bfloat16"}, 0.01), ({"int8_mode": 1}, 0.02), ({"int8_mode": 2}, 0.05)],
+    [({"floatx": "bfloat16"}, 0.01), ({"int8_mode": 1}, 0.02)],
     ids=str,
 )
 def test_other_types(mrpc, tmp_path, changes, loss) -> None:
@@ -70,3 +71,12 @@ def test_other_types(mrpc, tmp_path, changes, loss) -> None:
     actual = accuracy(logits_of(tmp_path / "fast", features), features)
     print(changes, actual)
     assert actual > 0.8063725 - loss
+
+
+def test_int8_mode_2_by_largest_magnitudes_is_refused(mrpc, tmp_path) -> None:
+    """MiniLM's hidden states have outliers: mode 2 needs ranges of --do_calib."""
+    features, folder, _ = mrpc
+    few = {key: features[key][:32] for key in KEYS}
+    with pytest.raises(UserError, match="logits of serving_default is off by"):
+        fastertransformer_tf.optimize(folder, tmp_path / "fast", sample_inputs=few, int8_mode=2)
+    assert not (tmp_path / "fast").exists()
