@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import tqdm
 from absl import flags
 
 from fastertransformer_tf import spec
@@ -105,6 +104,8 @@ def run(values: flags.FlagValues) -> reports.Report:
 
 def _progress(items: Iterable[Any], text: str) -> Iterable[Any]:
     """Shows a bar on stderr."""
+    import tqdm  # Here, where that it is missing is told in one line.
+
     return tqdm.tqdm(items, desc=text, unit="layer", file=sys.stderr)
 
 
