@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         build_mask_remove_padding,
         rebuild_padding,
     )
+    from fastertransformer_tf.rewriting.optimizer import optimize
     from fastertransformer_tf.text_model import TextModel, load
 
 __version__ = "0.1.0"
@@ -38,13 +39,19 @@ __all__ = [
     "errors",
     "load",
     "ops",
+    "optimize",
     "rebuild_padding",
     "spec",
 ]
 
 _MODULES = ("errors", "ops", "spec")
 # What is in another module than `ops`.
-_HOMES = {"BertEncoder": "keras_layers", "TextModel": "text_model", "load": "text_model"}
+_HOMES = {
+    "BertEncoder": "keras_layers",
+    "TextModel": "text_model",
+    "load": "text_model",
+    "optimize": "rewriting.optimizer",
+}
 
 
 def __getattr__(name: str) -> Any:

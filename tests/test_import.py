@@ -220,6 +220,7 @@ def test_what_needs_no_tensorflow_does_not_load_it() -> None:
 HELP_WITHOUT_TENSORFLOW = (
     "ckpt_quantization",
     "ckpt_type_convert",
+    "ft_optimize",
     "import_hf",
     "profile_transformer_inference",
     "squad_evaluate_v1_1",
@@ -260,6 +261,7 @@ def test_help_needs_no_tensorflow(program: str) -> None:
 ARGUMENTS = {
     "ckpt_quantization": ("--init_checkpoint=a", "--quantized_checkpoint=b"),
     "ckpt_type_convert": ("--init_checkpoint=a", "--fp16_checkpoint=b"),
+    "ft_optimize": ("--source=a", "--destination=b"),
     "import_hf": ("--hf_model=a", "--output_dir=b"),
 }
 

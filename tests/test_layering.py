@@ -97,14 +97,16 @@ PYTHON_RULES["quantization"] = PYTHON_RULES["checkpoints"] | {"checkpoints"}
 PYTHON_RULES["models"] = PYTHON_RULES["checkpoints"] | {"checkpoints", "quantization", "ops"}
 PYTHON_RULES["data"] = {"errors", "files", "models"}
 PYTHON_RULES["training"] = PYTHON_RULES["models"] - {"ops"} | {"models"}
-PYTHON_RULES["programs"] = PYTHON_RULES["training"] | {"data", "training", "loading"}
+PYTHON_RULES["rewriting"] = PYTHON_RULES["models"] | {"models"}
+PYTHON_RULES["programs"] = PYTHON_RULES["training"] | {"data", "training", "loading", "rewriting"}
 PYTHON_RULES["programs"] |= {"__version__"}
 PYTHON_RULES["scaleout"] = PYTHON_RULES["programs"] | {"programs"}
 PYTHON_RULES["keras_layers"] = PYTHON_RULES["models"] | {"models"}
 PYTHON_RULES["self_test"] = {"ops", "spec", "__version__"}
 PYTHON_RULES["text_model"] = PYTHON_RULES["programs"] | {"programs"}
-PYTHON_RULES["__init__"] = {"errors", "spec", "loading", "ops", "keras_layers", "text_model"}
-PROGRAM = PYTHON_RULES["quantization"] | {"quantization", "programs"}
+PYTHON_RULES["__init__"] = {"errors", "spec", "loading", "ops"}
+PYTHON_RULES["__init__"] |= {"keras_layers", "rewriting", "text_model"}
+PROGRAM = PYTHON_RULES["quantization"] | {"quantization", "programs", "rewriting"}
 
 # Only this module imports bert-tensorflow, which needs its stand-ins to be imported at all.
 BERT_COMPAT = "models/bert_compat.py"

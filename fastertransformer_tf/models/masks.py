@@ -6,7 +6,7 @@ import tensorflow as tf
 
 
 def lengths_and_mask(
-    input_mask: tf.Tensor, dtype: tf.DType, remove_padding: bool
+    input_mask: tf.Tensor, dtype: tf.DType, remove_padding: bool, masked: float = 0.0
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Turns BERT's input mask into what the op takes, without changing its meaning.
 
@@ -21,6 +21,8 @@ def lengths_and_mask(
       input_mask: [B,S], integer or float; 1 for real tokens, 0 for the others.
       dtype: Type of the returned mask.
       remove_padding: As the op is told.
+      masked: What stands for 0 in the returned mask: 0, google's, adds -10000 to a score, -1 adds
+        -20000 and so on. It matters to a sequence without any real token.
 
     Returns:
       sequence_length, int32 [B], and attention_mask: `dtype` [B,S,S], or [0] where the lengths
@@ -35,9 +37,16 @@ def lengths_and_mask(
         if not remove_padding:
             lengths = tf.where(tf.equal(lengths, 0), tf.fill(tf.shape(lengths), seq_len), lengths)
         prefix = tf.sequence_mask(lengths, seq_len, input_mask.dtype)
+
+        def whole_mask() -> tf.Tensor:
+            keys = tf.cast(input_mask, dtype)
+            if masked:
+                keys = masked + (1 - masked) * keys
+            return tf.tile(keys[:, tf.newaxis, :], [1, seq_len, 1])
+
         mask = tf.cond(
             tf.reduce_all(tf.equal(input_mask, prefix)),
             lambda: tf.zeros([0], dtype),
-            lambda: tf.tile(tf.cast(input_mask, dtype)[:, tf.newaxis, :], [1, seq_len, 1]),
+            whole_mask,
         )
     return lengths, mask
