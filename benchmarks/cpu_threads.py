@@ -221,6 +221,7 @@ def main(argv: list[str]) -> None:
         "missing": [],
         "rows": [],
     }
+    path = report.result_path("cpu_threads", "json", _OUTPUT_DIR.value)
     for dtype in _DTYPES.value:
         for shape in shapes:
             for measure in (measure_quota, measure_sessions):
@@ -231,9 +232,9 @@ def main(argv: list[str]) -> None:
                     reason = f"quota, as no cgroup can be made: {error}"
                     if reason not in data["missing"]:
                         data["missing"].append(reason)
-    path = report.result_path("cpu_threads", "json", _OUTPUT_DIR.value)
-    report.write_json(path, data)
-    report.write_text(path.with_suffix(".md"), to_markdown(data))
+                # After every row, so that an interrupted run is not lost.
+                report.write_json(path, data)
+                report.write_text(path.with_suffix(".md"), to_markdown(data))
     plot(data, path.with_suffix(".png"))
     print(to_markdown(data))
     print(f"Written: {path}, .md and .png beside it")
