@@ -12,7 +12,7 @@ from tensorflow.core.framework import graph_pb2, node_def_pb2
 
 from fastertransformer_tf import ops, spec
 from fastertransformer_tf.graphs import float_types
-from fastertransformer_tf.models import masks
+from fastertransformer_tf.models.masks import lengths_and_mask
 from fastertransformer_tf.rewriting import bodies, layers, masks, views
 from fastertransformer_tf.rewriting.encoders import Encoder
 
@@ -208,7 +208,7 @@ def _lengths_and_mask(
     dtype: tf.DType,
     removes: bool,
 ) -> tuple[tf.Tensor | None, tf.Tensor | None]:
-    """Makes what the op takes of the graph's mask; see `masks.lengths_and_mask`."""
+    """Makes what the op takes of the graph's mask; see `lengths_and_mask`."""
     if isinstance(mask, masks.TokenMask):
         tokens = given["mask"]
         if mask.nonzero:
@@ -216,7 +216,7 @@ def _lengths_and_mask(
         if tokens.dtype == tf.bool:
             tokens = tf.cast(tokens, tf.int32)
         masked = 1 - mask.added / masks.GOOGLE
-        return masks.lengths_and_mask(tokens, dtype, removes, masked)
+        return lengths_and_mask(tokens, dtype, removes, masked)
     if isinstance(mask, masks.PairMask):
         total = tf.zeros([], tf.float32)
         for index in range(len(mask.adders)):

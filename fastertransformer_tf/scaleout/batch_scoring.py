@@ -187,7 +187,7 @@ def _workers(values: flags.FlagValues, ray: Any) -> tuple[int, int]:
 
 
 def _score_all(
-    ray: Any, job: Job, shards: Sequence[tables.Shard], workers: int, gpu: bool, total: int
+    job: Job, shards: Sequence[tables.Shard], workers: int, gpu: bool, total: int
 ) -> Iterator[dict[str, Any]]:
     """Scores shards; yields what was done with each, in any order."""
     import ray.data
@@ -248,7 +248,7 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
         tokens = rows = 0
         if left:
             try:
-                for done in _score_all(ray, job, left, workers, values.gpu, total):
+                for done in _score_all(job, left, workers, values.gpu, total):
                     tokens += int(done["tokens"])
                     rows += int(done["rows"])
             except Exception as error:
