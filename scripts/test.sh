@@ -13,5 +13,5 @@ scripts/build.sh
 echo "[test] C++"
 bazel test --jobs="$(nproc)" //:cc_tests
 echo "[test] Python"
-# -rs prints why a test was skipped.
-"$FT_PYTHON" -m pytest -q -rs "$@"
+# -rs prints why a test was skipped. Two processes, each with whole files: much of a test is starting another program.
+"$FT_PYTHON" -m pytest -q -rs -n 2 --dist loadfile "$@"
