@@ -24,8 +24,6 @@ from fastertransformer_tf import ops, spec
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.models import encoder_weights, masks
 
-ACTIVATIONS = ("gelu_tanh", "gelu_erf", "relu")
-
 
 def _whole(name: str, value: Any) -> int:
     """Checks a size."""
@@ -91,8 +89,10 @@ class BertEncoder(keras.layers.Layer):
         self.num_layers = _whole("num_layers", num_layers)
         self.num_heads = _whole("num_heads", num_heads)
         self.inner_size = _whole("inner_size", inner_size)
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation is {activation!r}, expected {', '.join(ACTIVATIONS)}")
+        if activation not in spec.ACTIVATIONS:
+            raise ValueError(
+                f"activation is {activation!r}, expected {', '.join(spec.ACTIVATIONS)}"
+            )
         if not 0 < layernorm_epsilon < 1:
             raise ValueError(
                 f"layernorm_epsilon is {layernorm_epsilon!r}, expected above 0 and below 1"
@@ -183,18 +183,6 @@ class BertEncoder(keras.layers.Layer):
         if rank != 2:
             raise ValueError(f"mask has shape {mask.shape}, expected [B,S] or [B,S,S]")
         return masks.lengths_and_mask(tf.cast(mask, tf.int32), hidden.dtype, self.remove_padding)
-
-    def compute_output_spec(
-        self,
-        hidden_states: Any,
-        mask: Any = None,
-        sequence_length: Any = None,
-        training: bool | None = None,
-    ) -> Any:
-        """Shape and type of the outputs, without running the op."""
-        del mask, sequence_length, training
-        one = keras.KerasTensor(hidden_states.shape, dtype=self.compute_dtype)
-        return [one] * self.num_layers if self.return_all_layers else one
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Shape of the outputs: that of the input."""

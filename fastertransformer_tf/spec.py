@@ -19,6 +19,8 @@ _T = TypeVar("_T")
 # Of variables, activations and the op.
 FLOAT_TYPES = ("float32", "float16", "bfloat16")
 HALF_TYPES = FLOAT_TYPES[1:]
+# Of the op's feed-forward network; gelu_tanh is google's gelu.
+ACTIVATIONS = ("gelu_tanh", "gelu_erf", "relu")
 
 # google-research BERT's, in bert/modeling.py.
 GOOGLE_LAYER_NORM_EPS = 1e-12

@@ -250,12 +250,12 @@ class Prober:
         given, got = (t.ravel()[:_MOST_VALUES].astype(np.float64) for t in (x, actual))
         for name, function in _ACTIVATIONS.items():
             if np.allclose(got, function(given), rtol=0, atol=_ACTIVATION_TOLERANCE):
-                if name in _OP_ACTIVATIONS:
+                if name in spec.ACTIVATIONS:
                     return name
                 raise Mismatch(
-                    f"activation is {name}, expected one of {', '.join(_OP_ACTIVATIONS)}"
+                    f"activation is {name}, expected one of {', '.join(spec.ACTIVATIONS)}"
                 )
-        raise Mismatch(f"activation is none of {', '.join(_OP_ACTIVATIONS)}")
+        raise Mismatch(f"activation is none of {', '.join(spec.ACTIVATIONS)}")
 
     # ---- The whole layer -------------------------------------------------------------------------
 
@@ -464,7 +464,6 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
 
-_OP_ACTIVATIONS = ("gelu_tanh", "gelu_erf", "relu")
 # The op's, and others that a reason may name.
 _ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
