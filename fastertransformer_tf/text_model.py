@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,8 +20,8 @@ import tensorflow as tf
 import tqdm
 
 from fastertransformer_tf.checkpoints import hugging_face, reading, restoring
-from fastertransformer_tf.data import text_features
-from fastertransformer_tf.data.text_features import Text, TextTokenizer, TokenRow
+from fastertransformer_tf.data import text_features, token_batches
+from fastertransformer_tf.data.text_features import INPUTS, Text, TextTokenizer
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import bert_config
 from fastertransformer_tf.files.hf_weights import PACKAGED_MINILM
@@ -34,7 +34,6 @@ if TYPE_CHECKING:  # typing has Self from Python 3.11 on.
 _tf1 = tf.compat.v1
 
 POOLINGS = ("mean", "cls", "pooler")
-_FILES = ("input_ids", "input_mask", "segment_ids")
 # google's and this package's programs' names, in this order.
 _CHECKPOINTS = (bert_config.CHECKPOINT_NAME, "model.ckpt")
 
@@ -84,14 +83,14 @@ class TextModel:
         pooler = "bert/pooler/dense/kernel"
         self._has_pooler = pooler in source.shapes and bool(np.any(source.load(pooler, "float32")))
         with tf.Graph().as_default() as graph, modeling.encoder_options(options):
-            inputs = {name: _tf1.placeholder(tf.int32, [None, None], name) for name in _FILES}
+            inputs = {name: _tf1.placeholder(tf.int32, [None, None], name) for name in INPUTS}
             with restoring.restored_variables(source, options.floatx) as restored:
                 built = bert.build(
-                    self.config, *(inputs[name] for name in _FILES), is_training=False
+                    self.config, *(inputs[name] for name in INPUTS), is_training=False
                 )
                 outputs = self._outputs(built, inputs["input_mask"])
         self._model = inference.Model(graph, inputs, outputs, restored)
-        feeds = [inputs[name] for name in _FILES]
+        feeds = [inputs[name] for name in INPUTS]
         self._calls = {
             name: self._model.session.make_callable(output, feed_list=feeds)
             for name, output in outputs.items()
@@ -186,26 +185,12 @@ class TextModel:
         rows = self._tokenizer.rows(texts, self.max_seq_length)
         result = np.empty((len(rows), width), np.float32)
         with tqdm.tqdm(total=len(rows), desc=output, unit="text", disable=not progress) as bar:
-            for places in batches(rows, batch_tokens):
+            lengths = [len(row.ids) for row in rows]
+            for places in token_batches.batches_of_tokens(lengths, batch_tokens):
                 features = text_features.arrays([rows[place] for place in places])
-                result[places] = self._calls[output](*(features[name] for name in _FILES))
+                result[places] = self._calls[output](*(features[name] for name in INPUTS))
                 bar.update(len(places))
         return result
-
-
-def batches(rows: Sequence[TokenRow], batch_tokens: int) -> Iterator[list[int]]:
-    """Places of rows by batch: longest first, so that memory is taken once and little is padding.
-
-    Args:
-      rows: Of tokens.
-      batch_tokens: Rows times the longest of them, at most, but for a single row.
-    """
-    order = sorted(range(len(rows)), key=lambda place: -len(rows[place].ids))
-    begin = 0
-    while begin < len(order):
-        count = max(1, batch_tokens // len(rows[order[begin]].ids))
-        yield order[begin : begin + count]
-        begin += count
 
 
 def load(

@@ -11,11 +11,10 @@ from tiny_hf import random_tensors, write_hf_folder
 
 import fastertransformer_tf
 from fastertransformer_tf.checkpoints import reading
-from fastertransformer_tf.data import text_features
+from fastertransformer_tf.data import text_features, token_batches
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.models import bert_compat, modeling
 from fastertransformer_tf.programs import checked_inputs, classification
-from fastertransformer_tf.text_model import batches
 
 TEXTS = ["the cat sat", "a big red dog is on the cat", "", "dog", ("the cat", "a dog sat"), "fast"]
 
@@ -82,8 +81,7 @@ def test_no_text(model):
 @pytest.mark.parametrize("lengths", [[5, 9, 9, 2, 30], [1], [7] * 9])
 @pytest.mark.parametrize("batch_tokens", [1, 20, 1000])
 def test_batch_places(lengths, batch_tokens):
-    rows = [text_features.TokenRow(list(range(length)), length) for length in lengths]
-    found = list(batches(rows, batch_tokens))
+    found = token_batches.batches_of_tokens(lengths, batch_tokens)
     assert sorted(place for places in found for place in places) == list(range(len(lengths)))
     for places in found:
         longest = max(lengths[place] for place in places)

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from fastertransformer_tf.data import token_batches
 from fastertransformer_tf.scaleout import scorers, token_batcher
 
 
@@ -97,7 +98,7 @@ def test_what_nobody_waits_for_is_not_computed() -> None:
 @pytest.mark.parametrize(("most_tokens", "most_rows"), [(1, 1), (50, 4), (1000, 100)])
 def test_batches_of_tokens(most_tokens: int, most_rows: int) -> None:
     lengths = np.random.default_rng(3).integers(1, 60, 200).tolist()
-    batches = scorers.batches_of_tokens(lengths, most_tokens, most_rows)
+    batches = token_batches.batches_of_tokens(lengths, most_tokens, most_rows)
     assert sorted(i for batch in batches for i in batch) == list(range(200))
     for batch in batches:
         longest = max(lengths[i] for i in batch)

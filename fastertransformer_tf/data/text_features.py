@@ -16,8 +16,11 @@ from tokenizers import models, normalizers, pre_tokenizers
 
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import vocabulary
+from fastertransformer_tf.models import bert_compat
 
 Text = str | tuple[str, str]
+# Of a model.
+INPUTS = ("input_ids", "input_mask", "segment_ids")
 
 # google's: a longer word is unknown.
 _LONGEST_WORD = 200
@@ -78,44 +81,26 @@ class TextTokenizer:
                 raise UserError(f"text {place} is {text!r:.80}, expected a string or two of them")
             parts.extend(pair)
         encoded = iter(self._tokenizer.encode_batch_fast(parts, add_special_tokens=False))
+        truncate = bert_compat.run_classifier()._truncate_seq_pair
         result = []
         for text in texts:
             first = next(encoded).ids
             second = [] if isinstance(text, str) or len(text) == 1 else next(encoded).ids
             if second:
-                keep, other = _cut(len(first), len(second), max_seq_length - 3)
-                second = second[:other]
+                truncate(first, second, max_seq_length - 3)
             else:
-                keep = max_seq_length - 2
-            ids = [self._cls, *first[:keep], self._sep]
+                del first[max_seq_length - 2 :]
+            ids = [self._cls, *first, self._sep]
             # As google: a second text of no token, or cut to none, has no [SEP].
             tail = [*second, self._sep] if second else []
             result.append(TokenRow([*ids, *tail], len(ids)))
         return result
 
 
-def _cut(first: int, second: int, room: int) -> tuple[int, int]:
-    """Lengths of a pair that fit: tokens go from the longer one, from the second where equal.
-
-    Source: google-research/bert run_classifier.py, _truncate_seq_pair.
-    """
-    if first + second <= room:
-        return first, second
-    half = room // 2
-    if first <= half:
-        return first, room - first
-    if second <= half:
-        return room - second, second
-    return room - half, half
-
-
 def arrays(rows: Sequence[TokenRow]) -> dict[str, Any]:
     """Pads rows to the longest: int32 input_ids, input_mask and segment_ids, [rows, S]."""
     longest = max(len(row.ids) for row in rows)
-    result = {
-        name: np.zeros((len(rows), longest), np.int32)
-        for name in ("input_ids", "input_mask", "segment_ids")
-    }
+    result = {name: np.zeros((len(rows), longest), np.int32) for name in INPUTS}
     for place, row in enumerate(rows):
         length = len(row.ids)
         result["input_ids"][place, :length] = row.ids
