@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tiny_bert import CONFIG
 
 tf1 = tf.compat.v1
 
@@ -63,17 +64,6 @@ def modeling() -> Any:
     module.contrib_layers = types.SimpleNamespace(layer_norm=_layer_norm)
     exec(compile(text, "modeling_alone.py", "exec"), module.__dict__)
     return module
-
-
-CONFIG = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "max_position_embeddings": 40,
-    "type_vocab_size": 2,
-}
 
 
 def inputs(length=None, batch=None, prefix=""):

@@ -27,7 +27,10 @@ def _class_weights(pooled: tf.Tensor, num_labels: int) -> tuple[tf.Tensor, tf.Te
 
 def class_logits(pooled: tf.Tensor, num_labels: int) -> tf.Tensor:
     """The classification head for inference: pooled [B,H] to float32 logits [B,C]."""
-    weights, bias = _class_weights(pooled, num_labels)
+    return _logits(pooled, *_class_weights(pooled, num_labels))
+
+
+def _logits(pooled: tf.Tensor, weights: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.matmul(pooled, weights, transpose_b=True) + bias, tf.float32)
 
 
@@ -64,7 +67,7 @@ def classifier(
     with _tf1.variable_scope("loss"):
         if is_training:
             pooled = bert_layers.dropout(pooled, 0.1)
-        logits = tf.cast(tf.matmul(pooled, weights, transpose_b=True) + bias, tf.float32)
+        logits = _logits(pooled, weights, bias)
         probabilities = tf.nn.softmax(logits)
         per_example_loss = -tf.reduce_sum(
             tf.one_hot(labels, num_labels) * tf.nn.log_softmax(logits), axis=-1

@@ -230,12 +230,14 @@ def _scores(
     file: str, answers: dict[str, str], options: squad_files.SquadOptions
 ) -> dict[str, object]:
     """Exact match and F1 as squad_evaluate_v1_1 gives them; none where answers are not known."""
-    data = text_files.read_json(file)["data"]
-    questions = [qa for one in data for paragraph in one["paragraphs"] for qa in paragraph["qas"]]
-    if options.version_2_with_negative or not all(qa.get("answers") for qa in questions):
+    if options.version_2_with_negative:
+        return {}
+    dataset = text_files.read_json(file)
+    paragraphs = [paragraph for one in dataset["data"] for paragraph in one["paragraphs"]]
+    if not all(qa.get("answers") for paragraph in paragraphs for qa in paragraph["qas"]):
         return {}
     try:
-        scores = squad_scores.evaluate(squad_scores.read_articles(file), answers)
+        scores = squad_scores.evaluate(squad_scores.articles_of(dataset, file), answers)
     except UserError as error:
         print(f"no scores: {error}")  # Of the answers; the questions were checked before.
         return {}
