@@ -117,7 +117,7 @@ void StoreActivated(const GemmArgs& g, X x, const float* bias, int64_t rows, int
   for (int64_t i = 0; i < rows; ++i, out += ld_out) {
     const auto y = [&](int64_t j) {
       const Vec sum = x(i * kTileWidth + j) + Load(bias + j);
-      return activates ? Activate(sum, activation) : sum;
+      return activates ? ActivateTo<Out>(sum, activation) : sum;
     };
     StoreRow<kTileWidth>(y, cols, out_scale, out);
   }
