@@ -45,10 +45,15 @@ Grid::Grid(const Primitives& primitives, int64_t num_rows, int64_t num_columns,
   const int64_t height = primitives.gemm.row_multiple, width = primitives.gemm.panel_width;
   const int64_t tiles = (num_rows + height - 1) / height;
   const int64_t panels = (num_columns + width - 1) / width;
+  // Many threads do not end at once, and smaller tasks level that out: with 16 on an Emerald Rapids
+  // Xeon, at batch 8 and length 128, 64 rows took 134 ms where 128 took 154 in float32, 42 and 47
+  // in bfloat16; at length 384 432, 463, 106 and 118.
+  constexpr int64_t kManyThreads = 8;
+  const int64_t most = primitives.schedule.grid_rows / (num_threads >= kManyThreads ? 2 : 1);
   // Tries every height of a task, and every width with it.
   rows = columns = 0;
   double best = 0;
-  for (int64_t h = 1; h <= tiles && (h == 1 || h * height <= primitives.schedule.grid_rows); ++h) {
+  for (int64_t h = 1; h <= tiles && (h == 1 || h * height <= most); ++h) {
     for (int64_t w = 1; w <= panels; ++w) {
       const int64_t tasks = ((tiles + h - 1) / h) * ((panels + w - 1) / w);
       const double rounds = static_cast<double>((tasks + num_threads - 1) / num_threads);

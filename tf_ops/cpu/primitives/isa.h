@@ -39,12 +39,10 @@ namespace {
 // The products of T, and of integers.
 int64_t NoScratch(int64_t, int64_t) { return 0; }
 #if defined(FT_AMX) && defined(FT_COMPUTE_BFLOAT16)
-constexpr bool kTileFloats = true;
 constexpr GemmPrimitives kGemm = {
     kComputeType,  kComputeType, kComputeType, kPair,     kWidth,          0,
     kTilePairRows, kInnerChunk,  32,           NoScratch, TileGemm<false>, MakePanel};
 #else
-constexpr bool kTileFloats = false;
 constexpr GemmPrimitives kGemm = {
     kComputeType, kComputeType, kComputeType, kPair,     kWidth, 0,
     kRows,        kInnerChunk,  kPair,        NoScratch, Gemm,   MakePanel};
@@ -56,12 +54,10 @@ constexpr int64_t kIntInnerChunk = kInnerChunk * 2;
 constexpr int64_t kIntInnerChunk = kInnerChunk * 4 / static_cast<int64_t>(sizeof(Q));
 #endif
 #ifdef FT_AMX
-constexpr bool kTileIntegers = true;
 constexpr GemmPrimitives kIntGemm = {kIntType,  DataType::kInt8, kComputeType,   kIntPadding,
                                      kIntWidth, kHeaderBytes,    kTilePairRows,  kIntInnerChunk,
                                      1,         IntScratchBytes, TileGemm<true>, MakeIntPanel};
 #else
-constexpr bool kTileIntegers = false;
 constexpr GemmPrimitives kIntGemm = {kIntType,  DataType::kInt8, kComputeType, kIntPadding,
                                      kIntWidth, kHeaderBytes,    kIntRows,     kIntInnerChunk,
                                      1,         IntScratchBytes, IntGemm,      MakeIntPanel};
@@ -72,14 +68,14 @@ constexpr GemmPrimitives kIntGemm = {kIntType,  DataType::kInt8, kComputeType, k
 #ifndef FT_ISA_NAME
 #define FT_ISA_NAME FT_ISA
 #endif
-constexpr Primitives With(const GemmPrimitives& gemm, bool on_tiles) {
+constexpr Primitives With(const GemmPrimitives& gemm) {
   return {
       FT_STRING(FT_ISA_NAME),
       kComputeType,
       gemm,
       {kComputeType, Attention, AttentionScratchBytes},
       {kComputeType, AddBiasResidualLayerNorm},
-      {kBlockRows, on_tiles ? kMinTileRowsPerThread : kMinRowsPerThread, kGridRows},
+      {kBlockRows, kMinRowsPerThread, kGridRows},
       Quantize,
       ConvertElements,
   };
@@ -88,7 +84,7 @@ constexpr Primitives With(const GemmPrimitives& gemm, bool on_tiles) {
 }  // namespace
 
 extern const Primitives kPrimitives, kInt8Primitives;
-constexpr Primitives kPrimitives = With(kGemm, kTileFloats);
-constexpr Primitives kInt8Primitives = With(kIntGemm, kTileIntegers);
+constexpr Primitives kPrimitives = With(kGemm);
+constexpr Primitives kInt8Primitives = With(kIntGemm);
 
 }  // namespace ft::cpu::FT_ISA
