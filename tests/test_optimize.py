@@ -14,7 +14,7 @@ import tiny_bert
 import fastertransformer_tf
 from fastertransformer_tf.checkpoints import writing
 from fastertransformer_tf.errors import UserError
-from fastertransformer_tf.quantization import conversion, points
+from fastertransformer_tf.quantization import conversion, fold_shift, points
 
 tf1 = tf.compat.v1
 
@@ -123,16 +123,26 @@ def test_other_types_make_constants(classifier, tmp_path, rng, changes, toleranc
     assert 0 < difference <= tolerance * max(1, np.abs(expected["logits"]).max())
 
 
-def test_ranges_of_a_calibrated_and_of_a_quantized_checkpoint(tmp_path, rng) -> None:
-    tiny = tiny_bert.make_tiny_bert(tmp_path / "tiny")
-    google.export_classifier(tiny.checkpoint, tiny.config_file, tmp_path / "model")
+def calibrated(tiny, rng, folder, is_folded):
+    """Writes calibrated.ckpt and int8.ckpt of a tiny model, as --do_calib does, with one range."""
     tensors = dict(tiny.weights)
+    if is_folded:
+        hidden = tiny_bert.CONFIG["hidden_size"]
+        centres = {name: rng.normal(0, 1, hidden) for name in fold_shift.shift_points(3)}
+        tensors = fold_shift.fold_shift(tensors, centres)
     for name in points.all_names(3):
         kernel = tensors.get(name.removesuffix("_quantizer"))
         largest = np.float32(6) if kernel is None else np.abs(kernel).max(axis=0)
         tensors |= {f"{name}/quant_max": largest, f"{name}/quant_min": -largest}
-    writing.save_checkpoint(tmp_path / "calibrated.ckpt", tensors)
-    conversion.quantize_checkpoint(tmp_path / "calibrated.ckpt", tmp_path / "int8.ckpt", 2)
+    writing.save_checkpoint(folder / "calibrated.ckpt", tensors)
+    conversion.quantize_checkpoint(folder / "calibrated.ckpt", folder / "int8.ckpt", 2)
+
+
+@pytest.mark.parametrize("is_folded", [False, True])
+def test_ranges_of_a_calibrated_and_of_a_quantized_checkpoint(tmp_path, rng, is_folded) -> None:
+    tiny = tiny_bert.make_tiny_bert(tmp_path / "tiny")
+    google.export_classifier(tiny.checkpoint, tiny.config_file, tmp_path / "model")
+    calibrated(tiny, rng, tmp_path, is_folded)
     given = google.samples(rng)
     logits = []
     for name in ("calibrated", "int8"):
@@ -146,6 +156,24 @@ def test_ranges_of_a_calibrated_and_of_a_quantized_checkpoint(tmp_path, rng) -> 
         fastertransformer_tf.optimize(
             tmp_path / "model", tmp_path / "no", int8_mode=2, ranges=other.checkpoint
         )
+
+
+def test_hidden_states_of_a_calibration_that_moved_them(tmp_path, rng) -> None:
+    tiny = tiny_bert.make_tiny_bert(tmp_path / "tiny")
+    with tf.Graph().as_default(), tf1.Session() as session:
+        tensors = google.inputs()
+        layers = google.bert(tensors).get_all_encoder_layers()
+        tf1.train.Saver().restore(session, str(tiny.checkpoint))
+        outputs = {f"layer_{i}": layer for i, layer in enumerate(layers)}
+        google.save(session, tmp_path / "model", tensors, outputs)
+    calibrated(tiny, rng, tmp_path, is_folded=True)
+    fastertransformer_tf.optimize(
+        tmp_path / "model", tmp_path / "fast", int8_mode=1, ranges=str(tmp_path / "int8.ckpt")
+    )
+    given = google.samples(rng)
+    expected, actual = (google.run_saved(p, given) for p in (tmp_path / "model", tmp_path / "fast"))
+    for key, value in expected.items():
+        assert np.sqrt(np.mean((actual[key] - value) ** 2)) < 0.1 * value.std()
 
 
 def test_a_meta_graph_is_run_without_its_saver(classifier, tmp_path, monkeypatch) -> None:

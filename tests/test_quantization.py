@@ -181,6 +181,28 @@ def test_a_folded_shift_changes_no_output(rng):
     assert "bert/encoder/layer_0/attention/self/query/bias" in changed
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_the_shift_of_a_layer_s_input_is_found(rng, dtype):
+    tensors, centres = _folded(rng)
+    folded = fold_shift.fold_shift(tensors, centres)
+    for layer in range(2):
+        before, after = (
+            {
+                w.google: model[points.full_name(layer, w.google)].astype(dtype)
+                for w in spec.LAYER_WEIGHTS
+            }
+            for model in (tensors, folded)
+        )
+        z = fold_shift.find_input_shift(before, after)
+        expected = centres[points.full_name(layer, fold_shift.LAYER_INPUT)]
+        np.testing.assert_allclose(z, expected, rtol=0, atol=400 * np.finfo(dtype).eps)
+        np.testing.assert_array_equal(fold_shift.find_input_shift(before, before), 0)
+        after["attention/self/query/bias"] = after["attention/self/query/bias"] + rng.normal(
+            0, 0.5, tiny_bert.CONFIG["hidden_size"]
+        )
+        assert fold_shift.find_input_shift(before, after) is None
+
+
 def test_a_shift_without_centres_changes_nothing(rng):
     tensors, _ = _folded(rng)
     folded = fold_shift.fold_shift(tensors, {})

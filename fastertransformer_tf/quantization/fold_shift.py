@@ -28,6 +28,8 @@ SCOPES = (LAYER_INPUT, MIDDLE, KEY, VALUE)
 
 _EMBEDDINGS = "bert/embeddings/LayerNorm/beta"
 _LAST_NORM = "output/LayerNorm/beta"
+# What rounding the biases to float32 may leave of a shift's equations; float16 leaves more.
+_ROUNDED = 1e-2
 _QUERY_KEY_VALUE = tuple(f"attention/self/{name}" for name in ("query", "key", "value"))
 
 
@@ -93,6 +95,39 @@ def _fold_layer(moved: _Moved, layer: int, centres: Mapping[str, np.ndarray]) ->
     moved.add(at("attention/output/LayerNorm/beta"), -z)
     moved.add(at("intermediate/dense/bias"), z @ moved.value(at("intermediate/dense/kernel")))
     moved.add(at("output/dense/bias"), z)
+
+
+def find_input_shift(
+    before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]
+) -> np.ndarray | None:
+    """Finds what `fold_shift` subtracted from the input of a layer.
+
+    With z the input's centre and c the values', the biases of query, value and output grew by
+    z Wq, z Wv - c and z + c Wo: two equations for z, solved by least squares.
+
+    Args:
+      before: Names within a layer to its kernels and biases, as they were.
+      after: The same with the biases that they became; its kernels are not read.
+
+    Returns:
+      z, float64 [H]; or None where the biases did not change by a shift alone.
+    """
+
+    def kernel(scope: str) -> np.ndarray:
+        return np.asarray(before[f"{scope}/kernel"], np.float64)
+
+    def change(scope: str) -> np.ndarray:
+        name = f"{scope}/bias"
+        return np.asarray(after[name], np.float64) - np.asarray(before[name], np.float64)
+
+    query, _, value = _QUERY_KEY_VALUE
+    output = "attention/output/dense"
+    value_to_output = kernel(value) @ kernel(output)
+    matrix = np.hstack([kernel(query), np.eye(len(value_to_output)) + value_to_output])
+    wanted = np.concatenate([change(query), change(output) + change(value) @ kernel(output)])
+    z: np.ndarray = np.linalg.lstsq(matrix.T, wanted, rcond=None)[0]
+    left = np.linalg.norm(z @ matrix - wanted)
+    return z if left <= _ROUNDED * np.linalg.norm(wanted) else None
 
 
 class _Moved:

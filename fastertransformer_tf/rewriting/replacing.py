@@ -27,10 +27,13 @@ class Constants:
     Attributes:
       layers: Op input to array, for each layer.
       scales: The scale list of each layer; none without int8.
+      shifts: What each layer's input has to be less by, [H], where a calibration moved the channels
+        (`quantization.fold_shift`); none if it did not.
     """
 
     layers: Sequence[Mapping[str, np.ndarray]]
     scales: Sequence[np.ndarray] = ()
+    shifts: Sequence[np.ndarray] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,8 +177,9 @@ def _build(
             for layer in constants.layers
         ]
         scales = [tf.constant(value) for value in constants.scales]
+    shifts = [] if constants is None else [tf.cast(z, states.dtype) for z in constants.shifts]
     outputs = ops.bert_encoder(
-        tf.cast(states, dtype),
+        tf.cast(states - shifts[0] if shifts else states, dtype),
         lengths,
         mask,
         weights,
@@ -193,8 +197,10 @@ def _build(
     # The rank of the outputs is that of the old ones, not of the input: one may be reshaped.
     results = []
     shown = encoder.layers if all_layers else encoder.layers[-1:]
-    for layer, output in zip(shown, outputs, strict=True):
+    for index, (layer, output) in enumerate(zip(shown, outputs, strict=True), 1):
         output = tf.cast(output, states.dtype)
+        if shifts and index < len(shown):
+            output += shifts[index]  # The next layer's input.
         if layer.output.shape.rank == 2:
             output = tf.reshape(output, [-1, first.hidden])
         results.append(output)

@@ -17,7 +17,7 @@ from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.graphs import float_types
 from fastertransformer_tf.models import encoder_weights, int8_weights
-from fastertransformer_tf.quantization import conversion, points
+from fastertransformer_tf.quantization import conversion, fold_shift, points
 from fastertransformer_tf.rewriting import bodies, masks, sources, views
 from fastertransformer_tf.rewriting.encoders import Encoder
 from fastertransformer_tf.rewriting.replacing import Constants, Precision
@@ -139,17 +139,18 @@ def constants(
     if not precision.has_constants:
         return None
     sizes = encoder_sizes(encoder)
+    by_name = spec.by_google_name(_arrays(reader, encoder))
+    shifts: list[np.ndarray] = []
     if precision.int8_mode and ranges is not None:
-        by_name = _from_checkpoint(ranges, sizes)
-    else:
-        by_name = spec.by_google_name(_arrays(reader, encoder))
-        if precision.int8_mode:
-            hidden, lengths = _calibration_batch(reader, encoder, samples)
-            by_name = int8_weights.quantize(by_name, sizes, hidden, lengths)
+        own, by_name = by_name, _from_checkpoint(ranges, sizes)
+        shifts = _shifts(own, by_name)
+    elif precision.int8_mode:
+        hidden, lengths = _calibration_batch(reader, encoder, samples)
+        by_name = int8_weights.quantize(by_name, sizes, hidden, lengths)
     scales = [layer[points.SCALE_LIST] for layer in by_name] if precision.int8_mode else []
     layers = [_converted(layer, precision.floatx) for layer in spec.by_op_input(by_name)]
     sources.check_size(sum(value.nbytes for layer in layers for value in layer.values()))
-    return Constants(layers, scales)
+    return Constants(layers, scales, shifts)
 
 
 def encoder_sizes(encoder: Encoder) -> spec.EncoderSizes:
@@ -178,6 +179,21 @@ def _arrays(reader: Reader, encoder: Encoder) -> list[dict[str, np.ndarray]]:
             }
         )
     return result
+
+
+def _shifts(
+    own: Sequence[Mapping[str, np.ndarray]], calibrated: Sequence[Mapping[str, np.ndarray]]
+) -> list[np.ndarray]:
+    """Finds how a calibration moved the inputs of layers, float64 [H] each, of their weights.
+
+    Empty where a layer's weights did not change by that alone: a model that was trained further
+    does not have this one's embeddings either, which the verification shows.
+    """
+    found = [
+        fold_shift.find_input_shift(before, after)
+        for before, after in zip(own, calibrated, strict=True)
+    ]
+    return [z for z in found if z is not None] if all(z is not None for z in found) else []
 
 
 def _converted(layer: Mapping[str, np.ndarray], floatx: str) -> dict[str, np.ndarray]:
