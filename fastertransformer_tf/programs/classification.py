@@ -48,14 +48,16 @@ _POSITIVE = (
     "predict_batch_size",
     "save_checkpoints_steps",
 )
-_HELP = model_flags.TPU_HELP | {
-    "init_checkpoint": "Checkpoint to start from (--do_train), or to run where --output_dir has "
-    "none of a training: its prefix, or a folder.",
-    "task_name": "The task: cola, mnli, mrpc or xnli.",
-    "output_dir": "The folder where results are written.",
-    "do_train": "Fine-tune, with --if_quant for int8; checkpoints go to --output_dir, and the same "
-    "command goes on after a kill.",
-}
+_HELP = (
+    model_flags.TPU_HELP
+    | model_flags.MODEL_HELP
+    | {
+        "task_name": "The task: cola, mnli, mrpc or xnli.",
+        "output_dir": "The folder where results are written.",
+        "do_train": "Fine-tune, with --if_quant for int8; checkpoints go to --output_dir, and the "
+        "same command goes on after a kill.",
+    }
+)
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -238,8 +240,9 @@ def _needed_sets(values: flags.FlagValues) -> list[str]:
 
 def _check_flags(values: flags.FlagValues) -> modeling.EncoderOptions:
     """Checks what the flags say by themselves; returns how the encoder is built."""
-    cli.require_flags(values, _REQUIRED)
     path_flags.check_paths(values, _PATHS)
+    checked_inputs.complete_model_flags(values)
+    cli.require_flags(values, _REQUIRED)
     options = checked_inputs.encoder_options(values)
     checked_inputs.check_training_flags(values)
     if not any((values.do_train, values.do_calib, values.do_eval, values.do_predict)):

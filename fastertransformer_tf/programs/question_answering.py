@@ -33,10 +33,7 @@ _OWNER = "fastertransformer_tf.run_squad_wrap"
 _REQUIRED = ("vocab_file", "bert_config_file", "output_dir")
 _PATHS = (*_REQUIRED, "init_checkpoint", "teacher", "train_file", "predict_file", "export_dir")
 _POSITIVE = ("train_batch_size", "predict_batch_size", "save_checkpoints_steps")
-_HELP = model_flags.TPU_HELP | {
-    "init_checkpoint": "Checkpoint to start from (--do_train), or to run where --output_dir has "
-    "none of a training: its prefix, or a folder.",
-}
+_HELP = model_flags.TPU_HELP | model_flags.MODEL_HELP
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -171,8 +168,9 @@ def prepare(values: flags.FlagValues) -> Job:
       UserError: A flag is missing, wrong, or does not go with another; a file is not as expected.
       OSError: A file is not there or cannot be read.
     """
-    cli.require_flags(values, _REQUIRED)
     path_flags.check_paths(values, _PATHS)
+    checked_inputs.complete_model_flags(values)
+    cli.require_flags(values, _REQUIRED)
     encoder = checked_inputs.encoder_options(values)
     checked_inputs.check_training_flags(values)
     if not any((values.do_train, values.do_calib, values.do_predict, values.export_dir)):
