@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
         job = classification.prepare(values)
         features = job.features("dev")
         models = {
-            name: classification.Classifier(job.config, len(job.labels), path, options)
+            name: classification.Classifier(job.config, len(job.task.labels), path, options)
             for name, options in contestants.items()
         }
     result = {
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> None:
             floatx = contestants[name].floatx
             result["contestants"][name] = {
                 "accuracy": float(classification.evaluate(
-                    "mrpc", features["label_ids"], done
+                    job.task, features["label_ids"], done
                 )["eval_accuracy"]),
                 "largest_logit_difference": float(np.abs(logits - expected).max()),
                 "relative_error": profiling.check_agreement(expected, logits, floatx),

@@ -596,7 +596,7 @@ def test_an_exported_model_is_served_elsewhere(
     values(["program", "--do_eval", *(f"--{k}={v}" for k, v in arguments.items())])
     job = classification.prepare(values)
     features = glue_features.make_features(
-        job.processor.get_dev_examples(str(tmp_path)), job.labels, 16, job.tokenizer
+        job.task.get_dev_examples(str(tmp_path)), job.task.get_labels(), 16, job.tokenizer
     )
     del features["label_ids"]
     np.savez(tmp_path / "features.npz", **features)

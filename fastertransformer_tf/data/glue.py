@@ -47,13 +47,22 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A classification task: `labels` in the order of the model's outputs, and its files."""
+    """A classification task.
+
+    Attributes:
+      name: Of the task, in lower case.
+      labels: In the order of the model's outputs.
+      splits: TRAIN, DEV and TEST, those that there are, to the files.
+      synonyms: Other words for a label in the files.
+      metrics: What it is judged by: accuracy, f1 (of the second label) or mcc (Matthews
+        correlation).
+    """
 
     name: str
     labels: tuple[str, ...]
     splits: Mapping[str, Split]
-    # Other words for a label in the files.
     synonyms: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    metrics: tuple[str, ...] = ("accuracy",)
 
     @property
     def is_pair(self) -> bool:
@@ -178,6 +187,7 @@ TASKS: dict[str, Task] = {
                 DEV: _cola("dev"),
                 TEST: Split("test.tsv", text_a=1),
             },
+            metrics=("accuracy", "mcc"),
         ),
         Task(
             "mnli",
@@ -192,6 +202,7 @@ TASKS: dict[str, Task] = {
             "mrpc",
             ("0", "1"),
             {TRAIN: _mrpc("train"), DEV: _mrpc("dev"), TEST: _mrpc("test", label=None)},
+            metrics=("accuracy", "f1"),
         ),
         Task(
             "xnli",

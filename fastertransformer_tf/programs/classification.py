@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -130,28 +131,33 @@ class Classifier(inference.Model):
         super().__init__(graph, inputs, outputs, restored, session_config)
 
 
-def evaluate(task: str, label_ids: np.ndarray, run: inference.BatchRun) -> dict[str, Any]:
-    """Computes google's metrics, and the task's own in GLUE.
+# Metric of a task -> how tables call it, and its function of labels and predictions.
+_METRICS: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], float]]] = {
+    "accuracy": ("accuracy", metrics.accuracy_score),
+    "f1": ("F1", metrics.f1_score),
+    "mcc": ("Matthews correlation", metrics.matthews_corrcoef),
+}
+
+
+def evaluate(task: glue.Task, label_ids: np.ndarray, run: inference.BatchRun) -> dict[str, Any]:
+    """Computes what google's program does, and the task's metrics in GLUE.
 
     Args:
-      task: Lower-case task name.
+      task: Its metrics.
       label_ids: int32 [examples].
       run: With logits, per_example_loss and loss.
 
     Returns:
-      eval_accuracy, eval_loss (mean over examples), loss (mean over batches), for mrpc eval_f1
-      (of class 1), for cola eval_mcc (Matthews correlation).
+      eval_METRIC of each of the task's metrics, eval_loss (mean over examples) and loss (mean over
+      batches).
     """
     predictions = run.outputs["logits"].argmax(axis=-1)
     result = {
-        "eval_accuracy": np.float32(metrics.accuracy_score(label_ids, predictions)),
-        "eval_loss": np.float32(run.outputs["per_example_loss"].mean(dtype=np.float64)),
-        "loss": np.float32(run.outputs["loss"].mean(dtype=np.float64)),
+        f"eval_{name}": np.float32(_METRICS[name][1](label_ids, predictions))
+        for name in task.metrics
     }
-    if task == "mrpc":
-        result["eval_f1"] = np.float32(metrics.f1_score(label_ids, predictions))
-    if task == "cola":
-        result["eval_mcc"] = np.float32(metrics.matthews_corrcoef(label_ids, predictions))
+    result["eval_loss"] = np.float32(run.outputs["per_example_loss"].mean(dtype=np.float64))
+    result["loss"] = np.float32(run.outputs["loss"].mean(dtype=np.float64))
     return result
 
 
@@ -161,9 +167,7 @@ class Job:
 
     Attributes:
       values: The parsed flags.
-      task: Lower-case task name.
-      processor: The task: its labels and files.
-      labels: Its labels.
+      task: Its labels, files and metrics.
       config: The BertConfig.
       tokenizer: The FullTokenizer.
       options: How the encoder is built.
@@ -172,9 +176,7 @@ class Job:
     """
 
     values: flags.FlagValues
-    task: str
-    processor: glue.Task
-    labels: list[str]
+    task: glue.Task
     config: Any
     tokenizer: Any
     options: modeling.EncoderOptions
@@ -188,7 +190,7 @@ class Job:
     def tokenized(self, examples: list[Any]) -> dict[str, np.ndarray]:
         """Tokenizes examples; see `glue_features.make_features`."""
         return glue_features.make_features(
-            examples, self.labels, self.values.max_seq_length, self.tokenizer
+            examples, self.task.get_labels(), self.values.max_seq_length, self.tokenizer
         )
 
 
@@ -215,9 +217,7 @@ def prepare(values: flags.FlagValues) -> Job:
     path_flags.make_output_dir(values.output_dir)
     return Job(
         values=values,
-        task=task.name,
-        processor=task,
-        labels=task.get_labels(),
+        task=task,
         config=config,
         tokenizer=tokenizer,
         options=options,
@@ -287,14 +287,11 @@ def run_eval(job: Job, model: Classifier) -> dict[str, Any]:
     if values.output_logits:
         with atomic.atomic_path(values.output_logits) as path, path.open("wb") as file:
             np.save(file, run.outputs["logits"])
-    rows: dict[str, object] = {"accuracy": result["eval_accuracy"]}
-    rows |= {
-        label: result[key]
-        for key, label in (("eval_f1", "F1"), ("eval_mcc", "Matthews correlation"))
-        if key in result
+    rows: dict[str, object] = {
+        _METRICS[name][0]: result[f"eval_{name}"] for name in job.task.metrics
     }
     rows["loss"] = result["eval_loss"]
-    title = f"{job.task.upper()} evaluation"
+    title = f"{job.task.name.upper()} evaluation"
     reports.report(title, job.options, rows, run, values.eval_batch_size)
     return result
 
@@ -310,7 +307,7 @@ def run_predict(job: Job, model: Classifier) -> np.ndarray:
     probabilities = run.outputs["probabilities"]
     text = "".join("\t".join(str(p) for p in row) + "\n" for row in probabilities)
     atomic.write_text(os.path.join(values.output_dir, "test_results.tsv"), text)
-    title = f"{job.task.upper()} prediction"
+    title = f"{job.task.name.upper()} prediction"
     reports.report(title, job.options, {}, run, values.predict_batch_size)
     return probabilities
 
@@ -324,11 +321,11 @@ def run_train(job: Job) -> str:
         return fine_tuning.run(
             values,
             config,
-            tasks.classifier(config, len(job.labels)),
+            tasks.classifier(config, len(job.task.labels)),
             features,
             len(features["label_ids"]),
             folder,
-            {"task": job.task},
+            {"task": job.task.name},
         )
 
 
@@ -337,7 +334,7 @@ def run_calib(job: Job, source: reading.Checkpoint) -> str:
     chosen = calibration.options(job.values)
 
     def build(source: reading.Checkpoint, encoder: modeling.EncoderOptions) -> inference.Model:
-        return Classifier(job.config, len(job.labels), source, encoder)
+        return Classifier(job.config, len(job.task.labels), source, encoder)
 
     features = job.tokenized(calibration.choose_examples(job.examples["train"], chosen))
     return calibration.calibrate(build, source, features, chosen, job.values.output_dir)
@@ -368,7 +365,7 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
             return result
         if values.if_quant:
             job.options = calibration.simulated_encoder(source, calibration.options(values))
-        with Classifier(job.config, len(job.labels), source, job.options) as model:
+        with Classifier(job.config, len(job.task.labels), source, job.options) as model:
             if values.do_eval:
                 result = run_eval(job, model)
             if values.do_predict:

@@ -64,7 +64,7 @@ def run(values: flags.FlagValues) -> list[np.ndarray]:
         for options, name in ((original, "bert_origin"), (job.options, "bert_fastinfer")):
             model = classification.Classifier(
                 job.config,
-                len(job.labels),
+                len(job.task.labels),
                 job.source,
                 options,
                 encoder_graphs.session_config(values.xla),

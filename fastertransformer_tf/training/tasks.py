@@ -40,17 +40,14 @@ def classifier(config: Any, num_labels: int) -> Task:
     """
 
     def model(inputs: Tensors, is_training: bool) -> dict[str, tf.Tensor]:
-        ids = inputs["input_ids"]
-        # The head's own loss, of whatever labels, is left out of the graph: nothing fetches it.
-        logits = heads.classifier(
+        logits = heads.sequence_logits(
             config,
             is_training,
-            ids,
+            inputs["input_ids"],
             inputs["input_mask"],
             inputs["segment_ids"],
-            tf.zeros_like(ids[:, 0]),
             num_labels,
-        )[2]
+        )
         return {"logits": logits}
 
     def loss(inputs: Tensors, logits: Tensors) -> tf.Tensor:
