@@ -12,6 +12,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import report
+from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.models import bert_compat, modeling
 from fastertransformer_tf.programs import classification, profiling
 
@@ -57,7 +58,7 @@ def main(argv: list[str]) -> None:
         job = classification.prepare(values)
         features = job.features("dev")
         models = {
-            name: classification.Classifier(job.config, len(job.task.labels), path, options)
+            name: job.classifier(reading.Checkpoint(path), options)
             for name, options in contestants.items()
         }
     result = {

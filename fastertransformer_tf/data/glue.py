@@ -1,12 +1,13 @@
-"""Reads the data of CoLA, MNLI, MRPC and XNLI in the files that run_classifier.py reads.
+"""Reads the data of GLUE's tasks and of XNLI, with an error that names file and line.
 
-The same files, columns and examples as google's processors have (bert-tensorflow's
-run_classifier.py), with an error that names file and line where a row is not as it should be.
+CoLA, MNLI, MRPC and XNLI have the same files, columns and examples as google's processors
+(bert-tensorflow's run_classifier.py); the others are as GLUE's download has them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -29,6 +30,7 @@ class Split:
       label: Column of the label; None for the file to predict, whose labels, if any, are not read.
       header: Whether the first line is a header.
       language: Only rows with this word in the first column count.
+      has_broken_rows: Rows with too few columns are left out, counted and told.
     """
 
     file: str
@@ -37,6 +39,7 @@ class Split:
     label: int | None = None
     header: bool = True
     language: str | None = None
+    has_broken_rows: bool = False
 
     @property
     def num_columns(self) -> int:
@@ -47,15 +50,15 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A classification task.
+    """A task of classification, or of regression.
 
     Attributes:
       name: Of the task, in lower case.
-      labels: In the order of the model's outputs.
+      labels: In the order of the model's outputs; none where the label is a number to predict.
       splits: TRAIN, DEV and TEST, those that there are, to the files.
       synonyms: Other words for a label in the files.
-      metrics: What it is judged by: accuracy, f1 (of the second label) or mcc (Matthews
-        correlation).
+      metrics: What it is judged by: accuracy, f1 (of the second label), mcc (Matthews correlation),
+        pearson or spearman.
     """
 
     name: str
@@ -63,6 +66,16 @@ class Task:
     splits: Mapping[str, Split]
     synonyms: Mapping[str, str] = dataclasses.field(default_factory=dict)
     metrics: tuple[str, ...] = ("accuracy",)
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the label is a number to predict."""
+        return not self.labels
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of the model, C: one for each label, or one."""
+        return len(self.labels) or 1
 
     @property
     def is_pair(self) -> bool:
@@ -105,7 +118,8 @@ class Task:
           which: TRAIN, DEV or TEST.
 
         Returns:
-          google's InputExample objects, at least one; those of the test set have the first label.
+          google's InputExample objects, at least one, their labels as in the file; those of the
+          test set have the first label, or 0.
 
         Raises:
           OSError: The file is missing or cannot be read.
@@ -121,10 +135,14 @@ class Task:
             )
         example = bert_compat.run_classifier().InputExample
         found = []
+        broken = 0
         for number, line in enumerate(text_files.read_lines(path), 1):
             if number == 1 and split.header:
                 continue
             where = f"{path}, line {number}"
+            if split.has_broken_rows and line.count("\t") + 1 < split.num_columns:
+                broken += 1
+                continue
             row = self._columns(line, split, where)
             if split.language not in (None, row[0]):
                 continue
@@ -138,6 +156,11 @@ class Task:
             )
         if not found:
             raise UserError(f"{path} holds no example, expected at least one row")
+        if broken:
+            print(
+                f"{path}: {broken} of {broken + len(found)} rows are left out, for they have fewer "
+                f"than {split.num_columns} columns"
+            )
         return found
 
     def _columns(self, line: str, split: Split, where: str) -> list[str]:
@@ -151,8 +174,14 @@ class Task:
 
     def _label(self, row: list[str], split: Split, where: str) -> str:
         if split.label is None:
-            return self.labels[0]
+            return "0" if self.is_regression else self.labels[0]
         label = self.synonyms.get(row[split.label], row[split.label])
+        if self.is_regression:
+            if not _is_number(label):
+                raise UserError(
+                    f"{where}: the label is {text_files.describe(label)}, expected a number"
+                )
+            return label
         if label not in self.labels:
             raise UserError(
                 f"{where}: the label is {text_files.describe(label)}, expected "
@@ -161,11 +190,26 @@ class Task:
         return label
 
 
+def _is_number(text: str) -> bool:
+    """Whether it is a finite number."""
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
 _THREE = ("contradiction", "entailment", "neutral")
 
 
-def _mnli(name: str, label: int | None = -1) -> Split:
-    return Split(f"{name}.tsv", text_a=8, text_b=9, label=label)
+def _mnli(kind: str) -> dict[str, Split]:
+    def split(name: str, label: int | None = -1) -> Split:
+        return Split(f"{name}.tsv", text_a=8, text_b=9, label=label)
+
+    return {
+        TRAIN: split("train"),
+        DEV: split(f"dev_{kind}"),
+        TEST: split(f"test_{kind}", label=None),
+    }
 
 
 def _mrpc(name: str, label: int | None = 0) -> Split:
@@ -175,6 +219,26 @@ def _mrpc(name: str, label: int | None = 0) -> Split:
 def _cola(name: str) -> Split:
     return Split(f"{name}.tsv", text_a=3, label=1, header=False)
 
+
+def _numbered_pairs() -> dict[str, Split]:
+    """Columns: index, first text, second text, label; the last is not in test.tsv."""
+
+    def split(name: str, label: int | None = 3) -> Split:
+        return Split(f"{name}.tsv", text_a=1, text_b=2, label=label)
+
+    return {TRAIN: split("train"), DEV: split("dev"), TEST: split("test", label=None)}
+
+
+def _qqp(name: str) -> Split:
+    # Some rows of GLUE's files are broken in two, within a question.
+    return Split(f"{name}.tsv", text_a=3, text_b=4, label=5, has_broken_rows=True)
+
+
+def _sts_b(name: str, label: int | None = -1) -> Split:
+    return Split(f"{name}.tsv", text_a=7, text_b=8, label=label)
+
+
+_ENTAILMENT = ("entailment", "not_entailment")
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -192,11 +256,12 @@ TASKS: dict[str, Task] = {
         Task(
             "mnli",
             _THREE,
-            {
-                TRAIN: _mnli("train"),
-                DEV: _mnli("dev_matched"),
-                TEST: _mnli("test_matched", label=None),
-            },
+            _mnli("matched"),
+        ),
+        Task(
+            "mnli-mm",
+            _THREE,
+            _mnli("mismatched"),
         ),
         Task(
             "mrpc",
@@ -215,5 +280,33 @@ TASKS: dict[str, Task] = {
             },
             synonyms={"contradictory": "contradiction"},
         ),
+        Task(
+            "sst-2",
+            ("0", "1"),
+            {
+                TRAIN: Split("train.tsv", text_a=0, label=1),
+                DEV: Split("dev.tsv", text_a=0, label=1),
+                TEST: Split("test.tsv", text_a=1),
+            },
+        ),
+        Task(
+            "sts-b",
+            (),
+            {TRAIN: _sts_b("train"), DEV: _sts_b("dev"), TEST: _sts_b("test", label=None)},
+            metrics=("pearson", "spearman"),
+        ),
+        Task(
+            "qqp",
+            ("0", "1"),
+            {
+                TRAIN: _qqp("train"),
+                DEV: _qqp("dev"),
+                TEST: Split("test.tsv", text_a=1, text_b=2),
+            },
+            metrics=("accuracy", "f1"),
+        ),
+        Task("qnli", _ENTAILMENT, _numbered_pairs()),
+        Task("rte", _ENTAILMENT, _numbered_pairs()),
+        Task("wnli", ("0", "1"), _numbered_pairs()),
     )
 }

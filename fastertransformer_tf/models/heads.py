@@ -100,6 +100,32 @@ def classifier(
     return tf.reduce_mean(per_example_loss), per_example_loss, logits, probabilities
 
 
+def regressor(
+    bert_config: Any,
+    is_training: bool,
+    input_ids: tf.Tensor,
+    input_mask: tf.Tensor,
+    segment_ids: tf.Tensor,
+    values: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Builds BERT, a head of one output, and its squared error.
+
+    Args:
+      bert_config: A BertConfig.
+      is_training: Whether dropout is applied.
+      input_ids: int32 [B,S].
+      input_mask: int32 [B,S], 1 for real tokens.
+      segment_ids: int32 [B,S].
+      values: What is to be predicted, float32 [B].
+
+    Returns:
+      Float32 tensors: mean loss [], loss of each example [B], outputs [B,1].
+    """
+    logits = sequence_logits(bert_config, is_training, input_ids, input_mask, segment_ids, 1)
+    per_example_loss = tf.math.squared_difference(logits[:, 0], values)
+    return tf.reduce_mean(per_example_loss), per_example_loss, logits
+
+
 def span(
     config: Any,
     input_ids: tf.Tensor,

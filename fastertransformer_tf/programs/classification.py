@@ -1,8 +1,10 @@
-"""Trains, evaluates, runs and exports a BERT classifier: run_classifier_wrap."""
+"""Trains, evaluates, runs and exports a BERT for whole texts: run_classifier_wrap."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from absl import flags
+from scipy import stats
 from sklearn import metrics
 
 from fastertransformer_tf.checkpoints import reading, restoring
@@ -53,7 +56,8 @@ _HELP = (
     model_flags.TPU_HELP
     | model_flags.MODEL_HELP
     | {
-        "task_name": "The task: cola, mnli, mrpc or xnli.",
+        "task_name": f"The task: {', '.join(glue.TASKS)}; mnli-mm is MNLI with the mismatched dev "
+        "and test sets.",
         "output_dir": "The folder where results are written.",
         "do_train": "Fine-tune, with --if_quant for int8; checkpoints go to --output_dir, and the "
         "same command goes on after a kill.",
@@ -76,7 +80,10 @@ def define_flags(flag_values: flags.FlagValues) -> None:
 
 
 class Classifier(inference.Model):
-    """A BERT classifier restored from a checkpoint; its inputs are `glue_features`' arrays.
+    """A BERT with run_classifier.py's head restored from a checkpoint.
+
+    Its inputs are `glue_features`' arrays; its outputs loss, per_example_loss, logits and, of a
+    classification, probabilities.
 
     Attributes:
       global_step: Training step of its checkpoint.
@@ -89,15 +96,18 @@ class Classifier(inference.Model):
         source: reading.Checkpoint | str,
         options: modeling.EncoderOptions,
         session_config: Any = None,
+        *,
+        is_regression: bool = False,
     ) -> None:
         """Builds the graph with unknown batch size and length.
 
         Args:
           config: A BertConfig.
-          num_labels: Number of classes, C.
+          num_labels: Outputs of the head, C.
           source: The checkpoint or its prefix.
           options: How the encoder is built.
           session_config: A ConfigProto; that of `sessions.session_config` when None.
+          is_regression: The one output is the number that is asked for.
 
         Raises:
           FileNotFoundError: There is no such checkpoint.
@@ -111,24 +121,32 @@ class Classifier(inference.Model):
                 name: _tf1.placeholder(tf.int32, [None, None], name)
                 for name in ("input_ids", "input_mask", "segment_ids")
             }
-            inputs["label_ids"] = _tf1.placeholder(tf.int32, [None], "label_ids")
+            labels = tf.float32 if is_regression else tf.int32
+            inputs["label_ids"] = _tf1.placeholder(labels, [None], "label_ids")
+            tensors = (
+                inputs["input_ids"],
+                inputs["input_mask"],
+                inputs["segment_ids"],
+                inputs["label_ids"],
+            )
+            names = ("loss", "per_example_loss", "logits", "probabilities")
             with restoring.restored_variables(source, options.floatx) as restored:
-                loss, per_example_loss, logits, probabilities = heads.classifier(
-                    config,
-                    False,
-                    inputs["input_ids"],
-                    inputs["input_mask"],
-                    inputs["segment_ids"],
-                    inputs["label_ids"],
-                    num_labels=num_labels,
-                )
-        outputs = {
-            "loss": loss,
-            "per_example_loss": per_example_loss,
-            "logits": logits,
-            "probabilities": probabilities,
-        }
+                if is_regression:
+                    values = heads.regressor(config, False, *tensors)
+                    outputs = dict(zip(names[:3], values, strict=True))
+                else:
+                    classes = heads.classifier(config, False, *tensors, num_labels)
+                    outputs = dict(zip(names, classes, strict=True))
         super().__init__(graph, inputs, outputs, restored, session_config)
+
+
+def _correlation(
+    function: Callable[[np.ndarray, np.ndarray], Any], labels: np.ndarray, found: np.ndarray
+) -> float:
+    """A correlation by scipy; NaN where it is undefined: all numbers of a side are the same."""
+    if np.ptp(labels) == 0 or np.ptp(found) == 0:
+        return math.nan
+    return float(function(labels, found)[0])
 
 
 # Metric of a task -> how tables call it, and its function of labels and predictions.
@@ -136,6 +154,8 @@ _METRICS: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], float]]] = {
     "accuracy": ("accuracy", metrics.accuracy_score),
     "f1": ("F1", metrics.f1_score),
     "mcc": ("Matthews correlation", metrics.matthews_corrcoef),
+    "pearson": ("Pearson correlation", functools.partial(_correlation, stats.pearsonr)),
+    "spearman": ("Spearman correlation", functools.partial(_correlation, stats.spearmanr)),
 }
 
 
@@ -144,14 +164,15 @@ def evaluate(task: glue.Task, label_ids: np.ndarray, run: inference.BatchRun) ->
 
     Args:
       task: Its metrics.
-      label_ids: int32 [examples].
+      label_ids: int32 [examples], or float32 the numbers of a regression.
       run: With logits, per_example_loss and loss.
 
     Returns:
       eval_METRIC of each of the task's metrics, eval_loss (mean over examples) and loss (mean over
       batches).
     """
-    predictions = run.outputs["logits"].argmax(axis=-1)
+    logits = run.outputs["logits"]
+    predictions = logits[:, 0] if task.is_regression else logits.argmax(axis=-1)
     result = {
         f"eval_{name}": np.float32(_METRICS[name][1](label_ids, predictions))
         for name in task.metrics
@@ -186,6 +207,22 @@ class Job:
     def features(self, which: str) -> dict[str, np.ndarray]:
         """Tokenizes one of the sets of examples; see `glue_features.make_features`."""
         return self.tokenized(self.examples[which])
+
+    def classifier(
+        self,
+        source: reading.Checkpoint,
+        options: modeling.EncoderOptions,
+        session_config: Any = None,
+    ) -> Classifier:
+        """Builds the task's model; see `Classifier`."""
+        return Classifier(
+            self.config,
+            self.task.num_outputs,
+            source,
+            options,
+            session_config,
+            is_regression=self.task.is_regression,
+        )
 
     def tokenized(self, examples: list[Any]) -> dict[str, np.ndarray]:
         """Tokenizes examples; see `glue_features.make_features`."""
@@ -300,16 +337,16 @@ def run_predict(job: Job, model: Classifier) -> np.ndarray:
     """Predicts the test set, writes test_results.tsv and prints a table.
 
     Returns:
-      Probabilities, float32 [examples, C].
+      What is in the file, float32 [examples, C]: probabilities, or a regression's numbers.
     """
     values = job.values
     run = model.run(job.features("test"), values.predict_batch_size, "predict")
-    probabilities = run.outputs["probabilities"]
-    text = "".join("\t".join(str(p) for p in row) + "\n" for row in probabilities)
+    predicted = run.outputs["logits" if job.task.is_regression else "probabilities"]
+    text = "".join("\t".join(str(p) for p in row) + "\n" for row in predicted)
     atomic.write_text(os.path.join(values.output_dir, "test_results.tsv"), text)
     title = f"{job.task.name.upper()} prediction"
     reports.report(title, job.options, {}, run, values.predict_batch_size)
-    return probabilities
+    return predicted
 
 
 def run_train(job: Job) -> str:
@@ -318,10 +355,15 @@ def run_train(job: Job) -> str:
     with TrainingFolder(values.output_dir) as folder:
         features = job.features("train")
         config = fine_tuning.training_config(values, job.config)
+        task = (
+            tasks.regression(config)
+            if job.task.is_regression
+            else tasks.classifier(config, job.task.num_outputs)
+        )
         return fine_tuning.run(
             values,
             config,
-            tasks.classifier(config, len(job.task.labels)),
+            task,
             features,
             len(features["label_ids"]),
             folder,
@@ -332,12 +374,8 @@ def run_train(job: Job) -> str:
 def run_calib(job: Job, source: reading.Checkpoint) -> str:
     """Calibrates a checkpoint on the train set; returns the prefix of the new one."""
     chosen = calibration.options(job.values)
-
-    def build(source: reading.Checkpoint, encoder: modeling.EncoderOptions) -> inference.Model:
-        return Classifier(job.config, len(job.task.labels), source, encoder)
-
     features = job.tokenized(calibration.choose_examples(job.examples["train"], chosen))
-    return calibration.calibrate(build, source, features, chosen, job.values.output_dir)
+    return calibration.calibrate(job.classifier, source, features, chosen, job.values.output_dir)
 
 
 def run(values: flags.FlagValues) -> dict[str, Any]:
@@ -365,12 +403,13 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
             return result
         if values.if_quant:
             job.options = calibration.simulated_encoder(source, calibration.options(values))
-        with Classifier(job.config, len(job.task.labels), source, job.options) as model:
+        with job.classifier(source, job.options) as model:
             if values.do_eval:
                 result = run_eval(job, model)
             if values.do_predict:
                 run_predict(job, model)
             if values.export_dir:
                 names = ("input_ids", "input_mask", "segment_ids")
-                model.export(values.export_dir, names, ("logits", "probabilities"))
+                outputs = [n for n in ("logits", "probabilities") if n in model.outputs]
+                model.export(values.export_dir, names, outputs)
         return result

@@ -61,6 +61,7 @@ _PROGRAM_PACKAGES = {
     "matplotlib": "matplotlib",
     "rich": "rich",
     "safetensors": "safetensors",
+    "scipy": "scipy",
     "sklearn": "scikit-learn",
     "tqdm": "tqdm",
 }

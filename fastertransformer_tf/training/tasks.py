@@ -24,20 +24,17 @@ class Task:
       loss: Takes all inputs, the labels among them, and the logits; returns the mean [], which must
         not depend on padding.
       over_tokens: Whether the logits choose a token.
+      is_regression: Whether they choose nothing, but are the numbers that are asked for.
     """
 
     model: Callable[[Tensors, bool], dict[str, tf.Tensor]]
     loss: Callable[[Tensors, Tensors], tf.Tensor]
     over_tokens: bool = False
+    is_regression: bool = False
 
 
-def classifier(config: Any, num_labels: int) -> Task:
-    """run_classifier.py's model; its input beside the texts is label_ids [B].
-
-    Args:
-      config: A BertConfig.
-      num_labels: Classes, C.
-    """
+def _of_sequences(config: Any, num_labels: int) -> Callable[[Tensors, bool], dict[str, tf.Tensor]]:
+    """The model of run_classifier.py with C outputs."""
 
     def model(inputs: Tensors, is_training: bool) -> dict[str, tf.Tensor]:
         logits = heads.sequence_logits(
@@ -50,10 +47,34 @@ def classifier(config: Any, num_labels: int) -> Task:
         )
         return {"logits": logits}
 
+    return model
+
+
+def classifier(config: Any, num_labels: int) -> Task:
+    """run_classifier.py's model; its input beside the texts is label_ids [B].
+
+    Args:
+      config: A BertConfig.
+      num_labels: Classes, C.
+    """
+
     def loss(inputs: Tensors, logits: Tensors) -> tf.Tensor:
         return losses.class_loss(logits["logits"], inputs["label_ids"])
 
-    return Task(model, loss)
+    return Task(_of_sequences(config, num_labels), loss)
+
+
+def regression(config: Any) -> Task:
+    """The same model with one output; its input beside the texts is label_ids, float32 [B].
+
+    Args:
+      config: A BertConfig.
+    """
+
+    def loss(inputs: Tensors, logits: Tensors) -> tf.Tensor:
+        return losses.value_loss(logits["logits"], inputs["label_ids"])
+
+    return Task(_of_sequences(config, 1), loss, is_regression=True)
 
 
 def squad(config: Any) -> Task:

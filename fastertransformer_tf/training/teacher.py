@@ -29,7 +29,7 @@ class Distillation:
 
     Attributes:
       teacher: A float checkpoint of the same task and configuration.
-      loss_scale: Of the divergence of the logits.
+      loss_scale: Of the divergence of the logits, or, of a regression, of their squared error.
       hidden_states: Layers whose outputs are compared, 1 to L; 0 is the embeddings. Calibration
         may have moved their channels (`quantization.fold_shift`): then the teacher has to be the
         calibrated checkpoint.
@@ -77,9 +77,11 @@ class Distillation:
         """
         student = self.compared(logits, taps)
         mask = input_mask if task.over_tokens else None
-        loss = self.loss_scale * tf.add_n(
-            [losses.divergence(logits[name], teacher[name], mask) for name in logits]
-        )
+        if task.is_regression:
+            parts = [losses.value_loss(logits[name], teacher[name]) for name in logits]
+        else:
+            parts = [losses.divergence(logits[name], teacher[name], mask) for name in logits]
+        loss = self.loss_scale * tf.add_n(parts)
         for layers, kind, error, scale in (
             (
                 self.hidden_states,
