@@ -267,6 +267,88 @@ def test_a_score_is_a_number(tmp_path: pathlib.Path, score: str) -> None:
         glue.TASKS["sts-b"].get_dev_examples(str(tmp_path))
 
 
+def write_own(folder: pathlib.Path, header: str, *rows: str) -> None:
+    for name in ("train", "dev", "test"):
+        (folder / f"{name}.tsv").write_text("\n".join([header, *rows]) + "\n")
+
+
+def test_an_own_task_is_one_of_glue_with_other_columns(
+    tiny: dict[int, TinyBert], tmp_path: pathlib.Path
+) -> None:
+    write_task(tmp_path, "mrpc")
+    arguments = mrpc_arguments(tiny[2], tmp_path) | {"do_eval": True, "do_predict": True}
+    expected = run(**arguments)
+    predicted = (tmp_path / "out" / "test_results.tsv").read_text()
+    rows = [(str(i % 2), a, b) for i, (a, b) in enumerate(PAIRS)]
+    own = arguments | {"task_name": "tsv", "labels": "no,yes", "data_dir": tmp_path / "own"}
+    (tmp_path / "own").mkdir()
+    words = [(a, ("no", "yes")[int(label)], b) for label, a, b in rows]
+    write_own(tmp_path / "own", "text_a\tlabel\ttext_b", *map("\t".join, words))
+    (tmp_path / "own" / "test.tsv").write_text(
+        "\n".join(["text_b\ttext_a", *(f"{b}\t{a}" for _, a, b in rows[:3])])
+    )
+    del expected["eval_f1"]
+    assert run(**own) == expected
+    assert (tmp_path / "out" / "test_results.tsv").read_text() == predicted
+    write_own(tmp_path / "own", "class\tid\tleft\tright", *("\t".join([words[i][1], "7", a, b])
+              for i, (_, a, b) in enumerate(rows)))  # fmt: skip
+    names = {"text_a_column": "left", "text_b_column": "right", "label_column": "class"}
+    assert run(**own | names) == expected
+    trained = run(**own | names, do_train=True, train_batch_size=5, num_train_epochs=2)
+    assert trained["global_step"] == 2 and trained["eval_loss"] != expected["eval_loss"]
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "flags_", "message"),
+    [
+        ("text_a\tlabel", "the cat\tno", {"labels": "no"}, "--labels=no, expected at least two"),
+        ("text_a\tlabel", "the cat\tno", {"labels": "no,no"}, "--labels=no,no, expected at least"),
+        ("text_a\tlabel", "the cat\tno", {"labels": ""}, "required flags are missing: --labels"),
+        (
+            "text\tlabel",
+            "a\tno",
+            {},
+            "dev.tsv, line 1 names 0 columns 'text_a', expected one among",
+        ),
+        ("text_a\tlabel\tlabel", "a\tno\tno", {}, "line 1 names 2 columns 'label', expected one"),
+        ("text_a\tlabel", "a\tno", {"text_b_column": "b"}, "line 1 names 0 columns 'b'"),
+        ("text_a\tlabel", "the\tcat\tno", {}, "dev.tsv, line 2: 3 columns, expected 2 columns"),
+        ("text_a\tlabel", "the cat", {}, "dev.tsv, line 2: 1 column, expected 2 columns"),
+        ("text_a\tlabel", "", {}, "dev.tsv, line 2: a blank line, expected 2 columns"),
+        ("text_a\tlabel", "a\tmaybe", {}, 'line 2: the label is "maybe", expected no or yes'),
+        (
+            "text_a\tlabel",
+            "a\tno",
+            {"task_name": "mrpc"},
+            "--labels is of --task_name=tsv, but --t",
+        ),
+    ],
+)
+def test_an_own_tasks_mistakes(
+    tiny: dict[int, TinyBert],
+    tmp_path: pathlib.Path,
+    header: str,
+    row: str,
+    flags_: dict,
+    message: str,
+) -> None:
+    write_own(tmp_path, header, row)
+    arguments = mrpc_arguments(tiny[2], tmp_path) | {"task_name": "tsv", "labels": "no,yes"}
+    with pytest.raises(UserError, match=re.escape(message)):
+        run(**arguments | {"do_eval": True} | flags_)
+
+
+def test_an_own_tasks_sets_are_alike(tiny: dict[int, TinyBert], tmp_path: pathlib.Path) -> None:
+    write_own(tmp_path, "text_a\ttext_b\tlabel", "the cat\ta dog\tno")
+    (tmp_path / "test.tsv").write_text("text_a\nthe cat\n")
+    arguments = mrpc_arguments(tiny[2], tmp_path) | {"task_name": "tsv", "labels": "no,yes"}
+    with pytest.raises(UserError, match="dev has pairs, test has single texts, expected the same"):
+        run(**arguments, do_eval=True, do_predict=True)
+    (tmp_path / "dev.tsv").write_text("")
+    with pytest.raises(UserError, match="dev.tsv is empty, expected a first line that names the c"):
+        run(**arguments, do_eval=True)
+
+
 @pytest.mark.parametrize("scores", [["2.5"], ["2.5"] * 3])
 def test_a_correlation_without_a_meaning_is_nan(
     tiny: dict[int, TinyBert], tmp_path: pathlib.Path, scores: list[str]

@@ -1,7 +1,8 @@
-"""Reads the data of GLUE's tasks and of XNLI, with an error that names file and line.
+"""Reads the data of GLUE's tasks, of XNLI and of own ones; an error names file and line.
 
 CoLA, MNLI, MRPC and XNLI have the same files, columns and examples as google's processors
-(bert-tensorflow's run_classifier.py); the others are as GLUE's download has them.
+(bert-tensorflow's run_classifier.py); the others of GLUE are as its download has them. The columns
+of an own task have names.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastertransformer_tf.errors import UserError
@@ -17,6 +18,8 @@ from fastertransformer_tf.files import text_files
 from fastertransformer_tf.models import bert_compat
 
 TRAIN, DEV, TEST = "train", "dev", "test"
+# Name of a task of own files.
+TSV = "tsv"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Split:
       header: Whether the first line is a header.
       language: Only rows with this word in the first column count.
       has_broken_rows: Rows with too few columns are left out, counted and told.
+      width: Columns of each row; None: as many as are read, or more.
     """
 
     file: str
@@ -40,12 +44,57 @@ class Split:
     header: bool = True
     language: str | None = None
     has_broken_rows: bool = False
+    width: int | None = None
 
     @property
     def num_columns(self) -> int:
         """Columns that a row has at least; a label that ends it comes after the texts."""
         label = self.label or 0
-        return 1 + max(self.text_a, self.text_b or 0, label) + (label < 0)
+        return self.width or 1 + max(self.text_a, self.text_b or 0, label) + (label < 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedSplit:
+    """One file of an own task, whose first line names the columns.
+
+    Attributes:
+      file: Its name below the data folder.
+      text_a: The column of the first text.
+      text_b: That of the second; None: text_b, where the file has one of that name.
+      label: That of the label; None for the file to predict, whose labels, if any, are not read.
+    """
+
+    file: str
+    text_a: str
+    text_b: str | None = None
+    label: str | None = None
+
+    def located(self, lines: list[str], path: str) -> Split:
+        """Finds the columns in the first of a file's lines.
+
+        Raises:
+          UserError: There is no such line, or not exactly one column of a name.
+        """
+        if not lines:
+            raise UserError(f"{path} is empty, expected a first line that names the columns")
+        header = lines[0].split("\t")
+
+        def place(name: str) -> int:
+            if header.count(name) != 1:
+                raise UserError(
+                    f"{path}, line 1 names {header.count(name)} columns {name!r}, expected one "
+                    f"among {', '.join(header)}"
+                )
+            return header.index(name)
+
+        text_b = self.text_b or ("text_b" if "text_b" in header else None)
+        return Split(
+            self.file,
+            place(self.text_a),
+            None if text_b is None else place(text_b),
+            None if self.label is None else place(self.label),
+            width=len(header),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +112,7 @@ class Task:
 
     name: str
     labels: tuple[str, ...]
-    splits: Mapping[str, Split]
+    splits: Mapping[str, Split | NamedSplit]
     synonyms: Mapping[str, str] = dataclasses.field(default_factory=dict)
     metrics: tuple[str, ...] = ("accuracy",)
 
@@ -134,9 +183,12 @@ class Task:
                 f"--data_dir={data_dir} has no {which} data of {self.name}: {path} not found"
             )
         example = bert_compat.run_classifier().InputExample
+        lines = text_files.read_lines(path)
+        if isinstance(split, NamedSplit):
+            split = split.located(lines, path)
         found = []
         broken = 0
-        for number, line in enumerate(text_files.read_lines(path), 1):
+        for number, line in enumerate(lines, 1):
             if number == 1 and split.header:
                 continue
             where = f"{path}, line {number}"
@@ -165,10 +217,11 @@ class Task:
 
     def _columns(self, line: str, split: Split, where: str) -> list[str]:
         row = line.split("\t")  # A quote is a character as any other.
-        if len(row) < split.num_columns:
+        if len(row) < split.num_columns or len(row) > (split.width or len(row)):
             what = f"{len(row)} column{'s' if len(row) > 1 else ''}" if line else "a blank line"
+            least = "" if split.width else "at least "
             raise UserError(
-                f"{where}: {what}, expected at least {split.num_columns} columns, parted by tabs"
+                f"{where}: {what}, expected {least}{split.num_columns} columns, parted by tabs"
             )
         return row
 
@@ -310,3 +363,32 @@ TASKS: dict[str, Task] = {
         Task("wnli", ("0", "1"), _numbered_pairs()),
     )
 }
+
+
+def tsv_task(
+    labels: Sequence[str], text_a: str = "text_a", text_b: str | None = None, label: str = "label"
+) -> Task:
+    """Makes a task of own files, train.tsv, dev.tsv and test.tsv, whose first lines name columns.
+
+    Args:
+      labels: In the order of the model's outputs.
+      text_a: The column of the first text.
+      text_b: That of the second; None: text_b, where a file has one of that name.
+      label: That of the label; test.tsv need not have it.
+
+    Raises:
+      UserError: There are fewer than two labels, or two that are equal, or an empty one.
+    """
+    if len(labels) < 2 or len(set(labels)) < len(labels) or "" in labels:
+        raise UserError(
+            f"--labels={','.join(labels)}, expected at least two different ones with commas between"
+        )
+    return Task(
+        TSV,
+        tuple(labels),
+        {
+            TRAIN: NamedSplit("train.tsv", text_a, text_b, label),
+            DEV: NamedSplit("dev.tsv", text_a, text_b, label),
+            TEST: NamedSplit("test.tsv", text_a, text_b),
+        },
+    )

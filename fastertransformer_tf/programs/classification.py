@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,8 @@ _PATHS = (
     "export_dir",
     "output_logits",
 )
+# Flags of own tasks alone.
+_OWN_TASK = ("labels", "text_a_column", "text_b_column", "label_column")
 _POSITIVE = (
     "train_batch_size",
     "eval_batch_size",
@@ -57,7 +59,8 @@ _HELP = (
     | model_flags.MODEL_HELP
     | {
         "task_name": f"The task: {', '.join(glue.TASKS)}; mnli-mm is MNLI with the mismatched dev "
-        "and test sets.",
+        f"and test sets. {glue.TSV}: an own one of --labels, with train.tsv, dev.tsv and test.tsv, "
+        "whose first lines name the columns.",
         "output_dir": "The folder where results are written.",
         "do_train": "Fine-tune, with --if_quant for int8; checkpoints go to --output_dir, and the "
         "same command goes on after a kill.",
@@ -71,10 +74,26 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     model_flags.define_export_flag(flag_values, _OWNER)
     calibration.define_flags(flag_values, _OWNER)
     fine_tuning.define_flags(flag_values, _OWNER)
-    cli.FlagDefiner(flag_values, _OWNER).string(
+    define = cli.FlagDefiner(flag_values, _OWNER)
+    define.string(
         "output_logits",
         None,
         "Also write the evaluated logits, float32 [examples, classes], to this .npy file.",
+    )
+    own = f"--task_name={glue.TSV}:"
+    define.string(
+        "labels", None, f"{own} the labels in the order of the model's outputs, commas between."
+    )
+    define.string(
+        "text_a_column", "text_a", f"{own} the column of the text, or of the first of two."
+    )
+    define.string(
+        "text_b_column",
+        None,
+        f"{own} the column of the second text; default: text_b, where a file has one of that name.",
+    )
+    define.string(
+        "label_column", "label", f"{own} the column of the label, in train.tsv and dev.tsv."
     )
     bert_compat.define_google_flags("run_classifier", flag_values, _OWNER, _HELP)
 
@@ -240,13 +259,12 @@ def prepare(values: flags.FlagValues) -> Job:
       UserError: A flag is missing, wrong, or not in this version; a file is not as expected.
       OSError: A file is not there or cannot be read.
     """
-    options = _check_flags(values)
-    task = glue.TASKS[values.task_name.lower()]
+    options, task = _check_flags(values)
     config = checked_inputs.load_config(values.bert_config_file, values.max_seq_length, options)
-    if task.is_pair:
-        checked_inputs.check_segments(config, values.bert_config_file)
     tokenizer = checked_inputs.load_tokenizer(values, config)
     examples = {which: task.examples(values.data_dir, which) for which in _needed_sets(values)}
+    if task.is_pair or _are_pairs(examples, values.data_dir):
+        checked_inputs.check_segments(config, values.bert_config_file)
     if values.do_train:
         checked_inputs.training_options(values, len(examples["train"]))
     source = checked_inputs.check_model(values, config)
@@ -263,6 +281,47 @@ def prepare(values: flags.FlagValues) -> Job:
     )
 
 
+def _are_pairs(examples: Mapping[str, list[Any]], data_dir: str) -> bool:
+    """Whether the examples are pairs of texts.
+
+    Raises:
+      UserError: Those of one set are, and those of another are not.
+    """
+    has_pairs = {which: found[0].text_b is not None for which, found in examples.items()}
+    if len(set(has_pairs.values())) > 1:
+        of_each = ", ".join(
+            f"{which} has {'pairs' if pairs else 'single texts'}"
+            for which, pairs in has_pairs.items()
+        )
+        raise UserError(f"--data_dir={data_dir}: {of_each}, expected the same of all sets")
+    return any(has_pairs.values())
+
+
+def _task(values: flags.FlagValues) -> glue.Task:
+    """Finds the task, or makes the own one.
+
+    Raises:
+      UserError: There is no such task, or flags of own ones are wrong, or given with another.
+    """
+    name = values.task_name.lower()
+    if name == glue.TSV:
+        cli.require_flags(values, ["labels"])
+        return glue.tsv_task(
+            values.labels.split(","),
+            values.text_a_column,
+            values.text_b_column or None,
+            values.label_column,
+        )
+    if name not in glue.TASKS:
+        raise UserError(
+            f"--task_name={values.task_name}, expected {', '.join(glue.TASKS)}, {glue.TSV}"
+        )
+    for flag in _OWN_TASK:
+        if values[flag].present:
+            raise UserError(f"--{flag} is of --task_name={glue.TSV}, but --task_name={name}")
+    return glue.TASKS[name]
+
+
 def _needed_sets(values: flags.FlagValues) -> list[str]:
     """Which sets of examples the flags ask for."""
     needed = []
@@ -275,8 +334,8 @@ def _needed_sets(values: flags.FlagValues) -> list[str]:
     return needed
 
 
-def _check_flags(values: flags.FlagValues) -> modeling.EncoderOptions:
-    """Checks what the flags say by themselves; returns how the encoder is built."""
+def _check_flags(values: flags.FlagValues) -> tuple[modeling.EncoderOptions, glue.Task]:
+    """Checks what the flags say by themselves; returns how the encoder is built, and the task."""
     path_flags.check_paths(values, _PATHS)
     checked_inputs.complete_model_flags(values)
     cli.require_flags(values, _REQUIRED)
@@ -294,10 +353,9 @@ def _check_flags(values: flags.FlagValues) -> modeling.EncoderOptions:
         raise UserError(
             f"--max_seq_length={values.max_seq_length}, expected at least 3: [CLS] and two [SEP]"
         )
-    if values.task_name.lower() not in glue.TASKS:
-        raise UserError(f"--task_name={values.task_name}, expected {', '.join(glue.TASKS)}")
+    task = _task(values)
     for which in _needed_sets(values):
-        glue.TASKS[values.task_name.lower()].require(which)
+        task.require(which)
     if not os.path.isdir(values.data_dir):
         raise FileNotFoundError(f"--data_dir={values.data_dir} is not a folder")
     if values.output_logits:
@@ -305,7 +363,7 @@ def _check_flags(values: flags.FlagValues) -> modeling.EncoderOptions:
             raise UserError("--output_logits needs --do_eval")
         path_flags.check_output_file(values.output_logits, "output_logits")
     path_flags.check_export_dir(values.export_dir)
-    return options
+    return options, task
 
 
 def run_eval(job: Job, model: Classifier) -> dict[str, Any]:
