@@ -77,6 +77,7 @@ def test_every_program_is_a_module(name, own_flags, monkeypatch, capsys):
         ("import_hf", ["--hf_model=/none", "--output_dir=o"], "/none is not a folder"),
         ("squad_evaluate_v1_1", ["a"], "1 arguments given, expected DATASET PREDICTIONS"),
         ("squad_evaluate_v1_1", [".", "b"], "Is a directory"),
+        ("squad_evaluate_v2_0", ["a"], "1 arguments given, expected DATASET PREDICTIONS"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(
