@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +21,7 @@ import tqdm
 
 from fastertransformer_tf.checkpoints import hugging_face, reading, restoring
 from fastertransformer_tf.data import text_features
-from fastertransformer_tf.data.text_features import Text, TextTokenizer, TokenRow
+from fastertransformer_tf.data.text_features import Text, TextTokenizer
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import bert_config
 from fastertransformer_tf.files.hf_weights import PACKAGED_MINILM
@@ -184,26 +184,11 @@ class TextModel:
         rows = self._tokenizer.rows(texts, self.max_seq_length)
         result = np.empty((len(rows), width), np.float32)
         with tqdm.tqdm(total=len(rows), desc=output, unit="text", disable=not progress) as bar:
-            for places in batches(rows, batch_tokens):
+            for places in text_features.batches([len(row) for row in rows], batch_tokens):
                 features = text_features.arrays([rows[place] for place in places])
                 result[places] = self._calls[output](*(features[name] for name in _FILES))
                 bar.update(len(places))
         return result
-
-
-def batches(rows: Sequence[TokenRow], batch_tokens: int) -> Iterator[list[int]]:
-    """Places of rows by batch: longest first, so that memory is taken once and little is padding.
-
-    Args:
-      rows: Of tokens.
-      batch_tokens: Rows times the longest of them, at most, but for a single row.
-    """
-    order = sorted(range(len(rows)), key=lambda place: -len(rows[place].ids))
-    begin = 0
-    while begin < len(order):
-        count = max(1, batch_tokens // len(rows[order[begin]].ids))
-        yield order[begin : begin + count]
-        begin += count
 
 
 def load(

@@ -15,7 +15,6 @@ from fastertransformer_tf.data import text_features
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.models import bert_compat, modeling
 from fastertransformer_tf.programs import checked_inputs, classification
-from fastertransformer_tf.text_model import batches
 
 TEXTS = ["the cat sat", "a big red dog is on the cat", "", "dog", ("the cat", "a dog sat"), "fast"]
 
@@ -79,15 +78,19 @@ def test_no_text(model):
     assert model.predict([]).shape == (0, 3)
 
 
-@pytest.mark.parametrize("lengths", [[5, 9, 9, 2, 30], [1], [7] * 9])
+MANY = np.random.default_rng(3).integers(1, 60, 200).tolist()
+
+
+@pytest.mark.parametrize("lengths", [[5, 9, 9, 2, 30], [1], [7] * 9, MANY, []])
 @pytest.mark.parametrize("batch_tokens", [1, 20, 1000])
-def test_batch_places(lengths, batch_tokens):
-    rows = [text_features.TokenRow(list(range(length)), length) for length in lengths]
-    found = list(batches(rows, batch_tokens))
+@pytest.mark.parametrize("batch_rows", [None, 1, 3])
+def test_batch_places(lengths, batch_tokens, batch_rows):
+    found = list(text_features.batches(lengths, batch_tokens, batch_rows))
     assert sorted(place for places in found for place in places) == list(range(len(lengths)))
     for places in found:
         longest = max(lengths[place] for place in places)
         assert len(places) == 1 or longest * len(places) <= batch_tokens
+        assert batch_rows is None or len(places) <= batch_rows
 
 
 HARD = [

@@ -92,14 +92,3 @@ def test_what_nobody_waits_for_is_not_computed() -> None:
 
     asyncio.run(main())
     assert model.batches == [[1], [2]]
-
-
-@pytest.mark.parametrize(("most_tokens", "most_rows"), [(1, 1), (50, 4), (1000, 100)])
-def test_batches_of_tokens(most_tokens: int, most_rows: int) -> None:
-    lengths = np.random.default_rng(3).integers(1, 60, 200).tolist()
-    batches = scorers.batches_of_tokens(lengths, most_tokens, most_rows)
-    assert sorted(i for batch in batches for i in batch) == list(range(200))
-    for batch in batches:
-        longest = max(lengths[i] for i in batch)
-        assert len(batch) <= most_rows
-        assert len(batch) == 1 or longest * len(batch) <= most_tokens

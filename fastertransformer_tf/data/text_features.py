@@ -7,7 +7,7 @@ each token the number of its line in the vocabulary, as google's code does.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,10 @@ class TokenRow:
 
     ids: list[int]
     first: int
+
+    def __len__(self) -> int:
+        """Returns the number of tokens."""
+        return len(self.ids)
 
 
 class TextTokenizer:
@@ -109,15 +113,38 @@ def _cut(first: int, second: int, room: int) -> tuple[int, int]:
     return room - half, half
 
 
+def batches(
+    lengths: Sequence[int], most_tokens: int, most_rows: int | None = None
+) -> Iterator[list[int]]:
+    """Deals texts to batches: longest first, so that memory is taken once and little is padding.
+
+    Args:
+      lengths: Tokens of each text.
+      most_tokens: Tokens of a batch at most, padded to its longest; a longer text is alone.
+      most_rows: Texts of a batch at most; None: no limit.
+
+    Yields:
+      Places in `lengths`, each once.
+    """
+    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    begin = 0
+    while begin < len(order):
+        count = max(1, most_tokens // lengths[order[begin]])
+        if most_rows is not None:
+            count = min(count, most_rows)
+        yield order[begin : begin + count]
+        begin += count
+
+
 def arrays(rows: Sequence[TokenRow]) -> dict[str, Any]:
     """Pads rows to the longest: int32 input_ids, input_mask and segment_ids, [rows, S]."""
-    longest = max(len(row.ids) for row in rows)
+    longest = max(map(len, rows))
     result = {
         name: np.zeros((len(rows), longest), np.int32)
         for name in ("input_ids", "input_mask", "segment_ids")
     }
     for place, row in enumerate(rows):
-        length = len(row.ids)
+        length = len(row)
         result["input_ids"][place, :length] = row.ids
         result["input_mask"][place, :length] = 1
         result["segment_ids"][place, row.first : length] = 1

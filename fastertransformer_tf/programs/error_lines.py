@@ -63,6 +63,7 @@ _PROGRAM_PACKAGES = {
     "safetensors": "safetensors",
     "scipy": "scipy",
     "sklearn": "scikit-learn",
+    "tokenizers": "tokenizers",
     "tqdm": "tqdm",
 }
 

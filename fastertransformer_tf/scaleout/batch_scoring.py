@@ -21,6 +21,7 @@ import numpy as np
 import tqdm
 from absl import flags
 
+from fastertransformer_tf.data import text_features
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import atomic, text_files
 from fastertransformer_tf.programs import cli, path_flags
@@ -117,7 +118,7 @@ class ShardScorer:
         tokens = [self._scorer.tokenize(row) for row in texts]
         lengths = [len(one) for one in tokens]
         results: list[np.ndarray | None] = [None] * len(tokens)
-        for rows in scorers.batches_of_tokens(lengths, job.batch_tokens, job.batch_rows):
+        for rows in text_features.batches(lengths, job.batch_tokens, job.batch_rows):
             scores = self._scorer.score([tokens[row] for row in rows])
             for row, values in zip(rows, scores, strict=True):
                 results[row] = values
