@@ -229,6 +229,7 @@ HELP_WITHOUT_TENSORFLOW = (
 PROGRAMS = (
     *HELP_WITHOUT_TENSORFLOW,
     "accuracy_report",
+    "extract_features",
     "profile_bert_inference",
     "run_classifier_wrap",
     "run_squad_wrap",
@@ -285,6 +286,7 @@ def test_a_missing_tensorflow_is_told_in_one_line(program: str) -> None:
         ("run_classifier_wrap", "sklearn", "scikit-learn"),
         ("run_squad_wrap", "tqdm", "tqdm"),
         ("accuracy_report", "matplotlib", "matplotlib"),
+        ("extract_features", "tokenizers", "tokenizers"),
         ("profile_bert_inference", "tqdm", "tqdm"),
         ("profile_transformer_inference", "tqdm", "tqdm"),
     ],

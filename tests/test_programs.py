@@ -72,6 +72,7 @@ def test_every_program_is_a_module(name, own_flags, monkeypatch, capsys):
         ("ckpt_type_convert", ["--init_checkpoint=a"], "are missing: --fp16_checkpoint"),
         ("ckpt_quantization", ["--init_checkpoint=a"], "are missing: --quantized_checkpoint"),
         ("accuracy_report", ["--output_dir=o"], "nothing to do: give --mrpc_data or --squad_data"),
+        ("extract_features", ["--layers=1"], "required flags are missing: --input_file, --output_"),
         ("ft_optimize", ["--source=s"], "required flags are missing: --destination"),
         ("import_hf", ["--output_dir=o"], "required flags are missing: --hf_model"),
         ("import_hf", ["--hf_model=/none", "--output_dir=o"], "/none is not a folder"),

@@ -65,6 +65,11 @@ class TextTokenizer:
         self._tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         self._cls, self._sep = vocab["[CLS]"], vocab["[SEP]"]
 
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """Returns the words and pieces of ids that `rows` gave."""
+        found: list[str] = [self._tokenizer.id_to_token(number) for number in ids]  # type: ignore[misc]
+        return found
+
     def rows(self, texts: Sequence[Text], max_seq_length: int) -> list[TokenRow]:
         """Tokenizes texts, cut as google's run_classifier cuts them: the longer of a pair first.
 

@@ -84,6 +84,16 @@ def encoder_options(flag_values: flags.FlagValues) -> modeling.EncoderOptions:
         raise UserError(str(error)) from error
 
 
+def refuse_tpu(flag_values: flags.FlagValues) -> None:
+    """Refuses --use_tpu.
+
+    Raises:
+      UserError: It is true.
+    """
+    if flag_values.use_tpu:
+        raise UserError("--use_tpu=true: there is no TPU support, expected false")
+
+
 def check_training_flags(flag_values: flags.FlagValues) -> None:
     """Refuses flags of google's programs that nothing here can follow.
 
@@ -93,8 +103,7 @@ def check_training_flags(flag_values: flags.FlagValues) -> None:
     Raises:
       UserError: --use_tpu, or --do_train in another type than float32.
     """
-    if flag_values.use_tpu:
-        raise UserError("--use_tpu=true: there is no TPU support, expected false")
+    refuse_tpu(flag_values)
     if flag_values.do_train and flag_values.floatx != "float32":
         raise UserError(
             f"--do_train trains float32 weights, but --floatx={flag_values.floatx}: leave it out, "
