@@ -196,8 +196,9 @@ def load(
     *,
     checkpoint: str | os.PathLike[str] | None = None,
     floatx: str = "float32",
-    remove_padding: bool = True,
+    remove_padding: bool | None = None,
     int8_mode: int = 0,
+    use_tensorflow: bool = False,
     max_seq_length: int | None = None,
     do_lower_case: bool | None = None,
 ) -> TextModel:
@@ -210,8 +211,9 @@ def load(
       checkpoint: Another checkpoint than the folder's own, which is the latest by its file
         `checkpoint`, or the only one in it: a prefix, or a folder.
       floatx: What the encoder computes in: float32, float16 or bfloat16.
-      remove_padding: Compute real tokens alone.
+      remove_padding: Compute real tokens alone; None: wherever the op computes.
       int8_mode: 1 or 2 with a checkpoint of ckpt_quantization.
+      use_tensorflow: Compute by TensorFlow's own transformer instead of the op, to compare.
       max_seq_length: Tokens that a text or pair is cut to; all position embeddings when None.
       do_lower_case: Whether the vocabulary is of lower case. None: what a Hugging Face folder says;
         of google's folder True unless its name or the checkpoint's says "cased".
@@ -219,8 +221,14 @@ def load(
     Raises:
       OSError: A file is not there.
       UserError: The files do not go together, or the op cannot compute the model.
+      ValueError: Options that do not go together.
     """
-    options = modeling.EncoderOptions(floatx, remove_padding=remove_padding, int8_mode=int8_mode)
+    options = modeling.EncoderOptions(
+        floatx,
+        remove_padding=not use_tensorflow if remove_padding is None else remove_padding,
+        int8_mode=int8_mode,
+        use_tensorflow=use_tensorflow,
+    )
 
     def build(folder: pathlib.Path, lower: bool) -> TextModel:
         return TextModel(

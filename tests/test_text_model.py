@@ -151,6 +151,17 @@ def test_other_types(tiny, model, floatx, tolerance):
     np.testing.assert_allclose(found, model.encode(TEXTS), atol=tolerance)
 
 
+def test_tensorflows_own_graph_to_compare_with(tiny, model):
+    with fastertransformer_tf.load(tiny.folder, use_tensorflow=True) as other:
+        kinds = {op.type for op in other._model.graph.get_operations()}
+        assert "BertEncoder" not in kinds and "Softmax" in kinds
+        np.testing.assert_allclose(other.encode(TEXTS), model.encode(TEXTS), atol=2e-5)
+        np.testing.assert_allclose(other.predict(TEXTS), model.predict(TEXTS), atol=1e-5)
+    assert "BertEncoder" in {op.type for op in model._model.graph.get_operations()}
+    with pytest.raises(ValueError, match="remove_padding needs the op"):
+        fastertransformer_tf.load(tiny.folder, use_tensorflow=True, remove_padding=True)
+
+
 def test_mistakes(tiny, model, tmp_path):
     with pytest.raises(UserError, match="texts is the string 'the cat', expected a list"):
         model.encode("the cat")
