@@ -73,6 +73,25 @@ def test_threads_share_a_model(model):
             np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
+def test_batches_of_ones_own(tiny, model):
+    """As servers fill them: tokens of many calls, scored together."""
+    rows = [row for text in TEXTS for row in model.tokenize([text])]
+    np.testing.assert_allclose(model.predict_batch(rows), model.predict(TEXTS), atol=1e-5)
+    with fastertransformer_tf.load(tiny.folder, threads=1) as alone:
+        assert alone._model.session._config.intra_op_parallelism_threads == 1
+        np.testing.assert_allclose(alone.predict(TEXTS), model.predict(TEXTS), atol=1e-5)
+
+
+def test_a_pair_needs_segments(tmp_path):
+    tiny = make_tiny_bert(tmp_path, type_vocab_size=1)
+    with fastertransformer_tf.load(tiny.folder) as model:
+        assert model.encode(["the cat"]).shape == (1, 32)
+        with pytest.raises(
+            UserError, match="text 1 is a pair, but type_vocab_size of the model is"
+        ):
+            model.encode(["the cat", ("the cat", "a dog")])
+
+
 def test_no_text(model):
     assert model.encode([]).shape == (0, model.config.hidden_size)
     assert model.predict([]).shape == (0, 3)
@@ -165,6 +184,8 @@ def test_tensorflows_own_graph_to_compare_with(tiny, model):
 def test_mistakes(tiny, model, tmp_path):
     with pytest.raises(UserError, match="texts is the string 'the cat', expected a list"):
         model.encode("the cat")
+    with pytest.raises(UserError, match="text 1 has half of a surrogate pair, expected Unicode"):
+        model.encode(["the cat", ("a dog", "the \ud800")])
     with pytest.raises(UserError, match="text 1 is 7, expected a string or two"):
         model.encode(["the cat", 7])
     with pytest.raises(UserError, match="text 0 is .*expected a string or two"):
@@ -175,6 +196,8 @@ def test_mistakes(tiny, model, tmp_path):
         model.encode(["a"], batch_tokens=0)
     with pytest.raises(UserError, match="max_seq_length is 2, expected 3 to"):
         fastertransformer_tf.load(tiny.folder, max_seq_length=2)
+    with pytest.raises(UserError, match="threads is 0, expected at least 1"):
+        fastertransformer_tf.load(tiny.folder, threads=0)
     with pytest.raises(FileNotFoundError, match="is not a folder, expected one with"):
         fastertransformer_tf.load(tmp_path / "nothing")
     shutil.copy(tiny.config_file, tmp_path)

@@ -9,11 +9,12 @@ import time
 import numpy as np
 import pytest
 
-from fastertransformer_tf.scaleout import scorers, token_batcher
+from fastertransformer_tf.data.text_features import TokenRow
+from fastertransformer_tf.scaleout import token_batcher
 
 
-def tokens(length: int, first: int = 1) -> scorers.Tokens:
-    return scorers.Tokens((first,) * length, (0,) * length)
+def tokens(length: int, first: int = 1) -> TokenRow:
+    return TokenRow([first] * length, length)
 
 
 class Model:
@@ -23,7 +24,7 @@ class Model:
         self.batches: list[list[int]] = []
         self.seconds, self.running, self.lock = seconds, 0, threading.Lock()
 
-    def __call__(self, batch: list[scorers.Tokens]) -> np.ndarray:
+    def __call__(self, batch: list[TokenRow]) -> np.ndarray:
         with self.lock:
             self.running += 1
             assert self.running == 1, "two batches at once"

@@ -86,7 +86,13 @@ class TextTokenizer:
             if not 1 <= len(pair) <= 2 or not all(isinstance(part, str) for part in pair):
                 raise UserError(f"text {place} is {text!r:.80}, expected a string or two of them")
             parts.extend(pair)
-        encoded = iter(self._tokenizer.encode_batch_fast(parts, add_special_tokens=False))
+        try:
+            encoded = iter(self._tokenizer.encode_batch_fast(parts, add_special_tokens=False))
+        except (TypeError, UnicodeError):
+            places = (place for place, text in enumerate(texts) if not _is_unicode(text))
+            raise UserError(
+                f"text {next(places)} has half of a surrogate pair, expected Unicode"
+            ) from None
         result = []
         for text in texts:
             first = next(encoded).ids
@@ -101,6 +107,15 @@ class TextTokenizer:
             tail = [*second, self._sep] if second else []
             result.append(TokenRow([*ids, *tail], len(ids)))
         return result
+
+
+def _is_unicode(text: Text) -> bool:
+    """Whether a text or pair can be written as UTF-8, as half of a surrogate pair cannot."""
+    try:
+        "".join(text).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _cut(first: int, second: int, room: int) -> tuple[int, int]:

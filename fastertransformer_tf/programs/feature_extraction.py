@@ -17,7 +17,7 @@ from absl import flags
 from fastertransformer_tf.checkpoints import reading, restoring
 from fastertransformer_tf.data import text_features
 from fastertransformer_tf.errors import UserError
-from fastertransformer_tf.files import atomic, bert_config, text_files
+from fastertransformer_tf.files import atomic, text_files
 from fastertransformer_tf.models import bert, bert_compat, modeling
 from fastertransformer_tf.programs import (
     checked_inputs,
@@ -26,6 +26,7 @@ from fastertransformer_tf.programs import (
     model_flags,
     path_flags,
     reports,
+    text_inputs,
 )
 
 _tf1 = tf.compat.v1
@@ -182,37 +183,33 @@ def run(values: flags.FlagValues) -> int:
     checked_inputs.refuse_tpu(values)
     model_flags.require_positive(values, ["batch_size"])
     options = checked_inputs.encoder_options(values)
-    if values.max_seq_length < 3:
-        raise UserError(
-            f"--max_seq_length={values.max_seq_length}, expected at least 3: [CLS] and two [SEP]"
-        )
-    config = checked_inputs.load_config(values.bert_config_file, values.max_seq_length, options)
-    layers = _layers(values, config.num_hidden_layers)
-    path_flags.require_file(values.vocab_file, "vocab_file")
-    path_flags.require_file(values.input_file, "input_file")
-    tokenizer = text_features.TextTokenizer(
-        values.vocab_file, values.do_lower_case, config.vocab_size
+    files = text_inputs.open_files(
+        values.init_checkpoint,
+        values.bert_config_file,
+        values.vocab_file,
+        do_lower_case=values.do_lower_case,
+        max_seq_length=values.max_seq_length,
+        options=options,
     )
+    layers = _layers(values, files.config.num_hidden_layers)
+    path_flags.require_file(values.input_file, "input_file")
     texts = read_texts(values.input_file)
     if any(isinstance(text, tuple) for text in texts):
-        checked_inputs.check_segments(config, values.bert_config_file)
-    source = reading.Checkpoint(values.init_checkpoint)
-    checked_inputs.check_quantization(source, values.int8_mode)
-    bert_config.check_embeddings(vars(config), source.shapes, values.bert_config_file, source.path)
+        checked_inputs.check_segments(files.config, values.bert_config_file)
     path_flags.check_output_file(values.output_file, "output_file")
     num_tokens = 0
     with (
-        FeatureExtractor(config, source, options, layers) as model,
+        FeatureExtractor(files.config, files.source, options, layers) as model,
         atomic.atomic_path(values.output_file) as temporary,
         temporary.open("w", encoding="utf-8") as file,
         tqdm.tqdm(total=len(texts), desc="extracting", unit="line", file=sys.stderr) as bar,
     ):
         at_once = _BATCHES_SORTED * values.batch_size
         for begin in range(0, len(texts), at_once):
-            rows = tokenizer.rows(texts[begin : begin + at_once], values.max_seq_length)
+            rows = files.tokenizer.rows(texts[begin : begin + at_once], files.max_seq_length)
             found = model.values(rows, values.batch_size)
             for number, (row, vectors) in enumerate(zip(rows, found, strict=True), begin):
-                file.write(_line(number, tokenizer.tokens(row.ids), layers, vectors))
+                file.write(_line(number, files.tokenizer.tokens(row.ids), layers, vectors))
                 num_tokens += len(row)
                 bar.update()
     print(

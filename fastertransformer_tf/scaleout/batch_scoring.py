@@ -115,7 +115,7 @@ class ShardScorer:
         """Writes the results of a shard; returns the number of its tokens."""
         job = self._job
         texts = tables.read_columns(shard, job.columns)
-        tokens = [self._scorer.tokenize(row) for row in texts]
+        tokens = self._scorer.tokenize(texts)
         lengths = [len(one) for one in tokens]
         results: list[np.ndarray | None] = [None] * len(tokens)
         for rows in text_features.batches(lengths, job.batch_tokens, job.batch_rows):

@@ -17,7 +17,6 @@ def define_flags(flag_values: flags.FlagValues, owner: str) -> None:
     define.string("init_checkpoint", None, "The classifier's checkpoint: its prefix, or a folder.")
     for name in ("bert_config_file", "vocab_file"):
         define.string(name, None, model_flags.MODEL_HELP[name])
-    define.integer("num_labels", 2, "Its classes.", minimum=1)
     define.boolean("do_lower_case", "Whether the vocabulary is of lower case.", default=True)
     define.integer("max_seq_length", 128, "Longer texts are cut to so many tokens.", minimum=3)
 
@@ -39,7 +38,6 @@ def factory(values: flags.FlagValues) -> scorers.ClassifierFactory:
         checkpoint=os.path.abspath(values.init_checkpoint),
         config_file=os.path.abspath(values.bert_config_file),
         vocab_file=os.path.abspath(values.vocab_file),
-        num_labels=values.num_labels,
         do_lower_case=values.do_lower_case,
         max_seq_length=values.max_seq_length,
         floatx=values.floatx,
