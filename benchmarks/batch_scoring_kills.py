@@ -84,13 +84,16 @@ def check(out: pathlib.Path, texts: list[str], model: pathlib.Path) -> dict[str,
     ]
     numbers = [row["row"] for row in rows]
     factory = scorers.ClassifierFactory(
-        f"{model}/model.ckpt", f"{model}/bert_config.json", f"{model}/vocab.txt", 2
+        f"{model}/model.ckpt",
+        f"{model}/bert_config.json",
+        f"{model}/vocab.txt",
+        remove_padding=True,
     )
     scorer = factory.load(len(os.sched_getaffinity(0)))
     chosen = np.random.default_rng(1).choice(len(texts), min(_SAMPLE.value, len(texts)), False)
     largest = 0.0
     for place in chosen.tolist():
-        alone = scorer.score([scorer.tokenize((texts[place],))])[0]
+        alone = scorer.score(scorer.tokenize([(texts[place],)]))[0]
         largest = max(largest, float(np.abs(alone - np.array(rows[place]["scores"])).max()))
     return {
         "rows": len(rows),

@@ -12,6 +12,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import report
+from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.models import bert_compat, modeling
 from fastertransformer_tf.programs import classification, profiling
 
@@ -57,7 +58,7 @@ def main(argv: list[str]) -> None:
         job = classification.prepare(values)
         features = job.features("dev")
         models = {
-            name: classification.Classifier(job.config, len(job.labels), path, options)
+            name: job.classifier(reading.Checkpoint(path), options)
             for name, options in contestants.items()
         }
     result = {
@@ -82,7 +83,7 @@ def main(argv: list[str]) -> None:
             floatx = contestants[name].floatx
             result["contestants"][name] = {
                 "accuracy": float(classification.evaluate(
-                    "mrpc", features["label_ids"], done
+                    job.task, features["label_ids"], done
                 )["eval_accuracy"]),
                 "largest_logit_difference": float(np.abs(logits - expected).max()),
                 "relative_error": profiling.check_agreement(expected, logits, floatx),

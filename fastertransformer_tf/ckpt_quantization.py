@@ -19,7 +19,7 @@ _OWNER = "fastertransformer_tf.ckpt_quantization"
 def define_flags(flag_values: flags.FlagValues) -> None:
     """Defines the program's flags."""
     define = cli.FlagDefiner(flag_values, _OWNER)
-    define.string("init_checkpoint", None, "The checkpoint to read.")
+    define.string("init_checkpoint", None, "The checkpoint to read: its prefix, or a folder.")
     define.string("quantized_checkpoint", None, "Prefix of the checkpoint to write.")
     define.integer(
         "int8_mode",

@@ -20,7 +20,7 @@ _OWNER = "fastertransformer_tf.ckpt_type_convert"
 def define_flags(flag_values: flags.FlagValues) -> None:
     """Defines the program's flags."""
     define = cli.FlagDefiner(flag_values, _OWNER)
-    define.string("init_checkpoint", None, "The checkpoint to read.")
+    define.string("init_checkpoint", None, "The checkpoint to read: its prefix, or a folder.")
     define.string("fp16_checkpoint", None, "Prefix of the checkpoint to write.")
     define.enum("dtype", "float16", spec.HALF_TYPES, "Type that float32 and float64 variables get.")
     define.boolean(

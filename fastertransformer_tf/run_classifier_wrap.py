@@ -1,4 +1,4 @@
-"""google-research BERT's run_classifier with a fast encoder: CoLA, MNLI, MRPC and XNLI.
+"""google-research BERT's run_classifier with a fast encoder: GLUE's tasks and XNLI.
 
 Takes the flags of google's run_classifier.py and --floatx, --remove_padding, --int8_mode and
 --allow_gemm_test. --do_train fine-tunes, with --if_quant as int8 computes and with --distillation

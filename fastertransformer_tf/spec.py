@@ -22,6 +22,9 @@ HALF_TYPES = FLOAT_TYPES[1:]
 # Of the op's feed-forward network; gelu_tanh is google's gelu.
 ACTIVATIONS = ("gelu_tanh", "gelu_erf", "relu")
 
+# What a model of texts takes, int32 [B,S] each.
+MODEL_INPUTS = ("input_ids", "input_mask", "segment_ids")
+
 # google-research BERT's, in bert/modeling.py.
 GOOGLE_LAYER_NORM_EPS = 1e-12
 

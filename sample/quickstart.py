@@ -8,10 +8,12 @@ short list below. A sentence's vector is the mean over its tokens (Reimers and G
 similarity of two sentences the cosine of their vectors. Exits with 1 where the engines disagree.
 """
 
-import csv
+import dataclasses
 import os
 import pathlib
+import statistics
 import sys
+import time
 
 import numpy as np
 
@@ -23,37 +25,36 @@ import rich.box  # noqa: E402
 import rich.console  # noqa: E402
 import rich.markup  # noqa: E402
 import rich.table  # noqa: E402
-import tensorflow.compat.v1 as tf  # noqa: E402
 from absl import flags  # noqa: E402
 from matplotlib import pyplot  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from fastertransformer_tf.checkpoints import hugging_face, restoring  # noqa: E402
-from fastertransformer_tf.files import atomic, bert_config, hf_weights  # noqa: E402
-from fastertransformer_tf.models import bert_compat, modeling  # noqa: E402
-from fastertransformer_tf.programs import checked_inputs, cli, inference, reports  # noqa: E402
+import fastertransformer_tf  # noqa: E402
+from fastertransformer_tf.data import glue  # noqa: E402
+from fastertransformer_tf.files import atomic, hf_weights  # noqa: E402
+from fastertransformer_tf.programs import cli  # noqa: E402
 
-_PAIRS = flags.DEFINE_integer("pairs", 64, "Sentence pairs to encode, at most.", 1)
-_BATCH = flags.DEFINE_integer("batch_size", 8, "Sentences in a batch.", 1)
-_SEQ = flags.DEFINE_integer("max_seq_length", 128, "Padded length.", 3)
-_CACHE = flags.DEFINE_string(
-    "cache_dir", str(ROOT / ".cache"), "Folder of the imported model and of the plot."
+_MODEL = flags.DEFINE_string(
+    "model", hf_weights.PACKAGED_MINILM, "What `load` takes: a model's folder, or this package."
 )
+_PAIRS = flags.DEFINE_integer("pairs", 64, "Sentence pairs to encode, at most.", 1)
+_OUTPUT = flags.DEFINE_string("output_dir", str(ROOT / ".cache"), "Folder of the plot.")
 _DATA = flags.DEFINE_string(
     "data_dir", str(ROOT.parent / "shared/data/glue_data/MRPC"), "Folder with MRPC's dev.tsv."
 )
 
+# What `load` is told besides the model.
 ENGINES = {
-    "TensorFlow, float32": modeling.EncoderOptions(use_tensorflow=True),
-    "op, float32": modeling.EncoderOptions(),
-    "op, float32, padding removed": modeling.EncoderOptions(remove_padding=True),
-    "op, bfloat16, padding removed": modeling.EncoderOptions("bfloat16", remove_padding=True),
+    "TensorFlow, float32": {"use_tensorflow": True},
+    "op, float32": {"floatx": "float32"},
+    "op, bfloat16": {"floatx": "bfloat16"},
 }
 REFERENCE = next(iter(ENGINES))
-SENTENCE_TOLERANCE = 1e-4  # float32: largest difference of an element of a sentence's vector.
+VECTOR_TOLERANCE = 1e-4  # float32: largest difference of an element of a sentence's vector.
 SIMILARITY_TOLERANCE = 0.02  # bfloat16: largest difference of a similarity.
 SHOWN_PAIRS = 6
+_ROUNDS = 5
 
 Pair = tuple[str, str, str]
 # Used where MRPC is not there: first sentence, second sentence, whether they mean the same.
@@ -69,23 +70,34 @@ SENTENCES: list[Pair] = [
 ]
 
 
+@dataclasses.dataclass
+class Run:
+    """What an engine made of the sentences: vectors, [sentences,H], in how many seconds."""
+
+    vectors: np.ndarray
+    seconds: float
+
+    def similarities(self) -> np.ndarray:
+        """Cosine of each pair; rows 2i and 2i+1 of `vectors` are one."""
+        unit = self.vectors / np.linalg.norm(self.vectors, axis=1, keepdims=True)
+        return np.sum(unit[::2] * unit[1::2], axis=1)
+
+
+def encode(engine: str, sentences: list[str]) -> Run:
+    """Loads the model with an engine and encodes the sentences."""
+    with fastertransformer_tf.load(_MODEL.value, **ENGINES[engine]) as model:
+        vectors = model.encode(sentences)  # The first call prepares graph and weights.
+        seconds = []
+        for _ in range(_ROUNDS):
+            start = time.perf_counter()
+            model.encode(sentences)
+            seconds.append(time.perf_counter() - start)
+    return Run(vectors, statistics.median(seconds))
+
+
 def say(text: str) -> None:
     """Prints what happens now."""
     print(f"[quickstart] {text}", flush=True)
-
-
-def imported_model(folder: pathlib.Path) -> pathlib.Path:
-    """Imports MiniLM-L6 into `folder` unless it is there; returns its checkpoint's prefix."""
-    prefix = folder / bert_config.CHECKPOINT_NAME
-    # The index is written last, by a rename: where it is, all files are.
-    if prefix.with_name(prefix.name + ".index").is_file():
-        say(f"MiniLM-L6 is already imported: {folder}")
-    else:
-        source = hf_weights.packaged_minilm()
-        say(f"importing MiniLM-L6 from {source} into {folder}")
-        model = hugging_face.import_hf(source, folder)
-        say(f"imported {model.num_variables} variables")
-    return prefix
 
 
 def read_pairs(data_dir: str, count: int) -> list[Pair]:
@@ -95,156 +107,103 @@ def read_pairs(data_dir: str, count: int) -> list[Pair]:
         pairs = SENTENCES[:count]
         say(f"{path} not found: taking {len(pairs)} built-in sentence pairs")
         return pairs
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))[1 : count + 1]
-    if not rows or any(len(row) != 5 for row in rows):
-        raise ValueError(f"{path} has no rows or rows of other than 5 columns, expected MRPC's")
-    say(f"{len(rows)} sentence pairs of {path}")
-    return [(row[3], row[4], "yes" if row[0] == "1" else "no") for row in rows]
+    examples = glue.TASKS["mrpc"].get_dev_examples(data_dir)[:count]
+    say(f"{len(examples)} sentence pairs of {path}")
+    return [(one.text_a, one.text_b, "yes" if one.label == "1" else "no") for one in examples]
 
 
-def make_features(sentences: list[str], vocab: pathlib.Path, seq: int) -> dict[str, np.ndarray]:
-    """Tokenizes as google's BERT does; returns int32 input_ids and input_mask, [sentences, seq]."""
-    # all-MiniLM-L6-v2 is an uncased model.
-    tokenizer = bert_compat.tokenization().FullTokenizer(str(vocab), do_lower_case=True)
-    ids = np.zeros((len(sentences), seq), np.int32)
-    mask = np.zeros_like(ids)
-    for row, sentence in enumerate(sentences):
-        tokens = ["[CLS]", *tokenizer.tokenize(sentence)[: seq - 2], "[SEP]"]
-        ids[row, : len(tokens)] = tokenizer.convert_tokens_to_ids(tokens)
-        mask[row, : len(tokens)] = 1
-    return {"input_ids": ids, "input_mask": mask}
-
-
-def encode(
-    engine: str, config: object, prefix: pathlib.Path, features: dict[str, np.ndarray]
-) -> inference.BatchRun:
-    """Runs a model over all sentences; output "vector" is [sentences, H]."""
-    options = ENGINES[engine]
-    seq = features["input_ids"].shape[1]
-    with tf.Graph().as_default() as graph:
-        inputs = {name: tf.placeholder(tf.int32, [None, seq], name) for name in features}
-        with (
-            modeling.encoder_options(options),
-            restoring.restored_variables(prefix, options.floatx) as restored,
-        ):
-            model = bert_compat.modeling().BertModel(config, False, **inputs)
-        hidden = tf.cast(model.get_sequence_output(), tf.float32)
-        tokens = tf.cast(inputs["input_mask"], tf.float32)[:, :, None]
-        vector = tf.reduce_sum(hidden * tokens, 1) / tf.reduce_sum(tokens, 1)
-        feeds = {inputs[name]: values for name, values in features.items()}
-        session_config = tf.ConfigProto()
-        session_config.gpu_options.allow_growth = True
-        with tf.Session(graph=graph, config=session_config) as session:
-            restored.load(session)
-            return inference.run_batches(session, {"vector": vector}, feeds, _BATCH.value, engine)
-
-
-def similarities(vectors: np.ndarray) -> np.ndarray:
-    """Cosine of each pair; rows 2i and 2i+1 of `vectors` [2 pairs, H] are a pair."""
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.sum(unit[::2] * unit[1::2], axis=1)
-
-
-def print_pairs(pairs: list[Pair], similarity: dict[str, np.ndarray]) -> None:
-    """Prints the first pairs, with the similarity that each engine found."""
-    table = rich.table.Table(
-        title=f"Similarity of sentences, {min(SHOWN_PAIRS, len(pairs))} of {len(pairs)} pairs",
-        box=rich.box.SIMPLE_HEAD,
-        title_justify="left",
-    )
-    table.add_column("sentences", max_width=60)
-    table.add_column("same\nmeaning")
-    for engine in similarity:
-        table.add_column(engine.replace(", ", "\n"), justify="right", no_wrap=True)
-    for index, (first, second, same) in enumerate(pairs[:SHOWN_PAIRS]):
-        text = rich.markup.escape(f"{first}\n{second}\n")
-        table.add_row(text, same, *(f"{values[index]:.5f}" for values in similarity.values()))
-    rich.console.Console(width=120).print(table)
-
-
-def print_engines(
-    runs: dict[str, inference.BatchRun], similarity: dict[str, np.ndarray]
-) -> list[str]:
-    """Prints times and differences; returns a sentence for each difference that is too large."""
-    table = rich.table.Table(
-        title=f"MiniLM-L6, batch {_BATCH.value}, padded to {_SEQ.value} tokens",
-        caption=reports.TIMING_CAPTION,
-        box=rich.box.SIMPLE_HEAD,
-        title_justify="left",
-    )
-    table.add_column("engine")
-    for name in ("ms/batch", "sentences/s", "speed-up", "max diff\nvector", "max diff\nsimilarity"):
-        table.add_column(name, justify="right")
-    reference, faults = runs[REFERENCE], []
+def faults(runs: dict[str, Run]) -> list[str]:
+    """Returns a sentence for each engine that differs too much from TensorFlow."""
+    reference, found = runs[REFERENCE], []
     for engine, run in runs.items():
-        vector = np.abs(run.outputs["vector"] - reference.outputs["vector"]).max()
-        cosine = np.abs(similarity[engine] - similarity[REFERENCE]).max()
-        table.add_row(
-            engine,
-            f"{run.ms_per_batch:.1f}",
-            f"{run.examples_per_second:.1f}",
-            f"{reference.ms_per_batch / run.ms_per_batch:.2f}x",
-            f"{vector:.1e}",
-            f"{cosine:.1e}",
+        what, difference, allowed = (
+            ("a similarity", run.similarities() - reference.similarities(), SIMILARITY_TOLERANCE)
+            if "bfloat16" in engine
+            else ("a sentence's vector", run.vectors - reference.vectors, VECTOR_TOLERANCE)
         )
-        is_float32 = ENGINES[engine].floatx == "float32"
-        what, found, allowed = (
-            ("a sentence's vector", vector, SENTENCE_TOLERANCE)
-            if is_float32
-            else ("a similarity", cosine, SIMILARITY_TOLERANCE)
-        )
-        if not found <= allowed:  # NaN is a fault too.
-            faults.append(
-                f"{engine}: {what} differs from TensorFlow's by {found:.2e}, expected at most "
+        largest = np.abs(difference).max()
+        if not largest <= allowed:  # NaN is a fault too.
+            found.append(
+                f"{engine}: {what} differs from TensorFlow's by {largest:.2e}, expected at most "
                 f"{allowed:g}"
             )
+    return found
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Prints a table; all columns but the first are numbers."""
+    table = rich.table.Table(title=title, box=rich.box.SIMPLE_HEAD, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", no_wrap=bool(number))
+    for row in rows:
+        table.add_row(*map(rich.markup.escape, row))
     rich.console.Console(width=120).print(table)
-    return faults
 
 
-def plot_times(runs: dict[str, inference.BatchRun], path: pathlib.Path) -> None:
-    """Draws the median time of a batch for each engine."""
+def print_results(pairs: list[Pair], runs: dict[str, Run]) -> None:
+    """Prints the first pairs with the similarity that each engine found, and the times."""
+    similarity = {engine: run.similarities() for engine, run in runs.items()}
+    print_table(
+        f"Similarity of sentences, {min(SHOWN_PAIRS, len(pairs))} of {len(pairs)} pairs",
+        ["sentences", "same\nmeaning", *(engine.replace(", ", "\n") for engine in runs)],
+        [
+            [f"{first}\n{second}\n", same, *(f"{values[i]:.5f}" for values in similarity.values())]
+            for i, (first, second, same) in enumerate(pairs[:SHOWN_PAIRS])
+        ],
+    )
+    reference = runs[REFERENCE]
+    print_table(
+        f"{_MODEL.value}: {2 * len(pairs)} sentences, tokenized and encoded by like length",
+        ["engine", "ms", "sentences/s", "speed-up", "max diff\nvector", "max diff\nsimilarity"],
+        [
+            [
+                engine,
+                f"{run.seconds * 1e3:.1f}",
+                f"{len(run.vectors) / run.seconds:.1f}",
+                f"{reference.seconds / run.seconds:.2f}x",
+                f"{np.abs(run.vectors - reference.vectors).max():.1e}",
+                f"{np.abs(similarity[engine] - similarity[REFERENCE]).max():.1e}",
+            ]
+            for engine, run in runs.items()
+        ],
+    )
+
+
+def plot_times(runs: dict[str, Run], path: pathlib.Path) -> None:
+    """Draws the time of each engine."""
     figure, axes = pyplot.subplots(figsize=(8, 3), layout="constrained")
-    times = [run.ms_per_batch for run in runs.values()]
+    times = [run.seconds * 1e3 for run in runs.values()]
     bars = axes.barh(list(runs), times, color=["tab:gray"] + ["tab:blue"] * (len(runs) - 1))
-    axes.bar_label(bars, [f"{time:.1f}" for time in times], padding=3)
+    axes.bar_label(bars, [f"{one:.1f}" for one in times], padding=3)
     axes.margins(x=0.12)
     axes.invert_yaxis()
-    axes.set_xlabel("ms per batch (median)")
-    axes.set_title(f"MiniLM-L6, {_BATCH.value} sentences padded to {_SEQ.value} tokens")
+    axes.set_xlabel(f"ms (median of {_ROUNDS})")
+    axes.set_title(f"{len(runs[REFERENCE].vectors)} sentences, tokenized and encoded")
     with atomic.atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     pyplot.close(figure)
 
 
 def main(argv: list[str]) -> int:
-    """Imports, encodes, compares; returns the exit status."""
+    """Encodes with each engine and compares; returns the exit status."""
     cli.no_positional(argv)
     cli.quiet_logs(flags.FLAGS)
-    cache = pathlib.Path(_CACHE.value)
-    prefix = imported_model(cache / "minilm")
-    config = checked_inputs.load_config(str(prefix.with_name("bert_config.json")), _SEQ.value)
     pairs = read_pairs(_DATA.value, _PAIRS.value)
     sentences = [sentence for first, second, _ in pairs for sentence in (first, second)]
-    features = make_features(sentences, prefix.with_name("vocab.txt"), _SEQ.value)
-    lengths = features["input_mask"].sum(1)
-    say(f"{len(sentences)} sentences of {lengths.mean():.1f} tokens on average")
     runs = {}
     for number, engine in enumerate(ENGINES, 1):
         say(f"engine {number} of {len(ENGINES)}: {engine}")
-        runs[engine] = encode(engine, config, prefix, features)
-    similarity = {engine: similarities(run.outputs["vector"]) for engine, run in runs.items()}
-    print_pairs(pairs, similarity)
-    faults = print_engines(runs, similarity)
-    plot = cache / "quickstart.png"
+        runs[engine] = encode(engine, sentences)
+    print_results(pairs, runs)
+    plot = pathlib.Path(_OUTPUT.value) / "quickstart.png"
     plot_times(runs, plot)
     say(f"plot of the times: {plot}")
-    for fault in faults:
+    disagreeing = faults(runs)
+    for fault in disagreeing:
         print(f"[quickstart] FAILED: {fault}", file=sys.stderr)
-    if not faults:
+    if not disagreeing:
         say("all engines agree")
-    return 1 if faults else 0
+    return 1 if disagreeing else 0
 
 
 if __name__ == "__main__":

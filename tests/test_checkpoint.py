@@ -140,7 +140,7 @@ def test_other_things_than_a_checkpoint_are_named(tmp_path: pathlib.Path) -> Non
         f"{path}.index": f"is one file of a checkpoint, expected what .* begin with: {path}",
         f"{path}.data-00000-of-00001": "is one file of a checkpoint",
         f"{path}.meta": "is one file of a checkpoint",
-        str(tmp_path / "empty"): "the folder .* has no checkpoint that its file `checkpoint` names",
+        str(tmp_path / "empty"): "the folder .* has no checkpoint, expected one with its .index",
         "gs://bucket/model.ckpt": "--init_checkpoint=gs://bucket/model.ckpt is a URL, expected",
         str(half / "model.ckpt"): "there are no .data files, expected some",
         str(tmp_path / "nothing"): "not found, expected .*nothing.index and its .data files",
@@ -155,6 +155,21 @@ def test_a_folder_means_its_latest_checkpoint(tmp_path: pathlib.Path) -> None:
         writing.save_checkpoint(prefix, {"w": np.full(1, step, np.float32)})
     (tmp_path / "checkpoint").write_text('model_checkpoint_path: "/moved/model.ckpt-2"\n')
     assert reading.Checkpoint(tmp_path).load("w") == 2
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-3"\n')
+    with pytest.raises(UserError, match="its file `checkpoint` names 'model.ckpt-3', which is not"):
+        reading.Checkpoint(tmp_path)
+
+
+def test_a_folder_means_its_only_checkpoint(tmp_path: pathlib.Path) -> None:
+    """google's folders hold no file `checkpoint`."""
+    for number, name in enumerate(("bert_model.ckpt", "model.ckpt-7")):
+        writing.save_checkpoint(tmp_path / name / name, {"w": np.full(1, number, np.float32)})
+        assert reading.Checkpoint(tmp_path / name).load("w") == number
+    writing.save_checkpoint(tmp_path / "model.ckpt-7" / "a", {"w": np.zeros(1, np.float32)})
+    with pytest.raises(
+        UserError, match="has 2 checkpoints and no .*: a; model.ckpt-7: give one .*7/a$"
+    ):
+        reading.Checkpoint(tmp_path / "model.ckpt-7")
 
 
 def test_an_object_based_checkpoint_is_refused(tmp_path: pathlib.Path) -> None:

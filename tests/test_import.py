@@ -224,10 +224,12 @@ HELP_WITHOUT_TENSORFLOW = (
     "import_hf",
     "profile_transformer_inference",
     "squad_evaluate_v1_1",
+    "squad_evaluate_v2_0",
 )
 PROGRAMS = (
     *HELP_WITHOUT_TENSORFLOW,
     "accuracy_report",
+    "extract_features",
     "profile_bert_inference",
     "run_classifier_wrap",
     "run_squad_wrap",
@@ -266,7 +268,9 @@ ARGUMENTS = {
 }
 
 
-@pytest.mark.parametrize("program", [name for name in PROGRAMS if name != "squad_evaluate_v1_1"])
+@pytest.mark.parametrize(
+    "program", [name for name in PROGRAMS if not name.startswith("squad_evaluate")]
+)
 def test_a_missing_tensorflow_is_told_in_one_line(program: str) -> None:
     result = start(program, *ARGUMENTS.get(program, ()), blocked=("tensorflow",))
     expected = "tensorflow is not installed: pip install 'tensorflow==2.21.*'"
@@ -278,9 +282,11 @@ def test_a_missing_tensorflow_is_told_in_one_line(program: str) -> None:
     ("program", "module", "package"),
     [
         ("squad_evaluate_v1_1", "absl", "absl-py"),
+        ("squad_evaluate_v2_0", "absl", "absl-py"),
         ("run_classifier_wrap", "sklearn", "scikit-learn"),
         ("run_squad_wrap", "tqdm", "tqdm"),
         ("accuracy_report", "matplotlib", "matplotlib"),
+        ("extract_features", "tokenizers", "tokenizers"),
         ("profile_bert_inference", "tqdm", "tqdm"),
         ("profile_transformer_inference", "tqdm", "tqdm"),
     ],

@@ -72,11 +72,13 @@ def test_every_program_is_a_module(name, own_flags, monkeypatch, capsys):
         ("ckpt_type_convert", ["--init_checkpoint=a"], "are missing: --fp16_checkpoint"),
         ("ckpt_quantization", ["--init_checkpoint=a"], "are missing: --quantized_checkpoint"),
         ("accuracy_report", ["--output_dir=o"], "nothing to do: give --mrpc_data or --squad_data"),
+        ("extract_features", ["--layers=1"], "required flags are missing: --input_file, --output_"),
         ("ft_optimize", ["--source=s"], "required flags are missing: --destination"),
         ("import_hf", ["--output_dir=o"], "required flags are missing: --hf_model"),
         ("import_hf", ["--hf_model=/none", "--output_dir=o"], "/none is not a folder"),
         ("squad_evaluate_v1_1", ["a"], "1 arguments given, expected DATASET PREDICTIONS"),
         ("squad_evaluate_v1_1", [".", "b"], "Is a directory"),
+        ("squad_evaluate_v2_0", ["a"], "1 arguments given, expected DATASET PREDICTIONS"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(

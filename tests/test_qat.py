@@ -182,6 +182,17 @@ def test_the_teacher_gives_the_logits_of_evaluation(tiny, rng):
         teacher.Teacher(tasks.classifier(config, 3), distillation)
 
 
+def test_a_regression_learns_the_teachers_numbers(tiny):
+    config = bert_compat.modeling().BertConfig.from_dict(tiny.config)
+    student, numbers = (tf.constant([[1.0], [2.0]]), tf.constant([[4.0], [0.0]]))
+    distillation = teacher.Distillation(reading.Checkpoint(tiny.checkpoint), 10.0)
+    loss = distillation.loss(
+        tasks.regression(config), {"logits": student}, point_encoder.Taps(), {"logits": numbers},
+        tf.ones([2, 3]),
+    )  # fmt: skip
+    assert float(loss) == 10 * (9 + 4) / 2
+
+
 def test_the_learning_rate_rises_and_falls():
     options = TrainingOptions(num_train_steps=20, num_warmup_steps=4, learning_rate=1.0)
     found = [options.learning_rate_of(step) for step in (0, 1, 3, 4, 5, 19)]

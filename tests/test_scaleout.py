@@ -14,10 +14,18 @@ import time
 
 import numpy as np
 import pytest
-from tiny_bert import WORDS, TinyBert, make_tiny_bert
+from absl import flags
+from tiny_bert import WORDS, TinyBert, make_tiny_bert, make_tiny_squad
 
+from fastertransformer_tf.data.text_features import TokenRow
 from fastertransformer_tf.errors import UserError
-from fastertransformer_tf.scaleout import requests, scorers, serving, token_batcher
+from fastertransformer_tf.scaleout import (
+    model_flags,
+    requests,
+    scorers,
+    serving,
+    token_batcher,
+)
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 needs_ray = pytest.mark.skipif(
@@ -31,7 +39,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyBert:
 
 
 def factory(tiny: TinyBert, **changes: object) -> scorers.ClassifierFactory:
-    settings = {"num_labels": 2, "max_seq_length": 20} | changes
+    settings = {"remove_padding": True, "max_seq_length": 20} | changes
     return scorers.ClassifierFactory(tiny.checkpoint, tiny.config_file, tiny.vocab_file, **settings)
 
 
@@ -43,14 +51,14 @@ def texts(count: int, seed: int = 5) -> list[str]:
 def test_tokens_and_scores_do_not_depend_on_the_batch(tiny: TinyBert) -> None:
     scorer = factory(tiny).load(1)
     pairs = [(a, b) for a, b in zip(texts(12), texts(12, 6), strict=True)]
-    tokens = [scorer.tokenize(pair) for pair in pairs] + [scorer.tokenize(("the cat",))]
+    tokens = scorer.tokenize([*pairs, ("the cat",)])
     assert max(map(len, tokens)) == 20
-    assert tokens[-1] == scorers.Tokens((2, 5, 7, 3), (0, 0, 0, 0))
+    assert tokens[-1] == TokenRow([2, 5, 7, 3], 4)
     together = scorer.score(tokens)
     alone = np.concatenate([scorer.score([one]) for one in tokens])
     np.testing.assert_allclose(together, alone, atol=1e-5)
     np.testing.assert_allclose(together.sum(axis=-1), 1, atol=1e-5)
-    plain = factory(tiny, use_tensorflow=True).load(1)
+    plain = factory(tiny, use_tensorflow=True, remove_padding=False).load(1)
     np.testing.assert_allclose(plain.score(tokens), together, atol=1e-4)
 
 
@@ -64,25 +72,45 @@ def test_tokens_are_those_of_the_program(tiny: TinyBert) -> None:
         bert_compat.run_classifier().InputExample(str(i), a, b, "0")
         for i, (a, b) in enumerate(zip(first, second, strict=True))
     ]
-    features = glue_features.make_features(examples, ["0"], 20, scorer._tokenizer)
-    for row, pair in enumerate(zip(first, second, strict=True)):
-        tokens = scorer.tokenize(pair)
+    tokenizer = bert_compat.tokenization().FullTokenizer(tiny.vocab_file, True)
+    features = glue_features.make_features(examples, ["0"], 20, tokenizer)
+    found = scorer.tokenize(list(zip(first, second, strict=True)))
+    for row, tokens in enumerate(found):
         count = int(features["input_mask"][row].sum())
-        assert tokens.ids == tuple(features["input_ids"][row, :count])
-        assert tokens.segments == tuple(features["segment_ids"][row, :count])
+        assert tokens.ids == features["input_ids"][row, :count].tolist()
+        assert tokens.first == count - features["segment_ids"][row].sum()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_labels": 3}, "num_labels=3, expected 2"),
-        ({"max_seq_length": 1000}, "expected 1 to 40"),
+        ({"max_seq_length": 1000}, "max_seq_length is 1000, expected 3 to 40"),
+        ({"use_tensorflow": True}, "remove_padding needs the op"),
         ({"int8_mode": 1}, "int8_mode=1 found a float"),
     ],
 )
 def test_a_factory_is_checked(tiny: TinyBert, changes: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         factory(tiny, **changes).check()
+
+
+def test_a_factory_of_flags(tiny: TinyBert, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths for workers in another folder; the files beside the checkpoint."""
+    monkeypatch.chdir(tiny.folder.parent)
+    values = flags.FlagValues()
+    model_flags.define_flags(values, "test")
+    arguments = ("--remove_padding", "--max_seq_length=20")
+    values(["serve", f"--init_checkpoint={tiny.folder.name}", *arguments])
+    made = model_flags.factory(values)
+    assert made == scorers.ClassifierFactory(
+        tiny.checkpoint, tiny.config_file, tiny.vocab_file, remove_padding=True, max_seq_length=20
+    )
+
+
+def test_a_model_without_a_head_is_refused(tmp_path: pathlib.Path) -> None:
+    tiny, _ = make_tiny_squad(tmp_path)
+    with pytest.raises(UserError, match="has no output_weights, expected a model that was fine-tu"):
+        factory(tiny).check()
 
 
 @pytest.mark.parametrize(
@@ -121,7 +149,7 @@ def test_sixty_four_clients_of_a_replica(tiny: TinyBert) -> None:
             body = json.dumps({"texts": asked[number]}).encode()
             status, _, text = await server.answer("POST", "/score", body)
             assert status == 200
-            expected = scorer.score([scorer.tokenize(tuple(asked[number]))])
+            expected = scorer.score(scorer.tokenize([tuple(asked[number])]))
             np.testing.assert_allclose(json.loads(text)["scores"], expected, atol=1e-4)
 
     async def main() -> None:
@@ -171,7 +199,7 @@ def test_batch_scoring_goes_on_after_a_kill(tiny: TinyBert, tmp_path: pathlib.Pa
     scorer = factory(tiny).load(1)
     for line, text in zip(lines[::10], rows[::10], strict=True):
         np.testing.assert_allclose(
-            line["scores"], scorer.score([scorer.tokenize((text,))])[0], atol=1e-4
+            line["scores"], scorer.score(scorer.tokenize([(text,)]))[0], atol=1e-4
         )
     summary = json.loads((out / "summary.json").read_text())
     assert summary["rows"] == 300 and 0 < summary["scored_in_this_run"] <= 300 - 5 * 7

@@ -555,6 +555,39 @@ def test_scores_are_printed_where_answers_are_known(model, tmp_path, capsys):
         assert "exact match" not in out and ("no scores: " in out) == bool(answers)
 
 
+def test_scores_of_squad_2_are_printed(model, tmp_path, capsys):
+    file = tmp_path / "squad.json"
+    dataset = json.loads(file.read_text())
+    qas = dataset["data"][0]["paragraphs"][0]["qas"]
+    for number, qa in enumerate(qas):
+        qa["question"] = " ".join("is it a big red dog on the cat".split()[number:])
+        if number % 2:
+            qa |= {"answers": [], "is_impossible": True}
+    file.write_text(json.dumps(dataset))
+    arguments = model | {"do_predict": True, "predict_file": file, "version_2_with_negative": True}
+    # Of the odds of the first pass, so that there are questions on both sides.
+    run(**arguments)
+    odds = json.loads((tmp_path / "out/null_odds.json").read_text())
+    capsys.readouterr()
+    answers = run(**arguments, null_score_diff_threshold=np.median(list(odds.values())))
+    assert 0 < sum(answer == "" for answer in answers.values()) < 8
+    assert json.loads((tmp_path / "out/null_odds.json").read_text()) == odds
+    shown = capsys.readouterr().out
+    scores = squad_scores.evaluate_v2_files(
+        file, tmp_path / "out/predictions.json", tmp_path / "out/null_odds.json", 1e30
+    )
+    for key, name in question_answering._NAMES_OF_V2.items():
+        (found,) = re.findall(rf"^ *{name} +(-?[\d.e-]+) *$", shown, re.M)
+        assert float(found) == scores[key], name
+    # A test set says nothing about its answers.
+    for qa in qas:
+        del qa["answers"], qa["is_impossible"]
+    file.write_text(json.dumps(dataset))
+    assert run(**arguments).keys() == answers.keys()
+    out = capsys.readouterr().out
+    assert "exact match" not in out and "no scores" not in out
+
+
 def test_an_empty_file_to_predict_is_found_before_the_training(model, tmp_path):
     (tmp_path / "empty.json").write_text('{"data": []}')
     with pytest.raises(UserError, match="empty.json holds no question"):

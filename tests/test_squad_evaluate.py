@@ -1,4 +1,4 @@
-"""squad_evaluate_v1_1: golden answers worked out by hand from the official rules."""
+"""squad_evaluate_v1_1 and _v2_0: golden answers worked out by hand from the official rules."""
 
 import json
 import re
@@ -64,8 +64,118 @@ def test_bad_data():
         squad.evaluate([_article(("q", []))], {"q": "x"})
 
 
-def _run(*arguments):
-    command = [sys.executable, "-m", "fastertransformer_tf.squad_evaluate_v1_1"]
+# Questions of SQuAD 2, their answers, what is predicted, and the odds that there is no answer.
+V2 = {
+    "right": (["the Big dog", "dog"], "big dog", -3.0),
+    "near": (["small red cat"], "red cat sat", -1.0),  # F1 2/3.
+    "none": ([], "", 2.5),
+    "wrong": ([], "cat", 0.5),
+    "missed": (["x"], "", 3.0),
+}
+V2_ARTICLES = [_article(*((name, texts) for name, (texts, _, _) in V2.items()))]
+V2_PREDICTIONS = {name: prediction for name, (_, prediction, _) in V2.items()} | {"other": "x"}
+V2_ODDS = {name: odds for name, (_, _, odds) in V2.items()} | {"other": 0.0}
+
+
+def test_v2_scores():
+    assert squad.evaluate_v2(V2_ARTICLES, V2_PREDICTIONS) == pytest.approx({
+        "exact": 100 * 2 / 5, "f1": 100 * (2 + 2 / 3) / 5, "total": 5,
+        "HasAns_exact": 100 / 3, "HasAns_f1": 100 * (1 + 2 / 3) / 3, "HasAns_total": 3,
+        "NoAns_exact": 50, "NoAns_f1": 50, "NoAns_total": 2,
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("threshold", "exact", "f1", "no_answer"),
+    [
+        (1.0, 2, 2 + 2 / 3, 1),
+        (0.0, 3, 3 + 2 / 3, 2),  # "wrong" becomes right.
+        (0.5, 2, 2 + 2 / 3, 1),  # Above it only.
+        (-2.0, 3, 3, 2),  # "near" is lost.
+        (-4.0, 2, 2, 2),
+    ],
+)
+def test_v2_thresholds(threshold, exact, f1, no_answer):
+    scores = squad.evaluate_v2(V2_ARTICLES, V2_PREDICTIONS, V2_ODDS, threshold)
+    assert scores["exact"] == pytest.approx(100 * exact / 5)
+    assert scores["f1"] == pytest.approx(100 * f1 / 5)
+    assert scores["NoAns_exact"] == scores["NoAns_f1"] == pytest.approx(100 * no_answer / 2)
+    # Below -3 the two without an answer are right; from -3 on "right" is, and from -1 on "near".
+    best = {key: scores[key] for key in scores if key.startswith("best")}
+    assert best == pytest.approx({
+        "best_exact": 60, "best_exact_thresh": -3.0,
+        "best_f1": 100 * (3 + 2 / 3) / 5, "best_f1_thresh": -1.0,
+    })  # fmt: skip
+
+
+def test_v2_best_of_questions_without_answers_is_none_at_all():
+    articles = [_article(("a", []), ("b", []))]
+    scores = squad.evaluate_v2(articles, {"a": "x", "b": ""}, {"a": -5.0, "b": 1.0})
+    assert scores == pytest.approx({
+        "exact": 50, "f1": 50, "total": 2, "NoAns_exact": 50, "NoAns_f1": 50, "NoAns_total": 2,
+        "best_exact": 100, "best_exact_thresh": 0.0, "best_f1": 100, "best_f1_thresh": 0.0,
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("prediction", "truth", "f1"),
+    [("the", "a", 1), ("", "", 1), ("", "word", 0), ("word", "the", 0), ("b b", "b", 2 / 3)],
+)
+def test_v2_f1_where_nothing_is_left(prediction, truth, f1):
+    assert squad.f1_score_v2(prediction, truth) == pytest.approx(f1)
+
+
+def test_v2_references_of_which_nothing_is_left_do_not_count():
+    articles = [_article(("one", ["The", "cat"]), ("all", ["the", "!"]))]
+    scores = squad.evaluate_v2(articles, {"one": "", "all": ""})
+    # The official program takes "all" for one with an answer, and "" for that.
+    assert (scores["HasAns_exact"], scores["HasAns_total"]) == (50, 2)
+
+
+def test_v2_bad_data(tmp_path):
+    with pytest.raises(UserError, match="no question"):
+        squad.evaluate_v2([], {})
+    with pytest.raises(UserError, match="1 questions have no prediction: near"):
+        squad.evaluate_v2(
+            V2_ARTICLES, {k: v for k, v in V2_PREDICTIONS.items() if k != "near"}, V2_ODDS
+        )
+    with pytest.raises(UserError, match="5 questions have no odds: right; near; none; wrong; mis"):
+        squad.evaluate_v2(V2_ARTICLES, V2_PREDICTIONS, {})
+    files = [tmp_path / name for name in ("data.json", "answers.json", "odds.json")]
+    files[0].write_text(json.dumps({"version": "v2.0", "data": V2_ARTICLES}))
+    files[1].write_text(json.dumps(V2_PREDICTIONS))
+    for text, message in (
+        ("[]", "odds.json holds [], expected an object of question ids and numbers"),
+        ('{"right": "1"}', 'odds.json: right is "1", expected a number'),
+        ('{"right": true}', "odds.json: right is true, expected a number"),
+        ('{"right": NaN}', "odds.json: right is NaN, expected a number"),
+    ):
+        files[2].write_text(text)
+        with pytest.raises(UserError, match=re.escape(message)):
+            squad.evaluate_v2_files(*files)
+
+
+def test_v2_program(tmp_path):
+    files = [tmp_path / name for name in ("data.json", "answers.json", "odds.json")]
+    data = {"version": "v2.0", "data": V2_ARTICLES}
+    for file, content in zip(files, (data, V2_PREDICTIONS, V2_ODDS), strict=True):
+        file.write_text(json.dumps(content))
+    plain = _run(*files[:2], version="v2_0")
+    assert json.loads(plain.stdout) == squad.evaluate_v2_files(*files[:2])
+    assert not plain.stderr
+    given = (f"--na_prob_file={files[2]}", "--na_prob_thresh=-2")
+    scored = _run(*files[:2], *given, version="v2_0")
+    assert json.loads(scored.stdout) == squad.evaluate_v2_files(*files, -2.0)
+    for arguments, message in (
+        (files[:1], "1 arguments given, expected DATASET PREDICTIONS"),
+        ((*files[:2], given[1]), "--na_prob_thresh needs --na_prob_file"),
+    ):
+        failed = _run(*arguments, version="v2_0")
+        assert failed.returncode == 1 and message in failed.stderr
+
+
+def _run(*arguments, version="v1_1"):
+    command = [sys.executable, "-m", f"fastertransformer_tf.squad_evaluate_{version}"]
     return subprocess.run(
         [*command, *map(str, arguments)],
         cwd=REPOSITORY,

@@ -11,7 +11,7 @@ from tiny_hf import random_tensors, write_hf_folder
 
 import fastertransformer_tf
 from fastertransformer_tf.checkpoints import reading
-from fastertransformer_tf.data import text_features, token_batches
+from fastertransformer_tf.data import text_features
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.models import bert_compat, modeling
 from fastertransformer_tf.programs import checked_inputs, classification
@@ -73,19 +73,43 @@ def test_threads_share_a_model(model):
             np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
+def test_batches_of_ones_own(tiny, model):
+    """As servers fill them: tokens of many calls, scored together."""
+    rows = [row for text in TEXTS for row in model.tokenize([text])]
+    np.testing.assert_allclose(model.predict_batch(rows), model.predict(TEXTS), atol=1e-5)
+    with fastertransformer_tf.load(tiny.folder, threads=1) as alone:
+        assert alone._model.session._config.intra_op_parallelism_threads == 1
+        np.testing.assert_allclose(alone.predict(TEXTS), model.predict(TEXTS), atol=1e-5)
+
+
+def test_a_pair_needs_segments(tmp_path):
+    tiny = make_tiny_bert(tmp_path, type_vocab_size=1)
+    with fastertransformer_tf.load(tiny.folder) as model:
+        assert model.encode(["the cat"]).shape == (1, 32)
+        with pytest.raises(
+            UserError, match="text 1 is a pair, but type_vocab_size of the model is"
+        ):
+            model.encode(["the cat", ("the cat", "a dog")])
+
+
 def test_no_text(model):
     assert model.encode([]).shape == (0, model.config.hidden_size)
     assert model.predict([]).shape == (0, 3)
 
 
-@pytest.mark.parametrize("lengths", [[5, 9, 9, 2, 30], [1], [7] * 9])
+MANY = np.random.default_rng(3).integers(1, 60, 200).tolist()
+
+
+@pytest.mark.parametrize("lengths", [[5, 9, 9, 2, 30], [1], [7] * 9, MANY, []])
 @pytest.mark.parametrize("batch_tokens", [1, 20, 1000])
-def test_batch_places(lengths, batch_tokens):
-    found = token_batches.batches_of_tokens(lengths, batch_tokens)
+@pytest.mark.parametrize("batch_rows", [None, 1, 3])
+def test_batch_places(lengths, batch_tokens, batch_rows):
+    found = list(text_features.batches(lengths, batch_tokens, batch_rows))
     assert sorted(place for places in found for place in places) == list(range(len(lengths)))
     for places in found:
         longest = max(lengths[place] for place in places)
         assert len(places) == 1 or longest * len(places) <= batch_tokens
+        assert batch_rows is None or len(places) <= batch_rows
 
 
 HARD = [
@@ -146,9 +170,22 @@ def test_other_types(tiny, model, floatx, tolerance):
     np.testing.assert_allclose(found, model.encode(TEXTS), atol=tolerance)
 
 
+def test_tensorflows_own_graph_to_compare_with(tiny, model):
+    with fastertransformer_tf.load(tiny.folder, use_tensorflow=True) as other:
+        kinds = {op.type for op in other._model.graph.get_operations()}
+        assert "BertEncoder" not in kinds and "Softmax" in kinds
+        np.testing.assert_allclose(other.encode(TEXTS), model.encode(TEXTS), atol=2e-5)
+        np.testing.assert_allclose(other.predict(TEXTS), model.predict(TEXTS), atol=1e-5)
+    assert "BertEncoder" in {op.type for op in model._model.graph.get_operations()}
+    with pytest.raises(ValueError, match="remove_padding needs the op"):
+        fastertransformer_tf.load(tiny.folder, use_tensorflow=True, remove_padding=True)
+
+
 def test_mistakes(tiny, model, tmp_path):
     with pytest.raises(UserError, match="texts is the string 'the cat', expected a list"):
         model.encode("the cat")
+    with pytest.raises(UserError, match="text 1 has half of a surrogate pair, expected Unicode"):
+        model.encode(["the cat", ("a dog", "the \ud800")])
     with pytest.raises(UserError, match="text 1 is 7, expected a string or two"):
         model.encode(["the cat", 7])
     with pytest.raises(UserError, match="text 0 is .*expected a string or two"):
@@ -159,6 +196,8 @@ def test_mistakes(tiny, model, tmp_path):
         model.encode(["a"], batch_tokens=0)
     with pytest.raises(UserError, match="max_seq_length is 2, expected 3 to"):
         fastertransformer_tf.load(tiny.folder, max_seq_length=2)
+    with pytest.raises(UserError, match="threads is 0, expected at least 1"):
+        fastertransformer_tf.load(tiny.folder, threads=0)
     with pytest.raises(FileNotFoundError, match="is not a folder, expected one with"):
         fastertransformer_tf.load(tmp_path / "nothing")
     shutil.copy(tiny.config_file, tmp_path)

@@ -9,12 +9,12 @@ import time
 import numpy as np
 import pytest
 
-from fastertransformer_tf.data import token_batches
-from fastertransformer_tf.scaleout import scorers, token_batcher
+from fastertransformer_tf.data.text_features import TokenRow
+from fastertransformer_tf.scaleout import token_batcher
 
 
-def tokens(length: int, first: int = 1) -> scorers.Tokens:
-    return scorers.Tokens((first,) * length, (0,) * length)
+def tokens(length: int, first: int = 1) -> TokenRow:
+    return TokenRow([first] * length, length)
 
 
 class Model:
@@ -24,7 +24,7 @@ class Model:
         self.batches: list[list[int]] = []
         self.seconds, self.running, self.lock = seconds, 0, threading.Lock()
 
-    def __call__(self, batch: list[scorers.Tokens]) -> np.ndarray:
+    def __call__(self, batch: list[TokenRow]) -> np.ndarray:
         with self.lock:
             self.running += 1
             assert self.running == 1, "two batches at once"
@@ -93,14 +93,3 @@ def test_what_nobody_waits_for_is_not_computed() -> None:
 
     asyncio.run(main())
     assert model.batches == [[1], [2]]
-
-
-@pytest.mark.parametrize(("most_tokens", "most_rows"), [(1, 1), (50, 4), (1000, 100)])
-def test_batches_of_tokens(most_tokens: int, most_rows: int) -> None:
-    lengths = np.random.default_rng(3).integers(1, 60, 200).tolist()
-    batches = token_batches.batches_of_tokens(lengths, most_tokens, most_rows)
-    assert sorted(i for batch in batches for i in batch) == list(range(200))
-    for batch in batches:
-        longest = max(lengths[i] for i in batch)
-        assert len(batch) <= most_rows
-        assert len(batch) == 1 or longest * len(batch) <= most_tokens

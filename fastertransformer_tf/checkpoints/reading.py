@@ -11,7 +11,7 @@ import re
 import numpy as np
 import tensorflow as tf
 
-from fastertransformer_tf.errors import UserError
+from fastertransformer_tf.errors import UserError, listed
 from fastertransformer_tf.files import paths
 
 # The three kinds of files of a checkpoint, and what training names its checkpoints.
@@ -34,13 +34,13 @@ class Checkpoint:
         """Opens the checkpoint.
 
         Args:
-          path: Its prefix; or, as google's programs take it, a folder, of which it is the latest.
+          path: Its prefix, or a folder; see `prefix_of`.
 
         Raises:
           OSError: There is none of that name, or it may not be read.
           UserError: `path` names something else, or the checkpoint is damaged or object-based.
         """
-        self.path = _prefix(os.fspath(path))
+        self.path = prefix_of(path)
         try:
             self._reader = tf.train.load_checkpoint(self.path)
             self.shapes: dict[str, list[int]] = self._reader.get_variable_to_shape_map()
@@ -136,13 +136,18 @@ class Checkpoint:
         return digest.hexdigest()
 
 
-def _prefix(path: str) -> str:
+def prefix_of(path: str | os.PathLike[str]) -> str:
     """Returns the prefix of the checkpoint that `path` means.
+
+    Args:
+      path: A prefix; or a folder, which means the latest checkpoint by its file `checkpoint`, as
+        for google's programs, or, without that file, the only one in it.
 
     Raises:
       FileNotFoundError: There is none.
-      UserError: `path` is one of its files, a URL, or some files are missing.
+      UserError: `path` is one of its files, a URL, or a folder of several; or files are missing.
     """
+    path = os.fspath(path)
     paths.refuse_url(path, "init_checkpoint")
     if os.path.isfile(f"{path}.index"):
         paths.refuse_pattern(path)
@@ -150,14 +155,9 @@ def _prefix(path: str) -> str:
         return path
     if os.path.isdir(path):
         paths.refuse_pattern(path)
-        latest = latest_in(path)
-        if latest is None:
-            raise FileNotFoundError(
-                f"the folder {path} has no checkpoint that its file `checkpoint` names; give the "
-                "checkpoint's prefix, such as model.ckpt-100"
-            )
-        _check_data_files(latest)
-        return latest
+        prefix = _prefix_in(path)
+        _check_data_files(prefix)
+        return prefix
     suffix = _FILE_SUFFIX.search(path)
     if suffix and os.path.isfile(f"{path[: suffix.start()]}.index"):
         raise UserError(
@@ -167,6 +167,26 @@ def _prefix(path: str) -> str:
     raise FileNotFoundError(
         f"checkpoint {path} not found, expected {path}.index and its .data files"
     )
+
+
+def _prefix_in(folder: str) -> str:
+    """Returns the prefix of the checkpoint that a folder means; see `prefix_of`."""
+    names = os.listdir(folder)
+    if "checkpoint" in names:
+        latest = latest_in(folder)
+        assert latest is not None  # Else it says what is wrong with the file.
+        return latest
+    found = sorted(name.removesuffix(".index") for name in names if name.endswith(".index"))
+    if not found:
+        raise FileNotFoundError(
+            f"the folder {folder} has no checkpoint, expected one with its .index and .data files"
+        )
+    if len(found) > 1:
+        raise UserError(
+            f"the folder {folder} has {len(found)} checkpoints and no file `checkpoint` that tells "
+            f"the latest: {listed(found)}: give one of them, as {os.path.join(folder, found[0])}"
+        )
+    return os.path.join(folder, found[0])
 
 
 def _check_data_files(prefix: str) -> None:

@@ -30,12 +30,18 @@ class Bert:
     """What heads are built on.
 
     Attributes:
-      sequence: The last layer's output, [B,S,H] in `floatx`.
+      layers: Outputs, [B,S,H] in `floatx`: of every layer with `EncoderOptions.all_layers`, else
+        of the last alone.
       pooled: tanh of a dense layer of the first token's, [B,H].
     """
 
-    sequence: tf.Tensor
+    layers: list[tf.Tensor]
     pooled: tf.Tensor
+
+    @property
+    def sequence(self) -> tf.Tensor:
+        """The last layer's output."""
+        return self.layers[-1]
 
 
 def build(
@@ -68,18 +74,19 @@ def build(
             token_type_ids=segment_ids,
             use_one_hot_embeddings=False,
         )
-        return Bert(model.get_sequence_output(), model.get_pooled_output())
+        layers = model.get_all_encoder_layers()
+        return Bert(layers if options.all_layers else layers[-1:], model.get_pooled_output())
     epsilon = getattr(config, "layer_norm_eps", build_settings.current_layer_norm_epsilon())
     with build_settings.layer_norm_epsilon(epsilon), _tf1.variable_scope(None, "bert"):
         with _tf1.variable_scope("embeddings"):
             embedded = _embeddings(config, input_ids, segment_ids, is_training)
         with _tf1.variable_scope("encoder"):
-            sequence = _encoder(config, embedded, input_mask, options, is_training)
+            layers = _encoder(config, embedded, input_mask, options, is_training)
         with _tf1.variable_scope("pooler"):
             initializer = _initializer(config)
-            first = sequence[:, 0]
+            first = layers[-1][:, 0]
             pooled = bert_layers.dense(first, config.hidden_size, tf.tanh, initializer)
-    return Bert(sequence, pooled)
+    return Bert(layers, pooled)
 
 
 def _initializer(config: Any) -> Any:
@@ -123,8 +130,8 @@ def _encoder(
     input_mask: tf.Tensor,
     options: modeling.EncoderOptions,
     is_training: bool,
-) -> tf.Tensor:
-    """The encoder of the options, [B,S,H] -> [B,S,H]."""
+) -> list[tf.Tensor]:
+    """The encoder of the options, [B,S,H] -> [B,S,H] of every layer, or of the last alone."""
     sizes = {
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_hidden_layers,
@@ -134,18 +141,19 @@ def _encoder(
         "hidden_dropout_prob": config.hidden_dropout_prob if is_training else 0,
         "attention_probs_dropout_prob": config.attention_probs_dropout_prob if is_training else 0,
         "initializer_range": config.initializer_range,
+        "do_return_all_layers": options.all_layers,
     }
     if options.taps is not None:
         # Every query has the same keys.
         keys = tf.cast(input_mask, embedded.dtype)[:, tf.newaxis]
         mask = tf.ones_like(embedded[:, :, :1]) * keys
         compute_type = tf.bfloat16 if options.mixed_precision else None
-        return point_encoder.transformer_model(
+        output = point_encoder.transformer_model(
             embedded, mask, **sizes, taps=options.taps, compute_type=compute_type
         )
+        return list(output) if options.all_layers else [output]
     lengths, mask = masks.lengths_and_mask(input_mask, embedded.dtype, options.remove_padding)
     output = modeling.transformer_model(
         embedded, mask, **sizes, sequence_length=lengths, options=options
     )
-    assert isinstance(output, tf.Tensor)  # All layers were not asked for.
-    return output
+    return list(output) if options.all_layers else [output]

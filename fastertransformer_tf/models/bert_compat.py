@@ -128,7 +128,7 @@ def define_google_flags(
     """Defines the flags of google's program, with its help and defaults, in a program of ours.
 
     Args:
-      module: "run_classifier" or "run_squad".
+      module: "extract_features", "run_classifier" or "run_squad".
       flag_values: Where to define them. Flags that are there already are kept.
       owner: Name of our module, under which --help finds them.
       changed_help: Flag name to a help text that replaces google's.

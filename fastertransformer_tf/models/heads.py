@@ -34,6 +34,40 @@ def _logits(pooled: tf.Tensor, weights: tf.Tensor, bias: tf.Tensor) -> tf.Tensor
     return tf.cast(tf.matmul(pooled, weights, transpose_b=True) + bias, tf.float32)
 
 
+def sequence_logits(
+    bert_config: Any,
+    is_training: bool,
+    input_ids: tf.Tensor,
+    input_mask: tf.Tensor,
+    segment_ids: tf.Tensor,
+    num_labels: int,
+) -> tf.Tensor:
+    """Builds BERT and the head of a whole sequence in `floatx`; its outputs are float32.
+
+    Source: google-research/bert run_classifier.py, create_model; the same variables
+    `output_weights` and `output_bias`.
+
+    Args:
+      bert_config: A BertConfig.
+      is_training: Whether dropout is applied.
+      input_ids: int32 [B,S].
+      input_mask: int32 [B,S], 1 for real tokens.
+      segment_ids: int32 [B,S].
+      num_labels: Number of outputs, C.
+
+    Returns:
+      [B,C].
+    """
+    pooled = bert.build(
+        bert_config, input_ids, input_mask, segment_ids, is_training=is_training
+    ).pooled
+    weights, bias = _class_weights(pooled, num_labels)
+    with _tf1.variable_scope("loss"):
+        if is_training:
+            pooled = bert_layers.dropout(pooled, 0.1)
+        return _logits(pooled, weights, bias)
+
+
 def classifier(
     bert_config: Any,
     is_training: bool,
@@ -43,10 +77,9 @@ def classifier(
     labels: tf.Tensor,
     num_labels: int,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Builds BERT and the classification head in `floatx`; softmax and loss in float32.
+    """Builds BERT, the classification head and its loss, which is float32 as the softmax is.
 
-    Source: google-research/bert run_classifier.py, create_model; the same variables
-    `output_weights` and `output_bias`.
+    Source: google-research/bert run_classifier.py, create_model.
 
     Args:
       bert_config: A BertConfig.
@@ -60,19 +93,40 @@ def classifier(
     Returns:
       Float32 tensors: mean loss [], loss of each example [B], logits [B,C], probabilities [B,C].
     """
-    pooled = bert.build(
-        bert_config, input_ids, input_mask, segment_ids, is_training=is_training
-    ).pooled
-    weights, bias = _class_weights(pooled, num_labels)
-    with _tf1.variable_scope("loss"):
-        if is_training:
-            pooled = bert_layers.dropout(pooled, 0.1)
-        logits = _logits(pooled, weights, bias)
-        probabilities = tf.nn.softmax(logits)
-        per_example_loss = -tf.reduce_sum(
-            tf.one_hot(labels, num_labels) * tf.nn.log_softmax(logits), axis=-1
-        )
-        return tf.reduce_mean(per_example_loss), per_example_loss, logits, probabilities
+    logits = sequence_logits(
+        bert_config, is_training, input_ids, input_mask, segment_ids, num_labels
+    )
+    probabilities = tf.nn.softmax(logits)
+    per_example_loss = -tf.reduce_sum(
+        tf.one_hot(labels, num_labels) * tf.nn.log_softmax(logits), axis=-1
+    )
+    return tf.reduce_mean(per_example_loss), per_example_loss, logits, probabilities
+
+
+def regressor(
+    bert_config: Any,
+    is_training: bool,
+    input_ids: tf.Tensor,
+    input_mask: tf.Tensor,
+    segment_ids: tf.Tensor,
+    values: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Builds BERT, a head of one output, and its squared error.
+
+    Args:
+      bert_config: A BertConfig.
+      is_training: Whether dropout is applied.
+      input_ids: int32 [B,S].
+      input_mask: int32 [B,S], 1 for real tokens.
+      segment_ids: int32 [B,S].
+      values: What is to be predicted, float32 [B].
+
+    Returns:
+      Float32 tensors: mean loss [], loss of each example [B], outputs [B,1].
+    """
+    logits = sequence_logits(bert_config, is_training, input_ids, input_mask, segment_ids, 1)
+    per_example_loss = tf.math.squared_difference(logits[:, 0], values)
+    return tf.reduce_mean(per_example_loss), per_example_loss, logits
 
 
 def span(

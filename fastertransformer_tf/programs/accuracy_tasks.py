@@ -187,7 +187,7 @@ class Mrpc(Task):
             logits = run.outputs["logits"].astype(np.float32)
             if not np.isfinite(logits).all():
                 raise UserError(f"checkpoint {source.path}: logits are not finite")
-            found = classification.evaluate("mrpc", self._features["label_ids"], run)
+            found = classification.evaluate(self._task, self._features["label_ids"], run)
             metrics = {name: float(found[f"eval_{name}"]) for name in self.metrics}
             return _measurement(metrics, run, model)
 

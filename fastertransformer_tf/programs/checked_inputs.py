@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from absl import flags
@@ -14,6 +15,50 @@ from fastertransformer_tf.programs import path_flags
 from fastertransformer_tf.quantization import points
 from fastertransformer_tf.training import settings
 from fastertransformer_tf.training.options import TrainingOptions
+
+# Flag to what the file is called beside a checkpoint.
+_MODEL_FILES = {"vocab_file": bert_config.VOCAB_NAME, "bert_config_file": bert_config.CONFIG_NAME}
+
+
+def complete_model_flags(flag_values: flags.FlagValues) -> None:
+    """Sets what --init_checkpoint tells by itself, so that all that comes finds it in the flags.
+
+    A folder becomes the prefix of its checkpoint. --vocab_file and --bert_config_file, where they
+    are not given, become the files beside the checkpoint, and each is told. Without a checkpoint
+    nothing is set.
+
+    Raises:
+      FileNotFoundError: There is no checkpoint beside which they could be.
+      UserError: A folder has several, or there is no such file beside the checkpoint.
+    """
+    checkpoint = flag_values.init_checkpoint
+    if not checkpoint:
+        return
+    missing = [flag for flag in _MODEL_FILES if not flag_values[flag].value]
+    if missing or os.path.isdir(checkpoint):
+        checkpoint = flag_values["init_checkpoint"].value = reading.prefix_of(checkpoint)
+    for flag in missing:
+        path = flag_values[flag].value = file_beside(checkpoint, flag)
+        print(f"{flag}: {path} (beside --init_checkpoint)")
+
+
+def file_beside(checkpoint: str, flag: str) -> str:
+    """Returns the path of a model's file in the folder of its checkpoint.
+
+    Args:
+      checkpoint: Its prefix.
+      flag: "vocab_file" or "bert_config_file".
+
+    Raises:
+      UserError: There is none.
+    """
+    path = os.path.join(os.path.dirname(checkpoint), _MODEL_FILES[flag])
+    if not os.path.isfile(path):
+        raise UserError(
+            f"--init_checkpoint={checkpoint} has no {_MODEL_FILES[flag]} beside it: give --{flag}, "
+            f"for {path} is not there"
+        )
+    return path
 
 
 def encoder_options(flag_values: flags.FlagValues) -> modeling.EncoderOptions:
@@ -39,6 +84,16 @@ def encoder_options(flag_values: flags.FlagValues) -> modeling.EncoderOptions:
         raise UserError(str(error)) from error
 
 
+def refuse_tpu(flag_values: flags.FlagValues) -> None:
+    """Refuses --use_tpu.
+
+    Raises:
+      UserError: It is true.
+    """
+    if flag_values.use_tpu:
+        raise UserError("--use_tpu=true: there is no TPU support, expected false")
+
+
 def check_training_flags(flag_values: flags.FlagValues) -> None:
     """Refuses flags of google's programs that nothing here can follow.
 
@@ -48,8 +103,7 @@ def check_training_flags(flag_values: flags.FlagValues) -> None:
     Raises:
       UserError: --use_tpu, or --do_train in another type than float32.
     """
-    if flag_values.use_tpu:
-        raise UserError("--use_tpu=true: there is no TPU support, expected false")
+    refuse_tpu(flag_values)
     if flag_values.do_train and flag_values.floatx != "float32":
         raise UserError(
             f"--do_train trains float32 weights, but --floatx={flag_values.floatx}: leave it out, "

@@ -1,16 +1,21 @@
-"""Trains, evaluates, runs and exports a BERT classifier: run_classifier_wrap."""
+"""Trains, evaluates, runs and exports a BERT for whole texts: run_classifier_wrap."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import flags
+from scipy import stats
 from sklearn import metrics
 
+from fastertransformer_tf import spec
 from fastertransformer_tf.checkpoints import reading, restoring
 from fastertransformer_tf.data import glue, glue_features
 from fastertransformer_tf.errors import UserError
@@ -42,20 +47,26 @@ _PATHS = (
     "export_dir",
     "output_logits",
 )
+# Flags of own tasks alone.
+_OWN_TASK = ("labels", "text_a_column", "text_b_column", "label_column")
 _POSITIVE = (
     "train_batch_size",
     "eval_batch_size",
     "predict_batch_size",
     "save_checkpoints_steps",
 )
-_HELP = model_flags.TPU_HELP | {
-    "init_checkpoint": "Checkpoint to start from (--do_train), or to run where --output_dir has "
-    "none of a training: its prefix, or a folder.",
-    "task_name": "The task: cola, mnli, mrpc or xnli.",
-    "output_dir": "The folder where results are written.",
-    "do_train": "Fine-tune, with --if_quant for int8; checkpoints go to --output_dir, and the same "
-    "command goes on after a kill.",
-}
+_HELP = (
+    model_flags.TPU_HELP
+    | model_flags.MODEL_HELP
+    | {
+        "task_name": f"The task: {', '.join(glue.TASKS)}; mnli-mm is MNLI with the mismatched dev "
+        f"and test sets. {glue.TSV}: an own one of --labels, with train.tsv, dev.tsv and test.tsv, "
+        "whose first lines name the columns.",
+        "output_dir": "The folder where results are written.",
+        "do_train": "Fine-tune, with --if_quant for int8; checkpoints go to --output_dir, and the "
+        "same command goes on after a kill.",
+    }
+)
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -64,16 +75,35 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     model_flags.define_export_flag(flag_values, _OWNER)
     calibration.define_flags(flag_values, _OWNER)
     fine_tuning.define_flags(flag_values, _OWNER)
-    cli.FlagDefiner(flag_values, _OWNER).string(
+    define = cli.FlagDefiner(flag_values, _OWNER)
+    define.string(
         "output_logits",
         None,
         "Also write the evaluated logits, float32 [examples, classes], to this .npy file.",
+    )
+    own = f"--task_name={glue.TSV}:"
+    define.string(
+        "labels", None, f"{own} the labels in the order of the model's outputs, commas between."
+    )
+    define.string(
+        "text_a_column", "text_a", f"{own} the column of the text, or of the first of two."
+    )
+    define.string(
+        "text_b_column",
+        None,
+        f"{own} the column of the second text; default: text_b, where a file has one of that name.",
+    )
+    define.string(
+        "label_column", "label", f"{own} the column of the label, in train.tsv and dev.tsv."
     )
     bert_compat.define_google_flags("run_classifier", flag_values, _OWNER, _HELP)
 
 
 class Classifier(inference.Model):
-    """A BERT classifier restored from a checkpoint; its inputs are `glue_features`' arrays.
+    """A BERT with run_classifier.py's head restored from a checkpoint.
+
+    Its inputs are `glue_features`' arrays; its outputs loss, per_example_loss, logits and, of a
+    classification, probabilities.
 
     Attributes:
       global_step: Training step of its checkpoint.
@@ -86,15 +116,18 @@ class Classifier(inference.Model):
         source: reading.Checkpoint | str,
         options: modeling.EncoderOptions,
         session_config: Any = None,
+        *,
+        is_regression: bool = False,
     ) -> None:
         """Builds the graph with unknown batch size and length.
 
         Args:
           config: A BertConfig.
-          num_labels: Number of classes, C.
+          num_labels: Outputs of the head, C.
           source: The checkpoint or its prefix.
           options: How the encoder is built.
           session_config: A ConfigProto; that of `sessions.session_config` when None.
+          is_regression: The one output is the number that is asked for.
 
         Raises:
           FileNotFoundError: There is no such checkpoint.
@@ -105,51 +138,66 @@ class Classifier(inference.Model):
         self.global_step = source.global_step()
         with tf.Graph().as_default() as graph, modeling.encoder_options(options):
             inputs = {
-                name: _tf1.placeholder(tf.int32, [None, None], name)
-                for name in ("input_ids", "input_mask", "segment_ids")
+                name: _tf1.placeholder(tf.int32, [None, None], name) for name in spec.MODEL_INPUTS
             }
-            inputs["label_ids"] = _tf1.placeholder(tf.int32, [None], "label_ids")
+            labels = tf.float32 if is_regression else tf.int32
+            inputs["label_ids"] = _tf1.placeholder(labels, [None], "label_ids")
+            tensors = (
+                inputs["input_ids"],
+                inputs["input_mask"],
+                inputs["segment_ids"],
+                inputs["label_ids"],
+            )
+            names = ("loss", "per_example_loss", "logits", "probabilities")
             with restoring.restored_variables(source, options.floatx) as restored:
-                loss, per_example_loss, logits, probabilities = heads.classifier(
-                    config,
-                    False,
-                    inputs["input_ids"],
-                    inputs["input_mask"],
-                    inputs["segment_ids"],
-                    inputs["label_ids"],
-                    num_labels=num_labels,
-                )
-        outputs = {
-            "loss": loss,
-            "per_example_loss": per_example_loss,
-            "logits": logits,
-            "probabilities": probabilities,
-        }
+                if is_regression:
+                    values = heads.regressor(config, False, *tensors)
+                    outputs = dict(zip(names[:3], values, strict=True))
+                else:
+                    classes = heads.classifier(config, False, *tensors, num_labels)
+                    outputs = dict(zip(names, classes, strict=True))
         super().__init__(graph, inputs, outputs, restored, session_config)
 
 
-def evaluate(task: str, label_ids: np.ndarray, run: inference.BatchRun) -> dict[str, Any]:
-    """Computes google's metrics, and the task's own in GLUE.
+def _correlation(
+    function: Callable[[np.ndarray, np.ndarray], Any], labels: np.ndarray, found: np.ndarray
+) -> float:
+    """A correlation by scipy; NaN where it is undefined: all numbers of a side are the same."""
+    if np.ptp(labels) == 0 or np.ptp(found) == 0:
+        return math.nan
+    return float(function(labels, found)[0])
+
+
+# Metric of a task -> how tables call it, and its function of labels and predictions.
+_METRICS: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], float]]] = {
+    "accuracy": ("accuracy", metrics.accuracy_score),
+    "f1": ("F1", metrics.f1_score),
+    "mcc": ("Matthews correlation", metrics.matthews_corrcoef),
+    "pearson": ("Pearson correlation", functools.partial(_correlation, stats.pearsonr)),
+    "spearman": ("Spearman correlation", functools.partial(_correlation, stats.spearmanr)),
+}
+
+
+def evaluate(task: glue.Task, label_ids: np.ndarray, run: inference.BatchRun) -> dict[str, Any]:
+    """Computes what google's program does, and the task's metrics in GLUE.
 
     Args:
-      task: Lower-case task name.
-      label_ids: int32 [examples].
+      task: Its metrics.
+      label_ids: int32 [examples], or float32 the numbers of a regression.
       run: With logits, per_example_loss and loss.
 
     Returns:
-      eval_accuracy, eval_loss (mean over examples), loss (mean over batches), for mrpc eval_f1
-      (of class 1), for cola eval_mcc (Matthews correlation).
+      eval_METRIC of each of the task's metrics, eval_loss (mean over examples) and loss (mean over
+      batches).
     """
-    predictions = run.outputs["logits"].argmax(axis=-1)
+    logits = run.outputs["logits"]
+    predictions = logits[:, 0] if task.is_regression else logits.argmax(axis=-1)
     result = {
-        "eval_accuracy": np.float32(metrics.accuracy_score(label_ids, predictions)),
-        "eval_loss": np.float32(run.outputs["per_example_loss"].mean(dtype=np.float64)),
-        "loss": np.float32(run.outputs["loss"].mean(dtype=np.float64)),
+        f"eval_{name}": np.float32(_METRICS[name][1](label_ids, predictions))
+        for name in task.metrics
     }
-    if task == "mrpc":
-        result["eval_f1"] = np.float32(metrics.f1_score(label_ids, predictions))
-    if task == "cola":
-        result["eval_mcc"] = np.float32(metrics.matthews_corrcoef(label_ids, predictions))
+    result["eval_loss"] = np.float32(run.outputs["per_example_loss"].mean(dtype=np.float64))
+    result["loss"] = np.float32(run.outputs["loss"].mean(dtype=np.float64))
     return result
 
 
@@ -159,9 +207,7 @@ class Job:
 
     Attributes:
       values: The parsed flags.
-      task: Lower-case task name.
-      processor: The task: its labels and files.
-      labels: Its labels.
+      task: Its labels, files and metrics.
       config: The BertConfig.
       tokenizer: The FullTokenizer.
       options: How the encoder is built.
@@ -170,9 +216,7 @@ class Job:
     """
 
     values: flags.FlagValues
-    task: str
-    processor: glue.Task
-    labels: list[str]
+    task: glue.Task
     config: Any
     tokenizer: Any
     options: modeling.EncoderOptions
@@ -183,10 +227,26 @@ class Job:
         """Tokenizes one of the sets of examples; see `glue_features.make_features`."""
         return self.tokenized(self.examples[which])
 
+    def classifier(
+        self,
+        source: reading.Checkpoint,
+        options: modeling.EncoderOptions,
+        session_config: Any = None,
+    ) -> Classifier:
+        """Builds the task's model; see `Classifier`."""
+        return Classifier(
+            self.config,
+            self.task.num_outputs,
+            source,
+            options,
+            session_config,
+            is_regression=self.task.is_regression,
+        )
+
     def tokenized(self, examples: list[Any]) -> dict[str, np.ndarray]:
         """Tokenizes examples; see `glue_features.make_features`."""
         return glue_features.make_features(
-            examples, self.labels, self.values.max_seq_length, self.tokenizer
+            examples, self.task.get_labels(), self.values.max_seq_length, self.tokenizer
         )
 
 
@@ -199,13 +259,12 @@ def prepare(values: flags.FlagValues) -> Job:
       UserError: A flag is missing, wrong, or not in this version; a file is not as expected.
       OSError: A file is not there or cannot be read.
     """
-    options = _check_flags(values)
-    task = glue.TASKS[values.task_name.lower()]
+    options, task = _check_flags(values)
     config = checked_inputs.load_config(values.bert_config_file, values.max_seq_length, options)
-    if task.is_pair:
-        checked_inputs.check_segments(config, values.bert_config_file)
     tokenizer = checked_inputs.load_tokenizer(values, config)
     examples = {which: task.examples(values.data_dir, which) for which in _needed_sets(values)}
+    if task.is_pair or _are_pairs(examples, values.data_dir):
+        checked_inputs.check_segments(config, values.bert_config_file)
     if values.do_train:
         checked_inputs.training_options(values, len(examples["train"]))
     source = checked_inputs.check_model(values, config)
@@ -213,15 +272,54 @@ def prepare(values: flags.FlagValues) -> Job:
     path_flags.make_output_dir(values.output_dir)
     return Job(
         values=values,
-        task=task.name,
-        processor=task,
-        labels=task.get_labels(),
+        task=task,
         config=config,
         tokenizer=tokenizer,
         options=options,
         source=source,
         examples=examples,
     )
+
+
+def _are_pairs(examples: Mapping[str, list[Any]], data_dir: str) -> bool:
+    """Whether the examples are pairs of texts.
+
+    Raises:
+      UserError: Those of one set are, and those of another are not.
+    """
+    has_pairs = {which: found[0].text_b is not None for which, found in examples.items()}
+    if len(set(has_pairs.values())) > 1:
+        of_each = ", ".join(
+            f"{which} has {'pairs' if pairs else 'single texts'}"
+            for which, pairs in has_pairs.items()
+        )
+        raise UserError(f"--data_dir={data_dir}: {of_each}, expected the same of all sets")
+    return any(has_pairs.values())
+
+
+def _task(values: flags.FlagValues) -> glue.Task:
+    """Finds the task, or makes the own one.
+
+    Raises:
+      UserError: There is no such task, or flags of own ones are wrong, or given with another.
+    """
+    name = values.task_name.lower()
+    if name == glue.TSV:
+        cli.require_flags(values, ["labels"])
+        return glue.tsv_task(
+            values.labels.split(","),
+            values.text_a_column,
+            values.text_b_column or None,
+            values.label_column,
+        )
+    if name not in glue.TASKS:
+        raise UserError(
+            f"--task_name={values.task_name}, expected {', '.join(glue.TASKS)}, {glue.TSV}"
+        )
+    for flag in _OWN_TASK:
+        if values[flag].present:
+            raise UserError(f"--{flag} is of --task_name={glue.TSV}, but --task_name={name}")
+    return glue.TASKS[name]
 
 
 def _needed_sets(values: flags.FlagValues) -> list[str]:
@@ -236,10 +334,11 @@ def _needed_sets(values: flags.FlagValues) -> list[str]:
     return needed
 
 
-def _check_flags(values: flags.FlagValues) -> modeling.EncoderOptions:
-    """Checks what the flags say by themselves; returns how the encoder is built."""
-    cli.require_flags(values, _REQUIRED)
+def _check_flags(values: flags.FlagValues) -> tuple[modeling.EncoderOptions, glue.Task]:
+    """Checks what the flags say by themselves; returns how the encoder is built, and the task."""
     path_flags.check_paths(values, _PATHS)
+    checked_inputs.complete_model_flags(values)
+    cli.require_flags(values, _REQUIRED)
     options = checked_inputs.encoder_options(values)
     checked_inputs.check_training_flags(values)
     if not any((values.do_train, values.do_calib, values.do_eval, values.do_predict)):
@@ -254,10 +353,9 @@ def _check_flags(values: flags.FlagValues) -> modeling.EncoderOptions:
         raise UserError(
             f"--max_seq_length={values.max_seq_length}, expected at least 3: [CLS] and two [SEP]"
         )
-    if values.task_name.lower() not in glue.TASKS:
-        raise UserError(f"--task_name={values.task_name}, expected {', '.join(glue.TASKS)}")
+    task = _task(values)
     for which in _needed_sets(values):
-        glue.TASKS[values.task_name.lower()].require(which)
+        task.require(which)
     if not os.path.isdir(values.data_dir):
         raise FileNotFoundError(f"--data_dir={values.data_dir} is not a folder")
     if values.output_logits:
@@ -265,7 +363,7 @@ def _check_flags(values: flags.FlagValues) -> modeling.EncoderOptions:
             raise UserError("--output_logits needs --do_eval")
         path_flags.check_output_file(values.output_logits, "output_logits")
     path_flags.check_export_dir(values.export_dir)
-    return options
+    return options, task
 
 
 def run_eval(job: Job, model: Classifier) -> dict[str, Any]:
@@ -284,14 +382,11 @@ def run_eval(job: Job, model: Classifier) -> dict[str, Any]:
     if values.output_logits:
         with atomic.atomic_path(values.output_logits) as path, path.open("wb") as file:
             np.save(file, run.outputs["logits"])
-    rows: dict[str, object] = {"accuracy": result["eval_accuracy"]}
-    rows |= {
-        label: result[key]
-        for key, label in (("eval_f1", "F1"), ("eval_mcc", "Matthews correlation"))
-        if key in result
+    rows: dict[str, object] = {
+        _METRICS[name][0]: result[f"eval_{name}"] for name in job.task.metrics
     }
     rows["loss"] = result["eval_loss"]
-    title = f"{job.task.upper()} evaluation"
+    title = f"{job.task.name.upper()} evaluation"
     reports.report(title, job.options, rows, run, values.eval_batch_size)
     return result
 
@@ -300,16 +395,16 @@ def run_predict(job: Job, model: Classifier) -> np.ndarray:
     """Predicts the test set, writes test_results.tsv and prints a table.
 
     Returns:
-      Probabilities, float32 [examples, C].
+      What is in the file, float32 [examples, C]: probabilities, or a regression's numbers.
     """
     values = job.values
     run = model.run(job.features("test"), values.predict_batch_size, "predict")
-    probabilities = run.outputs["probabilities"]
-    text = "".join("\t".join(str(p) for p in row) + "\n" for row in probabilities)
+    predicted = run.outputs["logits" if job.task.is_regression else "probabilities"]
+    text = "".join("\t".join(str(p) for p in row) + "\n" for row in predicted)
     atomic.write_text(os.path.join(values.output_dir, "test_results.tsv"), text)
-    title = f"{job.task.upper()} prediction"
+    title = f"{job.task.name.upper()} prediction"
     reports.report(title, job.options, {}, run, values.predict_batch_size)
-    return probabilities
+    return predicted
 
 
 def run_train(job: Job) -> str:
@@ -318,26 +413,27 @@ def run_train(job: Job) -> str:
     with TrainingFolder(values.output_dir) as folder:
         features = job.features("train")
         config = fine_tuning.training_config(values, job.config)
+        task = (
+            tasks.regression(config)
+            if job.task.is_regression
+            else tasks.classifier(config, job.task.num_outputs)
+        )
         return fine_tuning.run(
             values,
             config,
-            tasks.classifier(config, len(job.labels)),
+            task,
             features,
             len(features["label_ids"]),
             folder,
-            {"task": job.task},
+            {"task": job.task.name},
         )
 
 
 def run_calib(job: Job, source: reading.Checkpoint) -> str:
     """Calibrates a checkpoint on the train set; returns the prefix of the new one."""
     chosen = calibration.options(job.values)
-
-    def build(source: reading.Checkpoint, encoder: modeling.EncoderOptions) -> inference.Model:
-        return Classifier(job.config, len(job.labels), source, encoder)
-
     features = job.tokenized(calibration.choose_examples(job.examples["train"], chosen))
-    return calibration.calibrate(build, source, features, chosen, job.values.output_dir)
+    return calibration.calibrate(job.classifier, source, features, chosen, job.values.output_dir)
 
 
 def run(values: flags.FlagValues) -> dict[str, Any]:
@@ -365,12 +461,13 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
             return result
         if values.if_quant:
             job.options = calibration.simulated_encoder(source, calibration.options(values))
-        with Classifier(job.config, len(job.labels), source, job.options) as model:
+        with job.classifier(source, job.options) as model:
             if values.do_eval:
                 result = run_eval(job, model)
             if values.do_predict:
                 run_predict(job, model)
             if values.export_dir:
-                names = ("input_ids", "input_mask", "segment_ids")
-                model.export(values.export_dir, names, ("logits", "probabilities"))
+                names = spec.MODEL_INPUTS
+                outputs = [n for n in ("logits", "probabilities") if n in model.outputs]
+                model.export(values.export_dir, names, outputs)
         return result

@@ -61,7 +61,9 @@ _PROGRAM_PACKAGES = {
     "matplotlib": "matplotlib",
     "rich": "rich",
     "safetensors": "safetensors",
+    "scipy": "scipy",
     "sklearn": "scikit-learn",
+    "tokenizers": "tokenizers",
     "tqdm": "tqdm",
 }
 

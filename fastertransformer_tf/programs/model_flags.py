@@ -20,6 +20,14 @@ TPU_HELP = {
     "num_tpu_cores": _NO_EFFECT,
     "iterations_per_loop": _NO_EFFECT,
 }
+MODEL_HELP = {
+    "init_checkpoint": "Checkpoint to start from (--do_train), or to run where --output_dir has "
+    "none of a training: its prefix, or a folder, which means the latest by its file `checkpoint` "
+    "or the only one in it.",
+    "bert_config_file": "Configuration of the model; default: bert_config.json beside "
+    "--init_checkpoint.",
+    "vocab_file": "Vocabulary of the model; default: vocab.txt beside --init_checkpoint.",
+}
 
 
 def define_encoder_flags(flag_values: flags.FlagValues, owner: str) -> None:

@@ -62,13 +62,7 @@ def run(values: flags.FlagValues) -> list[np.ndarray]:
         original = dataclasses.replace(job.options, use_tensorflow=True, remove_padding=False)
         sides = []
         for options, name in ((original, "bert_origin"), (job.options, "bert_fastinfer")):
-            model = classification.Classifier(
-                job.config,
-                len(job.labels),
-                job.source,
-                options,
-                encoder_graphs.session_config(values.xla),
-            )
+            model = job.classifier(job.source, options, encoder_graphs.session_config(values.xla))
             feeds = [
                 {model.inputs[key]: features[key][i : i + batch_size] for key in model.inputs}
                 for i in starts

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import tensorflow.compat.v1 as tf
 from absl import flags
 
 from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.errors import UserError
-from fastertransformer_tf.files import bert_config
 from fastertransformer_tf.models import encoder_graphs, encoder_weights, int8_weights, modeling
 from fastertransformer_tf.programs import checked_inputs, path_flags, profiling
 from fastertransformer_tf.quantization import points
@@ -28,7 +25,10 @@ def encoder_sizes(values: flags.FlagValues) -> encoder_graphs.EncoderSizes:
     """
     path = values.bert_config_file
     if path is None and values.init_checkpoint:
-        path = _config_beside(values.init_checkpoint)
+        # Activation, heads and epsilon are not in a checkpoint.
+        path = checked_inputs.file_beside(
+            reading.prefix_of(values.init_checkpoint), "bert_config_file"
+        )
     if path is None:
         heads, size = values.num_attention_heads, values.attention_head_size
         return encoder_graphs.EncoderSizes(values.num_hidden_layers, heads, size, 4 * heads * size)
@@ -62,23 +62,6 @@ def encoder_sizes(values: flags.FlagValues) -> encoder_graphs.EncoderSizes:
                 f"--{name}={values[name].value}, expected {value} of {path}, or no such flag"
             )
     return sizes
-
-
-def _config_beside(init_checkpoint: str) -> str:
-    """Finds the configuration beside a checkpoint.
-
-    Raises:
-      FileNotFoundError: There is no such checkpoint.
-      UserError: There is no configuration beside it.
-    """
-    prefix = Path(reading.Checkpoint(init_checkpoint).path)
-    path = prefix.with_name(bert_config.CONFIG_NAME)
-    if not path.is_file():
-        raise UserError(
-            f"--init_checkpoint={init_checkpoint} has no {bert_config.CONFIG_NAME} beside it: give "
-            "--bert_config_file, since activation, heads and epsilon are not in a checkpoint"
-        )
-    return str(path)
 
 
 def make_side(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import flags
 
+from fastertransformer_tf import spec
 from fastertransformer_tf.checkpoints import reading, restoring
 from fastertransformer_tf.data import squad_answers, squad_files, squad_windows
 from fastertransformer_tf.errors import UserError
@@ -33,10 +36,7 @@ _OWNER = "fastertransformer_tf.run_squad_wrap"
 _REQUIRED = ("vocab_file", "bert_config_file", "output_dir")
 _PATHS = (*_REQUIRED, "init_checkpoint", "teacher", "train_file", "predict_file", "export_dir")
 _POSITIVE = ("train_batch_size", "predict_batch_size", "save_checkpoints_steps")
-_HELP = model_flags.TPU_HELP | {
-    "init_checkpoint": "Checkpoint to start from (--do_train), or to run where --output_dir has "
-    "none of a training: its prefix, or a folder.",
-}
+_HELP = model_flags.TPU_HELP | model_flags.MODEL_HELP
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -74,8 +74,7 @@ class QuestionAnswerer(inference.Model):
         """
         with tf.Graph().as_default() as graph:
             inputs = {
-                name: _tf1.placeholder(tf.int32, [None, None], name)
-                for name in ("input_ids", "input_mask", "segment_ids")
+                name: _tf1.placeholder(tf.int32, [None, None], name) for name in spec.MODEL_INPUTS
             }
             with (
                 modeling.encoder_options(options),
@@ -171,8 +170,9 @@ def prepare(values: flags.FlagValues) -> Job:
       UserError: A flag is missing, wrong, or does not go with another; a file is not as expected.
       OSError: A file is not there or cannot be read.
     """
-    cli.require_flags(values, _REQUIRED)
     path_flags.check_paths(values, _PATHS)
+    checked_inputs.complete_model_flags(values)
+    cli.require_flags(values, _REQUIRED)
     encoder = checked_inputs.encoder_options(values)
     checked_inputs.check_training_flags(values)
     if not any((values.do_train, values.do_calib, values.do_predict, values.export_dir)):
@@ -221,27 +221,52 @@ def _predict(job: Job, model: QuestionAnswerer) -> dict[str, str]:
         values.output_dir,
     )
     rows: dict[str, object] = {"questions": len(answers)}
-    rows |= _scores(values.predict_file, answers, job.options)
+    rows |= _scores(values.predict_file, answers, job.options, values.output_dir)
     reports.report("SQuAD prediction", job.encoder, rows, result, values.predict_batch_size)
     return answers
 
 
+# Metric of SQuAD 2 -> how the table calls it.
+_NAMES_OF_V2 = {
+    "exact": "exact match",
+    "f1": "F1",
+    "HasAns_f1": "F1 of those with an answer",
+    "NoAns_f1": "F1 of those without",
+    "best_exact": "best exact match",
+    "best_exact_thresh": "null_score_diff_threshold of that",
+    "best_f1": "best F1",
+    "best_f1_thresh": "null_score_diff_threshold of that F1",
+}
+
+
 def _scores(
-    file: str, answers: dict[str, str], options: squad_files.SquadOptions
+    file: str, answers: dict[str, str], options: squad_files.SquadOptions, output_dir: str
 ) -> dict[str, object]:
-    """Exact match and F1 as squad_evaluate_v1_1 gives them; none where answers are not known."""
-    if options.version_2_with_negative:
-        return {}
-    dataset = text_files.read_json(file)
-    paragraphs = [paragraph for one in dataset["data"] for paragraph in one["paragraphs"]]
-    if not all(qa.get("answers") for paragraph in paragraphs for qa in paragraph["qas"]):
+    """The scores of squad_evaluate_v1_1 or squad_evaluate_v2_0; none where answers are not known.
+
+    Args:
+      file: The questions.
+      answers: Question id to answer.
+      options: Of which version they are.
+      output_dir: Has null_odds.json of SQuAD 2.
+    """
+    is_v2 = options.version_2_with_negative
+    data = text_files.read_json(file)["data"]
+    questions = [qa for one in data for paragraph in one["paragraphs"] for qa in paragraph["qas"]]
+    if not all(qa.get("answers") or (is_v2 and qa.get("is_impossible")) for qa in questions):
         return {}
     try:
-        scores = squad_scores.evaluate(squad_scores.articles_of(dataset, file), answers)
+        articles = squad_scores.read_articles(file, None if is_v2 else squad_scores.VERSION)
+        if not is_v2:
+            scores = squad_scores.evaluate(articles, answers)
+            return {"exact match": scores["exact_match"], "F1": scores["f1"]}
+        odds = text_files.read_json(Path(output_dir) / squad_answers.NULL_ODDS_FILE)
+        # By their own threshold the answers are chosen already.
+        scores = squad_scores.evaluate_v2(articles, answers, odds, threshold=math.inf)
     except UserError as error:
         print(f"no scores: {error}")  # Of the answers; the questions were checked before.
         return {}
-    return {"exact match": scores["exact_match"], "F1": scores["f1"]}
+    return {name: scores[key] for key, name in _NAMES_OF_V2.items() if key in scores}
 
 
 def _calibrate(job: Job, source: reading.Checkpoint) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from fastertransformer_tf.data import token_batches
+from fastertransformer_tf.data import text_features
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import atomic, text_files
 from fastertransformer_tf.programs import cli, path_flags
@@ -115,10 +115,10 @@ class ShardScorer:
         """Writes the results of a shard; returns the number of its tokens."""
         job = self._job
         texts = tables.read_columns(shard, job.columns)
-        tokens = [self._scorer.tokenize(row) for row in texts]
+        tokens = self._scorer.tokenize(texts)
         lengths = [len(one) for one in tokens]
         results: list[np.ndarray | None] = [None] * len(tokens)
-        for rows in token_batches.batches_of_tokens(lengths, job.batch_tokens, job.batch_rows):
+        for rows in text_features.batches(lengths, job.batch_tokens, job.batch_rows):
             scores = self._scorer.score([tokens[row] for row in rows])
             for row, values in zip(rows, scores, strict=True):
                 results[row] = values

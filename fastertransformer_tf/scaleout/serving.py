@@ -126,11 +126,11 @@ class Server:
         self._batcher = token_batcher.TokenBatcher(
             self._scorer.score, limits, self.counters.saw_batch
         )
-        self._scorer.score([self._scorer.tokenize(("",))])
+        self._scorer.score(self._scorer.tokenize([("",)]))
 
     async def check_health(self) -> None:
         """Ray's and clients' health check: a text comes through the batches in time."""
-        await asyncio.wait_for(self._batcher.submit([self._scorer.tokenize(("",))]), 30)
+        await asyncio.wait_for(self._batcher.submit(self._scorer.tokenize([("",)])), 30)
 
     async def answer(self, method: str, path: str, body: bytes) -> tuple[int, str, str]:
         """Answers a request: status, type and text."""
@@ -152,7 +152,7 @@ class Server:
     async def _score(self, body: bytes) -> tuple[int, str, str]:
         try:
             asked = requests.parse(body, self._request_texts)
-            tokens = [self._scorer.tokenize(texts) for texts in asked]
+            tokens = self._scorer.tokenize(asked)
         except UserError as error:
             return _error(400, str(error))
         try:

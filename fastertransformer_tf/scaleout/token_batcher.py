@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fastertransformer_tf.scaleout import scorers
+from fastertransformer_tf.data.text_features import TokenRow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Limits:
 
 @dataclasses.dataclass
 class _Waiting:
-    tokens: scorers.Tokens
+    tokens: TokenRow
     result: asyncio.Future[np.ndarray]
 
 
@@ -44,7 +44,7 @@ class TokenBatcher:
 
     def __init__(
         self,
-        score: Callable[[Sequence[scorers.Tokens]], np.ndarray],
+        score: Callable[[Sequence[TokenRow]], np.ndarray],
         limits: Limits,
         seen: Callable[[int, int, float], None] | None = None,
     ) -> None:
@@ -66,7 +66,7 @@ class TokenBatcher:
         """Texts that no batch has taken yet."""
         return len(self._waiting)
 
-    async def submit(self, texts: Sequence[scorers.Tokens]) -> np.ndarray:
+    async def submit(self, texts: Sequence[TokenRow]) -> np.ndarray:
         """Computes the scores of one caller's texts, [len(texts), C].
 
         Raises:

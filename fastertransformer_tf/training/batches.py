@@ -6,10 +6,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from fastertransformer_tf import spec
 from fastertransformer_tf.training.options import TrainingOptions
-
-# Features with one entry a token; their columns past the longest sequence of a batch are cut off.
-_TOKEN_FEATURES = ("input_ids", "input_mask", "segment_ids")
 
 
 def num_rows(features: Mapping[str, np.ndarray]) -> int:
@@ -44,6 +42,6 @@ def batches(
         position += options.train_batch_size
         batch = {name: value[rows] for name, value in features.items()}
         longest = max(1, int(batch["input_mask"].sum(axis=1).max()))
-        for name in _TOKEN_FEATURES:
+        for name in spec.MODEL_INPUTS:
             batch[name] = batch[name][:, :longest]
         yield batch

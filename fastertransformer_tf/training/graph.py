@@ -41,7 +41,7 @@ class TrainingGraph:
         """
         tf.set_random_seed(options.seed)
         self.inputs = {
-            name: tf.placeholder(tf.int32, [None] * value.ndim, name=name)
+            name: tf.placeholder(tf.as_dtype(value.dtype), [None] * value.ndim, name=name)
             for name, value in features.items()
         }
         self.global_step, step_now = _create_global_step()

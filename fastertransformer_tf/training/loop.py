@@ -53,10 +53,11 @@ def train(
     """Trains until `options.num_train_steps`, from the last checkpoint of the folder if any.
 
     Args:
-      task: Builds the training graph from int32 placeholders of `features`, [B,S] for input_ids,
+      task: Builds the training graph from placeholders of `features`, [B,S] for input_ids,
         input_mask and segment_ids, [B] else, B and S unknown.
-      features: int arrays, one row an example; input_ids, input_mask and segment_ids are [E,S],
-        input_mask with its ones first. Padding that a whole batch shares is cut off.
+      features: int32 arrays, float32 those of a regression's numbers, one row an example;
+        input_ids, input_mask and segment_ids are [E,S], input_mask with its ones first. Padding
+        that a whole batch shares is cut off.
       options: See there.
       folder: Open. Gets model.ckpt-STEP (with the optimizer's slots), `checkpoint`, training.json
         and TensorBoard's events.

@@ -23,6 +23,19 @@ def class_loss(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     )
 
 
+def value_loss(outputs: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Mean squared error of a number for each example.
+
+    Args:
+      outputs: [B,1] float32.
+      values: [B] or [B,1] float32.
+
+    Returns:
+      The mean, [].
+    """
+    return tf.reduce_mean(tf.math.squared_difference(outputs, tf.reshape(values, [-1, 1])))
+
+
 def span_loss(logits: tf.Tensor, input_mask: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
     """Mean cross-entropy of one position in each sequence, over its real tokens.
 

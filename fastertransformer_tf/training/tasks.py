@@ -24,11 +24,30 @@ class Task:
       loss: Takes all inputs, the labels among them, and the logits; returns the mean [], which must
         not depend on padding.
       over_tokens: Whether the logits choose a token.
+      is_regression: Whether they choose nothing, but are the numbers that are asked for.
     """
 
     model: Callable[[Tensors, bool], dict[str, tf.Tensor]]
     loss: Callable[[Tensors, Tensors], tf.Tensor]
     over_tokens: bool = False
+    is_regression: bool = False
+
+
+def _of_sequences(config: Any, num_labels: int) -> Callable[[Tensors, bool], dict[str, tf.Tensor]]:
+    """The model of run_classifier.py with C outputs."""
+
+    def model(inputs: Tensors, is_training: bool) -> dict[str, tf.Tensor]:
+        logits = heads.sequence_logits(
+            config,
+            is_training,
+            inputs["input_ids"],
+            inputs["input_mask"],
+            inputs["segment_ids"],
+            num_labels,
+        )
+        return {"logits": logits}
+
+    return model
 
 
 def classifier(config: Any, num_labels: int) -> Task:
@@ -39,24 +58,23 @@ def classifier(config: Any, num_labels: int) -> Task:
       num_labels: Classes, C.
     """
 
-    def model(inputs: Tensors, is_training: bool) -> dict[str, tf.Tensor]:
-        ids = inputs["input_ids"]
-        # The head's own loss, of whatever labels, is left out of the graph: nothing fetches it.
-        logits = heads.classifier(
-            config,
-            is_training,
-            ids,
-            inputs["input_mask"],
-            inputs["segment_ids"],
-            tf.zeros_like(ids[:, 0]),
-            num_labels,
-        )[2]
-        return {"logits": logits}
-
     def loss(inputs: Tensors, logits: Tensors) -> tf.Tensor:
         return losses.class_loss(logits["logits"], inputs["label_ids"])
 
-    return Task(model, loss)
+    return Task(_of_sequences(config, num_labels), loss)
+
+
+def regression(config: Any) -> Task:
+    """The same model with one output; its input beside the texts is label_ids, float32 [B].
+
+    Args:
+      config: A BertConfig.
+    """
+
+    def loss(inputs: Tensors, logits: Tensors) -> tf.Tensor:
+        return losses.value_loss(logits["logits"], inputs["label_ids"])
+
+    return Task(_of_sequences(config, 1), loss, is_regression=True)
 
 
 def squad(config: Any) -> Task:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from fastertransformer_tf import spec
 from fastertransformer_tf.checkpoints import reading, restoring
 from fastertransformer_tf.graphs import sessions
 from fastertransformer_tf.models import modeling, point_encoder
@@ -17,8 +18,6 @@ from fastertransformer_tf.training.tasks import Task
 
 if TYPE_CHECKING:  # typing has Self from Python 3.11 on.
     from typing_extensions import Self
-
-_INPUTS = ("input_ids", "input_mask", "segment_ids")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Distillation:
 
     Attributes:
       teacher: A float checkpoint of the same task and configuration.
-      loss_scale: Of the divergence of the logits.
+      loss_scale: Of the divergence of the logits, or, of a regression, of their squared error.
       hidden_states: Layers whose outputs are compared, 1 to L; 0 is the embeddings. Calibration
         may have moved their channels (`quantization.fold_shift`): then the teacher has to be the
         calibrated checkpoint.
@@ -77,9 +76,11 @@ class Distillation:
         """
         student = self.compared(logits, taps)
         mask = input_mask if task.over_tokens else None
-        loss = self.loss_scale * tf.add_n(
-            [losses.divergence(logits[name], teacher[name], mask) for name in logits]
-        )
+        if task.is_regression:
+            parts = [losses.value_loss(logits[name], teacher[name]) for name in logits]
+        else:
+            parts = [losses.divergence(logits[name], teacher[name], mask) for name in logits]
+        loss = self.loss_scale * tf.add_n(parts)
         for layers, kind, error, scale in (
             (
                 self.hidden_states,
@@ -112,7 +113,9 @@ class Teacher:
         taps = point_encoder.Taps()
         options = modeling.EncoderOptions(use_tensorflow=True, taps=taps)
         with tf.Graph().as_default() as graph, modeling.encoder_options(options):
-            self._inputs = {name: tf.placeholder(tf.int32, [None, None], name) for name in _INPUTS}
+            self._inputs = {
+                name: tf.placeholder(tf.int32, [None, None], name) for name in spec.MODEL_INPUTS
+            }
             with restoring.restored_variables(distillation.teacher, "float32") as restored:
                 logits = task.model(self._inputs, False)
             self._compared = distillation.compared(logits, taps)
