@@ -90,25 +90,48 @@ class Job:
 
 
 class ShardScorer:
-    """Scores shards in a worker of Ray Data: shards in, what was done with each out."""
+    """Scores shards in a worker of Ray Data: shards in, what was done with each out.
+
+    What is wrong with the user's files is returned, not raised: Ray Data keeps of a worker's
+    exception no more than its text among many lines of its own.
+    """
 
     def __init__(self, job: Job) -> None:
         """Loads the model."""
         self._job = job
-        self._scorer = job.factory.load(job.threads)
+        self._fault = ""
+        try:
+            self._scorer = job.factory.load(job.threads)
+        except (UserError, OSError) as error:
+            self._fault = str(error)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        """Scores the shards of a batch of Ray Data: columns of the fields of `tables.Shard`."""
-        done: dict[str, list[Any]] = {"number": [], "rows": [], "tokens": [], "seconds": []}
+        """Scores the shards of a batch of Ray Data.
+
+        Args:
+          batch: Columns of the fields of `tables.Shard`.
+
+        Returns:
+          Columns number, rows, tokens, seconds and fault, a sentence where a shard was not scored.
+        """
+        done: dict[str, list[Any]] = {
+            name: [] for name in ("number", "rows", "tokens", "seconds", "fault")
+        }
         names = [field.name for field in dataclasses.fields(tables.Shard)]
         for values in zip(*(batch[name].tolist() for name in names), strict=True):
             shard = tables.Shard(**dict(zip(names, values, strict=True)))
             start = time.perf_counter()
-            tokens = self.score(shard)
+            tokens, fault = 0, self._fault
+            if not fault:
+                try:
+                    tokens = self.score(shard)
+                except (UserError, OSError) as error:
+                    fault = str(error)
             done["number"].append(shard.number)
             done["rows"].append(shard.rows)
             done["tokens"].append(tokens)
             done["seconds"].append(time.perf_counter() - start)
+            done["fault"].append(fault)
         return done
 
     def score(self, shard: tables.Shard) -> int:
@@ -190,12 +213,16 @@ def _workers(values: flags.FlagValues, ray: Any) -> tuple[int, int]:
 def _score_all(
     job: Job, shards: Sequence[tables.Shard], workers: int, gpu: bool, total: int
 ) -> Iterator[dict[str, Any]]:
-    """Scores shards; yields what was done with each, in any order."""
+    """Scores shards; yields what was done with each, in any order.
+
+    Raises:
+      UserError: One could not be scored.
+    """
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    # A worker's error is the user's, or a bug: another attempt gives the same.
+    # A worker's error is a bug: another attempt gives the same.
     context.actor_task_retry_on_errors = False
     dataset = ray.data.from_items(
         [dataclasses.asdict(shard) for shard in shards], override_num_blocks=len(shards)
@@ -209,6 +236,8 @@ def _score_all(
     )
     with tqdm.tqdm(total=total, initial=total - sum(s.rows for s in shards), unit="row") as bar:
         for done in dataset.iter_rows():
+            if done["fault"]:
+                raise UserError(done["fault"])
             bar.update(done["rows"])
             yield done
 
@@ -248,12 +277,9 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
         start = time.perf_counter()
         tokens = rows = 0
         if left:
-            try:
-                for done in _score_all(job, left, workers, values.gpu, total):
-                    tokens += int(done["tokens"])
-                    rows += int(done["rows"])
-            except Exception as error:
-                raise local_ray.cause_of(error) from error
+            for done in _score_all(job, left, workers, values.gpu, total):
+                tokens += int(done["tokens"])
+                rows += int(done["rows"])
         seconds = time.perf_counter() - start
         missing = [job.part(shard).name for shard in shards if not job.part(shard).exists()]
         if missing:
