@@ -124,4 +124,10 @@ inline int64_t AlignUp(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
+// The first address from `address` on that is aligned to kAlignment.
+inline void* AlignUp(void* address) {
+  return reinterpret_cast<void*>(
+      AlignUp(static_cast<int64_t>(reinterpret_cast<uintptr_t>(address)), kAlignment));
+}
+
 }  // namespace ft
