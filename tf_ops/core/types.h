@@ -16,7 +16,7 @@
 
 namespace ft {
 
-// kUint8 is internal to backends; no tensor of a caller has it.
+// kUint8 is internal to backends, and of prepared weights (prepared_tensor.h).
 enum class DataType { kFloat32, kFloat16, kBFloat16, kInt32, kInt8, kInt64, kUint8 };
 
 // Bytes of one element.
