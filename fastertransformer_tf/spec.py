@@ -8,7 +8,7 @@ Free of TensorFlow.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -22,6 +22,10 @@ HALF_TYPES = FLOAT_TYPES[1:]
 
 # google-research BERT's, in bert/modeling.py.
 GOOGLE_LAYER_NORM_EPS = 1e-12
+
+
+# hidden_act of bert_config.json -> `activation` of the ops. google-research's "gelu" is tanh's.
+OP_ACTIVATIONS = {"gelu": "gelu_tanh", "gelu_erf": "gelu_erf", "relu": "relu"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +95,25 @@ LAYER_WEIGHTS: tuple[LayerWeight, ...] = (
 )
 
 
+def check_layers(layers: Sequence[Mapping[str, object]]) -> None:
+    """Checks that an encoder's weights are there, keyed by `op_input`.
+
+    Raises:
+      ValueError: `layers` is empty or a layer's keys are not exactly those of `LAYER_WEIGHTS`.
+    """
+    if not layers:
+        raise ValueError("layers is empty, expected at least one layer's weights")
+    expected = [weight.op_input for weight in LAYER_WEIGHTS]
+    for index, layer in enumerate(layers):
+        missing = [key for key in expected if key not in layer]
+        unknown = sorted(set(layer) - set(expected))
+        if missing or unknown:
+            raise ValueError(
+                f"layers[{index}] lacks the weights {missing} and has the unknown {unknown}, "
+                f"expected exactly {expected}"
+            )
+
+
 @dataclasses.dataclass(frozen=True)
 class EncoderSizes:
     """Sizes of a stack of BERT layers, and what else its weights do not say.
@@ -158,3 +181,19 @@ def by_google_name(layers: Iterable[Mapping[str, _T]]) -> list[dict[str, _T]]:
 def by_op_input(layers: Iterable[Mapping[str, _T]]) -> list[dict[str, _T]]:
     """Renames the weights of layers from the names of google's checkpoints to the ops'."""
     return [{weight.op_input: layer[weight.google] for weight in LAYER_WEIGHTS} for layer in layers]
+
+
+def hugging_face_state(layers: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Names and lays out the weights of layers as transformers' BertEncoder: kernels [out,in].
+
+    Args:
+      layers: Arrays by `op_input`.
+
+    Returns:
+      Arrays by `layer.<i>.<name>`, the keys of the encoder's state_dict.
+    """
+    return {
+        f"layer.{index}.{weight.hugging_face}": np.ascontiguousarray(layer[weight.op_input].T)
+        for index, layer in enumerate(layers)
+        for weight in LAYER_WEIGHTS
+    }
