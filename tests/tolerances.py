@@ -28,6 +28,9 @@ ENCODER: dict[str, Tolerance] = {
     "bfloat16": Tolerance(atol=1.2e-1, rtol=3e-2),
 }
 
+# Every number of the hidden states of all layers under PyTorch against PyTorch in float64.
+TORCH_FLOAT32 = 1e-5
+
 # Classifier logits of the fine-tuned MiniLM checkpoints against TensorFlow's own transformer in
 # float32: each of the 408 pairs of MRPC's dev set within 1e-4.
 LOGITS: dict[str, Tolerance] = {
