@@ -147,6 +147,11 @@ def test_masks_with_holes(rng, remove_padding):
     real = rows([7, 4, 0, 7], 7)
     tolerances.assert_close(output.numpy()[real], expected[real], "float32")
     assert remove_padding == (not output.numpy()[~real].any())
+    lengths = torch.tensor([7, 4, 0, 7])
+    (again,) = case.run(
+        sequence_length=lengths, attention_mask=torch.tensor(keys), remove_padding=remove_padding
+    )
+    assert torch.equal(again, output)
 
 
 def test_strides_are_no_matter(rng):

@@ -151,7 +151,7 @@ class OptimizedEncoder(nn.Module):
             for path, _, name in (w.hugging_face.rpartition(".") for w in spec.LAYER_WEIGHTS)
         ]
         # What `prepared` was made of: the tensors, their addresses and versions.
-        self._sources: list[tuple[torch.Tensor, int, int]] = []
+        self._sources: list[tuple[torch.Tensor, int, int | None]] = []
         self.register_buffer("prepared", None, persistent=False)
         self.register_load_state_dict_post_hook(_refresh_after_load)
         self.refresh()
@@ -165,12 +165,9 @@ class OptimizedEncoder(nn.Module):
         Raises:
           UserError: As for the constructor.
         """
-        weights = [module._parameters[name] for module, name in self._owners]
-        if len(self._sources) == len(weights) and all(
-            weight is known and weight.data_ptr() == address and _version(weight) == version
-            for weight, (known, address, version) in zip(weights, self._sources, strict=True)
-        ):
+        if self._is_current():
             return
+        weights = [module._parameters[name] for module, name in self._owners]
         if any(weight.device.type != "cpu" for weight in weights):
             self._sources = []  # forward refuses other devices.
             return
@@ -195,6 +192,20 @@ class OptimizedEncoder(nn.Module):
             ]
             self.prepared = ops.prepare_encoder(layers, **self._heads())
         self._sources = sources
+
+    def _is_current(self) -> bool:
+        # Every call comes here, for each of 16 L weights: 0.04 ms for BERT-base.
+        if not self._sources:
+            return False
+        for (module, name), (known, address, version) in zip(
+            self._owners, self._sources, strict=True
+        ):
+            weight = module._parameters[name]
+            if weight is not known or weight.data_ptr() != address:
+                return False
+            if version is not None and weight._version != version:
+                return False
+        return True
 
     def _heads(self) -> dict[str, int]:
         heads = self.config.num_attention_heads
@@ -283,6 +294,6 @@ class OptimizedEncoder(nn.Module):
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=outputs[-1])
 
 
-def _version(tensor: torch.Tensor) -> int:
-    """How often a tensor was changed in place; 0 of one of inference mode, where nobody counts."""
-    return 0 if tensor.is_inference() else tensor._version
+def _version(tensor: torch.Tensor) -> int | None:
+    """How often a tensor was changed in place; None of one of inference mode: nobody counts."""
+    return None if tensor.is_inference() else tensor._version
