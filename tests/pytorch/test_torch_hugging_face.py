@@ -265,8 +265,9 @@ def test_weights_of_inference_mode(rng):
 
 
 @pytest.mark.parametrize("grad", [False, True])
-def test_compile_without_a_break(rng, grad):
-    model = fastertransformer_torch.optimize(random_model(rng))
+@pytest.mark.parametrize("config", ["gelu", "gelu_new"])
+def test_compile_without_a_break(rng, grad, config):
+    model = fastertransformer_torch.optimize(random_model(rng, CONFIGS[config]))
     compiled = torch.compile(model, fullgraph=True, dynamic=True)
     with torch.set_grad_enabled(grad), warnings.catch_warnings():
         warnings.simplefilter("ignore")

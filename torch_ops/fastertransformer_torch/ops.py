@@ -65,7 +65,9 @@ def _(gradient: torch.Tensor) -> torch.Tensor:
 
 def _refuse_gradient(context: Any, gradients: Sequence[torch.Tensor | None]) -> tuple[Any, ...]:
     gradient = next(gradient for gradient in gradients if gradient is not None)
-    return (_gradient_not_available(gradient), *[None] * 11)
+    # How many inputs there are: a call leaves out the last ones that are the schema's defaults.
+    num_inputs = len(context.needs_input_grad)
+    return (_gradient_not_available(gradient), *[None] * (num_inputs - 1))
 
 
 torch.library.register_autograd("fastertransformer::bert_encoder", _refuse_gradient)
