@@ -31,6 +31,14 @@ Status ParseActivation(const std::string& name, Activation* activation) {
   return InvalidArgument("activation is ", name, ", expected gelu_tanh, gelu_erf or relu");
 }
 
+Status ParseInt8Mode(int64_t value, int* int8_mode) {
+  if (value < 0 || value > 3) {
+    return InvalidArgument("int8_mode is ", value, ", expected 0, 1, 2 or 3");
+  }
+  *int8_mode = static_cast<int>(value);
+  return OkStatus();
+}
+
 Status ValidateNumOutputs(const EncoderConfig& config, int64_t num_outputs) {
   if (num_outputs == 1 || num_outputs == config.num_layers) return OkStatus();
   return InvalidArgument("num_outputs is ", num_outputs,
@@ -56,9 +64,8 @@ Status ValidateConfig(const EncoderConfig& config) {
       return InvalidArgument(size.name, " is ", size.value, ", expected at least 1");
     }
   }
-  if (config.int8_mode < 0 || config.int8_mode > 3) {
-    return InvalidArgument("int8_mode is ", config.int8_mode, ", expected 0, 1, 2 or 3");
-  }
+  int int8_mode;
+  FT_RETURN_IF_ERROR(ParseInt8Mode(config.int8_mode, &int8_mode));
   // 128 * 127 * 131072 is the largest sum of int8 products that int32 holds.
   constexpr int64_t kMaxInt8Sum = 131072;
   if (config.int8_mode != 0 && std::max(config.hidden_size(), config.inner_size) > kMaxInt8Sum) {

@@ -36,6 +36,9 @@ Status ValidateAttributes(const EncoderConfig& config);
 // "gelu_tanh", "gelu_erf" or "relu"; InvalidArgument for others.
 Status ParseActivation(const std::string& name, Activation* activation);
 
+// An op's int8_mode; InvalidArgument unless it is 0, 1, 2 or 3.
+Status ParseInt8Mode(int64_t value, int* int8_mode);
+
 // InvalidArgument unless an op has one output, the last layer's, or one for each layer.
 Status ValidateNumOutputs(const EncoderConfig& config, int64_t num_outputs);
 

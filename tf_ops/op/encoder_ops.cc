@@ -72,10 +72,7 @@ class EncoderKernel : public OpKernel {
     OP_REQUIRES(ctx, fp8_mode == 0,
                 absl::UnimplementedError(
                     StrCat("fp8_mode is ", fp8_mode, ", not in this version: expected 0")));
-    OP_REQUIRES(
-        ctx, int8_mode >= 0 && int8_mode <= 3,
-        absl::InvalidArgumentError(StrCat("int8_mode is ", int8_mode, ", expected 0, 1, 2 or 3")));
-    config_.int8_mode = static_cast<int>(int8_mode);
+    OP_REQUIRES_OK(ctx, ToAbsl(ParseInt8Mode(int8_mode, &config_.int8_mode)));
     OP_REQUIRES_OK(ctx, ToAbsl(ToDataType(type, &config_.dtype)));
     const tensorflow::DataType expected = int8_mode == 0 ? type : tensorflow::DT_INT8;
     OP_REQUIRES(
