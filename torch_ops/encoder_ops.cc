@@ -23,8 +23,8 @@ Runner MakeRunner(const EncoderConfig& config) {
   return Runner(config, {}, &cpu::CpuBackend(), *caches);
 }
 
-Status Prepare(const std::vector<Tensor>& weights, int64_t head_num, int64_t size_per_head,
-               Tensor* prepared) {
+Status Prepare(const std::vector<Tensor>& weights, const std::vector<Tensor>& amax_lists,
+               int64_t head_num, int64_t size_per_head, int64_t int8_mode, Tensor* prepared) {
   const int64_t count = static_cast<int64_t>(weights.size());
   if (count == 0 || count % kWeightsPerLayer != 0) {
     return InvalidArgument("weights has ", count, " tensors, expected ", kWeightsPerLayer,
@@ -35,7 +35,15 @@ Status Prepare(const std::vector<Tensor>& weights, int64_t head_num, int64_t siz
   config.head_size = size_per_head;
   config.num_layers = count / kWeightsPerLayer;
   FT_RETURN_IF_ERROR(ValidateAttributes(config));
-  FT_RETURN_IF_ERROR(ToDataType(WeightFields()[0].op_input, weights[0], &config.dtype));
+  FT_RETURN_IF_ERROR(ParseInt8Mode(int8_mode, &config.int8_mode));
+  const int64_t num_lists = static_cast<int64_t>(amax_lists.size());
+  const int64_t expected = int8_mode == 0 ? 0 : config.num_layers;
+  if (num_lists != expected) {
+    return InvalidArgument("amax_lists has ", num_lists, " tensors, expected ", expected,
+                           " with int8_mode ", int8_mode);
+  }
+  // A bias: the kernel before it may be int8.
+  FT_RETURN_IF_ERROR(ToDataType(WeightFields()[1].op_input, weights[1], &config.dtype));
 
   std::vector<Tensor> dense;
   std::vector<LayerWeights> layers(config.num_layers);
@@ -45,6 +53,10 @@ Status Prepare(const std::vector<Tensor>& weights, int64_t head_num, int64_t siz
     FT_RETURN_IF_ERROR(
         ViewOf(field.op_input, dense.back(), &(layers[i / kWeightsPerLayer].*field.view)));
   }
+  for (int64_t layer = 0; layer < num_lists; ++layer) {
+    dense.push_back(Contiguous(amax_lists[layer]));
+    FT_RETURN_IF_ERROR(ViewOf("amax_lists", dense.back(), &layers[layer].amax_list));
+  }
   Runner runner = MakeRunner(config);
   std::shared_ptr<Encoder> encoder;
   FT_RETURN_IF_ERROR(runner.CheckWeights(layers, &encoder));
@@ -53,9 +65,10 @@ Status Prepare(const std::vector<Tensor>& weights, int64_t head_num, int64_t siz
   return PrepareTensor(*encoder, layers, prepared->mutable_data_ptr(), call.execution());
 }
 
-Tensor PrepareEncoder(const std::vector<Tensor>& weights, int64_t head_num, int64_t size_per_head) {
+Tensor PrepareEncoder(const std::vector<Tensor>& weights, const std::vector<Tensor>& amax_lists,
+                      int64_t head_num, int64_t size_per_head, int64_t int8_mode) {
   Tensor prepared;
-  ThrowIfError(Prepare(weights, head_num, size_per_head, &prepared));
+  ThrowIfError(Prepare(weights, amax_lists, head_num, size_per_head, int8_mode, &prepared));
   return prepared;
 }
 
@@ -65,6 +78,7 @@ struct Attributes {
   bool remove_padding;
   double layernorm_epsilon;
   const std::string& activation;
+  int64_t int8_mode;
 };
 
 Status Encode(const Tensor& given, const std::optional<Tensor>& sequence_length,
@@ -85,6 +99,7 @@ Status Encode(const Tensor& given, const std::optional<Tensor>& sequence_length,
   config.num_layers = attributes.num_layers;
   config.layernorm_epsilon = static_cast<float>(attributes.layernorm_epsilon);
   FT_RETURN_IF_ERROR(ParseActivation(attributes.activation, &config.activation));
+  FT_RETURN_IF_ERROR(ParseInt8Mode(attributes.int8_mode, &config.int8_mode));
   FT_RETURN_IF_ERROR(ValidateConfig(config));
   FT_RETURN_IF_ERROR(ValidateNumOutputs(config, attributes.num_outputs));
   Runner runner = MakeRunner(config);
@@ -118,11 +133,12 @@ std::vector<Tensor> BertEncoder(const Tensor& hidden_states,
                                 const std::optional<Tensor>& attention_mask, const Tensor& prepared,
                                 int64_t head_num, int64_t size_per_head, int64_t inner_size,
                                 int64_t num_layers, int64_t num_outputs, bool remove_padding,
-                                double layernorm_epsilon, const std::string& activation) {
+                                double layernorm_epsilon, const std::string& activation,
+                                int64_t int8_mode) {
   std::vector<Tensor> outputs;
   ThrowIfError(Encode(hidden_states, sequence_length, attention_mask, prepared,
                       {head_num, size_per_head, inner_size, num_layers, num_outputs, remove_padding,
-                       layernorm_epsilon, activation},
+                       layernorm_epsilon, activation, int8_mode},
                       &outputs));
   return outputs;
 }
@@ -130,12 +146,14 @@ std::vector<Tensor> BertEncoder(const Tensor& hidden_states,
 }  // namespace
 
 STABLE_TORCH_LIBRARY(fastertransformer, m) {
-  m.def("prepare_encoder(Tensor[] weights, int head_num, int size_per_head) -> Tensor");
+  m.def(
+      "prepare_encoder(Tensor[] weights, Tensor[] amax_lists, int head_num, int size_per_head, "
+      "int int8_mode=0) -> Tensor");
   m.def(
       "bert_encoder(Tensor hidden_states, Tensor? sequence_length, Tensor? attention_mask, "
       "Tensor prepared, int head_num, int size_per_head, int inner_size, int num_layers, "
       "int num_outputs=1, bool remove_padding=True, float layernorm_epsilon=1e-12, "
-      "str activation=\"gelu_tanh\") -> Tensor[]");
+      "str activation=\"gelu_tanh\", int int8_mode=0) -> Tensor[]");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastertransformer, CPU, m) {

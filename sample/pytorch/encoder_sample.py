@@ -52,7 +52,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     precision.add_argument("--fp16", action="store_true", help="float16 instead of float32")
     precision.add_argument("--bf16", action="store_true", help="bfloat16 instead of float32")
     parser.add_argument(
-        "--int8_mode", type=int, default=0, choices=[0], help="0: INT8 is not in this version"
+        "--int8_mode", type=int, default=0, choices=[0], help="0: there are no ranges here for INT8"
     )
     parser.add_argument("--time", action="store_true", help="measure the times too")
     parser.add_argument(

@@ -17,6 +17,7 @@ import fastertransformer_torch  # noqa: E402
 from fastertransformer_tf import spec  # noqa: E402
 from fastertransformer_tf.errors import UserError  # noqa: E402
 from fastertransformer_tf.files import hf_weights  # noqa: E402
+from fastertransformer_tf.quantization import scale_list  # noqa: E402
 
 SMALL = {
     "vocab_size": 50,
@@ -422,8 +423,12 @@ def test_wrong_arguments(rng):
     model = random_model(rng)
     with pytest.raises(UserError, match="dtype is torch.float64, expected one of torch.float32"):
         fastertransformer_torch.optimize(model, dtype=torch.float64)
-    with pytest.raises(NotImplementedError, match="int8_mode is 1, not in this version"):
+    with pytest.raises(UserError, match="int8_mode is 4, expected 0, 1, 2 or 3"):
+        fastertransformer_torch.optimize(model, int8_mode=4)
+    with pytest.raises(UserError, match="int8_mode is 1 and amax is not given"):
         fastertransformer_torch.optimize(model, int8_mode=1)
+    with pytest.raises(UserError, match="int8_mode is 0 and amax is given"):
+        fastertransformer_torch.optimize(model, amax={})
     fastertransformer_torch.optimize(model)
     with pytest.raises(UserError, match="not optimized yet"):
         fastertransformer_torch.optimize(model)
@@ -471,3 +476,169 @@ def test_sentence_transformers(minilm):
     expected = model.encode(TEXTS)
     got = fastertransformer_torch.optimize(model).encode(TEXTS)
     np.testing.assert_allclose(got, expected, atol=tolerances.TORCH_FLOAT32)
+
+
+# The buffers of NVIDIA's toolkit in a layer, by the slot of the scale list; of the weights in the
+# order of its part 2.
+ACTIVATIONS = (
+    "attention.self.query._input_quantizer",
+    "attention.self.query._aftergemm_quantizer",
+    "attention.self.matmul_q_input_quantizer",
+    "attention.self.key._aftergemm_quantizer",
+    "attention.self.matmul_k_input_quantizer",
+    "attention.self.value._aftergemm_quantizer",
+    "attention.self.matmul_v_input_quantizer",
+    "attention.self.softmax_input_quantizer",
+    "attention.self.matmul_a_input_quantizer",
+    "attention.output.dense._input_quantizer",
+    "attention.output.dense._aftergemm_quantizer",
+    "intermediate.dense._input_quantizer",
+    "intermediate.dense._aftergemm_quantizer",
+    "output.dense._input_quantizer",
+    "output.dense._aftergemm_quantizer",
+)
+KERNELS = {
+    "attention.self.query": "attr_q_kernel",
+    "attention.self.key": "attr_k_kernel",
+    "attention.self.value": "attr_v_kernel",
+    "attention.output.dense": "attr_output_kernel",
+    "intermediate.dense": "inter_kernel",
+    "output.dense": "output_kernel",
+}
+
+
+def calibrated_state(model, batch):
+    """The state_dict of a model with ranges that represent all numbers of a batch."""
+    encoder = model.encoder
+    largest = {}
+
+    def watch(name, module):
+        def hook(_, inputs, output):
+            largest[f"{name}._input_quantizer"] = inputs[0].abs().max()
+            largest[f"{name}._aftergemm_quantizer"] = (output - module.bias).abs().max()
+
+        return module.register_forward_hook(hook)
+
+    handles = []
+    for index, layer in enumerate(encoder.layer):
+        for path in KERNELS:
+            handles.append(watch(f"layer.{index}.{path}", layer.get_submodule(path)))
+    with torch.no_grad():
+        model(**batch)
+    for handle in handles:
+        handle.remove()
+    state = dict(model.state_dict())
+    for index, layer in enumerate(encoder.layer):
+        for name in ACTIVATIONS:
+            value = largest.get(f"layer.{index}.{name}", torch.tensor(8.0 + index))
+            state[f"encoder.layer.{index}.{name}._amax"] = value
+        for path in KERNELS:
+            weight = layer.get_submodule(path).weight.detach()
+            amax = weight.abs().max(dim=1, keepdim=True).values
+            state[f"encoder.layer.{index}.{path}._weight_quantizer._amax"] = amax
+    return state
+
+
+def _transposed(parameter):
+    return parameter.detach().T.contiguous() if parameter.dim() == 2 else parameter.detach()
+
+
+def test_amax_becomes_scale_lists_and_int8_kernels(rng):
+    """Every buffer ends in its own place: all ranges are different numbers."""
+    model = random_model(rng)
+    state = calibrated_state(model, make_batch(rng, [9, 17]))
+    layers, lists = [], []
+    for index, layer in enumerate(model.encoder.layer):
+        prefix = f"encoder.layer.{index}."
+        slots = rng.uniform(2, 9, 16).astype(np.float32)
+        for name, slot in zip(ACTIVATIONS, slots, strict=False):
+            state[f"{prefix}{name}._amax"] = torch.tensor(slot)
+        parameters = {
+            weight.op_input: _transposed(layer.get_parameter(weight.hugging_face))
+            for weight in spec.LAYER_WEIGHTS
+        }
+        kernels = {}
+        for path, op_input in KERNELS.items():
+            amax = rng.uniform(3, 5, parameters[op_input].shape[1]).astype(np.float32)
+            state[f"{prefix}{path}._weight_quantizer._amax"] = torch.tensor(amax)[:, None]
+            kernels[op_input] = amax
+            integers = torch.round(parameters[op_input] * (127 / torch.tensor(amax)))
+            parameters[op_input] = integers.clamp(-127, 127).to(torch.int8)
+        layers.append(parameters)
+        lists.append(scale_list.ScaleList(slots, kernels))
+    for previous, following in zip(lists, lists[1:], strict=False):
+        previous.activations[15] = following.activations[0]
+    lists[-1].activations[15] = 1.0
+    expected = fastertransformer_torch.prepare_encoder(
+        layers,
+        head_num=4,
+        size_per_head=16,
+        int8_mode=2,
+        amax_lists=[torch.tensor(scales.to_array()) for scales in lists],
+    )
+    before = copy.deepcopy(model.state_dict())
+    fastertransformer_torch.optimize(model, int8_mode=2, amax=state)
+    assert torch.equal(model.encoder.prepared, expected)
+    after = model.state_dict()
+    assert list(after) == list(before) and all(torch.equal(after[k], before[k]) for k in before)
+
+
+@pytest.mark.parametrize("mode", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_int8_is_near_float(rng, mode, dtype):
+    model = random_model(rng)
+    batch = make_batch(rng, [9, 17, 64])
+    state = calibrated_state(model, batch)
+    optimized = fastertransformer_torch.optimize(
+        copy.deepcopy(model), dtype=dtype, int8_mode=mode, amax=state
+    )
+    with torch.no_grad():
+        expected = model(**batch).last_hidden_state
+        got = optimized(**batch).last_hidden_state
+    real = batch["attention_mask"].bool()
+    error = (got - expected)[real].abs().mean()
+    # int8 it is, and a number's spread is 1.
+    assert 1e-3 < error < tolerances.TORCH_INT8_MEAN
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "layer.1.output.dense._input_quantizer",
+            None,
+            "output.dense._input_quantizer._amax is mis",
+        ),
+        (
+            "layer.0.output.dense._weight_quantizer",
+            None,
+            "dense._weight_quantizer._amax is missing",
+        ),
+        (
+            "layer.2.intermediate.dense._input_quantizer",
+            torch.tensor(0.0),
+            r"_amax is \[0.0\], exp",
+        ),
+        (
+            "layer.2.intermediate.dense._input_quantizer",
+            torch.ones(2),
+            r"_amax is \[1.0, 1.0\], exp",
+        ),
+        (
+            "layer.0.output.dense._weight_quantizer",
+            torch.ones(5),
+            "output/dense/kernel_quantizer has 5 ranges, expected one or 64",
+        ),
+    ],
+)
+def test_ranges_that_cannot_be_used(rng, name, value, message):
+    model = random_model(rng)
+    state = calibrated_state(model, make_batch(rng, [9, 17]))
+    key = f"encoder.{name}._amax"
+    del state[key]
+    if value is not None:
+        state[key] = value
+    encoder = model.encoder
+    with pytest.raises(UserError, match=message):
+        fastertransformer_torch.optimize(model, int8_mode=1, amax=state)
+    assert model.encoder is encoder

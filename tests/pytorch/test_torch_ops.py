@@ -7,6 +7,7 @@ import concurrent.futures
 import numpy as np
 import pytest
 import reference
+import reference_int8
 import tolerances
 from torch_support import DTYPES, as_tensors, run_python, torch
 
@@ -107,6 +108,49 @@ def test_bits_are_those_of_the_tensorflow_op(rng, dtype, remove_padding, masked)
     for mine, other in zip(ours, theirs, strict=True):
         other = torch.tensor(tf.cast(other, tf.float32).numpy()).to(mine.dtype)
         assert torch.equal(mine, other)
+
+
+@pytest.mark.parametrize("mode", [1, 2, 3])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("remove_padding", [False, True])
+def test_int8_bits_are_those_of_the_tensorflow_op(rng, mode, dtype, remove_padding):
+    pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
+    import tensorflow as tf
+
+    from fastertransformer_tf import ops
+
+    layers, lists = reference_int8.random_model(rng, 2, HEADS * SIZE, INNER)
+    kind = getattr(torch, dtype)
+    prepared = prepare_encoder(
+        as_tensors(layers, dtype),
+        **SIZES,
+        int8_mode=mode,
+        amax_lists=[torch.tensor(scales) for scales in lists],
+    )
+    x = torch.tensor(rng.normal(size=(4, 7, HEADS * SIZE))).to(kind)
+    common = {**SIZES, "num_outputs": 2, "remove_padding": remove_padding, "int8_mode": mode}
+    ours = bert_encoder(
+        x,
+        prepared,
+        inner_size=INNER,
+        num_layers=2,
+        sequence_length=torch.tensor(LENGTHS),
+        **common,
+    )
+    theirs = ops.bert_encoder(
+        tf.cast(x.double().numpy(), dtype),
+        np.array(LENGTHS, np.int32),
+        None,
+        [
+            {k: tf.constant(v) if v.dtype == np.int8 else tf.cast(v, dtype) for k, v in y.items()}
+            for y in layers
+        ],
+        amax_list=lists,
+        **common,
+    )
+    for mine, other in zip(ours, theirs, strict=True):
+        other = torch.tensor(tf.cast(other, tf.float32).numpy()).to(mine.dtype)
+        assert torch.equal(mine, other) and mine.isfinite().all()
 
 
 def test_masks_of_every_form_say_the_same(rng):
@@ -218,7 +262,7 @@ def test_opcheck(rng, requires_grad):
         torch.library.opcheck(encoder, arguments, **tests)
     weights = [weight for layer in case.tensors for weight in layer.values()]
     torch.library.opcheck(
-        torch.ops.fastertransformer.prepare_encoder.default, (weights, HEADS, SIZE)
+        torch.ops.fastertransformer.prepare_encoder.default, (weights, [], HEADS, SIZE)
     )
 
 
@@ -249,7 +293,7 @@ def _changed(layers, key, value):
         ),
         (
             lambda layers: [{k: v.double() for k, v in layer.items()} for layer in layers],
-            "attr_q_kernel has dtype Double",
+            "attr_q_bias has dtype Double",
         ),
         (
             lambda layers: _changed(layers, "inter_kernel", torch.zeros(48)),
@@ -260,6 +304,26 @@ def _changed(layers, key, value):
 def test_bad_weights(rng, change, message):
     with pytest.raises(ValueError, match=message):
         prepare_encoder(change(Case(rng).tensors), **SIZES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"int8_mode": 4}, "int8_mode is 4, expected 0, 1, 2 or 3"),
+        ({"int8_mode": 1}, "amax_lists has 0 tensors, expected 2 with int8_mode 1"),
+        (
+            {"amax_lists": [torch.ones(3)] * 2},
+            "amax_lists has 2 tensors, expected 0 with int8_mode 0",
+        ),
+        (
+            {"int8_mode": 1, "amax_lists": [torch.ones(3)] * 2},
+            r"attr_q_kernel\[0\] has dtype float32, expected int8.*amax_list\[0\] has shape \[3\]",
+        ),
+    ],
+)
+def test_bad_int8_weights(rng, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        prepare_encoder(Case(rng).tensors, **SIZES, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -278,6 +342,8 @@ def test_bad_weights(rng, change, message):
         ({"size_per_head": 1 << 40}, "expected at most 1048576 each"),
         ({"num_outputs": 3}, "num_outputs is 3, expected 1 or num_layers = 2"),
         ({"layernorm_epsilon": -1.0}, "layernorm_epsilon is -1, expected a number >= 0"),
+        ({"int8_mode": -1}, "int8_mode is -1, expected 0, 1, 2 or 3"),
+        ({"int8_mode": 2}, "int8_mode 0; expected .* int8_mode 2"),
         ({"activation": "silu"}, "activation is silu, expected gelu_tanh, gelu_erf or relu"),
         ({"sequence_length": torch.tensor([7, 3, 8, 1])}, r"sequence_length\[2\] is 8"),
         ({"sequence_length": torch.tensor([7, 3, 1])}, r"sequence_length has shape \[3\]"),

@@ -23,9 +23,15 @@ DTYPES = ["float32", "float16", "bfloat16"]
 
 
 def as_tensors(layers, dtype="float32"):
-    """The weights of layers as torch tensors."""
+    """The weights of layers as torch tensors of a type; int8 ones stay int8."""
     kind = getattr(torch, dtype)
-    return [{key: torch.tensor(value).to(kind) for key, value in x.items()} for x in layers]
+    return [
+        {
+            key: torch.tensor(value).to(torch.int8 if value.dtype == "int8" else kind)
+            for key, value in layer.items()
+        }
+        for layer in layers
+    ]
 
 
 def run_python(*arguments, **environment):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +13,7 @@ from transformers.models.bert import modeling_bert
 from fastertransformer_tf import spec
 from fastertransformer_tf.errors import UserError, listed
 from fastertransformer_tf.files import hf_conversion
+from fastertransformer_tf.quantization import integers, points, ranges, scale_list, torch_names
 from fastertransformer_torch import ops
 
 _Model = TypeVar("_Model", bound=nn.Module)
@@ -27,6 +28,7 @@ def optimize(
     dtype: torch.dtype | None = None,
     remove_padding: bool = True,
     int8_mode: int = 0,
+    amax: Mapping[str, torch.Tensor] | None = None,
 ) -> _Model:
     """Replaces every BERT encoder of a model by the op, for inference on the CPU.
 
@@ -41,45 +43,49 @@ def optimize(
         converted to that, and what it returns back. None: the type of its weights.
       remove_padding: Compute the tokens that attention_mask keeps alone. The hidden states of the
         padding behind them are then 0, where transformers has numbers that mean nothing.
-      int8_mode: 0, for there is no INT8 in this version.
+      int8_mode: 0, or 1, 2 or 3 (which is 2): products of int8 (docs/int8.md). The model's weights
+        stay; their prepared form is int8.
+      amax: With int8_mode, the ranges of activations and weights: the state_dict of this model, as
+        NVIDIA's quantization toolkit has calibrated or trained it, of which the `_amax` are read.
 
     Returns:
       `model`.
 
     Raises:
       UserError: There is no encoder in `model`, or one that the op does not compute: decoders,
-        cross attention, relative positions, other activations, layers of other classes. `model` is
-        as it was.
-      NotImplementedError: int8_mode is not 0.
+        cross attention, relative positions, other activations, layers of other classes; or ranges
+        are missing or cannot be used. `model` is as it was.
     """
-    if int8_mode != 0:
-        raise NotImplementedError(
-            f"int8_mode is {int8_mode!r}, not in this version for PyTorch: expected 0"
-        )
+    if int8_mode not in (0, 1, 2, 3):
+        raise UserError(f"int8_mode is {int8_mode!r}, expected 0, 1, 2 or 3")
+    if (int8_mode == 0) != (amax is None):
+        given = "not given" if amax is None else "given"
+        raise UserError(f"int8_mode is {int8_mode} and amax is {given}, expected both or neither")
     if not isinstance(model, nn.Module):
         raise UserError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
     if dtype is not None and dtype not in _FLOAT_TYPES:
         raise UserError(f"dtype is {dtype}, expected one of {', '.join(map(str, _FLOAT_TYPES))}")
     found = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if type(child) is modeling_bert.BertEncoder
+        (path, encoder)
+        for path, encoder in model.named_modules()
+        if path and type(encoder) is modeling_bert.BertEncoder
     ]
     if not found:
         raise UserError(
             f"{type(model).__name__} holds no encoder of transformers' BertModel, expected one "
             "that is not optimized yet"
         )
-    faults = [fault for _, _, encoder in found for fault in _faults(encoder)]
+    faults = [fault for _, encoder in found for fault in _faults(encoder)]
     if faults:
         raise UserError(f"the op does not compute this encoder: {listed(faults)}")
     # All are made before any is put in its place.
-    for parent, name, encoder in [
-        (parent, name, OptimizedEncoder(encoder, dtype, remove_padding))
-        for parent, name, encoder in found
-    ]:
-        setattr(parent, name, encoder)
+    made = []
+    for path, encoder in found:
+        scales = [] if amax is None else _scale_lists(path, encoder, amax)
+        made.append(OptimizedEncoder(encoder, dtype, remove_padding, int8_mode, scales))
+    for (path, encoder), optimized in zip(found, made, strict=True):
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, optimized)
         for layer in encoder.layer:
             layer.__class__ = _ComputedLayer
     return model
@@ -111,6 +117,27 @@ def _faults(encoder: Any) -> list[str]:
     return list(dict.fromkeys(faults))  # A module is asked for each of its weights.
 
 
+def _scale_lists(
+    path: str, encoder: Any, amax: Mapping[str, torch.Tensor]
+) -> list[scale_list.ScaleList]:
+    """Reads the ranges of an encoder that is at `path` in the model.
+
+    Raises:
+      UserError: Some are missing or cannot be used.
+    """
+    below = {
+        name.removeprefix(f"{path}."): value.detach().float().cpu().numpy()
+        for name, value in amax.items()
+        if name.startswith(f"{path}.") and name.endswith("._amax")
+    }
+    tensors = torch_names.quantizer_variables(below, len(encoder.layer))
+    for index, layer in enumerate(encoder.layer):
+        for field in points.KERNELS:
+            kernel = layer.get_parameter(field.hugging_face).detach().float().cpu().numpy().T
+            tensors[points.full_name(index, field.google)] = kernel
+    return ranges.scale_lists(tensors)
+
+
 def _refresh_after_load(encoder: OptimizedEncoder, incompatible_keys: object) -> None:
     encoder.refresh()
 
@@ -132,8 +159,15 @@ class _ComputedLayer(modeling_bert.BertLayer):
 class OptimizedEncoder(nn.Module):
     """transformers' BertEncoder, computed by one op, with the same parameters and state_dict."""
 
-    def __init__(self, encoder: Any, dtype: torch.dtype | None, remove_padding: bool) -> None:
-        """Takes over an encoder that `optimize` has found right.
+    def __init__(
+        self,
+        encoder: Any,
+        dtype: torch.dtype | None,
+        remove_padding: bool,
+        int8_mode: int = 0,
+        scales: Sequence[scale_list.ScaleList] = (),
+    ) -> None:
+        """Takes over an encoder that `optimize` has found right; `scales` are with int8_mode.
 
         Raises:
           UserError: Its weights have a type that the op does not compute in, and dtype is None.
@@ -145,6 +179,8 @@ class OptimizedEncoder(nn.Module):
         self.dtype = dtype
         self._compute_dtype = dtype
         self.remove_padding = remove_padding
+        self.int8_mode = int8_mode
+        self._scales = list(scales)
         self._owners = [
             (layer.get_submodule(path), name)
             for layer in encoder.layer
@@ -182,16 +218,30 @@ class OptimizedEncoder(nn.Module):
         count = len(spec.LAYER_WEIGHTS)
         with torch.no_grad():
             layers = [
-                {
-                    field.op_input: (weight.T if field.is_kernel else weight).to(dtype)
-                    for field, weight in zip(
-                        spec.LAYER_WEIGHTS, weights[begin : begin + count], strict=True
-                    )
-                }
+                self._make_layer(begin // count, weights[begin : begin + count], dtype)
                 for begin in range(0, len(weights), count)
             ]
-            self.prepared = ops.prepare_encoder(layers, **self._heads())
+            self.prepared = ops.prepare_encoder(
+                layers,
+                **self._heads(),
+                int8_mode=self.int8_mode,
+                amax_lists=[torch.from_numpy(scales.to_array()) for scales in self._scales],
+            )
         self._sources = sources
+
+    def _make_layer(
+        self, index: int, weights: Sequence[torch.Tensor], dtype: torch.dtype
+    ) -> dict[str, torch.Tensor]:
+        """The op's weights of a layer, of the model's in the order of `spec.LAYER_WEIGHTS`."""
+        layer = {}
+        for field, weight in zip(spec.LAYER_WEIGHTS, weights, strict=True):
+            if self.int8_mode and field.is_quantized:
+                kernel = weight.T.float().numpy()
+                amax = self._scales[index].kernels[field.op_input]
+                layer[field.op_input] = torch.from_numpy(integers.quantize_kernel(kernel, amax))
+            else:
+                layer[field.op_input] = (weight.T if field.is_kernel else weight).to(dtype)
+        return layer
 
     def _is_current(self) -> bool:
         # Every call comes here, for each of 16 L weights: 0.04 ms for BERT-base.
@@ -285,6 +335,7 @@ class OptimizedEncoder(nn.Module):
             remove_padding=self.remove_padding,
             layernorm_epsilon=self.config.layer_norm_eps,
             activation=spec.OP_ACTIVATIONS[hf_conversion.ACTIVATIONS[self.config.hidden_act]],
+            int8_mode=self.int8_mode,
         )
         outputs = [output.to(hidden_states.dtype) for output in outputs]
         if records:

@@ -24,7 +24,11 @@ library.load()
 
 @torch.library.register_fake("fastertransformer::prepare_encoder")
 def _prepare_encoder_fake(
-    weights: Sequence[torch.Tensor], head_num: int, size_per_head: int
+    weights: Sequence[torch.Tensor],
+    amax_lists: Sequence[torch.Tensor],
+    head_num: int,
+    size_per_head: int,
+    int8_mode: int = 0,
 ) -> torch.Tensor:
     # How many bytes is the processor's business.
     size = torch.library.get_ctx().new_dynamic_size()
@@ -45,6 +49,7 @@ def _bert_encoder_fake(
     remove_padding: bool = True,
     layernorm_epsilon: float = spec.GOOGLE_LAYER_NORM_EPS,
     activation: str = "gelu_tanh",
+    int8_mode: int = 0,
 ) -> list[torch.Tensor]:
     return [hidden_states.new_empty(hidden_states.shape) for _ in range(num_outputs)]
 
@@ -74,7 +79,12 @@ torch.library.register_autograd("fastertransformer::bert_encoder", _refuse_gradi
 
 
 def prepare_encoder(
-    layers: Sequence[Mapping[str, torch.Tensor]], *, head_num: int, size_per_head: int
+    layers: Sequence[Mapping[str, torch.Tensor]],
+    *,
+    head_num: int,
+    size_per_head: int,
+    int8_mode: int = 0,
+    amax_lists: Sequence[torch.Tensor] = (),
 ) -> torch.Tensor:
     """Brings the weights of an encoder into the layout of this processor's kernels.
 
@@ -84,9 +94,12 @@ def prepare_encoder(
     Args:
       layers: The weights of every layer, first to last, keyed as `LAYER_WEIGHTS`; shapes as
         `spec.LAYER_WEIGHTS` has them, kernels [in,out]. Any strides: a torch.nn.Linear's
-        `weight.T` will do. All of one type: float32, float16 or bfloat16.
+        `weight.T` will do. All of one type, float32, float16 or bfloat16, but with int8_mode, where
+        the six kernels are int8.
       head_num: N.
       size_per_head: D.
+      int8_mode: 0, or 1, 2 or 3 (which is 2): the kernels are int8 (docs/int8.md).
+      amax_lists: L times float32 [80+5*H+I+11], the scales of int8_mode 1 to 3; none when it is 0.
 
     Returns:
       uint8 [bytes].
@@ -97,7 +110,11 @@ def prepare_encoder(
     """
     spec.check_layers(layers)
     return torch.ops.fastertransformer.prepare_encoder(
-        [layer[key] for layer in layers for key in LAYER_WEIGHTS], head_num, size_per_head
+        [layer[key] for layer in layers for key in LAYER_WEIGHTS],
+        list(amax_lists),
+        head_num,
+        size_per_head,
+        int8_mode,
     )
 
 
@@ -115,6 +132,7 @@ def bert_encoder(
     remove_padding: bool = True,
     layernorm_epsilon: float = spec.GOOGLE_LAYER_NORM_EPS,
     activation: str = "gelu_tanh",
+    int8_mode: int = 0,
 ) -> list[torch.Tensor]:
     """Computes a stack of post-layer-norm BERT layers in one call.
 
@@ -139,6 +157,7 @@ def bert_encoder(
       remove_padding: Compute the real tokens alone, where lengths are known.
       layernorm_epsilon: Added to the variance in both layer norms.
       activation: Of the feed-forward network: gelu_tanh (google's gelu), gelu_erf or relu.
+      int8_mode: That of `prepare_encoder`.
 
     Returns:
       num_outputs tensors [B,S,H] of hidden_states' type. With remove_padding the rows past a
@@ -160,4 +179,5 @@ def bert_encoder(
         remove_padding,
         layernorm_epsilon,
         activation,
+        int8_mode,
     )
