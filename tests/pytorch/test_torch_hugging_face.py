@@ -283,6 +283,19 @@ def test_compile_without_a_break(rng, grad, config):
             got.sum().backward()
 
 
+def test_compiled_model_sees_refreshed_weights(rng):
+    model = fastertransformer_torch.optimize(random_model(rng))
+    compiled = torch.compile(model, fullgraph=True)
+    batch = make_batch(rng, [3, 17])
+    with torch.no_grad():
+        compiled(**batch)
+        _copy_in_place(model, random_model(rng))
+        model.encoder.refresh()
+        got = compiled(**batch).last_hidden_state
+        expected = model(**batch).last_hidden_state
+    assert (got - expected).abs().max() <= tolerances.TORCH_FLOAT32
+
+
 def test_compiled_model_records_all_layers(rng):
     model = fastertransformer_torch.optimize(random_model(rng))
     batch = make_batch(rng, [3, 17])

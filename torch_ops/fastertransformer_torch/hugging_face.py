@@ -196,7 +196,7 @@ class OptimizedEncoder(nn.Module):
         """Prepares the weights again if they have changed.
 
         Loading, moving and converting the model do it, and every call outside of torch.compile. A
-        compiled or exported model does not see weights that are changed in place: then call this.
+        compiled model does not see weights that are changed in place: then call this.
 
         Raises:
           UserError: As for the constructor.
