@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from benchmarks.ragged import ragged_lengths
-from fastertransformer_tf.models.encoder_graphs import EncoderSizes
+from fastertransformer_tf.spec import EncoderSizes
 
 
 @dataclasses.dataclass(frozen=True)

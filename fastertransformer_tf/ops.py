@@ -271,16 +271,7 @@ def bert_encoder(
       tf.errors.InvalidArgumentError: An input has a wrong shape or value.
       tf.errors.UnimplementedError: fp8_mode is not 0.
     """
-    if not layers:
-        raise ValueError("layers is empty, expected at least one layer's weights")
-    for index, layer in enumerate(layers):
-        missing = [key for key in LAYER_WEIGHTS if key not in layer]
-        unknown = sorted(set(layer) - set(LAYER_WEIGHTS))
-        if missing or unknown:
-            raise ValueError(
-                f"layers[{index}] lacks the weights {missing} and has the unknown {unknown}, "
-                f"expected exactly {list(LAYER_WEIGHTS)}"
-            )
+    spec.check_layers(layers)
     if cache_weights is None:
         cache_weights = not any(
             _is_assigned_in_place(weight)

@@ -8,7 +8,7 @@ Free of TensorFlow.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -19,8 +19,9 @@ _T = TypeVar("_T")
 # Of variables, activations and the op.
 FLOAT_TYPES = ("float32", "float16", "bfloat16")
 HALF_TYPES = FLOAT_TYPES[1:]
-# Of the op's feed-forward network; gelu_tanh is google's gelu.
-ACTIVATIONS = ("gelu_tanh", "gelu_erf", "relu")
+# hidden_act of bert_config.json -> `activation` of the ops. google-research's "gelu" is tanh's.
+OP_ACTIVATIONS = {"gelu": "gelu_tanh", "gelu_erf": "gelu_erf", "relu": "relu"}
+ACTIVATIONS = tuple(OP_ACTIVATIONS.values())
 
 # What a model of texts takes, int32 [B,S] each.
 MODEL_INPUTS = ("input_ids", "input_mask", "segment_ids")
@@ -96,6 +97,25 @@ LAYER_WEIGHTS: tuple[LayerWeight, ...] = (
 )
 
 
+def check_layers(layers: Sequence[Mapping[str, object]]) -> None:
+    """Checks that an encoder's weights are there, keyed by `op_input`.
+
+    Raises:
+      ValueError: `layers` is empty or a layer's keys are not exactly those of `LAYER_WEIGHTS`.
+    """
+    if not layers:
+        raise ValueError("layers is empty, expected at least one layer's weights")
+    expected = [weight.op_input for weight in LAYER_WEIGHTS]
+    for index, layer in enumerate(layers):
+        missing = [key for key in expected if key not in layer]
+        unknown = sorted(set(layer) - set(expected))
+        if missing or unknown:
+            raise ValueError(
+                f"layers[{index}] lacks the weights {missing} and has the unknown {unknown}, "
+                f"expected exactly {expected}"
+            )
+
+
 @dataclasses.dataclass(frozen=True)
 class EncoderSizes:
     """Sizes of a stack of BERT layers, and what else its weights do not say.
@@ -163,3 +183,19 @@ def by_google_name(layers: Iterable[Mapping[str, _T]]) -> list[dict[str, _T]]:
 def by_op_input(layers: Iterable[Mapping[str, _T]]) -> list[dict[str, _T]]:
     """Renames the weights of layers from the names of google's checkpoints to the ops'."""
     return [{weight.op_input: layer[weight.google] for weight in LAYER_WEIGHTS} for layer in layers]
+
+
+def hugging_face_state(layers: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Names and lays out the weights of layers as transformers' BertEncoder: kernels [out,in].
+
+    Args:
+      layers: Arrays by `op_input`.
+
+    Returns:
+      Arrays by `layer.<i>.<name>`, the keys of the encoder's state_dict.
+    """
+    return {
+        f"layer.{index}.{weight.hugging_face}": np.ascontiguousarray(layer[weight.op_input].T)
+        for index, layer in enumerate(layers)
+        for weight in LAYER_WEIGHTS
+    }

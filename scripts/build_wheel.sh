@@ -12,8 +12,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 echo "[wheel] building"
 "$FT_PYTHON" -m build --wheel --no-isolation --outdir "$work/plain" . >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
-# Nothing is copied into it: TensorFlow brings its own library, and the others are every Linux's.
-PATH=$(dirname "$FT_PYTHON"):$PATH "$FT_PYTHON" -m auditwheel repair --exclude 'libtensorflow_framework.so.*' --wheel-dir "$work/named" "$work"/plain/*.whl \
+# Nothing is copied into it: TensorFlow and PyTorch bring their own libraries, and the others are every Linux's.
+PATH=$(dirname "$FT_PYTHON"):$PATH "$FT_PYTHON" -m auditwheel repair --exclude 'libtensorflow_framework.so.*' --exclude libtorch_cpu.so --wheel-dir "$work/named" "$work"/plain/*.whl \
   >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
 mkdir -p "$out"
 for wheel in "$work"/named/*.whl; do

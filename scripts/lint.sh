@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 scripts/setup.sh lint
 source scripts/lib.sh
 tools=$("$FT_PYTHON" -c 'import sysconfig; print(sysconfig.get_path("scripts"))')
-mapfile -t sources < <(find tf_ops tests benchmarks -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
+mapfile -t sources < <(find tf_ops torch_ops tests benchmarks -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
 failed=()
 check() {
   local name=$1
@@ -21,7 +21,7 @@ check "ruff format" "$tools/ruff" format -q --check .
 check mypy "$tools/mypy"
 # tomllib is imported only where there is one.
 check vermin "$tools/vermin" -q -t=3.10- --no-tips --violations --eval-annotations \
-  --backport typing_extensions --exclude tomllib fastertransformer_tf sample benchmarks tests setup.py
+  --backport typing_extensions --exclude tomllib fastertransformer_tf torch_ops sample benchmarks tests setup.py
 check clang-format "$tools/clang-format" --dry-run -Werror "${sources[@]}"
 if [ ${#failed[@]} -gt 0 ]; then
   echo "[lint] FAILED: ${failed[*]}" >&2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import importlib.util
 import os
 import pathlib
 import sys
@@ -52,6 +53,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Registers the markers, so that they exist also where pyproject.toml is not beside tests/."""
     config.addinivalue_line("markers", "gpu: needs a GPU that TensorFlow can use")
+    if importlib.util.find_spec("tensorflow") is None:  # The tests in pytorch/ need none.
+        return
     import tensorflow as tf
 
     # TensorFlow allows TF32 unless told otherwise; the float32 bounds are those of IEEE float32.

@@ -117,6 +117,20 @@ TEST(ConfigTest, AcceptsAndRefuses) {
     config.layernorm_epsilon = epsilon;
     ExpectInvalid(ValidateConfig(config), {"layernorm_epsilon is"});
   }
+  config = Config();
+  config.head_size = (1 << 20) + 1;
+  ExpectInvalid(ValidateAttributes(config), {"size_per_head are 2 and 1048577", "at most 1048576"});
+}
+
+TEST(ConfigTest, NamesOfActivationsAndNumbersOfOutputs) {
+  Activation activation = Activation::kRelu;
+  EXPECT_TRUE(ParseActivation("gelu_erf", &activation).ok());
+  EXPECT_EQ(activation, Activation::kGeluErf);
+  ExpectInvalid(ParseActivation("silu", &activation), {"activation is silu", "gelu_tanh"});
+  EncoderConfig config = Config();
+  config.num_layers = 3;
+  EXPECT_TRUE(ValidateNumOutputs(config, 1).ok() && ValidateNumOutputs(config, 3).ok());
+  ExpectInvalid(ValidateNumOutputs(config, 2), {"num_outputs is 2", "1 or num_layers = 3"});
 }
 
 TEST(WeightsTest, RightShapesPassAtEveryType) {

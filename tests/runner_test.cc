@@ -2,10 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cmath>
 #include <cstdlib>
 #include <thread>
 
 #include "tests/runner_checks.h"
+#include "tf_ops/core/prepared_tensor.h"
 #include "tf_ops/cpu/backend.h"
 #include "tf_ops/cpu/thread_pool.h"
 
@@ -37,6 +39,59 @@ TEST(RunnerTest, KeepsItsContract) {
   CpuHost host;
   runner_checks::CheckAll(&host,
                           [](bool holds, const std::string& what) { EXPECT_TRUE(holds) << what; });
+}
+
+// A front end that keeps prepared weights itself: anywhere that a tensor may be, for the same
+// answers, and refused where they are not for this encoder.
+TEST(PreparedTensorTest, IsOpenedForItsEncoderAlone) {
+  CpuHost host;
+  const EncoderConfig config = runner_checks::SmallConfig();
+  const runner_checks::Model model(&host, config, 1);
+  Runner runner(config, {}, &cpu::CpuBackend(), std::make_shared<DeviceCaches>(int64_t{1} << 30));
+  std::shared_ptr<Encoder> encoder;
+  ASSERT_TRUE(runner.CheckWeights(model.weights.layers, &encoder).ok());
+  const int64_t bytes = PreparedTensorBytes(*encoder);
+  Buffer buffer;
+  ASSERT_TRUE(host.Allocate(bytes + kTensorAlignment, &buffer).ok());
+  char* const tensor = static_cast<char*>(buffer.get()) + kTensorAlignment;
+  ASSERT_TRUE(PrepareTensor(*encoder, model.weights.layers, tensor, host.context()).ok());
+
+  const int64_t hidden = config.hidden_size();
+  const std::vector<float> x(2 * 5 * hidden, 0.5f);
+  EncoderInputs inputs;
+  inputs.hidden_states = {x.data(), DataType::kFloat32, {2, 5, hidden}};
+  inputs.sequence_length = {nullptr, DataType::kInt32, {0}};
+  inputs.attention_mask = {nullptr, DataType::kFloat32, {0}};
+  EncoderPlan plan;
+  ASSERT_TRUE(PlanEncoder(config, inputs, &plan).ok());
+  PreparedEncoder cached, own = {encoder, nullptr};
+  ASSERT_TRUE(runner.Prepare(model.weights, host.context(), &cached).ok());
+  const TensorView view = {tensor, DataType::kUint8, {bytes}};
+  ASSERT_TRUE(OpenPreparedTensor(*encoder, view, &own.weights).ok());
+  std::vector<float> expected(x.size(), NAN), got(x.size(), NAN);
+  ASSERT_TRUE(runner.Run(cached, inputs, plan, {expected.data()}, host.context()).ok());
+  ASSERT_TRUE(runner.Run(own, inputs, plan, {got.data()}, host.context()).ok());
+  EXPECT_EQ(got, expected);
+  EXPECT_FALSE(std::isnan(got[0]));
+
+  const auto refused = [&](const Encoder& other, const TensorView& given, const char* part) {
+    const Status status = OpenPreparedTensor(other, given, &own.weights);
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+    EXPECT_NE(status.message().find(part), std::string::npos) << status.message();
+  };
+  refused(*encoder, {tensor, DataType::kFloat32, {bytes}}, "prepared is float32");
+  refused(*encoder, {tensor, DataType::kUint8, {bytes - 1}}, "bytes, expected");
+  refused(*encoder, {tensor, DataType::kUint8, {0}}, "expected uint8 as prepare_encoder");
+  refused(*encoder, {tensor + 4, DataType::kUint8, {bytes}}, "no multiple of 64");
+  refused(*encoder, {tensor + kAlignment, DataType::kUint8, {bytes - kAlignment}},
+          "does not begin");
+  EncoderConfig wider = config;
+  wider.num_heads = 1;
+  wider.head_size = 64;
+  Runner other(wider, {}, &cpu::CpuBackend(), std::make_shared<DeviceCaches>(0));
+  std::shared_ptr<Encoder> other_encoder;
+  ASSERT_TRUE(other.GetEncoder(config.inner_size, &other_encoder).ok());
+  refused(*other_encoder, view, "2 heads of 32, inner size 160, int8_mode 0; expected");
 }
 
 // Many threads come with weights that are new: they are prepared once.

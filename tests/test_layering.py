@@ -1,4 +1,4 @@
-"""What each layer may use: C++ (core <- cpu, cuda <- op; TensorFlow in op alone) and Python."""
+"""What each layer may use: C++ (core <- cpu, cuda <- op, torch_ops: a framework each), Python."""
 
 from __future__ import annotations
 
@@ -14,32 +14,37 @@ TF_OPS = REPOSITORY / "tf_ops"
 SUFFIXES = {".h", ".cc", ".cu", ".cuh"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
 
+TORCH = re.compile(r"^(torch|ATen|c10)/")
 TENSORFLOW = re.compile(r"^(tensorflow|tsl|xla|absl|unsupported/Eigen|Eigen|google/protobuf)/")
 CUDA_LIBRARY = re.compile(r"^(cuda|cublas|cudnn|cub/|thrust/|mma\.h|driver_types|cutlass/)")
 
-# layer -> (layers of ours it may include, may it include TensorFlow, CUDA's headers)
-RULES = {
-    "core": ({"core"}, False, False),
-    "cpu": ({"core", "cpu"}, False, False),
-    "cuda": ({"core", "cuda"}, False, True),
-    "op": ({"core", "cpu", "cuda", "op"}, True, True),
+# layer -> (layers of ours it may include, what else of these it may)
+RULES: dict[str, tuple[set[str], set[re.Pattern[str]]]] = {
+    "core": ({"core"}, set()),
+    "cpu": ({"core", "cpu"}, set()),
+    "cuda": ({"core", "cuda"}, {CUDA_LIBRARY}),
+    "op": ({"core", "cpu", "cuda", "op"}, {TENSORFLOW, CUDA_LIBRARY}),
+    "torch_ops": ({"core", "cpu", "torch_ops"}, {TORCH}),
 }
+# PyTorch's headers that its stable ABI consists of.
+STABLE = ("torch/csrc/stable/", "torch/headeronly/")
 
 
 def violations(layer: str, text: str) -> list[str]:
     """Returns the includes of `text` that a file of `layer` may not have."""
-    ours, tensorflow, cuda = RULES[layer]
+    ours, libraries = RULES[layer]
     found = []
     for path in INCLUDE.findall(text):
         parts = path.split("/")
-        if parts[0] == "tf_ops":
+        if parts[0] == "torch_ops":
+            allowed = "torch_ops" in ours
+        elif parts[0] == "tf_ops":
             allowed = len(parts) > 1 and parts[1] in ours
-        elif TENSORFLOW.match(path):
-            allowed = tensorflow
-        elif CUDA_LIBRARY.match(path):
-            allowed = cuda
+        elif TORCH.match(path):
+            allowed = TORCH in libraries and path.startswith(STABLE)
         else:
-            allowed = True
+            others = {TENSORFLOW, CUDA_LIBRARY} - libraries
+            allowed = not any(library.match(path) for library in others)
         if not allowed:
             found.append(path)
     return found
@@ -47,13 +52,14 @@ def violations(layer: str, text: str) -> list[str]:
 
 def sources(layer: str) -> list[pathlib.Path]:
     """Lists the C++ and CUDA files of a layer."""
-    return sorted(p for p in (TF_OPS / layer).rglob("*") if p.suffix in SUFFIXES)
+    folder = REPOSITORY / layer if layer == "torch_ops" else TF_OPS / layer
+    return sorted(p for p in folder.rglob("*") if p.suffix in SUFFIXES)
 
 
 @pytest.mark.parametrize("layer", sorted(RULES))
 def test_layer_includes_only_what_it_may(layer: str) -> None:
     files = sources(layer)
-    assert files, f"no sources in tf_ops/{layer}"
+    assert files, f"no sources of {layer}"
     faults = {
         str(file.relative_to(REPOSITORY)): bad
         for file in files
@@ -79,6 +85,13 @@ def test_every_folder_with_sources_has_a_rule() -> None:
         ("cuda", '#include "tf_ops/cpu/encoder.h"'),
         ("cuda", '#include "tf_ops/op/convert.h"'),
         ("cuda", '#include "xla/stream_executor/stream.h"'),
+        ("core", "#include <torch/csrc/stable/tensor.h>"),
+        ("op", "#include <c10/core/Device.h>"),
+        ("cpu", '#include "torch_ops/call.h"'),
+        ("torch_ops", "#include <ATen/ATen.h>"),
+        ("torch_ops", "#include <torch/extension.h>"),
+        ("torch_ops", '#include "tensorflow/core/framework/op.h"'),
+        ("torch_ops", '#include "tf_ops/op/convert.h"'),
     ],
 )
 def test_the_check_sees(layer: str, include: str) -> None:
@@ -108,6 +121,10 @@ PYTHON_RULES["__init__"] = {"errors", "spec", "loading", "ops"}
 PYTHON_RULES["__init__"] |= {"keras_layers", "rewriting", "text_model"}
 PROGRAM = PYTHON_RULES["quantization"] | {"quantization", "programs", "rewriting"}
 
+# What fastertransformer_torch may use of the package for TensorFlow: what imports none.
+TORCH_PACKAGE = REPOSITORY / "torch_ops" / "fastertransformer_torch"
+FOR_TORCH = {"errors", "files", "quantization", "spec"}
+
 # Only this module imports bert-tensorflow, which needs its stand-ins to be imported at all.
 BERT_COMPAT = "models/bert_compat.py"
 
@@ -133,6 +150,32 @@ def python_violations(file: str, text: str) -> list[str]:
             found.append(name)
         if first == "fastertransformer_tf" and rest[0] not in allowed:
             found.append(name)
+    return found
+
+
+def test_the_package_for_pytorch_needs_no_tensorflow() -> None:
+    files = {file.name: file.read_text() for file in sorted(TORCH_PACKAGE.rglob("*.py"))}
+    assert len(files) >= 3
+    faults = {file: bad for file, text in files.items() if (bad := torch_violations(text))}
+    assert not faults
+    assert torch_violations("from fastertransformer_tf import ops") == ["fastertransformer_tf.ops"]
+    assert torch_violations("def f():\n    import tensorflow as tf") == ["tensorflow"]
+    graphs = "from fastertransformer_tf.quantization import simulation"
+    assert torch_violations(graphs) == ["fastertransformer_tf.quantization.simulation"]
+
+
+def torch_violations(text: str) -> list[str]:
+    """Returns the imports of `text` that a file of the package for PyTorch may not have."""
+    found = []
+    for name in imported(text):
+        first, *rest = name.split(".")
+        if first == "tensorflow" or (first == "fastertransformer_tf" and rest[0] not in FOR_TORCH):
+            found.append(name)
+        # Half of that folder is about graphs.
+        elif rest[:1] == ["quantization"]:
+            module = PACKAGE / "quantization" / f"{rest[1]}.py"
+            if "tensorflow" in {name.split(".")[0] for name in imported(module.read_text())}:
+                found.append(name)
     return found
 
 

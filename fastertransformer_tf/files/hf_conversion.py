@@ -22,13 +22,20 @@ from fastertransformer_tf.files import bert_config
 MISSING_POOLER = ("refuse", "zeros")
 # hidden_act of transformers -> of bert_config.json. google-research's "gelu" is the tanh form;
 # transformers' "gelu" is the erf form, for which bert_config.json here says "gelu_erf".
-_ACTIVATIONS = {
+ACTIVATIONS = {
     "gelu": "gelu_erf",
     "gelu_python": "gelu_erf",
     "gelu_new": "gelu",
     "gelu_fast": "gelu",
     "gelu_pytorch_tanh": "gelu",
     "relu": "relu",
+}
+# What config.json says of a plain encoder; None: it says nothing.
+ENCODER_CONFIG: Mapping[str, tuple[Any, ...]] = {
+    "model_type": ("bert", None),
+    "position_embedding_type": ("absolute", None),
+    "is_decoder": (False, None),
+    "add_cross_attention": (False, None),
 }
 # Keys that mean the same in both configurations.
 _CONFIG_KEYS = (
@@ -56,6 +63,17 @@ class _Target:
     transpose: bool = False
 
 
+def config_fault(
+    hf_config: Mapping[str, Any], expected: Mapping[str, tuple[Any, ...]] = ENCODER_CONFIG
+) -> str | None:
+    """Says what in a Hugging Face configuration is not as expected, the first thing; or None."""
+    for key, allowed in expected.items():
+        value = hf_config.get(key)
+        if value not in allowed or type(value) not in map(type, allowed):
+            return f"{key} is {value!r}, expected {allowed[0]!r}"
+    return None
+
+
 def convert_config(hf_config: Mapping[str, Any]) -> dict[str, Any]:
     """Converts config.json to bert_config.json.
 
@@ -72,25 +90,15 @@ def convert_config(hf_config: Mapping[str, Any]) -> dict[str, Any]:
     missing = [key for key in (*_CONFIG_KEYS, "hidden_act") if key not in hf_config]
     if missing:
         raise UserError(f"config.json lacks {', '.join(missing)}")
-    expected = {
-        "model_type": ("bert", None),
-        "position_embedding_type": ("absolute", None),
-        "is_decoder": (False, None),
-        "add_cross_attention": (False, None),
-        # google's classifier is a softmax over labels of which one is right.
-        "problem_type": ("single_label_classification", None),
-    }
-    for key, allowed in expected.items():
-        value = hf_config.get(key)
-        if value not in allowed or type(value) not in map(type, allowed):
-            raise UserError(
-                f"config.json: {key} is {value!r}, expected {allowed[0]!r}: only BERT encoders can "
-                "be imported"
-            )
+    # google's classifier is a softmax over labels of which one is right.
+    problem_type = {"problem_type": ("single_label_classification", None)}
+    fault = config_fault(hf_config, {**ENCODER_CONFIG, **problem_type})
+    if fault:
+        raise UserError(f"config.json: {fault}: only BERT encoders can be imported")
     hidden_act = hf_config["hidden_act"]
-    if not isinstance(hidden_act, str) or hidden_act not in _ACTIVATIONS:
+    if not isinstance(hidden_act, str) or hidden_act not in ACTIVATIONS:
         raise UserError(
-            f"config.json: hidden_act is {hidden_act!r}, expected one of {', '.join(_ACTIVATIONS)}"
+            f"config.json: hidden_act is {hidden_act!r}, expected one of {', '.join(ACTIVATIONS)}"
         )
     architectures = hf_config.get("architectures")
     if architectures is not None and not (
@@ -100,7 +108,7 @@ def convert_config(hf_config: Mapping[str, Any]) -> dict[str, Any]:
             f"config.json: architectures is {architectures!r}, expected a list of names"
         )
     keys = [*_CONFIG_KEYS, *(["layer_norm_eps"] if "layer_norm_eps" in hf_config else [])]
-    changed = {key: hf_config[key] for key in keys} | {"hidden_act": _ACTIVATIONS[hidden_act]}
+    changed = {key: hf_config[key] for key in keys} | {"hidden_act": ACTIVATIONS[hidden_act]}
     config = bert_config.check(changed, "config.json")
     if config.get("layer_norm_eps") == spec.GOOGLE_LAYER_NORM_EPS:
         del config["layer_norm_eps"]

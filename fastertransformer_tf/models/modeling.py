@@ -123,7 +123,7 @@ def op_activation(activation: Callable[[tf.Tensor], tf.Tensor] | str | None) -> 
     """
     if isinstance(activation, str) or activation is None:
         key: Any = activation.lower() if activation else activation
-        known: dict[Any, str] = {"gelu": "gelu_tanh", "gelu_erf": "gelu_erf", "relu": "relu"}
+        known: dict[Any, str] = {**spec.OP_ACTIVATIONS}
     else:
         key = activation
         bert_gelu = bert_compat.modeling().gelu

@@ -1,27 +1,36 @@
-"""Repository rules: what the build takes from the machine, the TensorFlow wheel and a CUDA toolkit."""
+"""Repository rules: what the build takes from the machine: the wheels of TensorFlow and PyTorch, CUDA."""
 
 def _python(ctx):
-    """Returns the path of the interpreter whose TensorFlow is built against."""
+    """Returns the path of the interpreter whose TensorFlow or PyTorch is built against."""
     python = ctx.os.environ.get("FT_PYTHON")
     if python:
         return python
     found = ctx.which("python3")
     if not found:
-        fail("no python3 on PATH; set FT_PYTHON to a Python that has tensorflow")
+        fail("no python3 on PATH; set FT_PYTHON to a Python that has the framework")
     return str(found)
 
-# Prints TensorFlow's folder and version without importing it, which takes seconds.
-_FIND_TENSORFLOW = """
-import importlib.metadata, importlib.util
-spec = importlib.util.find_spec("tensorflow")
+# Prints a package's folder and version without importing it, which takes seconds.
+_FIND_PACKAGE = """
+import importlib.metadata, importlib.util, sys
+spec = importlib.util.find_spec(sys.argv[1])
 print(spec.submodule_search_locations[0])
-for name in ("tensorflow", "tensorflow-cpu", "tensorflow_cpu"):
+for name in sys.argv[1:]:
     try:
         print(importlib.metadata.version(name))
         break
     except importlib.metadata.PackageNotFoundError:
         pass
 """
+
+def _find_package(ctx, name, other_names = []):
+    """Returns (folder, version) of a package of the interpreter, maybe installed by another name."""
+    python = _python(ctx)
+    result = ctx.execute([python, "-c", _FIND_PACKAGE, name] + other_names)
+    lines = result.stdout.strip().split("\n")
+    if result.return_code != 0 or len(lines) != 2:
+        fail("%s has no %s (set FT_PYTHON to a Python that has): %s" % (python, name, result.stderr))
+    return lines
 
 # The folders of the wheel's headers that an OpKernel needs, of 18,000 files: the sandbox links
 # every one of them. `includes` makes them system headers, whose warnings are not ours.
@@ -60,14 +69,9 @@ cc_library(
 """
 
 def _tensorflow_impl(ctx):
-    python = _python(ctx)
-    result = ctx.execute([python, "-c", _FIND_TENSORFLOW])
-    lines = result.stdout.strip().split("\n")
-    if result.return_code != 0 or len(lines) != 2:
-        fail("%s has no tensorflow (set FT_PYTHON to a Python that has): %s" % (python, result.stderr))
-    root, version = lines
+    root, version = _find_package(ctx, "tensorflow", ["tensorflow-cpu", "tensorflow_cpu"])
     if not version.startswith("2.21."):
-        fail("tensorflow of %s is %s, expected 2.21.*" % (python, version))
+        fail("tensorflow of %s is %s, expected 2.21.*" % (_python(ctx), version))
     ctx.symlink(root + "/include", "include")
     ctx.symlink(root + "/libtensorflow_framework.so.2", "libtensorflow_framework.so.2")
     for header in ["cublas.h", "cublas_v2.h", "cublas_api.h", "cublasLt.h"]:
@@ -80,6 +84,47 @@ tensorflow_configure = repository_rule(
     implementation = _tensorflow_impl,
     configure = True,
     doc = "Headers and libtensorflow_framework of the TensorFlow of $FT_PYTHON (else python3).",
+    environ = ["FT_PYTHON"],
+    local = True,
+)
+
+# The stable ABI alone: no ATen, so that one library serves every later PyTorch. `includes` makes
+# them system headers, whose warnings are not ours.
+_TORCH_BUILD = """
+package(default_visibility = ["//visibility:public"])
+
+cc_library(
+    name = "stable_abi",
+    srcs = ["libtorch_cpu.so"],
+    hdrs = glob([
+        "include/torch/csrc/inductor/aoti_torch/**",
+        "include/torch/csrc/stable/**",
+        "include/torch/headeronly/**",
+    ]),
+    defines = ["TORCH_TARGET_VERSION={target}"],
+    includes = ["include"],
+)
+"""
+
+# The oldest PyTorch that the library runs with: what it uses of the stable ABI came with 2.10.
+_TORCH_TARGET = (2, 10)
+
+def _torch_impl(ctx):
+    root, version = _find_package(ctx, "torch")
+    numbers = version.split("+")[0].split(".")
+    if (int(numbers[0]), int(numbers[1])) < _TORCH_TARGET:
+        fail("torch of %s is %s, expected at least %d.%d" % ((_python(ctx), version) + _TORCH_TARGET))
+    ctx.symlink(root + "/include", "include")
+    ctx.symlink(root + "/lib/libtorch_cpu.so", "libtorch_cpu.so")
+
+    # A byte of the major version, one of the minor, six that are 0 (torch/csrc/stable/version.h).
+    target = "((%dULL<<56)|(%dULL<<48))" % _TORCH_TARGET
+    ctx.file("BUILD", _TORCH_BUILD.format(target = target))
+
+torch_configure = repository_rule(
+    implementation = _torch_impl,
+    configure = True,
+    doc = "Headers of the stable ABI and libtorch_cpu of the PyTorch of $FT_PYTHON (else python3).",
     environ = ["FT_PYTHON"],
     local = True,
 )

@@ -1,10 +1,52 @@
 #include "tf_ops/core/encoder.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace ft {
 
+Status ValidateAttributes(const EncoderConfig& config) {
+  // Keeps H * H well inside int64.
+  constexpr int64_t kMaxSize = 1 << 20;
+  if (config.num_heads > kMaxSize || config.head_size > kMaxSize) {
+    return InvalidArgument("head_num and size_per_head are ", config.num_heads, " and ",
+                           config.head_size, ", expected at most ", kMaxSize, " each");
+  }
+  if (!(config.layernorm_epsilon >= 0.0f)) {
+    return InvalidArgument("layernorm_epsilon is ", config.layernorm_epsilon,
+                           ", expected a number >= 0");
+  }
+  return OkStatus();
+}
+
+Status ParseActivation(const std::string& name, Activation* activation) {
+  const std::pair<const char*, Activation> known[] = {{"gelu_tanh", Activation::kGeluTanh},
+                                                      {"gelu_erf", Activation::kGeluErf},
+                                                      {"relu", Activation::kRelu}};
+  for (const auto& [known_name, value] : known) {
+    if (name != known_name) continue;
+    *activation = value;
+    return OkStatus();
+  }
+  return InvalidArgument("activation is ", name, ", expected gelu_tanh, gelu_erf or relu");
+}
+
+Status ParseInt8Mode(int64_t value, int* int8_mode) {
+  if (value < 0 || value > 3) {
+    return InvalidArgument("int8_mode is ", value, ", expected 0, 1, 2 or 3");
+  }
+  *int8_mode = static_cast<int>(value);
+  return OkStatus();
+}
+
+Status ValidateNumOutputs(const EncoderConfig& config, int64_t num_outputs) {
+  if (num_outputs == 1 || num_outputs == config.num_layers) return OkStatus();
+  return InvalidArgument("num_outputs is ", num_outputs,
+                         ", expected 1 or num_layers = ", config.num_layers);
+}
+
 Status ValidateConfig(const EncoderConfig& config) {
+  FT_RETURN_IF_ERROR(ValidateAttributes(config));
   if (config.dtype != DataType::kFloat32 && config.dtype != DataType::kFloat16 &&
       config.dtype != DataType::kBFloat16) {
     return InvalidArgument("dtype is ", Name(config.dtype),
@@ -22,13 +64,8 @@ Status ValidateConfig(const EncoderConfig& config) {
       return InvalidArgument(size.name, " is ", size.value, ", expected at least 1");
     }
   }
-  if (!(config.layernorm_epsilon >= 0.0f)) {
-    return InvalidArgument("layernorm_epsilon is ", config.layernorm_epsilon,
-                           ", expected a number >= 0");
-  }
-  if (config.int8_mode < 0 || config.int8_mode > 3) {
-    return InvalidArgument("int8_mode is ", config.int8_mode, ", expected 0, 1, 2 or 3");
-  }
+  int int8_mode;
+  FT_RETURN_IF_ERROR(ParseInt8Mode(config.int8_mode, &int8_mode));
   // 128 * 127 * 131072 is the largest sum of int8 products that int32 holds.
   constexpr int64_t kMaxInt8Sum = 131072;
   if (config.int8_mode != 0 && std::max(config.hidden_size(), config.inner_size) > kMaxInt8Sum) {

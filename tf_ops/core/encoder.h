@@ -10,6 +10,7 @@
 // Pointers are host pointers for the CPU and device pointers for CUDA.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "tf_ops/core/encoder_config.h"
@@ -53,8 +54,12 @@ class Encoder {
   // Bytes of the prepared weights of all layers.
   virtual int64_t PreparedWeightBytes() const = 0;
 
+  // Names what the prepared form depends on beside the config: the same name, the same layout.
+  virtual std::string weight_layout() const = 0;
+
   // Brings the weights of all layers into the backend's own layout. `prepared` is aligned to
-  // kAlignment. Weights are checked first (ValidateWeights).
+  // kAlignment, or on the host to kTensorAlignment (prepared_tensor.h). Weights are checked first
+  // (ValidateWeights).
   virtual Status PrepareWeights(const std::vector<LayerWeights>& layers, void* prepared,
                                 const ExecutionContext& context) const = 0;
 

@@ -1,6 +1,8 @@
 // What an encoder is, apart from its weights and the batch.
 #pragma once
 
+#include <string>
+
 #include "tf_ops/core/types.h"
 
 namespace ft {
@@ -26,6 +28,19 @@ struct EncoderConfig {
   // Whether residuals, and so the layers' outputs, are int8.
   bool quantizes_residuals() const { return int8_mode >= 2; }
 };
+
+// What the attributes of an op can say wrongly, before the weights tell the inner size, which is
+// not read: InvalidArgument if heads are larger than any model's or epsilon is no number >= 0.
+Status ValidateAttributes(const EncoderConfig& config);
+
+// "gelu_tanh", "gelu_erf" or "relu"; InvalidArgument for others.
+Status ParseActivation(const std::string& name, Activation* activation);
+
+// An op's int8_mode; InvalidArgument unless it is 0, 1, 2 or 3.
+Status ParseInt8Mode(int64_t value, int* int8_mode);
+
+// InvalidArgument unless an op has one output, the last layer's, or one for each layer.
+Status ValidateNumOutputs(const EncoderConfig& config, int64_t num_outputs);
 
 // InvalidArgument if a size is not positive, the dtype is not a floating-point type or there is no
 // such int8_mode.

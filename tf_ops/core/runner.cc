@@ -34,18 +34,23 @@ Status Runner::GetEncoder(int64_t inner_size, std::shared_ptr<Encoder>* encoder)
   return OkStatus();
 }
 
-Status Runner::Prepare(const WeightInputs& weights, const ExecutionContext& context,
-                       PreparedEncoder* prepared) {
-  if (weights.layers.empty()) return InvalidArgument("there are no layers' weights");
-  const Shape& inter_kernel = weights.layers[0].intermediate_kernel.shape;
+Status Runner::CheckWeights(const std::vector<LayerWeights>& layers,
+                            std::shared_ptr<Encoder>* encoder) {
+  if (layers.empty()) return InvalidArgument("there are no layers' weights");
+  const Shape& inter_kernel = layers[0].intermediate_kernel.shape;
   if (inter_kernel.size() != 2 || inter_kernel[1] < 1) {
     return InvalidArgument("inter_kernel has shape ", ShapeString(inter_kernel), ", expected [",
                            config_.hidden_size(), ",I] with I at least 1");
   }
   EncoderConfig config = config_;
   config.inner_size = inter_kernel[1];
-  FT_RETURN_IF_ERROR(ValidateWeights(config, weights.layers));
-  FT_RETURN_IF_ERROR(GetEncoder(config.inner_size, &prepared->encoder));
+  FT_RETURN_IF_ERROR(ValidateWeights(config, layers));
+  return GetEncoder(config.inner_size, encoder);
+}
+
+Status Runner::Prepare(const WeightInputs& weights, const ExecutionContext& context,
+                       PreparedEncoder* prepared) {
+  FT_RETURN_IF_ERROR(CheckWeights(weights.layers, &prepared->encoder));
   return caches_->weights.Get(*prepared->encoder, weights, context, &prepared->weights);
 }
 

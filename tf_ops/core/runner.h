@@ -46,6 +46,13 @@ class Runner {
 
   const EncoderConfig& config() const { return config_; }
 
+  // Checks the weights and gives the encoder that runs with them: what a front end that keeps
+  // prepared weights itself begins with.
+  Status CheckWeights(const std::vector<LayerWeights>& layers, std::shared_ptr<Encoder>* encoder);
+
+  // The encoder for layers of this inner size, which is at least 1.
+  Status GetEncoder(int64_t inner_size, std::shared_ptr<Encoder>* encoder);
+
   // Checks the weights and prepares them, or finds them prepared.
   Status Prepare(const WeightInputs& weights, const ExecutionContext& context,
                  PreparedEncoder* prepared);
@@ -63,7 +70,6 @@ class Runner {
   static constexpr size_t kMaxEncoders = 64;
 
   int64_t row_bytes() const { return config_.hidden_size() * SizeOf(config_.dtype); }
-  Status GetEncoder(int64_t inner_size, std::shared_ptr<Encoder>* encoder);
   // True if rows and mask of the batch are to be copied to addresses that stay: they are small, and
   // lie where no recent batch's lay.
   bool IsStaged(const EncoderBatch& batch, bool takes_turns) const;

@@ -16,7 +16,7 @@
 
 namespace ft {
 
-// kUint8 is internal to backends; no tensor of a caller has it.
+// kUint8 is internal to backends, and of prepared weights (prepared_tensor.h).
 enum class DataType { kFloat32, kFloat16, kBFloat16, kInt32, kInt8, kInt64, kUint8 };
 
 // Bytes of one element.
@@ -122,6 +122,12 @@ inline constexpr int64_t kAlignment = 256;  // of everything inside workspaces a
 
 inline int64_t AlignUp(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
+}
+
+// The first address from `address` on that is aligned to kAlignment.
+inline void* AlignUp(void* address) {
+  return reinterpret_cast<void*>(
+      AlignUp(static_cast<int64_t>(reinterpret_cast<uintptr_t>(address)), kAlignment));
 }
 
 }  // namespace ft

@@ -24,6 +24,11 @@ class CpuEncoder : public Encoder {
     return arena.used();
   }
 
+  std::string weight_layout() const override {
+    const GemmPrimitives& gemm = primitives_.gemm;
+    return StrCat("cpu ", primitives_.isa, " ", Name(gemm.activation), " x ", Name(gemm.weight));
+  }
+
   Status PrepareWeights(const std::vector<LayerWeights>& layers, void* prepared,
                         const ExecutionContext& context) const override {
     FT_RETURN_IF_ERROR(ValidateWeights(config_, layers));

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "tf_ops/cpu/phases.h"
@@ -70,6 +71,11 @@ Status PrepareWeights(const EncoderConfig& config, const GemmPrimitives& gemm,
   for (size_t l = 0; l < layers.size(); ++l) {
     const LayerWeights& w = layers[l];
     const PreparedLayer to = LayOutLayer(config, gemm, &arena);
+    // What lies between the pieces is zero: the same weights give the same bytes, to save and to
+    // compare. The vectors are the last pieces of a layer.
+    float* const first_vector = config.int8_mode != 0 ? to.qkv_scale : to.qkv_bias;
+    char* const end = static_cast<char*>(prepared) + arena.used();
+    std::memset(first_vector, 0, end - reinterpret_cast<char*>(first_vector));
     if (config.int8_mode != 0) {
       *to.scales = ComputeScales(
           config, ranges[l],
@@ -78,6 +84,8 @@ Status PrepareWeights(const EncoderConfig& config, const GemmPrimitives& gemm,
     const auto add = [&](const PanelMatrix& m, std::vector<PanelSource> sources,
                          int64_t source_cols) {
       const int64_t width = gemm.panel_width;
+      const int64_t bytes = (m.n + width - 1) / width * m.panel_bytes;
+      std::memset(m.panels + bytes, 0, AlignUp(bytes, kAlignment) - bytes);
       const auto make_panel = gemm.make_panel;
       phases.Add((m.n + width - 1) / width, [=](int64_t panel, int) {
         make_panel(sources.data(), source_cols, dtype, m.k, panel * width,

@@ -287,6 +287,8 @@ class CudaEncoder : public Encoder {
 
   int64_t PreparedWeightBytes() const override { return config_.num_layers * weights_.layer_bytes; }
 
+  std::string weight_layout() const override { return "cuda"; }
+
   Status PrepareWeights(const std::vector<LayerWeights>& layers, void* prepared,
                         const ExecutionContext& execution) const override {
     FT_RETURN_IF_ERROR(ValidateWeights(config_, layers));

@@ -1,7 +1,6 @@
 #include "tf_ops/op/call.h"
 
 #include <algorithm>
-#include <atomic>
 #include <functional>
 #include <utility>
 
@@ -17,7 +16,7 @@ using ::tensorflow::OpKernelContext;
 using ::tensorflow::Tensor;
 
 // TensorFlow's intra-op threads as core's ThreadPool.
-class TfThreadPool : public ThreadPool {
+class TfThreadPool : public FrameworkThreadPool {
  public:
   explicit TfThreadPool(OpKernelContext* ctx) {
     const auto* threads = ctx->device()->tensorflow_cpu_worker_threads();
@@ -27,19 +26,12 @@ class TfThreadPool : public ThreadPool {
 
   int num_threads() const override { return num_threads_; }
 
-  void ParallelFor(int64_t num_tasks, const std::function<void(int64_t)>& work) override {
-    const int64_t runners = std::min<int64_t>(num_threads_, num_tasks);
-    if (runners <= 1) {
-      for (int64_t i = 0; i < num_tasks; ++i) work(i);
-      return;
-    }
-    std::atomic<int64_t> next{0};
-    // One block per runner; a runner that starts late finds the tasks taken and returns at once.
+ protected:
+  void RunOnThreads(int64_t runners, const std::function<void()>& run) override {
+    // One block per runner.
     workers_->ParallelFor(runners, tensorflow::thread::ThreadPool::SchedulingParams::Fixed(1),
                           [&](int64_t begin, int64_t end) {
-                            for (int64_t runner = begin; runner < end; ++runner) {
-                              for (int64_t i; (i = next.fetch_add(1)) < num_tasks;) work(i);
-                            }
+                            for (int64_t runner = begin; runner < end; ++runner) run();
                           });
   }
 
@@ -101,11 +93,8 @@ Status Call::Allocate(int64_t bytes, Buffer* buffer) {
   // TensorFlow aligns to 64 bytes only.
   FT_RETURN_IF_ERROR(FromAbsl(ctx_->allocate_temp(
       tensorflow::DT_INT8, tensorflow::TensorShape({bytes + kAlignment}), &memory)));
-  const auto address = reinterpret_cast<uintptr_t>(memory.data());
-  void* const aligned =
-      reinterpret_cast<void*>((address + kAlignment - 1) / kAlignment * kAlignment);
   // The Tensor, in the deleter, keeps the memory.
-  *buffer = Buffer(aligned, [memory](void*) {});
+  *buffer = Buffer(AlignUp(memory.data()), [memory](void*) {});
   return OkStatus();
 }
 

@@ -72,10 +72,7 @@ class EncoderKernel : public OpKernel {
     OP_REQUIRES(ctx, fp8_mode == 0,
                 absl::UnimplementedError(
                     StrCat("fp8_mode is ", fp8_mode, ", not in this version: expected 0")));
-    OP_REQUIRES(
-        ctx, int8_mode >= 0 && int8_mode <= 3,
-        absl::InvalidArgumentError(StrCat("int8_mode is ", int8_mode, ", expected 0, 1, 2 or 3")));
-    config_.int8_mode = static_cast<int>(int8_mode);
+    OP_REQUIRES_OK(ctx, ToAbsl(ParseInt8Mode(int8_mode, &config_.int8_mode)));
     OP_REQUIRES_OK(ctx, ToAbsl(ToDataType(type, &config_.dtype)));
     const tensorflow::DataType expected = int8_mode == 0 ? type : tensorflow::DT_INT8;
     OP_REQUIRES(
@@ -83,19 +80,8 @@ class EncoderKernel : public OpKernel {
         absl::InvalidArgumentError(StrCat(
             "the weight matrices are ", tensorflow::DataTypeString(matrix_type), ", expected ",
             tensorflow::DataTypeString(expected), " with int8_mode ", int8_mode)));
-    // Keeps H * H well inside int64.
-    constexpr int64_t kMaxSize = 1 << 20;
-    OP_REQUIRES(ctx, config_.num_heads <= kMaxSize && config_.head_size <= kMaxSize,
-                absl::InvalidArgumentError(StrCat("head_num and size_per_head are ",
-                                                  config_.num_heads, " and ", config_.head_size,
-                                                  ", expected at most ", kMaxSize, " each")));
-    OP_REQUIRES(
-        ctx, config_.layernorm_epsilon >= 0.0f,
-        absl::InvalidArgumentError(StrCat("layernorm_epsilon is ", config_.layernorm_epsilon,
-                                          ", expected a number >= 0")));
-    config_.activation = activation == "gelu_erf" ? Activation::kGeluErf
-                         : activation == "relu"   ? Activation::kRelu
-                                                  : Activation::kGeluTanh;
+    OP_REQUIRES_OK(ctx, ToAbsl(ValidateAttributes(config_)));
+    OP_REQUIRES_OK(ctx, ToAbsl(ParseActivation(activation, &config_.activation)));
   }
 
   void Compute(OpKernelContext* ctx) final {
@@ -207,10 +193,7 @@ class BertEncoderKernel final : public EncoderKernel {
   explicit BertEncoderKernel(OpKernelConstruction* ctx) : EncoderKernel(ctx) {
     OP_REQUIRES_OK(ctx, ctx->GetAttr("num_layers", &config_.num_layers));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("num_outputs", &num_outputs_));
-    OP_REQUIRES(
-        ctx, num_outputs_ == 1 || num_outputs_ == config_.num_layers,
-        absl::InvalidArgumentError(StrCat("num_outputs is ", num_outputs_,
-                                          ", expected 1 or num_layers = ", config_.num_layers)));
+    OP_REQUIRES_OK(ctx, ToAbsl(ValidateNumOutputs(config_, num_outputs_)));
     int64_t num_amax_lists;
     OP_REQUIRES_OK(ctx, ctx->GetAttr("num_amax_lists", &num_amax_lists));
     const int64_t expected = config_.int8_mode == 0 ? 0 : config_.num_layers;

@@ -1,0 +1,67 @@
+#include "tf_ops/core/prepared_tensor.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+namespace ft {
+namespace {
+
+constexpr char kMagic[] = "fastertransformer weights 1: ";
+
+// Says all that the prepared form depends on, as WeightCache compares it.
+std::string Label(const Encoder& encoder) {
+  const EncoderConfig& config = encoder.config();
+  return StrCat(kMagic, encoder.weight_layout(), ", ", Name(config.dtype), ", ", config.num_layers,
+                " layers, ", config.num_heads, " heads of ", config.head_size, ", inner size ",
+                config.inner_size, ", int8_mode ", config.int8_mode);
+}
+
+}  // namespace
+
+int64_t PreparedTensorBytes(const Encoder& encoder) {
+  return kAlignment + encoder.PreparedWeightBytes();
+}
+
+Status PrepareTensor(const Encoder& encoder, const std::vector<LayerWeights>& layers, void* tensor,
+                     const ExecutionContext& context) {
+  const std::string label = Label(encoder);
+  if (label.size() >= kAlignment) return Internal("no room for the label: ", label);
+  std::memset(tensor, 0, kAlignment);
+  std::memcpy(tensor, label.data(), label.size());
+  return encoder.PrepareWeights(layers, static_cast<char*>(tensor) + kAlignment, context);
+}
+
+Status OpenPreparedTensor(const Encoder& encoder, const TensorView& tensor,
+                          std::shared_ptr<const PreparedWeights>* prepared) {
+  if (tensor.dtype != DataType::kUint8 || tensor.shape.size() != 1 ||
+      tensor.shape[0] < kAlignment) {
+    return InvalidArgument("prepared is ", Name(tensor.dtype), " ", ShapeString(tensor.shape),
+                           ", expected uint8 as prepare_encoder returns it");
+  }
+  if (reinterpret_cast<uintptr_t>(tensor.data) % kTensorAlignment != 0) {
+    return InvalidArgument("prepared begins at an address that is no multiple of ",
+                           kTensorAlignment, ", expected a tensor of its own, no view");
+  }
+  const char* const text = static_cast<const char*>(tensor.data);
+  const std::string label(text, std::find(text, text + kAlignment, '\0'));
+  if (label.rfind(kMagic, 0) != 0) {
+    return InvalidArgument("prepared does not begin as what prepare_encoder returns does");
+  }
+  const std::string expected = Label(encoder);
+  const size_t skip = sizeof(kMagic) - 1;
+  if (label != expected) {
+    return InvalidArgument("prepared is for ", label.substr(skip), "; expected ",
+                           expected.substr(skip));
+  }
+  if (tensor.shape[0] != PreparedTensorBytes(encoder)) {
+    return InvalidArgument("prepared has ", tensor.shape[0], " bytes, expected ",
+                           PreparedTensorBytes(encoder));
+  }
+  auto weights = std::make_shared<PreparedWeights>();
+  weights->memory = Buffer(const_cast<char*>(text) + kAlignment, [](void*) {});
+  *prepared = std::move(weights);
+  return OkStatus();
+}
+
+}  // namespace ft
