@@ -14,9 +14,4 @@ echo "[test] C++"
 bazel test --jobs="$(nproc)" //:cc_tests
 echo "[test] Python"
 # -rs prints why a test was skipped. Two processes, each with whole files: much of a test is starting another program.
-# What fails beside another process, by a time limit say, must pass alone.
-"$FT_PYTHON" -m pytest -q -rs -n 2 --dist loadfile "$@" || {
-  [ $? = 1 ]
-  echo "[test] the tests that failed once more, alone"
-  "$FT_PYTHON" -m pytest -q --last-failed "$@"
-}
+"$FT_PYTHON" -m pytest -q -rs -n 2 --dist loadfile "$@"
