@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from benchmarks import cpu_groups, engines, report
 from benchmarks.encoder_model import MODELS, random_batch
-from fastertransformer_tf.models.encoder_graphs import random_weights
+from fastertransformer_tf.models.encoder_weights import random_weights
 
 _MODEL = flags.DEFINE_enum("model", "bert-base", list(MODELS), "The encoder.")
 _SHAPES = flags.DEFINE_list("shapes", ["1x128", "8x128"], "Batch x sequence length.")

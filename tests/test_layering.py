@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import importlib.util
 import pathlib
 import re
 from collections.abc import Iterator
@@ -230,3 +232,26 @@ def test_the_python_check_sees(file: str, line: str) -> None:
 def test_bert_is_imported_through_bert_compat_alone(folder: str) -> None:
     for file in sorted((REPOSITORY / folder).glob("*.py")):
         assert not [name for name in imported(file.read_text()) if name.split(".")[0] == "bert"]
+
+
+def test_what_benchmarks_and_samples_import_exists() -> None:
+    """Nothing else runs them all, and most want a machine of their own."""
+    missing = []
+    for file in sorted(
+        path for folder in ("benchmarks", "sample") for path in (REPOSITORY / folder).rglob("*.py")
+    ):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.ImportFrom) or node.module is None or node.level:
+                continue
+            if node.module.split(".")[0] != "fastertransformer_tf":
+                continue
+            module = importlib.import_module(node.module)
+            for name in (alias.name for alias in node.names):
+                # A name, or a module of a package.
+                full = f"{node.module}.{name}"
+                is_package = hasattr(module, "__path__")
+                if not hasattr(module, name) and not (
+                    is_package and importlib.util.find_spec(full)
+                ):
+                    missing.append(f"{file.name}: {full}")
+    assert not missing
