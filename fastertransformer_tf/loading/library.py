@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import re
 from types import ModuleType
 
 import tensorflow as tf
+
+from fastertransformer_tf.files import op_library
 
 LIBRARY_NAME = "_fastertransformer_tf.so"
 LIBRARY_VARIABLE = "FT_TF_OPS_LIBRARY"
@@ -49,15 +50,9 @@ def library_path() -> pathlib.Path:
     Raises:
       ImportError: It is not there.
     """
-    override = os.environ.get(LIBRARY_VARIABLE)
-    path = pathlib.Path(override) if override else _PACKAGE_LIB / LIBRARY_NAME
-    if not path.is_file():
-        source = f"${LIBRARY_VARIABLE}" if override else "the package's lib folder"
-        raise ImportError(
-            f"fastertransformer_tf: no op library at {path} ({source}), expected the built "
-            f"{LIBRARY_NAME}: run scripts/build.sh in the checkout, or set {LIBRARY_VARIABLE}"
-        )
-    return path.resolve()
+    return op_library.find(
+        "fastertransformer_tf", _PACKAGE_LIB, LIBRARY_NAME, LIBRARY_VARIABLE, "scripts/build.sh"
+    )
 
 
 def load() -> ModuleType:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import re
 
 import torch
+
+from fastertransformer_tf.files import op_library
 
 LIBRARY_NAME = "_fastertransformer_torch.so"
 LIBRARY_VARIABLE = "FT_TORCH_OPS_LIBRARY"
@@ -40,15 +41,13 @@ def library_path() -> pathlib.Path:
     Raises:
       ImportError: It is not there.
     """
-    override = os.environ.get(LIBRARY_VARIABLE)
-    path = pathlib.Path(override) if override else _PACKAGE_LIB / LIBRARY_NAME
-    if not path.is_file():
-        source = f"${LIBRARY_VARIABLE}" if override else "the package's lib folder"
-        raise ImportError(
-            f"fastertransformer_torch: no op library at {path} ({source}), expected the built "
-            f"{LIBRARY_NAME}: run scripts/build_torch.sh in the checkout, or set {LIBRARY_VARIABLE}"
-        )
-    return path.resolve()
+    return op_library.find(
+        "fastertransformer_torch",
+        _PACKAGE_LIB,
+        LIBRARY_NAME,
+        LIBRARY_VARIABLE,
+        "scripts/build_torch.sh",
+    )
 
 
 def load() -> None:
