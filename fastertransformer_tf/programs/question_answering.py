@@ -251,12 +251,14 @@ def _scores(
       output_dir: Has null_odds.json of SQuAD 2.
     """
     is_v2 = options.version_2_with_negative
-    data = text_files.read_json(file)["data"]
-    questions = [qa for one in data for paragraph in one["paragraphs"] for qa in paragraph["qas"]]
+    dataset = text_files.read_json(file)
+    paragraphs = [paragraph for one in dataset["data"] for paragraph in one["paragraphs"]]
+    questions = [qa for paragraph in paragraphs for qa in paragraph["qas"]]
     if not all(qa.get("answers") or (is_v2 and qa.get("is_impossible")) for qa in questions):
         return {}
     try:
-        articles = squad_scores.read_articles(file, None if is_v2 else squad_scores.VERSION)
+        version = None if is_v2 else squad_scores.VERSION
+        articles = squad_scores.articles_of(dataset, file, version)
         if not is_v2:
             scores = squad_scores.evaluate(articles, answers)
             return {"exact match": scores["exact_match"], "F1": scores["f1"]}

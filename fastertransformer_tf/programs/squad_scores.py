@@ -242,7 +242,11 @@ def read_articles(dataset_file: str | Path, version: str | None = VERSION) -> li
       OSError: The file is missing or cannot be read.
       UserError: It is not JSON of the expected form; says where.
     """
-    dataset = text_files.read_json(dataset_file)
+    return articles_of(text_files.read_json(dataset_file), dataset_file, version)
+
+
+def articles_of(dataset: Any, dataset_file: str | Path, version: str | None) -> list[Any]:
+    """As `read_articles`, of what the file holds."""
     articles = _checked_articles(dataset, str(dataset_file))
     if version is not None and dataset.get("version") != version:
         print(
