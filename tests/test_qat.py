@@ -144,7 +144,8 @@ def test_losses_and_gradients_are_those_of_googles_model(tiny, rng, which):
     def google(config, x):
         texts = (x["input_ids"], x["input_mask"], x["segment_ids"])
         if which == "classifier":
-            return heads.classifier(config, True, *texts, x["label_ids"], 2)[0]
+            logits = heads.sequence_logits(config, True, *texts, 2)
+            return heads.class_outputs(logits, x["label_ids"])["loss"]
         logits = bert_compat.run_squad().create_model(config, True, *texts, False)
         parts = [
             losses.span_loss(part, x["input_mask"], x[f"{name}_positions"])

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from conftest import REPOSITORY
 
+from fastertransformer_tf import spec
 from fastertransformer_tf.checkpoints import reading, writing
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.graphs import variables
@@ -82,15 +83,9 @@ def _loss(prefix, config, features):
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         inputs = {n: tf.constant(v) for n, v in features.items()}
         with modeling.encoder_options(modeling.EncoderOptions(use_tensorflow=True)):
-            loss = heads.classifier(
-                config,
-                False,
-                inputs["input_ids"],
-                inputs["input_mask"],
-                inputs["segment_ids"],
-                inputs["label_ids"],
-                2,
-            )[0]
+            texts = (inputs[name] for name in spec.MODEL_INPUTS)
+            logits = heads.sequence_logits(config, False, *texts, 2)
+            loss = heads.class_outputs(logits, inputs["label_ids"])["loss"]
         tf.compat.v1.train.Saver().restore(session, prefix)
         return float(session.run(loss))
 

@@ -68,65 +68,45 @@ def sequence_logits(
         return _logits(pooled, weights, bias)
 
 
-def classifier(
-    bert_config: Any,
-    is_training: bool,
-    input_ids: tf.Tensor,
-    input_mask: tf.Tensor,
-    segment_ids: tf.Tensor,
-    labels: tf.Tensor,
-    num_labels: int,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Builds BERT, the classification head and its loss, which is float32 as the softmax is.
+def class_outputs(logits: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
+    """What run_classifier.py's model returns of its logits.
 
     Source: google-research/bert run_classifier.py, create_model.
 
     Args:
-      bert_config: A BertConfig.
-      is_training: Whether dropout is applied.
-      input_ids: int32 [B,S].
-      input_mask: int32 [B,S], 1 for real tokens.
-      segment_ids: int32 [B,S].
+      logits: float32 [B,C].
       labels: int32 [B].
-      num_labels: Number of classes, C.
 
     Returns:
-      Float32 tensors: mean loss [], loss of each example [B], logits [B,C], probabilities [B,C].
+      Float32: the mean `loss` [], `per_example_loss` [B], `logits` and `probabilities` [B,C].
     """
-    logits = sequence_logits(
-        bert_config, is_training, input_ids, input_mask, segment_ids, num_labels
-    )
-    probabilities = tf.nn.softmax(logits)
     per_example_loss = -tf.reduce_sum(
-        tf.one_hot(labels, num_labels) * tf.nn.log_softmax(logits), axis=-1
+        tf.one_hot(labels, logits.shape[-1]) * tf.nn.log_softmax(logits), axis=-1
     )
-    return tf.reduce_mean(per_example_loss), per_example_loss, logits, probabilities
+    return {
+        "loss": tf.reduce_mean(per_example_loss),
+        "per_example_loss": per_example_loss,
+        "logits": logits,
+        "probabilities": tf.nn.softmax(logits),
+    }
 
 
-def regressor(
-    bert_config: Any,
-    is_training: bool,
-    input_ids: tf.Tensor,
-    input_mask: tf.Tensor,
-    segment_ids: tf.Tensor,
-    values: tf.Tensor,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Builds BERT, a head of one output, and its squared error.
+def value_outputs(logits: tf.Tensor, values: tf.Tensor) -> dict[str, tf.Tensor]:
+    """The same of a regression, whose loss is the squared error.
 
     Args:
-      bert_config: A BertConfig.
-      is_training: Whether dropout is applied.
-      input_ids: int32 [B,S].
-      input_mask: int32 [B,S], 1 for real tokens.
-      segment_ids: int32 [B,S].
+      logits: float32 [B,1].
       values: What is to be predicted, float32 [B].
 
     Returns:
-      Float32 tensors: mean loss [], loss of each example [B], outputs [B,1].
+      Float32: the mean `loss` [], `per_example_loss` [B] and `logits`.
     """
-    logits = sequence_logits(bert_config, is_training, input_ids, input_mask, segment_ids, 1)
     per_example_loss = tf.math.squared_difference(logits[:, 0], values)
-    return tf.reduce_mean(per_example_loss), per_example_loss, logits
+    return {
+        "loss": tf.reduce_mean(per_example_loss),
+        "per_example_loss": per_example_loss,
+        "logits": logits,
+    }
 
 
 def span(

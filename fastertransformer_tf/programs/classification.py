@@ -142,20 +142,17 @@ class Classifier(inference.Model):
             }
             labels = tf.float32 if is_regression else tf.int32
             inputs["label_ids"] = _tf1.placeholder(labels, [None], "label_ids")
-            tensors = (
-                inputs["input_ids"],
-                inputs["input_mask"],
-                inputs["segment_ids"],
-                inputs["label_ids"],
-            )
-            names = ("loss", "per_example_loss", "logits", "probabilities")
+            outputs_of = heads.value_outputs if is_regression else heads.class_outputs
             with restoring.restored_variables(source, options.floatx) as restored:
-                if is_regression:
-                    values = heads.regressor(config, False, *tensors)
-                    outputs = dict(zip(names[:3], values, strict=True))
-                else:
-                    classes = heads.classifier(config, False, *tensors, num_labels)
-                    outputs = dict(zip(names, classes, strict=True))
+                logits = heads.sequence_logits(
+                    config,
+                    False,
+                    inputs["input_ids"],
+                    inputs["input_mask"],
+                    inputs["segment_ids"],
+                    num_labels,
+                )
+                outputs = outputs_of(logits, inputs["label_ids"])
         super().__init__(graph, inputs, outputs, restored, session_config)
 
 
