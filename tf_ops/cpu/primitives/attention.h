@@ -114,11 +114,7 @@ float Softmax(float* scores, T* probabilities, int64_t count, int64_t padded, fl
   for (int64_t j = 0; j < padded; j += kLanes) {
     const Vec difference = (Load(scores + j) - top) * scale;
     // Nothing below what Exp tells apart, as a value may be large; NaN stays.
-#ifdef FT_COARSE
-    Vec e = difference < -87.0f ? Vec{} : CoarseExp2(difference * kLog2E);
-#else
-    Vec e = difference < -87.0f ? Vec{} : Exp(difference);
-#endif
+    Vec e = difference < -87.0f ? Vec{} : ExpForT(difference);
     if (j + kLanes > count) {  // the padding's share is exactly nothing
       alignas(64) float lanes[kLanes];
       Store(lanes, e);

@@ -114,7 +114,16 @@ inline Vec Activate(Vec x, Activation activation) {
   return x;
 }
 
-// The same for a result of type Out.
+// e^x for x in [-87, 0], as exact as a value of type T wants.
+inline Vec ExpForT(Vec x) {
+#ifdef FT_COARSE
+  return CoarseExp2(x * kLog2E);
+#else
+  return Exp(x);
+#endif
+}
+
+// The same as Activate for a result of type Out.
 template <typename Out>
 inline Vec ActivateTo(Vec x, Activation activation) {
 #ifdef FT_COARSE
