@@ -1,4 +1,5 @@
-// INT8 on CUDA: each kernel against exact integers, whole layers against float64 (docs/int8.md).
+// INT8 and FP8 on CUDA: each kernel against exact sums, whole layers against float64 (docs/int8.md,
+// docs/fp8.md).
 #pragma once
 
 #include <stdlib.h>
@@ -52,6 +53,14 @@ inline double IntegerError(double got, double steps, double doubt) {
   return got < low ? low - got : got > high ? got - high : 0;
 }
 
+// The same of float8.
+inline double Float8Error(double got, double number, double doubt) {
+  if (std::isnan(got) || std::isnan(number)) return std::isnan(got) == std::isnan(number) ? 0 : INFINITY;
+  const double low = reference::RoundToFloat8(number - doubt);
+  const double high = reference::RoundToFloat8(number + doubt);
+  return got < low ? low - got : got > high ? got - high : 0;
+}
+
 // The poison behind the last element is as it was.
 inline bool IsUntouched(const Device& memory, int64_t used_bytes, int64_t guard_bytes) {
   const Doubles bytes = memory.Read(used_bytes + guard_bytes, DataType::kInt8);
@@ -72,7 +81,11 @@ struct Int8GemmCase {
   bool has_bias;
   Int8Activation activation = Int8Activation::kNone;
   bool extreme = false;  // the largest sums that there are
+  DataType input = DataType::kInt8;
 };
+
+// What tensor cores' sums of float8 products may be off, in parts of the products' magnitudes.
+constexpr double kFloat8SumParts = 2048;
 
 constexpr Int8Activation kInt8Activations[] = {
     Int8Activation::kNone, Int8Activation::kGeluTanh, Int8Activation::kGeluErf,
@@ -105,20 +118,28 @@ inline double GemmError(const Int8GemmCase& c, const Doubles& x, const Doubles& 
   }
   for (const int64_t row : some_rows) {
     for (int64_t column = 0; column < c.n; ++column) {
-      double sum = 0;  // exact: integers below 2^53
-      for (int64_t k = 0; k < c.k; ++k) sum += x[row * c.k + k] * w[column * c.k + k];
+      double sum = 0, magnitude = 0;  // exact: integers below 2^53
+      for (int64_t k = 0; k < c.k; ++k) {
+        const double product = x[row * c.k + k] * w[column * c.k + k];
+        sum += product;
+        magnitude += std::abs(product);
+      }
       double y = sum * scale[column] + (c.has_bias ? bias[column] : 0.0);
       const double value = got[row * c.n + column];
+      // Tensor cores keep some 13 bits of the largest of what they add up.
+      const double coarse =
+          c.input == DataType::kFloat8 ? magnitude * scale[column] / kFloat8SumParts : 0;
       double error;
-      if (c.dtype != DataType::kInt8) {
-        error = std::abs(value - y) / ((std::abs(y) + 1e-3) * places);
+      if (c.dtype != c.input) {
+        error = std::abs(value - y) / ((std::abs(y) + 1e-3) * places + coarse);
       } else {
-        double doubt = 2e-4;
+        double doubt = 2e-4 + coarse * out_scale;
         if (c.activation == Int8Activation::kGeluTanh) {
           doubt += kGeluError * std::abs(y) * out_scale;
         }
         y = ActivateExactly(y, c.activation);
-        error = IntegerError(value, y * out_scale, doubt);
+        error = c.input == DataType::kInt8 ? IntegerError(value, y * out_scale, doubt)
+                                           : Float8Error(value, y * out_scale, doubt);
       }
       if (!(error <= worst)) worst = error;  // NaN stays
     }
@@ -128,7 +149,10 @@ inline double GemmError(const Int8GemmCase& c, const Doubles& x, const Doubles& 
 
 inline void TestInt8Gemm(const Int8GemmCase& c, const LaunchContext& context) {
   constexpr int64_t kGuard = 4096;
-  Doubles x = c.extreme ? Doubles(c.rows * c.k, -128.0) : RandomIntegers(c.rows * c.k, -128);
+  const bool is_float8 = c.input == DataType::kFloat8;
+  Doubles x = is_float8   ? Random(c.rows * c.k, 120.0)
+              : c.extreme ? Doubles(c.rows * c.k, -128.0)
+                          : RandomIntegers(c.rows * c.k, -128);
   Doubles w = c.extreme ? Doubles(c.n * c.k, -127.0) : RandomIntegers(c.n * c.k);
   if (c.extreme) {
     for (int64_t i = 0; i < c.k; ++i) w[i] = 127;  // of the first column
@@ -137,25 +161,26 @@ inline void TestInt8Gemm(const Int8GemmCase& c, const LaunchContext& context) {
   const std::vector<float> scale = RandomFloats(c.n, unit, 0.7, 1.3);
   const std::vector<float> bias = RandomFloats(c.n, 1.0, -1.0, 1.0);
   const std::vector<float> out_scale = {127.0f / 1.7f};  // the largest are out of the range
-  const Device x_memory(&x, DataType::kInt8), w_memory(&w, DataType::kInt8), scale_memory(scale),
-      bias_memory(bias), out_scale_memory(out_scale);
+  const Device x_memory(&x, c.input), w_memory(&w, c.input), scale_memory(scale), bias_memory(bias),
+      out_scale_memory(out_scale);
   Int8GemmArgs args;
   args.rows = c.rows;
   args.n = c.n;
   args.k = c.k;
-  args.x = static_cast<const int8_t*>(x_memory.data());
-  args.w = static_cast<const int8_t*>(w_memory.data());
+  args.input_dtype = c.input;
+  args.x = x_memory.data();
+  args.w = w_memory.data();
   args.scale = static_cast<const float*>(scale_memory.data());
   args.bias = c.has_bias ? static_cast<const float*>(bias_memory.data()) : nullptr;
   args.output_dtype = c.dtype;
   args.activation = c.activation;
-  if (c.dtype == DataType::kInt8) {
+  if (c.dtype == c.input) {
     args.out_scale = static_cast<const float*>(out_scale_memory.data());
   }
   for (int kind = 0; kind < kNumInt8GemmKinds; ++kind) {
     const auto int8_kind = static_cast<Int8GemmKind>(kind);
     if (!Int8GemmSupported(args, int8_kind, context)) continue;
-    const std::string name = StrCat("int8 ", Name(int8_kind), " ", c.rows, "x", c.n, "x", c.k,
+    const std::string name = StrCat(Name(c.input), " ", Name(int8_kind), " ", c.rows, "x", c.n, "x", c.k,
                                     " to ", Name(c.dtype), c.has_bias ? " bias" : "",
                                     c.extreme ? " extreme" : "", " activation ",
                                     static_cast<int>(c.activation));
@@ -166,7 +191,7 @@ inline void TestInt8Gemm(const Int8GemmCase& c, const LaunchContext& context) {
     MustBeOk(cudaDeviceSynchronize(), name.c_str());
     const double error =
         GemmError(c, x, w, scale, bias, out_scale[0], output.Read(c.rows * c.n, c.dtype));
-    const double bound = c.dtype == DataType::kInt8 ? 0 : 1;
+    const double bound = c.dtype == c.input ? 0 : 1;
     const bool untouched = IsUntouched(output, bytes, kGuard);
     Check(error <= bound && untouched, StrCat(name, " error ", error, " <= ", bound,
                                               untouched ? "" : " WRITES BEHIND THE LAST ROW"));
@@ -190,8 +215,8 @@ inline void TestInt8GemmNonFinite(const LaunchContext& context) {
       args.rows = rows;
       args.n = n;
       args.k = k;
-      args.x = static_cast<const int8_t*>(x_memory.data());
-      args.w = static_cast<const int8_t*>(w_memory.data());
+      args.x = x_memory.data();
+      args.w = w_memory.data();
       args.scale = static_cast<const float*>(scale_memory.data());
       args.bias = static_cast<const float*>(bias_memory.data());
       args.output_dtype = DataType::kInt8;
@@ -285,7 +310,7 @@ inline void BenchInt8Gemms() {
       args.rows = rows;
       args.n = p.n;
       args.k = p.k;
-      args.x = static_cast<const int8_t*>(x_memory.data());
+      args.x = x_memory.data();
       args.scale = static_cast<const float*>(scale.data());
       args.bias = p.has_bias ? static_cast<const float*>(bias.data()) : nullptr;
       args.out_scale = static_cast<const float*>(out_scale.data());
@@ -300,7 +325,7 @@ inline void BenchInt8Gemms() {
           continue;
         }
         const double time = TimeLaunches(context, [&](int i, const LaunchContext& on) {
-          args.w = static_cast<const int8_t*>(w_memory.data()) + i % kLayers * 768 * kMaxSize;
+          args.w = static_cast<const char*>(w_memory.data()) + i % kLayers * 768 * kMaxSize;
           MustBeOk(LaunchInt8Gemm(args, int8_kind, on), "int8 product");
         });
         printf(" %9.1f%s", time, SelectInt8Gemm(args, context) == int8_kind ? "*" : " ");
@@ -349,7 +374,7 @@ inline void TestInt8Norm(const Int8NormCase& c, const LaunchContext& context) {
   args.beta = beta_memory.data();
   args.epsilon = 1e-12f;
   if (c.has_output) args.output = output.data();
-  if (c.has_integers) args.integers = static_cast<int8_t*>(integers.data());
+  if (c.has_integers) args.quantized = integers.data();
   if (c.has_integers || c.rounds) args.scale = device_factors + 2;
   if (c.rounds) args.output_unit = device_factors + 3;
   const std::string name = StrCat("int8 norm ", Name(c.dtype), " ", c.rows, "x", c.hidden,
@@ -527,10 +552,12 @@ inline void TestInt8Attention() {
   }
 }
 
+constexpr int kFp8 = 0;
+
 // ---- Whole layers -------------------------------------------------------------------------------
 
 struct Int8LayerCase {
-  int mode;
+  int mode;  // int8_mode, or kFp8
   DataType dtype;
   int64_t heads, size, inner, seq_len;
   std::vector<int32_t> lengths;
@@ -543,7 +570,7 @@ struct Int8LayerCase {
 };
 
 inline std::string Describe(const Int8LayerCase& c) {
-  std::string text = StrCat("int8 layer mode ", c.mode, " ", Name(c.dtype), " ", c.heads, "x",
+  std::string text = StrCat(c.mode == kFp8 ? "fp8 layer" : StrCat("int8 layer mode ", c.mode), " ", Name(c.dtype), " ", c.heads, "x",
                             c.size, " I=", c.inner, " S=", c.seq_len, " L=", c.layers, " lengths");
   for (int32_t length : c.lengths) text += StrCat(" ", length);
   if (c.packed) text += StrCat(" packed+", c.rows_past_end);
@@ -633,6 +660,7 @@ inline void TestInt8Layer(const Int8LayerCase& c) {
   config.num_layers = c.layers;
   config.activation = c.activation;
   config.int8_mode = c.mode;
+  config.fp8_mode = c.mode == kFp8 ? 1 : 0;
   config.has_last_layer = c.has_last_layer;
   const std::string name = Describe(c);
   const int64_t h = config.hidden_size(), size = SizeOf(c.dtype);
@@ -722,7 +750,7 @@ inline void TestInt8Layer(const Int8LayerCase& c) {
   }
   cudaStreamDestroy(stream);
 
-  reference::Quantizer quantizer(s);
+  reference::Quantizer quantizer(s, c.mode == kFp8);
   Int8Errors errors;
   for (int64_t l = 0; l < c.layers; ++l) {
     const bool is_last = c.has_last_layer && l + 1 == c.layers;
@@ -745,7 +773,7 @@ inline void TestInt8Layer(const Int8LayerCase& c) {
   const bool one_step = c.layers == 1 && c.dtype != DataType::kBFloat16;
   const double largest = c.layers == 1 ? 0.3 : 0.6, mean = one_step ? 0.01 : 0.05;
   // Of several layers or half precision float64 cannot say which integers there are.
-  const bool is_exact = c.layers == 1 && c.dtype == DataType::kFloat32;
+  const bool is_exact = c.mode != kFp8 && c.layers == 1 && c.dtype == DataType::kFloat32;
   char text[160];
   snprintf(text, sizeof(text), " largest %.2e <= %.1e, mean %.2e <= %.1e, certain %.2e of %lld%s",
            errors.largest, largest, errors.mean, mean, errors.certain,
@@ -832,9 +860,9 @@ inline void TestInt8GemmConfig() {
   }
 }
 
-inline void TestInt8Layers() {
-  TestInt8Refusals();
-  for (const int mode : {1, 2, 3}) {
+// Layers of every size and kind in these modes.
+inline void TestQuantizedLayers(const std::vector<int>& modes) {
+  for (const int mode : modes) {
     for (const DataType dtype : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
       for (const bool packed : {false, true}) {
         // Small ones: rows without doubt; masks, activations, lengths of 0, rows past the end.
@@ -879,9 +907,56 @@ inline void TestInt8Layers() {
   }
 }
 
+inline void TestInt8Layers() {
+  TestInt8Refusals();
+  TestQuantizedLayers({1, 2, 3});
+}
+
+// False, with a word on it, where the GPU has no float8.
+inline bool HasFloat8(const char* what) {
+  const LaunchContext context = CurrentContext();
+  if (context.compute_capability >= 89) return true;
+  printf("skipped %s: compute capability %d has no float8\n", what, context.compute_capability);
+  return false;
+}
+
+inline void TestFp8Layers() {
+  if (HasFloat8("fp8_layers")) TestQuantizedLayers({kFp8});
+}
+
+// Products of float8 with all kernels and sizes.
+inline void TestFp8Gemms() {
+  if (!HasFloat8("fp8_gemm")) return;
+  const LaunchContext context = CurrentContext();
+  const auto test = [&](int64_t rows, int64_t n, int64_t k, DataType dtype, bool has_bias,
+                        Int8Activation activation) {
+    TestInt8Gemm({rows, n, k, dtype, has_bias, activation, false, DataType::kFloat8}, context);
+  };
+  constexpr Int8Activation kNone = Int8Activation::kNone;
+  for (const DataType dtype : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
+    for (auto [rows, n, k] : std::vector<std::tuple<int64_t, int64_t, int64_t>>{
+             {1, 1, 1}, {5, 7, 13}, {37, 26, 200}, {64, 16, 16}, {130, 144, 272}, {65, 192, 128}}) {
+      test(rows, n, k, dtype, true, kNone);
+      test(rows, n, k, dtype, false, kNone);
+    }
+    for (int64_t rows : {1, 33, 129, 1024}) {
+      test(rows, 2304, 768, dtype, true, kNone);
+      test(rows, 768, 3072, dtype, false, kNone);
+    }
+  }
+  for (const Int8Activation activation : kInt8Activations) {
+    if (activation == kNone) continue;
+    test(37, 26, 200, DataType::kFloat8, true, activation);
+    test(200, 3072, 768, DataType::kFloat8, true, activation);
+  }
+  // More rows than one wave of tiles.
+  test(6000, 768, 3072, DataType::kFloat16, false, kNone);
+  test(6000, 3072, 768, DataType::kFloat8, true, Int8Activation::kGeluTanh);
+}
+
 // Each kernel of a layer once, for tools that follow every access to memory.
-inline void TestEachInt8Kernel() {
-  for (const int mode : {1, 2}) {
+inline void TestEachQuantizedKernel(const std::vector<int>& modes) {
+  for (const int mode : modes) {
     for (const DataType dtype : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
       for (const bool plain : {false, true}) {
         for (const bool packed : {false, true}) {
@@ -896,6 +971,10 @@ inline void TestEachInt8Kernel() {
       TestInt8Layer({mode, dtype, 1, 7, 13, 20, {20, 5}, true});
     }
   }
+}
+inline void TestEachInt8Kernel() { TestEachQuantizedKernel({1, 2}); }
+inline void TestEachFp8Kernel() {
+  if (HasFloat8("fp8_kernels")) TestEachQuantizedKernel({kFp8});
 }
 
 }  // namespace ft::cuda::testing

@@ -3,6 +3,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -50,7 +51,7 @@ class Device {
  public:
   explicit Device(int64_t bytes) : bytes_(std::max<int64_t>(bytes, 16)) {
     MustBeOk(cudaMalloc(&data_, bytes_), "cudaMalloc");
-    MustBeOk(cudaMemset(data_, 0xff, bytes_), "poison");  // NaN in all three types, -1 in int8
+    MustBeOk(cudaMemset(data_, 0xff, bytes_), "poison");  // NaN in all types but int8, where it is -1
   }
   Device(Doubles* values, DataType dtype) : Device(values->size() * SizeOf(dtype)) {
     std::vector<char> host(values->size() * SizeOf(dtype));
@@ -66,6 +67,10 @@ class Device {
         memcpy(host.data() + 2 * i, &h, 2);
       } else if (dtype == DataType::kInt8) {
         host[i] = static_cast<char>(static_cast<int>(v));
+      } else if (dtype == DataType::kFloat8) {
+        const __nv_fp8_e4m3 q(static_cast<float>(v));
+        v = static_cast<float>(q);
+        memcpy(host.data() + i, &q, 1);
       } else {
         const float f = static_cast<float>(v);
         v = f;
@@ -100,6 +105,10 @@ class Device {
         values[i] = __bfloat162float(h);
       } else if (dtype == DataType::kInt8) {
         values[i] = static_cast<signed char>(host[i]);
+      } else if (dtype == DataType::kFloat8) {
+        __nv_fp8_e4m3 q;
+        memcpy(&q, host.data() + i, 1);
+        values[i] = static_cast<float>(q);
       } else {
         float f;
         memcpy(&f, host.data() + 4 * i, 4);

@@ -1318,6 +1318,9 @@ int main(int argc, char** argv) {
                {"int8_layers", TestInt8Layers},
                {"int8_config", TestInt8GemmConfig},
                {"int8_kernels", TestEachInt8Kernel},
+               {"fp8_gemm", TestFp8Gemms},
+               {"fp8_layers", TestFp8Layers},
+               {"fp8_kernels", TestEachFp8Kernel},
                {"each_kernel", TestEachKernel}};
   const std::string part = argc < 2 ? "" : argv[1];
   const bool is_name = std::any_of(std::begin(tests), std::end(tests),

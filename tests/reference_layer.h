@@ -141,24 +141,44 @@ inline Doubles RunLayer(const Doubles& x, const Layer& layer, const EncoderConfi
   return out;
 }
 
-// INT8 as docs/int8.md has it. Kernels hold integers.
+// The float8_e4m3fn nearest to x, half to even; at most 448, NaN stays.
+inline double RoundToFloat8(double x) {
+  if (std::isnan(x)) return x;
+  const double clamped = std::max(-448.0, std::min(448.0, x));
+  const int exponent = clamped == 0 ? -6 : std::max(-6, std::ilogb(clamped));
+  const double step = std::ldexp(1.0, exponent - 3);
+  return std::nearbyint(clamped / step) * step;
+}
+
+// INT8 as docs/int8.md has it, or FP8 as docs/fp8.md. Kernels hold integers.
 struct Int8Layer {
   Layer layer;
   LayerRanges ranges;
 };
 
 // Rounds to integers, and marks rows where float32 may round another way: a number lies close to
-// the middle of two integers.
+// the middle of two integers. Or rounds to float8, where every row is doubtful: products are not
+// exact.
 class Quantizer {
  public:
-  explicit Quantizer(const Sequences& sequences)
-      : sequences_(sequences), doubtful_(sequences.num_tokens, false) {}
+  explicit Quantizer(const Sequences& sequences, bool to_float8 = false)
+      : sequences_(sequences), to_float8_(to_float8), doubtful_(sequences.num_tokens, to_float8) {}
 
-  // x[T,n] as integers that stand for multiples of range / 127.
+  // What a tensor's range stands for.
+  double bound() const { return to_float8_ ? 448 : 127; }
+
+  // A kernel's integer as products take it.
+  double Weight(double integer) const { return to_float8_ ? RoundToFloat8(integer) : integer; }
+
+  // x[T,n] as numbers that stand for multiples of range / bound().
   Doubles operator()(const Doubles& x, double range) {
     const int64_t n = x.size() / doubtful_.size();
     Doubles q(x.size());
     for (size_t i = 0; i < x.size(); ++i) {
+      if (to_float8_) {
+        q[i] = RoundToFloat8(x[i] * 448 / range);
+        continue;
+      }
       const double steps = std::max(-128.0, std::min(127.0, x[i] * 127 / range));
       q[i] = std::isnan(x[i]) ? -128.0 : std::nearbyint(steps);
       // float32 has 24 bits: 128 steps, a few roundings on the way.
@@ -179,6 +199,7 @@ class Quantizer {
 
  private:
   const Sequences& sequences_;
+  const bool to_float8_;
   std::vector<bool> doubtful_;
 };
 
@@ -187,8 +208,11 @@ class Quantizer {
 inline Doubles Int8Dense(const Doubles& q, double range, const Doubles& kernel,
                          const float* columns, const Doubles& bias, double rounded, int64_t k,
                          int64_t n, Quantizer* quantize) {
-  Doubles y = Dense(q, kernel, Doubles(n, 0.0), k, n);
-  for (size_t i = 0; i < y.size(); ++i) y[i] *= range * columns[i % n] / (127.0 * 127.0);
+  Doubles weights(kernel);
+  for (double& w : weights) w = quantize->Weight(w);
+  Doubles y = Dense(q, weights, Doubles(n, 0.0), k, n);
+  const double bounds = quantize->bound() * 127;
+  for (size_t i = 0; i < y.size(); ++i) y[i] *= range * columns[i % n] / bounds;
   if (rounded > 0) {
     y = (*quantize)(y, rounded);
     for (double& v : y) v *= rounded / 127;

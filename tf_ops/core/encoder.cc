@@ -39,6 +39,16 @@ Status ParseInt8Mode(int64_t value, int* int8_mode) {
   return OkStatus();
 }
 
+Status ParseFp8Mode(int64_t value, int int8_mode, int* fp8_mode) {
+  if (value < 0 || value > 1) return InvalidArgument("fp8_mode is ", value, ", expected 0 or 1");
+  if (value != 0 && int8_mode != 0) {
+    return InvalidArgument("fp8_mode is ", value, " and int8_mode is ", int8_mode,
+                           ", expected one of them to be 0");
+  }
+  *fp8_mode = static_cast<int>(value);
+  return OkStatus();
+}
+
 Status ValidateNumOutputs(const EncoderConfig& config, int64_t num_outputs) {
   if (num_outputs == 1 || num_outputs == config.num_layers) return OkStatus();
   return InvalidArgument("num_outputs is ", num_outputs,
@@ -64,8 +74,9 @@ Status ValidateConfig(const EncoderConfig& config) {
       return InvalidArgument(size.name, " is ", size.value, ", expected at least 1");
     }
   }
-  int int8_mode;
+  int int8_mode, fp8_mode;
   FT_RETURN_IF_ERROR(ParseInt8Mode(config.int8_mode, &int8_mode));
+  FT_RETURN_IF_ERROR(ParseFp8Mode(config.fp8_mode, int8_mode, &fp8_mode));
   // 128 * 127 * 131072 is the largest sum of int8 products that int32 holds.
   constexpr int64_t kMaxInt8Sum = 131072;
   if (config.int8_mode != 0 && std::max(config.hidden_size(), config.inner_size) > kMaxInt8Sum) {

@@ -14,7 +14,8 @@ std::string Label(const Encoder& encoder) {
   const EncoderConfig& config = encoder.config();
   return StrCat(kMagic, encoder.weight_layout(), ", ", Name(config.dtype), ", ", config.num_layers,
                 " layers, ", config.num_heads, " heads of ", config.head_size, ", inner size ",
-                config.inner_size, ", int8_mode ", config.int8_mode);
+                config.inner_size, ", int8_mode ", config.int8_mode,
+                config.fp8_mode != 0 ? StrCat(", fp8_mode ", config.fp8_mode) : "");
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 namespace ft {
 namespace {
 
+constexpr float kLargestFloat8 = 448.0f;
 constexpr int64_t kActivationFloats = 80, kSlotFloats = 4, kUnreadFloats = 8 + 3;
 
 // Reads the ranges of one layer.
@@ -65,7 +66,7 @@ int64_t ScaleListSize(const EncoderConfig& config) {
 Status ReadAllRanges(const EncoderConfig& config, const std::vector<LayerWeights>& layers,
                      std::vector<LayerRanges>* ranges) {
   ranges->clear();
-  if (config.int8_mode == 0) return OkStatus();
+  if (!config.is_quantized()) return OkStatus();
   for (size_t l = 0; l < layers.size(); ++l) {
     ranges->emplace_back();
     FT_RETURN_IF_ERROR(ReadRanges(config, l, static_cast<const float*>(layers[l].amax_list.data),
@@ -83,10 +84,12 @@ Status ReadAllRanges(const EncoderConfig& config, const std::vector<LayerWeights
 
 LayerScales ComputeScales(const EncoderConfig& config, const LayerRanges& ranges,
                           const ProductScales& products) {
-  constexpr float kBound = 127.0f;
-  const auto fill = [](float in, const float* columns, float rounded, int64_t count, float* scale) {
-    // Integers stand for their products' unit; mode 2 divides it by that of the rounding.
-    const float divisor = rounded > 0.0f ? kBound * rounded : kBound * kBound;
+  constexpr float kWeightBound = 127.0f;
+  const float bound = config.fp8_mode != 0 ? kLargestFloat8 : 127.0f;  // of activations
+  const auto fill = [bound](float in, const float* columns, float rounded, int64_t count,
+                            float* scale) {
+    // Sums stand for their products' unit; mode 2 divides it by that of the rounding.
+    const float divisor = rounded > 0.0f ? kWeightBound * rounded : bound * kWeightBound;
     for (int64_t i = 0; i < count; ++i) scale[i] = in * columns[i] / divisor;
   };
   const int64_t hidden = config.hidden_size();
@@ -100,17 +103,17 @@ LayerScales ComputeScales(const EncoderConfig& config, const LayerRanges& ranges
   fill(ranges.inner, ranges.output_kernel, rounds ? ranges.output_product : 0.0f, hidden,
        products.output);
   LayerScales s = {};
-  s.input_scale = kBound / ranges.input;
-  s.input_unit = ranges.input / kBound;
-  s.context_scale = kBound / ranges.context;
-  s.norm_scale = kBound / ranges.attention_norm;
-  s.norm_unit = ranges.attention_norm / kBound;
-  s.inner_scale = kBound / ranges.inner;
+  s.input_scale = bound / ranges.input;
+  s.input_unit = ranges.input / bound;
+  s.context_scale = bound / ranges.context;
+  s.norm_scale = bound / ranges.attention_norm;
+  s.norm_unit = ranges.attention_norm / bound;
+  s.inner_scale = bound / ranges.inner;
   if (!rounds) return s;
-  s.projection_unit = ranges.projection / kBound;
-  s.product_unit = ranges.output_product / kBound;
-  s.output_scale = kBound / ranges.output;
-  s.output_unit = ranges.output / kBound;
+  s.projection_unit = ranges.projection / bound;
+  s.product_unit = ranges.output_product / bound;
+  s.output_scale = bound / ranges.output;
+  s.output_unit = ranges.output / bound;
   return s;
 }
 

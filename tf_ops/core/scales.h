@@ -1,4 +1,5 @@
-// The scale list of a layer: the ranges that the integers of INT8 stand for (docs/int8.md).
+// The scale list of a layer: the ranges that the integers of INT8 stand for (docs/int8.md), or the
+// float8 numbers (docs/fp8.md).
 #pragma once
 
 #include <vector>
@@ -11,7 +12,8 @@ namespace ft {
 // not read here.
 int64_t ScaleListSize(const EncoderConfig& config);
 
-// The ranges, largest magnitudes, that the kernels compute with; each stands for 127.
+// The ranges, largest magnitudes, that the kernels compute with; each stands for 127, or, of
+// activations in float8, for 448.
 struct LayerRanges {
   float input;           // of the layer
   float context;         // attention's result
@@ -29,14 +31,14 @@ struct LayerRanges {
   const float* output_kernel;     // [H]
 };
 
-// Reads the ranges of all layers from their checked lists, in host memory; none without int8_mode.
+// Reads the ranges of all layers from their checked lists, in host memory; none unless is_quantized.
 // InvalidArgument: ranges that the mode reads and that are not finite and positive; in mode 2 an
 // output's range that is not that of the next layer's input, the same tensor.
 Status ReadAllRanges(const EncoderConfig& config, const std::vector<LayerWeights>& layers,
                      std::vector<LayerRanges>* ranges);
 
-// INT8's numbers of a layer (docs/int8.md). A `scale` makes integers: round(x * scale); a `unit` is
-// what an integer stands for.
+// The numbers of a quantized layer. A `scale` makes integers, or float8: round(x * scale); a `unit`
+// is what an integer stands for.
 struct LayerScales {
   float input_scale, input_unit;
   float context_scale;

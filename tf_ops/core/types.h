@@ -16,8 +16,9 @@
 
 namespace ft {
 
-// kUint8 is internal to backends, and of prepared weights (prepared_tensor.h).
-enum class DataType { kFloat32, kFloat16, kBFloat16, kInt32, kInt8, kInt64, kUint8 };
+// kUint8 is internal to backends, and of prepared weights (prepared_tensor.h); kFloat8 to backends.
+// kFloat8 is float8_e4m3fn: 4 bits of exponent, 3 of mantissa, no infinities, at most 448.
+enum class DataType { kFloat32, kFloat16, kBFloat16, kInt32, kInt8, kInt64, kUint8, kFloat8 };
 
 // Bytes of one element.
 inline int64_t SizeOf(DataType dtype) {
@@ -30,6 +31,7 @@ inline int64_t SizeOf(DataType dtype) {
       return 2;
     case DataType::kInt8:
     case DataType::kUint8:
+    case DataType::kFloat8:
       return 1;
     case DataType::kInt64:
       return 8;
@@ -53,6 +55,8 @@ inline const char* Name(DataType dtype) {
       return "int64";
     case DataType::kUint8:
       return "uint8";
+    case DataType::kFloat8:
+      return "float8_e4m3fn";
   }
   return "unknown";
 }

@@ -28,7 +28,8 @@ uint64_t Fingerprint(const EncoderConfig& config, const std::vector<LayerWeights
 // What the prepared form depends on.
 bool SameLayout(const EncoderConfig& a, const EncoderConfig& b) {
   return a.dtype == b.dtype && a.num_heads == b.num_heads && a.head_size == b.head_size &&
-         a.inner_size == b.inner_size && a.num_layers == b.num_layers && a.int8_mode == b.int8_mode;
+         a.inner_size == b.inner_size && a.num_layers == b.num_layers &&
+         a.int8_mode == b.int8_mode && a.fp8_mode == b.fp8_mode;
 }
 
 bool SameBuffers(const EncoderConfig& config, const std::vector<LayerWeights>& a,

@@ -65,7 +65,7 @@ Status ValidateWeights(const EncoderConfig& config, const std::vector<LayerWeigh
       check(kFields[i].op_input, layer, layers[layer].*kFields[i].view,
             kFields[i].is_quantized ? config.matrix_dtype() : config.dtype, WeightShape(config, i));
     }
-    if (config.int8_mode != 0) {
+    if (config.is_quantized()) {
       check("amax_list", layer, layers[layer].amax_list, DataType::kFloat32,
             {ScaleListSize(config)});
     }

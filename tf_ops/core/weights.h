@@ -26,7 +26,7 @@ struct LayerWeights {
   TensorView output_bias;                // [H]
   TensorView output_layernorm_beta;      // [H]
   TensorView output_layernorm_gamma;     // [H]
-  // With int8_mode alone, float32 [ScaleListSize]: not a weight, but what the kernels' integers and
+  // With is_quantized() alone, float32 [ScaleListSize]: not a weight, but what the kernels' integers and
   // the activations' stand for (scales.h).
   TensorView amax_list;
 };
@@ -49,10 +49,10 @@ const WeightField* WeightFields();
 // The shape of a weight, by its place in WeightFields().
 Shape WeightShape(const EncoderConfig& config, int field);
 
-// The tensors that the prepared form of a layer is made from, by number: the sixteen and, with
-// int8_mode, the scale list.
+// The tensors that the prepared form of a layer is made from, by number: the sixteen and, where it
+// is_quantized, the scale list.
 inline int NumSources(const EncoderConfig& config) {
-  return kWeightsPerLayer + (config.int8_mode != 0 ? 1 : 0);
+  return kWeightsPerLayer + (config.is_quantized() ? 1 : 0);
 }
 inline const TensorView& Source(const LayerWeights& layer, int i) {
   return i < kWeightsPerLayer ? layer.*WeightFields()[i].view : layer.amax_list;

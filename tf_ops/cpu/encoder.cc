@@ -74,6 +74,11 @@ class CpuEncoder : public Encoder {
 
 Status CreateCpuEncoder(const EncoderConfig& config, std::unique_ptr<Encoder>* encoder) {
   FT_RETURN_IF_ERROR(ValidateConfig(config));
+  if (config.fp8_mode != 0) {
+    return Unimplemented("fp8_mode is ", config.fp8_mode,
+                         ": CPUs have no float8 products, expected 0; int8_mode takes the same "
+                         "weights");
+  }
   *encoder = std::make_unique<CpuEncoder>(config);
   return OkStatus();
 }

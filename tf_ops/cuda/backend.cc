@@ -31,6 +31,7 @@ class Cuda final : public Backend {
     return StrCat(batch.num_tokens, " tokens of ", batch.batch_size, "x", batch.max_seq_len,
                   batch.packed ? ", packed" : "", ", ", Name(config.dtype),
                   config.int8_mode != 0 ? StrCat(", int8_mode ", config.int8_mode) : "",
+                  config.fp8_mode != 0 ? StrCat(", fp8_mode ", config.fp8_mode) : "",
                   context.allow_tf32 ? " (TF32 allowed)" : "", "; attention kernel ",
                   static_cast<int>(choice.kind), ", ", choice.rows_per_block,
                   " rows a block: ", choice.reason,

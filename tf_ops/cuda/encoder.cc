@@ -115,12 +115,12 @@ class StepRunner {
         int8_kinds_(int8_kinds),
         attention_(attention) {}
 
-  // INT8: the integers of the first layer's input.
+  // INT8 and FP8: the first layer's input, rounded.
   Status QuantizeInput(const LayerPlace& first, LaunchContext* context) {
     place_ = first;
     FT_RETURN_IF_ERROR(LaunchQuantize(config_.dtype, first.input, rows_ * config_.hidden_size(),
                                       &ScalesOf(first.weights)->input_scale,
-                                      static_cast<int8_t*>(At(Edge::kInputIntegers)), *context));
+                                      config_.product_dtype(), At(Edge::kInputIntegers), *context));
     context->overlap = context->compute_capability >= 90;
     return OkStatus();
   }
@@ -186,7 +186,7 @@ class StepRunner {
 
   Status Run(const AttentionStep&, const LaunchContext& context) const {
     return attention_->Launch(
-        config_.int8_mode == 0 ? nullptr : &ScalesOf(place_.weights)->context_scale, context);
+        config_.is_quantized() ? &ScalesOf(place_.weights)->context_scale : nullptr, context);
   }
 
   Status Run(const NormStep& step, const LaunchContext& context) const {
@@ -216,8 +216,8 @@ class StepRunner {
 
   Status Run(const Int8GemmStep& step, const LaunchContext& context) const {
     Int8GemmArgs args = step.args;
-    args.x = static_cast<const int8_t*>(At(step.input));
-    args.w = reinterpret_cast<const int8_t*>(place_.weights + step.kernel);
+    args.x = At(step.input);
+    args.w = place_.weights + step.kernel;
     args.scale = Scale(step.scale);
     args.bias = Scale(step.bias);
     args.out_scale = Scale(step.out_scale);
@@ -232,6 +232,7 @@ class StepRunner {
     args.hidden_size = config_.hidden_size();
     args.epsilon = config_.layernorm_epsilon;
     args.reads_integers = config_.quantizes_residuals();
+    args.quantized_dtype = config_.product_dtype();
     args.input = At(step.input);
     args.input_unit = Scale(step.scales.input_unit);
     args.residual = At(step.residual);
@@ -242,7 +243,7 @@ class StepRunner {
     if (step.is_last) {
       SetLayerOutput(&args);
     } else {
-      args.integers = static_cast<int8_t*>(At(Edge::kMiddleIntegers));
+      args.quantized = At(Edge::kMiddleIntegers);
       args.scale = Scale(step.scales.scale);
       if (!config_.quantizes_residuals()) args.output = At(Edge::kMiddle);
     }
@@ -253,7 +254,7 @@ class StepRunner {
   // output, so that their ranges are the same.
   void SetLayerOutput(Int8LayerNormArgs* args) const {
     args->output = At(Edge::kOutput);
-    if (!place_.is_last) args->integers = static_cast<int8_t*>(At(Edge::kInputIntegers));
+    if (!place_.is_last) args->quantized = At(Edge::kInputIntegers);
     if (!config_.quantizes_residuals()) {
       if (!place_.is_last) args->scale = &ScalesOf(place_.next_weights)->input_scale;
     } else if (!place_.is_last || !config_.has_last_layer) {
@@ -321,7 +322,7 @@ class CudaEncoder : public Encoder {
     LaunchContext context;
     FT_RETURN_IF_ERROR(GetLaunchContext(execution, &context));
     std::call_once(config_loaded_, [this] {
-      if (config_.int8_mode == 0) {
+      if (!config_.is_quantized()) {
         gemm_.LoadConfig(options_.gemm_config_dir);
       } else {
         int8_kinds_.LoadConfig(options_.gemm_config_dir);
@@ -364,7 +365,7 @@ class CudaEncoder : public Encoder {
     StepRunner steps(config_, weights_, plan, batch.rows(), work, &gemm_, &int8_kinds_, &attention);
     for (int64_t l = 0; l < config_.num_layers; ++l) {
       const LayerPlace place = PlaceOf(l, batch, static_cast<const char*>(prepared));
-      if (l == 0 && config_.int8_mode != 0) {
+      if (l == 0 && config_.is_quantized()) {
         FT_RETURN_IF_ERROR(steps.QuantizeInput(place, &context));
       }
       FT_RETURN_IF_ERROR(steps.RunLayer(place, &context));

@@ -1,5 +1,9 @@
-// Integers of INT8 (docs/int8.md) on the device.
+// Numbers of 8 bits on the device: the integers of INT8 (docs/int8.md), and float8 (docs/fp8.md).
 #pragma once
+
+#include <cuda_fp8.h>
+
+#include <type_traits>
 
 #include "tf_ops/cuda/device_utils.cuh"
 
@@ -34,11 +38,40 @@ __device__ __forceinline__ uint16_t PackIntegers(float x0, float x1) {
   return static_cast<uint16_t>(PackBytes(RoundBelowInt8(x0), RoundBelowInt8(x1), 0));
 }
 
-// x * scale, rounded.
-template <int kCount>
-__device__ __forceinline__ Piece<int8_t, kCount> ToIntegers(const float (&x)[kCount], float scale) {
-  Piece<int8_t, kCount> piece;
-  if constexpr (kCount % 4 == 0) {
+using Float8 = __nv_fp8_e4m3;
+
+// Two neighbours as float8, half to even, at most 448; NaN stays.
+__device__ __forceinline__ uint16_t PackFloat8(float x0, float x1) {
+  return __nv_cvt_float2_to_fp8x2(make_float2(x0, x1), __NV_SATFINITE, __NV_E4M3);
+}
+
+// One number as Q, int8_t or Float8.
+template <typename Q>
+__device__ __forceinline__ Q RoundTo(float x) {
+  if constexpr (std::is_same_v<Q, int8_t>) {
+    return static_cast<int8_t>(RoundToInt8(x));
+  } else {
+    Q q;
+    q.__x = __nv_cvt_float_to_fp8(x, __NV_SATFINITE, __NV_E4M3);
+    return q;
+  }
+}
+
+// Two neighbours as the type that `is_float8` says. The branch is the same for all threads.
+__device__ __forceinline__ uint16_t PackPair(bool is_float8, float x0, float x1) {
+  return is_float8 ? PackFloat8(x0, x1) : PackIntegers(x0, x1);
+}
+
+// x * scale as Q.
+template <typename Q, int kCount>
+__device__ __forceinline__ Piece<Q, kCount> RoundPiece(const float (&x)[kCount], float scale) {
+  Piece<Q, kCount> piece;
+  if constexpr (!std::is_same_v<Q, int8_t> && kCount % 2 == 0) {
+    uint16_t pairs[kCount / 2];
+#pragma unroll
+    for (int i = 0; i < kCount; i += 2) pairs[i / 2] = PackFloat8(x[i] * scale, x[i + 1] * scale);
+    memcpy(piece.v, pairs, sizeof(pairs));
+  } else if constexpr (kCount % 4 == 0) {
     uint32_t words[kCount / 4];
 #pragma unroll
     for (int i = 0; i < kCount; i += 4) {
@@ -50,7 +83,7 @@ __device__ __forceinline__ Piece<int8_t, kCount> ToIntegers(const float (&x)[kCo
     memcpy(piece.v, words, sizeof(words));
   } else {
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) piece.v[i] = static_cast<int8_t>(RoundToInt8(x[i] * scale));
+    for (int i = 0; i < kCount; ++i) piece.v[i] = RoundTo<Q>(x[i] * scale);
   }
   return piece;
 }

@@ -92,7 +92,7 @@ class Builder {
   int max_splits_ = 0;
 };
 
-// Appends the steps of one INT8 layer (docs/int8.md).
+// Appends the steps of one layer of INT8 (docs/int8.md) or FP8 (docs/fp8.md).
 class Int8Builder {
  public:
   Int8Builder(const EncoderConfig& config, const WeightLayout& weights, int64_t rows,
@@ -111,7 +111,7 @@ class Int8Builder {
     SumAndNorm("attention output", Edge::kContext, h, w.attention_kernel, w.attention_scale,
                Norm(false));
     Int8GemmStep inner =
-        Product("intermediate", Edge::kMiddleIntegers, h, Edge::kInner, i, DataType::kInt8);
+        Product("intermediate", Edge::kMiddleIntegers, h, Edge::kInner, i, config_.product_dtype());
     inner.args.activation = Activate();
     inner.kernel = w.inner_kernel;
     inner.scale = w.inner_scale;
@@ -130,6 +130,7 @@ class Int8Builder {
     step.args.rows = rows_;
     step.args.n = n;
     step.args.k = k;
+    step.args.input_dtype = config_.product_dtype();
     step.args.output_dtype = dtype;
     return step;
   }
@@ -240,7 +241,7 @@ LayerPlan MakeLayerPlan(const EncoderConfig& config, const WeightLayout& weights
   const int64_t h = config.hidden_size(), i = config.inner_size, rows = batch.rows();
   const int64_t mask_bytes =
       batch.attention_mask == nullptr ? 0 : batch.batch_size * kMaskParts * 4;
-  if (config.int8_mode != 0) return MakeInt8Plan(config, weights, rows, mask_bytes);
+  if (config.is_quantized()) return MakeInt8Plan(config, weights, rows, mask_bytes);
   const bool few_rows = UsesFewRows(config, rows, options, context);
   LayerPlan plan;
   Builder builder(config, rows, few_rows, context, &plan.steps);

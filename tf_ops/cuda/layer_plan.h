@@ -19,7 +19,8 @@ namespace ft {
 namespace cuda {
 
 // The activations between the steps of a layer. They are of the model's type but for those that say
-// otherwise; with INT8 so are kContext and kInner, and in mode 2 kSum: int8.
+// otherwise; with INT8 so are kContext and kInner, and in mode 2 kSum: int8. What is int8 with INT8
+// is float8 with FP8.
 enum class Edge {
   kInput,           // [T,H] the layer's input
   kQkv,             // [T,3H]
@@ -59,7 +60,7 @@ struct ActivationStep {
 
 struct AttentionStep {};
 
-// `output` = integers or numbers from the product of integers.
+// `output` = numbers or, rounded, integers or float8 from the product of such.
 struct Int8GemmStep {
   const char* name;   // for people
   Int8GemmArgs args;  // sizes, output type and activation; no pointers
@@ -73,7 +74,7 @@ struct Int8NormScales {
   int64_t input_unit, residual_unit, scale;
 };
 
-// LayerNorm(`input` + bias + `residual`), as integers and, in mode 1, numbers too.
+// LayerNorm(`input` + bias + `residual`), as integers or float8 and, but in mode 2, numbers too.
 struct Int8NormStep {
   Edge input, residual;
   bool is_last;  // of the layer: it writes kOutput and kInputIntegers, else kMiddle...

@@ -1,6 +1,7 @@
 #include "tf_ops/cuda/prepared_weights.h"
 
 #include <cstring>
+#include <utility>
 
 #include "tf_ops/core/arena.h"
 #include "tf_ops/cuda/cuda_check.h"
@@ -59,7 +60,17 @@ Status MoveWeights(const EncoderConfig& config, const WeightLayout& layout,
   mover.Add(layer.output_bias, layout.output_bias);
   mover.Add(layer.output_layernorm_beta, layout.output_beta);
   mover.Add(layer.output_layernorm_gamma, layout.output_gamma);
-  return mover.Launch(context);
+  FT_RETURN_IF_ERROR(mover.Launch(context));
+  if (config.fp8_mode == 0) return OkStatus();
+  const int64_t i = config.inner_size;
+  const std::pair<int64_t, int64_t> matrices[] = {{layout.qkv_kernel, 3 * h * h},
+                                                  {layout.attention_kernel, h * h},
+                                                  {layout.inner_kernel, h * i},
+                                                  {layout.output_kernel, i * h}};
+  for (const auto& [offset, elems] : matrices) {
+    FT_RETURN_IF_ERROR(LaunchIntegersToFloat8(base + offset, elems, context));
+  }
+  return OkStatus();
 }
 
 // The scales of a layer, from offset layout.qkv_scale on.
@@ -83,8 +94,8 @@ Status FetchScaleLists(const EncoderConfig& config, const LaunchContext& context
   FT_RETURN_IF_CUDA_ERROR(cudaStreamIsCapturing(context.stream, &capturing));
   if (capturing != cudaStreamCaptureStatusNone) {
     return FailedPrecondition(
-        "the weights of int8_mode cannot be prepared while a CUDA graph is captured: run the model "
-        "once before");
+        "the weights of int8_mode and fp8_mode cannot be prepared while a CUDA graph is captured: run "
+        "the model once before");
   }
   const int64_t size = ScaleListSize(config);
   lists->resize(layers->size() * size);
@@ -98,7 +109,7 @@ Status FetchScaleLists(const EncoderConfig& config, const LaunchContext& context
   return OkStatus();
 }
 
-// INT8's scales and float32 biases of all layers, whose vectors have been moved.
+// The scales and float32 biases of INT8 or FP8 of all layers, whose vectors have been moved.
 Status PrepareScales(const EncoderConfig& config, const WeightLayout& layout,
                      std::vector<LayerWeights> layers, char* prepared,
                      const LaunchContext& context) {
@@ -148,7 +159,7 @@ WeightLayout::WeightLayout(const EncoderConfig& config) {
   output_bias = take(h, size);
   output_beta = take(h, size);
   output_gamma = take(h, size);
-  const int64_t has_scales = config.int8_mode != 0 ? 1 : 0;
+  const int64_t has_scales = config.is_quantized() ? 1 : 0;
   qkv_scale = take(has_scales * 3 * h, 4);
   attention_scale = take(has_scales * h, 4);
   inner_scale = take(has_scales * i, 4);
@@ -161,13 +172,18 @@ WeightLayout::WeightLayout(const EncoderConfig& config) {
 
 Status PrepareWeights(const EncoderConfig& config, const std::vector<LayerWeights>& layers,
                       void* prepared, const LaunchContext& context) {
+  if (config.fp8_mode != 0 && context.compute_capability < 89) {
+    return Unimplemented("fp8_mode is ", config.fp8_mode, ", which takes compute capability 8.9 or "
+                         "later, but this GPU has ", context.compute_capability / 10, ".",
+                         context.compute_capability % 10, "; int8_mode takes the same weights");
+  }
   const WeightLayout layout(config);
   char* const base = static_cast<char*>(prepared);
   for (size_t l = 0; l < layers.size(); ++l) {
     FT_RETURN_IF_ERROR(
         MoveWeights(config, layout, layers[l], base + l * layout.layer_bytes, context));
   }
-  return config.int8_mode == 0 ? OkStatus() : PrepareScales(config, layout, layers, base, context);
+  return config.is_quantized() ? PrepareScales(config, layout, layers, base, context) : OkStatus();
 }
 
 }  // namespace cuda

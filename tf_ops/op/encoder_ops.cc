@@ -69,17 +69,15 @@ class EncoderKernel : public OpKernel {
     }
     OP_REQUIRES_OK(ctx, ctx->GetAttr("int8_mode", &int8_mode));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("fp8_mode", &fp8_mode));
-    OP_REQUIRES(ctx, fp8_mode == 0,
-                absl::UnimplementedError(
-                    StrCat("fp8_mode is ", fp8_mode, ", not in this version: expected 0")));
     OP_REQUIRES_OK(ctx, ToAbsl(ParseInt8Mode(int8_mode, &config_.int8_mode)));
+    OP_REQUIRES_OK(ctx, ToAbsl(ParseFp8Mode(fp8_mode, config_.int8_mode, &config_.fp8_mode)));
     OP_REQUIRES_OK(ctx, ToAbsl(ToDataType(type, &config_.dtype)));
-    const tensorflow::DataType expected = int8_mode == 0 ? type : tensorflow::DT_INT8;
+    const tensorflow::DataType expected = config_.is_quantized() ? tensorflow::DT_INT8 : type;
     OP_REQUIRES(
         ctx, matrix_type == expected,
         absl::InvalidArgumentError(StrCat(
             "the weight matrices are ", tensorflow::DataTypeString(matrix_type), ", expected ",
-            tensorflow::DataTypeString(expected), " with int8_mode ", int8_mode)));
+            tensorflow::DataTypeString(expected), " with ", ModeString())));
     OP_REQUIRES_OK(ctx, ToAbsl(ValidateAttributes(config_)));
     OP_REQUIRES_OK(ctx, ToAbsl(ParseActivation(activation, &config_.activation)));
   }
@@ -109,7 +107,7 @@ class EncoderKernel : public OpKernel {
         weights.layers[layer].*WeightFields()[field].view =
             ViewOf(ctx->input(WeightInput(layer, field)));
       }
-      if (config_.int8_mode != 0) {
+      if (config_.is_quantized()) {
         weights.layers[layer].amax_list = ViewOf(ctx->input(ScaleListInput(layer)));
       }
     }
@@ -120,12 +118,18 @@ class EncoderKernel : public OpKernel {
           for (int field = 0; field < kWeightsPerLayer; ++field) {
             tensors.push_back(ctx->input(WeightInput(layer, field)));
           }
-          if (config_.int8_mode != 0) tensors.push_back(ctx->input(ScaleListInput(layer)));
+          if (config_.is_quantized()) tensors.push_back(ctx->input(ScaleListInput(layer)));
         }
         return std::make_unique<TensorHold>(std::move(tensors));
       };
     }
     return runner_->Prepare(weights, call.execution(), prepared);
+  }
+
+  // For messages.
+  std::string ModeString() const {
+    return config_.fp8_mode != 0 ? StrCat("fp8_mode ", config_.fp8_mode)
+                                 : StrCat("int8_mode ", config_.int8_mode);
   }
 
   EncoderConfig config_;  // inner_size comes from the weights
@@ -196,11 +200,11 @@ class BertEncoderKernel final : public EncoderKernel {
     OP_REQUIRES_OK(ctx, ToAbsl(ValidateNumOutputs(config_, num_outputs_)));
     int64_t num_amax_lists;
     OP_REQUIRES_OK(ctx, ctx->GetAttr("num_amax_lists", &num_amax_lists));
-    const int64_t expected = config_.int8_mode == 0 ? 0 : config_.num_layers;
+    const int64_t expected = config_.is_quantized() ? config_.num_layers : 0;
     OP_REQUIRES(
         ctx, num_amax_lists == expected,
         absl::InvalidArgumentError(StrCat("num_amax_lists is ", num_amax_lists, ", expected ",
-                                          expected, " with int8_mode ", config_.int8_mode)));
+                                          expected, " with ", ModeString())));
   }
 
  protected:

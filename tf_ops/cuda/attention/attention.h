@@ -29,8 +29,9 @@ struct AttentionArgs {
   DataType dtype = DataType::kFloat32;
   int64_t batch_size = 0, max_seq_len = 0, num_heads = 0, head_size = 0;
   const void* qkv = nullptr;             // [T,3H]: query, key, value of a row side by side
-  void* output = nullptr;                // [T,H], of dtype, or int8 with out_scale
-  const float* out_scale = nullptr;      // one number: output times it is rounded to integers
+  void* output = nullptr;                // [T,H], of dtype; with out_scale int8 or float8
+  const float* out_scale = nullptr;      // one number: output times it is rounded
+  bool to_float8 = false;                // with out_scale
   const int32_t* seq_offsets = nullptr;  // int32 [B+1]: packed rows; null: padded, T = B*S
   int64_t num_tokens = -1;               // T, needed with seq_offsets
   const int32_t* key_lengths = nullptr;  // int32 [B] or null (all S keys); padded rows only

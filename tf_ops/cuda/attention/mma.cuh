@@ -219,7 +219,7 @@ __global__ void __launch_bounds__(128) AttentionMmaKernel(const AttentionParams 
         const int column = c * 8 + lane % 4 * 2;
         if (to_integers) {
           *reinterpret_cast<uint16_t*>(reinterpret_cast<int8_t*>(to) + column) =
-              PackIntegers(x * out_scale, y * out_scale);
+              PackPair(p.to_float8, x * out_scale, y * out_scale);
         } else {
           *reinterpret_cast<uint32_t*>(to + column) = ToPair<T>(x, y);
         }

@@ -9,7 +9,8 @@ namespace cuda {
 struct AttentionParams {
   const void* qkv;
   void* output;
-  const float* out_scale;  // null: the output is of the queries' type
+  const float* out_scale;  // null: the output is of the queries' type; else int8 or float8
+  bool to_float8;
   const int32_t* seq_offsets;
   const int32_t* key_lengths;
   const void* mask;

@@ -67,6 +67,7 @@ AttentionArgs MakeAttentionArgs(const EncoderConfig& config, const EncoderBatch&
   args.num_tokens = batch.rows();
   args.key_lengths = batch.packed ? nullptr : batch.key_lengths;
   args.mask = batch.attention_mask;
+  args.to_float8 = config.fp8_mode != 0;
   return args;
 }
 
@@ -114,6 +115,7 @@ AttentionParams MakeAttentionParams(const AttentionArgs& args) {
   params.qkv = args.qkv;
   params.output = args.output;
   params.out_scale = args.out_scale;
+  params.to_float8 = args.to_float8;
   params.seq_offsets = args.seq_offsets;
   params.key_lengths = args.key_lengths;
   params.mask = args.mask;

@@ -12,8 +12,10 @@ constexpr int kKeys = 64;  // of a tile
 // Stores element `at` of the output. The branch is the same for all threads.
 template <typename T>
 __device__ __forceinline__ void StoreOutput(const AttentionParams& p, int64_t at, float x) {
-  if (p.out_scale != nullptr) {
-    static_cast<int8_t*>(p.output)[at] = static_cast<int8_t>(RoundToInt8(x * *p.out_scale));
+  if (p.out_scale != nullptr && p.to_float8) {
+    static_cast<Float8*>(p.output)[at] = RoundTo<Float8>(x * *p.out_scale);
+  } else if (p.out_scale != nullptr) {
+    static_cast<int8_t*>(p.output)[at] = RoundTo<int8_t>(x * *p.out_scale);
   } else {
     static_cast<T*>(p.output)[at] = FromFloat<T>(x);
   }

@@ -220,7 +220,7 @@ struct WarpgroupRows {
         const float x = out[c * 4 + h * 2] * inverse, y = out[c * 4 + h * 2 + 1] * inverse;
         if (to_integers) {
           *reinterpret_cast<uint16_t*>(staging + integers_offset(row, c) + lane % 4 * 2) =
-              PackIntegers(x * out_scale, y * out_scale);
+              PackPair(p.to_float8, x * out_scale, y * out_scale);
         } else {
           *reinterpret_cast<uint32_t*>(staging + ChunkOffset(row, c) + lane % 4 * 4) =
               ToPair<T>(x, y);

@@ -1,4 +1,4 @@
-// Bias + residual + layer norm between integers, in one pass.
+// Bias + residual + layer norm between integers, or to float8, in one pass.
 #include "tf_ops/cuda/device_utils.cuh"
 #include "tf_ops/cuda/integers.cuh"
 #include "tf_ops/cuda/norm/int8_layer_norm.h"
@@ -8,8 +8,8 @@ namespace ft {
 namespace cuda {
 namespace {
 
-// In is T or int8_t.
-template <typename T, typename In>
+// In is T or int8_t; Q is int8_t or, where In is T, Float8.
+template <typename T, typename In, typename Q>
 struct NormParams {
   const In* input;
   const float* input_unit;
@@ -20,7 +20,7 @@ struct NormParams {
   const T* beta;
   float epsilon;
   T* output;
-  int8_t* integers;
+  Q* quantized;
   const float* scale;
   const float* output_unit;
   int64_t rows;
@@ -33,12 +33,12 @@ __device__ __forceinline__ float ReadUnit(const float* unit) {
 }
 
 // Stores kSize neighbours from element `at` on.
-template <typename T, typename In, int kSize>
-__device__ __forceinline__ void StoreNormalized(const NormParams<T, In>& p, int64_t at,
+template <typename T, typename In, typename Q, int kSize>
+__device__ __forceinline__ void StoreNormalized(const NormParams<T, In, Q>& p, int64_t at,
                                                 const float (&y)[kSize], float scale,
                                                 float output_unit) {
-  if (p.integers != nullptr) {
-    *reinterpret_cast<Piece<int8_t, kSize>*>(p.integers + at) = ToIntegers(y, scale);
+  if (p.quantized != nullptr) {
+    *reinterpret_cast<Piece<Q, kSize>*>(p.quantized + at) = RoundPiece<Q>(y, scale);
   }
   if (p.output == nullptr) return;
   Piece<T, kSize> output;
@@ -52,8 +52,9 @@ __device__ __forceinline__ void StoreNormalized(const NormParams<T, In>& p, int6
 }
 
 // The rows of a block, the threads of a row and what they hold are LayerNormKernel's.
-template <typename T, typename In, int kThreads, int kRows, int kVectors>
-__global__ void __launch_bounds__(kThreads* kRows) Int8LayerNormKernel(const NormParams<T, In> p) {
+template <typename T, typename In, typename Q, int kThreads, int kRows, int kVectors>
+__global__ void __launch_bounds__(kThreads* kRows)
+    Int8LayerNormKernel(const NormParams<T, In, Q> p) {
   static_assert(kThreads == 32 || kRows == 1, "a block's reduction is over all its threads");
   constexpr int kSize = Vector16<T>::kSize;
   __shared__ float scratch[2][kThreads / 32];
@@ -107,8 +108,8 @@ __global__ void __launch_bounds__(kThreads* kRows) Int8LayerNormKernel(const Nor
 }
 
 // Any H: one block of 256 threads per row; the row is read three times.
-template <typename T, typename In>
-__global__ void __launch_bounds__(256) Int8LayerNormAnySizeKernel(const NormParams<T, In> p) {
+template <typename T, typename In, typename Q>
+__global__ void __launch_bounds__(256) Int8LayerNormAnySizeKernel(const NormParams<T, In, Q> p) {
   __shared__ float scratch[2][8];
   AllowNextKernel();
   WaitForPreviousKernel();
@@ -134,15 +135,15 @@ __global__ void __launch_bounds__(256) Int8LayerNormAnySizeKernel(const NormPara
   }
 }
 
-template <typename T, typename In, int kThreads, int kRows, int kVectors>
-Status LaunchRegisters(const NormParams<T, In>& params, const LaunchContext& context) {
-  return Launch(Int8LayerNormKernel<T, In, kThreads, kRows, kVectors>,
+template <int kThreads, int kRows, int kVectors, typename T, typename In, typename Q>
+Status LaunchRegisters(const NormParams<T, In, Q>& params, const LaunchContext& context) {
+  return Launch(Int8LayerNormKernel<T, In, Q, kThreads, kRows, kVectors>,
                 Grid{(params.rows + kRows - 1) / kRows}, kThreads * kRows, 0, context, params);
 }
 
-template <typename T, typename In>
+template <typename T, typename In, typename Q>
 Status LaunchTyped(const Int8LayerNormArgs& args, const LaunchContext& context) {
-  const NormParams<T, In> params = {static_cast<const In*>(args.input),
+  const NormParams<T, In, Q> params = {static_cast<const In*>(args.input),
                                     args.input_unit,
                                     static_cast<const In*>(args.residual),
                                     args.residual_unit,
@@ -151,7 +152,7 @@ Status LaunchTyped(const Int8LayerNormArgs& args, const LaunchContext& context) 
                                     static_cast<const T*>(args.beta),
                                     args.epsilon,
                                     static_cast<T*>(args.output),
-                                    args.integers,
+                                    static_cast<Q*>(args.quantized),
                                     args.scale,
                                     args.output_unit,
                                     args.rows,
@@ -159,28 +160,32 @@ Status LaunchTyped(const Int8LayerNormArgs& args, const LaunchContext& context) 
   constexpr int kSize = Vector16<T>::kSize;
   const int64_t vectors = args.hidden_size / kSize;
   if (args.hidden_size % kSize != 0 || vectors > 1024) {
-    return Launch(Int8LayerNormAnySizeKernel<T, In>, Grid{args.rows}, 256, 0, context, params);
+    return Launch(Int8LayerNormAnySizeKernel<T, In, Q>, Grid{args.rows}, 256, 0, context, params);
   }
   // As LaunchLayerNorm.
   const bool few = args.rows <= 8 * context.num_multiprocessors;
-  if (!few && vectors <= 64) return LaunchRegisters<T, In, 32, 4, 2>(params, context);
-  if (!few && vectors <= 96) return LaunchRegisters<T, In, 32, 4, 3>(params, context);
-  if (!few && vectors <= 128) return LaunchRegisters<T, In, 32, 4, 4>(params, context);
-  if (!few && vectors <= 256) return LaunchRegisters<T, In, 32, 4, 8>(params, context);
-  if (vectors <= 96) return LaunchRegisters<T, In, 96, 1, 1>(params, context);
-  if (vectors <= 128) return LaunchRegisters<T, In, 128, 1, 1>(params, context);
-  if (vectors <= 256) return LaunchRegisters<T, In, 256, 1, 1>(params, context);
-  return LaunchRegisters<T, In, 256, 1, 4>(params, context);
+  if (!few && vectors <= 64) return LaunchRegisters<32, 4, 2>(params, context);
+  if (!few && vectors <= 96) return LaunchRegisters<32, 4, 3>(params, context);
+  if (!few && vectors <= 128) return LaunchRegisters<32, 4, 4>(params, context);
+  if (!few && vectors <= 256) return LaunchRegisters<32, 4, 8>(params, context);
+  if (vectors <= 96) return LaunchRegisters<96, 1, 1>(params, context);
+  if (vectors <= 128) return LaunchRegisters<128, 1, 1>(params, context);
+  if (vectors <= 256) return LaunchRegisters<256, 1, 1>(params, context);
+  return LaunchRegisters<256, 1, 4>(params, context);
 }
 
 }  // namespace
 
 Status LaunchInt8LayerNorm(const Int8LayerNormArgs& args, const LaunchContext& context) {
   if (args.rows == 0) return OkStatus();
+  if (args.reads_integers && args.quantized_dtype != DataType::kInt8) {
+    return Internal("a layer norm of integers was asked for ", Name(args.quantized_dtype));
+  }
   return DispatchType(args.dtype, [&](auto type) {
     using T = decltype(type);
-    return args.reads_integers ? LaunchTyped<T, int8_t>(args, context)
-                               : LaunchTyped<T, T>(args, context);
+    if (args.quantized_dtype == DataType::kFloat8) return LaunchTyped<T, T, Float8>(args, context);
+    return args.reads_integers ? LaunchTyped<T, int8_t, int8_t>(args, context)
+                               : LaunchTyped<T, T, int8_t>(args, context);
   });
 }
 

@@ -30,10 +30,10 @@ __global__ void __launch_bounds__(256) ActivationKernel(T* x, int64_t num_elems)
 }
 
 // As ActivationKernel; q is 16-byte aligned too.
-template <typename T>
+template <typename T, typename Q>
 __global__ void __launch_bounds__(256)
     QuantizeKernel(const T* __restrict__ x, int64_t num_elems, const float* __restrict__ scale,
-                   int8_t* __restrict__ q) {
+                   Q* __restrict__ q) {
   constexpr int kSize = Vector16<T>::kSize;
   AllowNextKernel();
   WaitForPreviousKernel();
@@ -46,10 +46,10 @@ __global__ void __launch_bounds__(256)
     float numbers[kSize];
 #pragma unroll
     for (int e = 0; e < kSize; ++e) numbers[e] = ToFloat(p.v[e]);
-    reinterpret_cast<Piece<int8_t, kSize>*>(q)[i] = ToIntegers(numbers, factor);
+    reinterpret_cast<Piece<Q, kSize>*>(q)[i] = RoundPiece<Q>(numbers, factor);
   }
   for (int64_t i = vectors * kSize + first; i < num_elems; i += stride) {
-    q[i] = static_cast<int8_t>(RoundToInt8(ToFloat(x[i]) * factor));
+    q[i] = RoundTo<Q>(ToFloat(x[i]) * factor);
   }
 }
 
@@ -57,6 +57,11 @@ template <typename T>
 __global__ void __launch_bounds__(256) ToFloatKernel(const T* x, int64_t num_elems, float* y) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
   if (i < num_elems) y[i] = ToFloat(x[i]);
+}
+
+__global__ void __launch_bounds__(256) IntegersToFloat8Kernel(int8_t* x, int64_t num_elems) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
+  if (i < num_elems) reinterpret_cast<Float8*>(x)[i] = RoundTo<Float8>(ToFloat(x[i]));
 }
 
 // 32x32 tiles through shared memory; 32x8 threads. blockIdx.y chooses the matrix.
@@ -112,14 +117,27 @@ Status LaunchActivation(DataType dtype, Activation activation, void* x, int64_t 
 }
 
 Status LaunchQuantize(DataType dtype, const void* x, int64_t num_elems, const float* scale,
-                      int8_t* q, const LaunchContext& context) {
+                      DataType q_dtype, void* q, const LaunchContext& context) {
   if (num_elems == 0) return OkStatus();
   return DispatchType(dtype, [&](auto type) {
     using T = decltype(type);
-    const int64_t blocks = NumBlocks(num_elems / Vector16<T>::kSize, context);
-    return Launch(QuantizeKernel<T>, Grid{blocks}, 256, 0, context, static_cast<const T*>(x),
-                  num_elems, scale, q);
+    const Grid grid = {NumBlocks(num_elems / Vector16<T>::kSize, context)};
+    const auto* const from = static_cast<const T*>(x);
+    if (q_dtype == DataType::kFloat8) {
+      return Launch(QuantizeKernel<T, Float8>, grid, 256, 0, context, from, num_elems, scale,
+                    static_cast<Float8*>(q));
+    }
+    return Launch(QuantizeKernel<T, int8_t>, grid, 256, 0, context, from, num_elems, scale,
+                  static_cast<int8_t*>(q));
   });
+}
+
+Status LaunchIntegersToFloat8(void* x, int64_t num_elems, const LaunchContext& context) {
+  if (num_elems == 0) return OkStatus();
+  LaunchContext first = context;
+  first.overlap = false;
+  return Launch(IntegersToFloat8Kernel, Grid{(num_elems + 255) / 256}, 256, 0, first,
+                static_cast<int8_t*>(x), num_elems);
 }
 
 Status LaunchToFloat(DataType dtype, const void* x, int64_t num_elems, float* y,

@@ -13,9 +13,13 @@ namespace cuda {
 Status LaunchActivation(DataType dtype, Activation activation, void* x, int64_t num_elems,
                         const LaunchContext& context);
 
-// q[i] = the integer nearest to x[i] * scale[0] (docs/int8.md), num_elems of dtype.
+// q[i] = the number of `q_dtype`, int8 or float8, nearest to x[i] * scale[0] (docs/int8.md,
+// docs/fp8.md), num_elems of dtype.
 Status LaunchQuantize(DataType dtype, const void* x, int64_t num_elems, const float* scale,
-                      int8_t* q, const LaunchContext& context);
+                      DataType q_dtype, void* q, const LaunchContext& context);
+
+// x[i], num_elems integers of 8 bits, as float8, in place (no alignment needed).
+Status LaunchIntegersToFloat8(void* x, int64_t num_elems, const LaunchContext& context);
 
 // y[i] = x[i], num_elems of dtype.
 Status LaunchToFloat(DataType dtype, const void* x, int64_t num_elems, float* y,

@@ -21,7 +21,11 @@ int main(int argc, char** argv) {
   config.num_heads = atol(argv[3]);
   config.head_size = atol(argv[4]);
   config.inner_size = 4 * config.hidden_size();
-  config.int8_mode = atoi(argv[6]);
+  if (std::string(argv[6]) == "fp8") {
+    config.fp8_mode = 1;
+  } else {
+    config.int8_mode = atoi(argv[6]);
+  }
   config.dtype = atoi(argv[5]) ? ft::DataType::kFloat16 : ft::DataType::kFloat32;
   cudaDeviceProp properties;
   const cudaError_t error = cudaGetDeviceProperties(&properties, 0);
@@ -43,7 +47,7 @@ int main(int argc, char** argv) {
     printf("[ERROR] %s\n", status.message().c_str());
     return 1;
   }
-  const std::string path = config.int8_mode == 0 ? ft::cuda::GemmConfigPath(directory)
+  const std::string path = !config.is_quantized() ? ft::cuda::GemmConfigPath(directory)
                                                  : ft::cuda::Int8GemmConfigPath(directory);
   printf("%s is written\n***Encoder Gemm Testing End***\n", path.c_str());
   return 0;

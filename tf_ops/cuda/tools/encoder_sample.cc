@@ -100,7 +100,11 @@ int main(int argc, char** argv) {
     return 1;
   }
   ft::EncoderConfig config;
-  config.int8_mode = atoi(argv[8]);
+  if (std::string(argv[8]) == "fp8") {
+    config.fp8_mode = 1;
+  } else {
+    config.int8_mode = atoi(argv[8]);
+  }
   ft::EncoderBatch batch;
   batch.batch_size = atol(argv[1]);
   config.num_layers = atol(argv[2]);
@@ -151,7 +155,7 @@ int main(int argc, char** argv) {
         view.data = (layers[0].*ft::WeightFields()[f].view).data;
       }
     }
-    if (config.int8_mode == 0) continue;
+    if (!config.is_quantized()) continue;
     layer.amax_list = {&layer == &layers[0] ? MakeScaleList(config) : layers[0].amax_list.data,
                        ft::DataType::kFloat32,
                        {ft::ScaleListSize(config)}};

@@ -1,4 +1,4 @@
-// int8 products on Hopper's tensor cores, by CUTLASS: persistent, with tensor copies and all that
+// Products of 8 bits on Hopper's tensor cores, by CUTLASS: persistent, with tensor copies and all that
 // follows the product in the epilogue. Included by hopper_*.cu, which instantiate it one kernel a
 // file; compiled for sm_90a alone, with NDEBUG: asserts make ptxas put the wgmma instructions one
 // behind the other.
@@ -31,7 +31,7 @@ struct ActivationArguments {
 // activation(y) * out_scale, not yet rounded. Which activation is known where the kernel is
 // compiled, or the same for all threads: kAnyActivation.
 constexpr auto kAnyActivation = static_cast<Int8Activation>(-2);
-template <Int8Activation kActivation>
+template <Int8Activation kActivation, bool kToIntegers>
 struct ActivateAndScale {
   template <typename Fragment>
   struct Of {
@@ -43,18 +43,25 @@ struct ActivateAndScale {
       ActivateIntegers<Fragment::kElements>(
           kActivation == kAnyActivation ? arguments.activation : kActivation, &x[0]);
       CUTLASS_PRAGMA_UNROLL
-      // CUTLASS rounds and saturates, but makes NaN 0: fmaxf makes it the end of the range.
-      for (int i = 0; i < Fragment::kElements; ++i) x[i] = fmaxf(x[i] * out_scale[i], -128.f);
+      for (int i = 0; i < Fragment::kElements; ++i) {
+        x[i] = x[i] * out_scale[i];
+        // CUTLASS rounds and saturates, but of integers makes NaN 0: fmaxf makes it the end of the
+        // range.
+        if constexpr (kToIntegers) x[i] = fmaxf(x[i], -128.f);
+      }
       return x;
     }
   };
 };
 
-template <typename Output, typename Tile, typename Cluster, typename Schedule,
+// Input is int8_t or cutlass::float_e4m3_t, Output that or a number.
+template <typename Input, typename Output, typename Tile, typename Cluster, typename Schedule,
           typename EpilogueSchedule, Int8Activation kActivation>
 struct Int8Gemm {
   static constexpr auto kRound = cutlass::FloatRoundStyle::round_to_nearest;
-  static constexpr bool kIntegers = std::is_same_v<Output, int8_t>;
+  static constexpr bool kRounds = std::is_same_v<Output, Input>;
+  static constexpr bool kIntegers = std::is_same_v<Input, int8_t>;
+  using Sum = std::conditional_t<kIntegers, int32_t, float>;
   static constexpr int kInputAlignment = 16, kOutputAlignment = 16 / sizeof(Output);
 
   using RowVector =
@@ -66,18 +73,19 @@ struct Int8Gemm {
       fusion::Sm90AccFetch, RowVector>;
   using Scalar = fusion::Sm90ScalarBroadcast<float>;
   using Quantized = fusion::Sm90EVT<
-      fusion::Sm90Compute<ActivateAndScale<kActivation>::template Of, Output, float, kRound>,
+      fusion::Sm90Compute<ActivateAndScale<kActivation, kIntegers>::template Of, Output, float,
+                          kRound>,
       Scaled<float>, Scalar>;
-  using Epilogue = std::conditional_t<kIntegers, Quantized, Scaled<Output>>;
+  using Epilogue = std::conditional_t<kRounds, Quantized, Scaled<Output>>;
 
   using Row = cutlass::layout::RowMajor;
   using CollectiveEpilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster,
-      cutlass::epilogue::collective::EpilogueTileAuto, int32_t, float, void, Row, kOutputAlignment,
+      cutlass::epilogue::collective::EpilogueTileAuto, Sum, float, void, Row, kOutputAlignment,
       Output, Row, kOutputAlignment, EpilogueSchedule, Epilogue>::CollectiveOp;
   using CollectiveMainloop = typename cutlass::gemm::collective::CollectiveBuilder<
-      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, int8_t, Row, kInputAlignment, int8_t,
-      cutlass::layout::ColumnMajor, kInputAlignment, int32_t, Tile, Cluster,
+      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Input, Row, kInputAlignment, Input,
+      cutlass::layout::ColumnMajor, kInputAlignment, Sum, Tile, Cluster,
       cutlass::gemm::collective::StageCountAutoCarveout<static_cast<int>(
           sizeof(typename CollectiveEpilogue::SharedStorage))>,
       Schedule>::CollectiveOp;
@@ -92,7 +100,7 @@ typename Gemm::Epilogue::Arguments EpilogueArguments(const Int8GemmArgs& args) {
   const typename Gemm::RowVector::Arguments scale = {args.scale, 0.f, {}};
   // Without a vector it is 0.
   const typename Gemm::RowVector::Arguments bias = {args.bias, 0.f, {}};
-  if constexpr (Gemm::kIntegers) {
+  if constexpr (Gemm::kRounds) {
     typename Gemm::Scalar::Arguments out_scale;
     out_scale.scalars[0] = 1.f;  // without a pointer
     out_scale.scalar_ptrs[0] = args.out_scale;
@@ -119,9 +127,10 @@ Status Launch(const Int8GemmArgs& args, const LaunchContext& context) {
   typename Gemm::Device::Arguments arguments;
   arguments.mode = cutlass::gemm::GemmUniversalMode::kGemm;
   arguments.problem_shape = {m, n, k, 1};
-  arguments.mainloop.ptr_A = args.x;
+  using Input = typename Kernel::CollectiveMainloop::ElementA;
+  arguments.mainloop.ptr_A = static_cast<const Input*>(args.x);
   arguments.mainloop.dA = cutlass::make_cute_packed_stride(typename Kernel::StrideA{}, {m, k, 1});
-  arguments.mainloop.ptr_B = args.w;
+  arguments.mainloop.ptr_B = static_cast<const Input*>(args.w);
   arguments.mainloop.dB = cutlass::make_cute_packed_stride(typename Kernel::StrideB{}, {n, k, 1});
   arguments.epilogue.thread = EpilogueArguments<Gemm>(args);
   arguments.epilogue.ptr_D = static_cast<Output*>(args.output);
@@ -149,15 +158,27 @@ using OneGroup = cutlass::epilogue::TmaWarpSpecialized;
 
 // The tiles that were fastest on an H100 at BERT-base's sizes. Pingpong: one warpgroup multiplies
 // while the other does its epilogue.
+using Pingpong = cutlass::gemm::KernelTmaWarpSpecializedPingpong;
 template <typename Output, Int8Activation kActivation = Int8Activation::kNone>
-using Gemm128 = Int8Gemm<Output, Tile128, Pair, cutlass::gemm::KernelTmaWarpSpecializedPingpong,
-                         OneGroup, kActivation>;
+using Gemm128 = Int8Gemm<int8_t, Output, Tile128, Pair, Pingpong, OneGroup, kActivation>;
 template <typename Output, Int8Activation kActivation = Int8Activation::kNone>
-using Gemm64 = Int8Gemm<Output, Tile64, Alone, cutlass::gemm::KernelTmaWarpSpecializedPingpong,
-                        OneGroup, kActivation>;
+using Gemm64 = Int8Gemm<int8_t, Output, Tile64, Alone, Pingpong, OneGroup, kActivation>;
 template <typename Output>
-using GemmFew = Int8Gemm<Output, TileFew, Alone, cutlass::gemm::KernelTmaWarpSpecialized, OneGroup,
-                         kAnyActivation>;
+using GemmFew = Int8Gemm<int8_t, Output, TileFew, Alone, cutlass::gemm::KernelTmaWarpSpecialized,
+                         OneGroup, kAnyActivation>;
+
+// The same of float8. Tensor cores keep sums to the end ("fast accumulation"), which costs bits that
+// float8 does not have (docs/fp8.md).
+using Float8 = cutlass::float_e4m3_t;
+using Float8Pingpong = cutlass::gemm::KernelTmaWarpSpecializedPingpongFP8FastAccum;
+template <typename Output, Int8Activation kActivation = Int8Activation::kNone>
+using Float8Gemm128 = Int8Gemm<Float8, Output, Tile128, Pair, Float8Pingpong, OneGroup, kActivation>;
+template <typename Output, Int8Activation kActivation = Int8Activation::kNone>
+using Float8Gemm64 = Int8Gemm<Float8, Output, Tile64, Alone, Float8Pingpong, OneGroup, kActivation>;
+template <typename Output>
+using Float8GemmFew =
+    Int8Gemm<Float8, Output, TileFew, Alone, cutlass::gemm::KernelTmaWarpSpecializedFP8FastAccum,
+             OneGroup, kAnyActivation>;
 
 }  // namespace hopper
 }  // namespace cuda

@@ -9,11 +9,9 @@ namespace {
 
 using Launcher = Status (*)(const Int8GemmArgs&, const LaunchContext&);
 
-// The kernel of a kind for an output type and activation, or null.
-Launcher FindLauncher(const Int8GemmArgs& args, Int8GemmKind kind) {
-  if (kind == Int8GemmKind::kPlain) return LaunchPlainInt8Gemm;
 #ifdef FT_WITH_CUTLASS
-  const int tile = static_cast<int>(kind) - static_cast<int>(Int8GemmKind::kHopper128);
+// The kernel of a tile, 128x128 first, for an output type and activation, or null.
+Launcher FindInt8Launcher(const Int8GemmArgs& args, int tile) {
   constexpr Launcher kIntegers[] = {LaunchHopperInt8Integer128, LaunchHopperInt8Integer64,
                                     LaunchHopperInt8IntegerFew};
   constexpr Launcher kGelu[] = {LaunchHopperInt8Gelu128, LaunchHopperInt8Activated64,
@@ -42,6 +40,39 @@ Launcher FindLauncher(const Int8GemmArgs& args, Int8GemmKind kind) {
     default:
       return kFloats[tile];
   }
+}
+
+// The same of float8. A layer has no output of float8 without an activation.
+Launcher FindFloat8Launcher(const Int8GemmArgs& args, int tile) {
+  constexpr Launcher kGelu[] = {LaunchHopperFloat8Gelu128, LaunchHopperFloat8Activated64,
+                                LaunchHopperFloat8ActivatedFew};
+  constexpr Launcher kActivated[] = {nullptr, LaunchHopperFloat8Activated64,
+                                     LaunchHopperFloat8ActivatedFew};
+  constexpr Launcher kHalfs[] = {LaunchHopperFloat8Half128, LaunchHopperFloat8Half64,
+                                 LaunchHopperFloat8HalfFew};
+  constexpr Launcher kBFloats[] = {LaunchHopperFloat8BFloat128, LaunchHopperFloat8BFloat64,
+                                   LaunchHopperFloat8BFloatFew};
+  constexpr Launcher kFloats[] = {nullptr, LaunchHopperFloat8Float64, nullptr};
+  switch (args.output_dtype) {
+    case DataType::kFloat8:
+      return (args.activation == Int8Activation::kGeluTanh ? kGelu : kActivated)[tile];
+    case DataType::kFloat16:
+      return kHalfs[tile];
+    case DataType::kBFloat16:
+      return kBFloats[tile];
+    default:
+      return kFloats[tile];
+  }
+}
+#endif
+
+// The kernel of a kind for what `args` has but pointers, or null.
+Launcher FindLauncher(const Int8GemmArgs& args, Int8GemmKind kind) {
+  if (kind == Int8GemmKind::kPlain) return LaunchPlainInt8Gemm;
+#ifdef FT_WITH_CUTLASS
+  const int tile = static_cast<int>(kind) - static_cast<int>(Int8GemmKind::kHopper128);
+  return args.input_dtype == DataType::kFloat8 ? FindFloat8Launcher(args, tile)
+                                               : FindInt8Launcher(args, tile);
 #else
   return nullptr;  // built for no architecture that could run one
 #endif
@@ -81,6 +112,7 @@ const char* Name(Int8GemmKind kind) {
 }
 
 bool Int8GemmSupported(const Int8GemmArgs& args, Int8GemmKind kind, const LaunchContext& context) {
+  if (args.input_dtype == DataType::kFloat8 && context.compute_capability < 89) return false;
   if (kind == Int8GemmKind::kPlain) return true;
   // Tensor copies move 16 bytes of a row at least.
   return FindLauncher(args, kind) != nullptr && context.compute_capability == 90 &&
@@ -98,7 +130,7 @@ Int8GemmKind SelectInt8Gemm(const Int8GemmArgs& args, const LaunchContext& conte
 Status LaunchInt8Gemm(const Int8GemmArgs& args, Int8GemmKind kind, const LaunchContext& context) {
   if (args.rows == 0) return OkStatus();
   if (!Int8GemmSupported(args, kind, context)) {
-    return Internal("an int8 product of ", args.rows, "x", args.k, "x", args.n, " to ",
+    return Internal("a product of ", Name(args.input_dtype), " ", args.rows, "x", args.k, "x", args.n, " to ",
                     Name(args.output_dtype), " was given to the ", Name(kind), " kernel");
   }
   return FindLauncher(args, kind)(args, context);

@@ -1,4 +1,4 @@
-// Products of int8 matrices with what follows them (docs/int8.md). All pointers are device
+// Products of int8 or float8 matrices with what follows them (docs/int8.md, docs/fp8.md). All pointers are device
 // pointers, 16-byte aligned unless said otherwise; all work is put on the context's stream, and
 // nothing waits for it.
 #pragma once
@@ -19,7 +19,7 @@ inline constexpr int kNumInt8GemmKinds = 4;
 
 const char* Name(Int8GemmKind kind);
 
-// What an int8 output may be the activation of, as igemm_config.in numbers it (docs/int8.md).
+// What an output of 8 bits may be the activation of, as igemm_config.in numbers it (docs/int8.md).
 enum class Int8Activation {
   kNone = -1,
   kGeluTanh,  // within |y| / 2048
@@ -30,13 +30,14 @@ enum class Int8Activation {
 
 struct Int8GemmArgs {
   int64_t rows = 0, n = 0, k = 0;
-  const int8_t* x = nullptr;                   // [rows,k]
-  const int8_t* w = nullptr;                   // [n,k]
+  DataType input_dtype = DataType::kInt8;      // or float8: of x and w
+  const void* x = nullptr;                     // [rows,k]
+  const void* w = nullptr;                     // [n,k]
   const float* scale = nullptr;                // [n]
   const float* bias = nullptr;                 // [n] or null
-  DataType output_dtype = DataType::kFloat32;  // or float16, bfloat16, int8
+  DataType output_dtype = DataType::kFloat32;  // or float16, bfloat16, input_dtype
   void* output = nullptr;                      // [rows,n]
-  // int8 alone:
+  // With an output of 8 bits alone:
   Int8Activation activation = Int8Activation::kNone;
   const float* out_scale = nullptr;  // one number, of any alignment, or null: 1
 };
@@ -47,8 +48,9 @@ bool Int8GemmSupported(const Int8GemmArgs& args, Int8GemmKind kind, const Launch
 // The kind that should be the fastest of those that are supported.
 Int8GemmKind SelectInt8Gemm(const Int8GemmArgs& args, const LaunchContext& context);
 
-// y = x w^T * scale + bias, in float32 from the exact sum on. output = y, or for int8 the integer
-// nearest to activation(y) * out_scale, half to even, within -128 and 127; NaN becomes -128.
+// y = x w^T * scale + bias, in float32 from the sum on, which is exact for integers. output = y, or
+// for int8 the integer nearest to activation(y) * out_scale, half to even, within -128 and 127; NaN
+// becomes -128; for float8 the number nearest to it, within -448 and 448; NaN stays.
 Status LaunchInt8Gemm(const Int8GemmArgs& args, Int8GemmKind kind, const LaunchContext& context);
 
 }  // namespace cuda

@@ -13,7 +13,7 @@ namespace {
 
 constexpr size_t kMaxRemembered = 4096;
 // To be raised when the kernels change, so that no old choice stands.
-constexpr int kKernelGeneration = 2;
+constexpr int kKernelGeneration = 3;
 
 constexpr char kHeader[] =
     "batch_size seq_len head_num size_per_head dataType ### batchCount n m k activation kernel "
@@ -21,7 +21,7 @@ constexpr char kHeader[] =
 
 bool SameProduct(const Int8GemmArgs& a, const Int8GemmArgs& b) {
   return a.rows == b.rows && a.n == b.n && a.k == b.k && a.output_dtype == b.output_dtype &&
-         a.activation == b.activation;
+         a.activation == b.activation && a.input_dtype == b.input_dtype;
 }
 
 std::string FormatRow(const TunedInt8Gemm& row, const std::string& environment) {
@@ -31,6 +31,7 @@ std::string FormatRow(const TunedInt8Gemm& row, const std::string& environment) 
        << ' ' << static_cast<int>(p.output_dtype) << " ### 1 " << p.n << ' ' << p.rows << ' ' << p.k
        << ' ' << static_cast<int>(p.activation) << ' ' << static_cast<int>(row.kind) << ' ' << row.milliseconds
        << ' ' << environment;
+  if (p.input_dtype != DataType::kInt8) line << ' ' << Name(p.input_dtype);
   return line.str();
 }
 
@@ -42,12 +43,20 @@ bool ParseRow(const std::string& line, TunedInt8Gemm* row, std::string* environm
   Int8GemmArgs& p = row->product;
   if (!(in >> row->batch_size >> row->seq_len >> row->num_heads >> row->head_size >> dtype >>
         hashes >> batch_count >> p.n >> p.rows >> p.k >> activation >> kind >> row->milliseconds >>
-        *environment) ||
-      in >> rest) {
+        *environment)) {
     return false;
   }
+  // Rows of integers end here.
+  const char* const kFloat8 = Name(DataType::kFloat8);
+  if (in >> rest) {
+    std::string more;
+    if (rest != kFloat8 || in >> more) return false;
+    p.input_dtype = DataType::kFloat8;
+  } else {
+    p.input_dtype = DataType::kInt8;
+  }
   const DataType types[] = {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16,
-                            DataType::kInt8};
+                            p.input_dtype};
   const bool is_type = std::any_of(std::begin(types), std::end(types),
                                    [&](DataType type) { return static_cast<int>(type) == dtype; });
   if (hashes != "###" || batch_count != 1 || !is_type || p.n <= 0 || p.rows <= 0 || p.k <= 0 ||
@@ -89,7 +98,7 @@ Status UpdateInt8GemmConfig(const std::string& path, const std::string& environm
 
 Int8Kinds::Key Int8Kinds::MakeKey(const Int8GemmArgs& product) {
   return {product.rows, product.n, product.k, static_cast<int>(product.output_dtype),
-          static_cast<int>(product.activation)};
+          static_cast<int>(product.activation), static_cast<int>(product.input_dtype)};
 }
 
 void Int8Kinds::LoadConfig(const std::string& directory) {

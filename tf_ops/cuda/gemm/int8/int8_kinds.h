@@ -49,7 +49,7 @@ class Int8Kinds {
   void Keep(const TunedInt8Gemm& row);
 
  private:
-  using Key = std::tuple<int64_t, int64_t, int64_t, int, int>;
+  using Key = std::tuple<int64_t, int64_t, int64_t, int, int, int>;
   static Key MakeKey(const Int8GemmArgs& product);
 
   const bool plain_only_;

@@ -1,4 +1,5 @@
-// int8 products of any size on tensor cores (mma.sync), sm_75 and later.
+// Products of 8 bits of any size on tensor cores (mma.sync): integers on sm_75 and later, float8 on
+// sm_89 and later.
 #include <type_traits>
 
 #include "tf_ops/cuda/device_utils.cuh"
@@ -34,6 +35,29 @@ __device__ __forceinline__ void MultiplyAddIntegers(int (&d)[4], const uint32_t 
                  : "r"(a[i]), "r"(b[i / 2]));
   }
 #endif
+}
+
+// The same of float8.
+__device__ __forceinline__ void MultiplyAddFloat8(float (&d)[4], const uint32_t (&a)[4],
+                                                  uint32_t b0, uint32_t b1) {
+#if __CUDA_ARCH__ >= 890
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+      "{%8,%9}, {%0,%1,%2,%3};\n"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+  __trap();  // Int8GemmSupported has said no
+#endif
+}
+
+__device__ __forceinline__ void MultiplyAddBytes(int (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                                 uint32_t b1) {
+  MultiplyAddIntegers(d, a, b0, b1);
+}
+__device__ __forceinline__ void MultiplyAddBytes(float (&d)[4], const uint32_t (&a)[4],
+                                                 uint32_t b0, uint32_t b1) {
+  MultiplyAddFloat8(d, a, b0, b1);
 }
 
 // The four warps of a block own kRowTiles * 16 x kColTiles * 8 elements each.
@@ -72,13 +96,16 @@ __device__ __forceinline__ void LoadStage(const int8_t* source, int first, int l
   }
 }
 
+template <typename T>
+constexpr bool kIsRounded = std::is_same_v<T, int8_t> || std::is_same_v<T, Float8>;
+
 // Two neighbours of a row, of which the second may not exist.
 template <typename T>
 __device__ __forceinline__ void StorePair(T* to, float y0, float y1, bool has_second,
                                           bool is_pair_aligned) {
   if (is_pair_aligned) {
-    if constexpr (std::is_same_v<T, int8_t>) {
-      *reinterpret_cast<uint16_t*>(to) = PackIntegers(y0, y1);
+    if constexpr (kIsRounded<T>) {
+      *reinterpret_cast<uint16_t*>(to) = PackPair(std::is_same_v<T, Float8>, y0, y1);
     } else if constexpr (std::is_same_v<T, float>) {
       *reinterpret_cast<float2*>(to) = make_float2(y0, y1);
     } else {
@@ -86,9 +113,9 @@ __device__ __forceinline__ void StorePair(T* to, float y0, float y1, bool has_se
     }
     return;
   }
-  if constexpr (std::is_same_v<T, int8_t>) {
-    to[0] = static_cast<int8_t>(RoundToInt8(y0));
-    if (has_second) to[1] = static_cast<int8_t>(RoundToInt8(y1));
+  if constexpr (kIsRounded<T>) {
+    to[0] = RoundTo<T>(y0);
+    if (has_second) to[1] = RoundTo<T>(y1);
   } else {
     to[0] = FromFloat<T>(y0);
     if (has_second) to[1] = FromFloat<T>(y1);
@@ -103,8 +130,8 @@ struct Epilogue {
   Int8Activation activation;
 };
 
-template <typename T>
-__device__ __forceinline__ void StoreSums(const Epilogue& e, int sum0, int sum1, float out_scale,
+template <typename T, typename Sum>
+__device__ __forceinline__ void StoreSums(const Epilogue& e, Sum sum0, Sum sum1, float out_scale,
                                           int column, int n, T* row) {
   if (column >= n) return;
   const int next = min(column + 1, n - 1);
@@ -112,7 +139,7 @@ __device__ __forceinline__ void StoreSums(const Epilogue& e, int sum0, int sum1,
   const float bias1 = e.bias != nullptr ? e.bias[next] : 0.f;
   float y[2] = {fmaf(static_cast<float>(sum0), e.scale[column], bias0),
                 fmaf(static_cast<float>(sum1), e.scale[next], bias1)};
-  if constexpr (std::is_same_v<T, int8_t>) {
+  if constexpr (kIsRounded<T>) {
     ActivateIntegers<2>(e.activation, y);
     y[0] *= out_scale;
     y[1] *= out_scale;
@@ -120,8 +147,8 @@ __device__ __forceinline__ void StoreSums(const Epilogue& e, int sum0, int sum1,
   StorePair(row + column, y[0], y[1], column + 1 < n, n % 2 == 0);
 }
 
-// Blocks go round the columns first: they share rows of x.
-template <typename T, typename C>
+// Blocks go round the columns first: they share rows of x. Sum is int for integers, float for float8.
+template <typename T, typename Sum, typename C>
 __global__ void __launch_bounds__(kThreads)
     Int8GemmKernel(const int8_t* __restrict__ x, const int8_t* __restrict__ w, const Epilogue e,
                    T* __restrict__ output, int rows, int n, int k) {
@@ -148,7 +175,7 @@ __global__ void __launch_bounds__(kThreads)
     if (s < num_steps) load_x(s);
     CommitCopies();
   }
-  int sum[C::kRowTiles][C::kColTiles][4] = {};
+  Sum sum[C::kRowTiles][C::kColTiles][4] = {};
   for (int step = 0; step < num_steps; ++step) {
     WaitCopies<C::kStages - 2>();
     __syncthreads();  // this step's bytes are there, and all have read the last one's
@@ -177,8 +204,8 @@ __global__ void __launch_bounds__(kThreads)
                      SharedAddress(stage_w + r * kStep + ((chunk + lane / 8 % 2) ^ (r & 7)) * 16));
 #pragma unroll
         for (int i = 0; i < C::kRowTiles; ++i) {
-          MultiplyAddIntegers(sum[i][j], a[i], b[0], b[1]);
-          MultiplyAddIntegers(sum[i][j + 1], a[i], b[2], b[3]);
+          MultiplyAddBytes(sum[i][j], a[i], b[0], b[1]);
+          MultiplyAddBytes(sum[i][j + 1], a[i], b[2], b[3]);
         }
       }
     }
@@ -190,15 +217,15 @@ __global__ void __launch_bounds__(kThreads)
   constexpr int kWarpCols = C::kColTiles * 8, kPitch = kWarpCols + 8;
   static_assert(kThreads / 32 * 16 * kPitch * 4 <= C::kStages * C::kStageBytes,
                 "room for the sums");
-  int* const slab = reinterpret_cast<int*>(shared) + warp * 16 * kPitch;
+  Sum* const slab = reinterpret_cast<Sum*>(shared) + warp * 16 * kPitch;
   const float out_scale = e.out_scale != nullptr ? *e.out_scale : 1.f;
 #pragma unroll
   for (int i = 0; i < C::kRowTiles; ++i) {
 #pragma unroll
     for (int j = 0; j < C::kColTiles; ++j) {
-      int* const to = slab + lane / 4 * kPitch + j * 8 + lane % 4 * 2;
-      *reinterpret_cast<int2*>(to) = make_int2(sum[i][j][0], sum[i][j][1]);
-      *reinterpret_cast<int2*>(to + 8 * kPitch) = make_int2(sum[i][j][2], sum[i][j][3]);
+      Sum* const to = slab + lane / 4 * kPitch + j * 8 + lane % 4 * 2;
+      *reinterpret_cast<Piece<Sum, 2>*>(to) = {sum[i][j][0], sum[i][j][1]};
+      *reinterpret_cast<Piece<Sum, 2>*>(to + 8 * kPitch) = {sum[i][j][2], sum[i][j][3]};
     }
     __syncwarp();
 #pragma unroll 1
@@ -206,40 +233,45 @@ __global__ void __launch_bounds__(kThreads)
       const int r = at / (kWarpCols / 2), c = at % (kWarpCols / 2) * 2;
       const int row = row0 + warp_row + i * 16 + r;
       if (row >= rows) break;
-      const int2 pair = *reinterpret_cast<const int2*>(slab + r * kPitch + c);
-      StoreSums(e, pair.x, pair.y, out_scale, col0 + warp_col + c, n,
+      const auto pair = *reinterpret_cast<const Piece<Sum, 2>*>(slab + r * kPitch + c);
+      StoreSums(e, pair.v[0], pair.v[1], out_scale, col0 + warp_col + c, n,
                 output + static_cast<int64_t>(row) * n);
     }
     __syncwarp();
   }
 }
 
-template <typename T, typename C>
+template <typename T, typename Sum, typename C>
 Status LaunchTile(const Int8GemmArgs& args, const LaunchContext& context) {
   const int64_t tiles =
       (args.rows + C::kRows - 1) / C::kRows * ((args.n + C::kCols - 1) / C::kCols);
   const Epilogue epilogue = {args.scale, args.bias, args.out_scale, args.activation};
-  return Launch(Int8GemmKernel<T, C>, Grid{tiles}, kThreads, C::kStages * C::kStageBytes, context,
-                args.x, args.w, epilogue, static_cast<T*>(args.output), static_cast<int>(args.rows),
+  return Launch(Int8GemmKernel<T, Sum, C>, Grid{tiles}, kThreads, C::kStages * C::kStageBytes,
+                context, static_cast<const int8_t*>(args.x), static_cast<const int8_t*>(args.w),
+                epilogue, static_cast<T*>(args.output), static_cast<int>(args.rows),
                 static_cast<int>(args.n), static_cast<int>(args.k));
 }
 
-template <typename T>
+template <typename T, typename Sum>
 Status LaunchTyped(const Int8GemmArgs& args, const LaunchContext& context) {
-  if (args.rows <= 16) return LaunchTile<T, Tile<1, 4, 1, 2, 4>>(args, context);
+  if (args.rows <= 16) return LaunchTile<T, Sum, Tile<1, 4, 1, 2, 4>>(args, context);
   const int64_t large_tiles = (args.rows + 127) / 128 * ((args.n + 127) / 128);
   if (large_tiles >= context.num_multiprocessors) {
-    return LaunchTile<T, Tile<2, 2, 4, 8, 2>>(args, context);
+    return LaunchTile<T, Sum, Tile<2, 2, 4, 8, 2>>(args, context);
   }
-  return LaunchTile<T, Tile<2, 2, 2, 4, 3>>(args, context);
+  return LaunchTile<T, Sum, Tile<2, 2, 2, 4, 3>>(args, context);
 }
 
 }  // namespace
 
 Status LaunchPlainInt8Gemm(const Int8GemmArgs& args, const LaunchContext& context) {
-  if (args.output_dtype == DataType::kInt8) return LaunchTyped<int8_t>(args, context);
-  return DispatchType(args.output_dtype,
-                      [&](auto type) { return LaunchTyped<decltype(type)>(args, context); });
+  if (args.output_dtype == DataType::kInt8) return LaunchTyped<int8_t, int>(args, context);
+  if (args.output_dtype == DataType::kFloat8) return LaunchTyped<Float8, float>(args, context);
+  return DispatchType(args.output_dtype, [&](auto type) {
+    using T = decltype(type);
+    return args.input_dtype == DataType::kFloat8 ? LaunchTyped<T, float>(args, context)
+                                                 : LaunchTyped<T, int>(args, context);
+  });
 }
 
 }  // namespace cuda
