@@ -415,7 +415,8 @@ inline void TestInt8Norm(const Int8NormCase& c, const LaunchContext& context) {
                untouched ? "" : " WRITES WHERE IT MAY NOT"));
 }
 
-inline void TestQuantize(DataType dtype, int64_t elems, const LaunchContext& context) {
+inline void TestQuantize(DataType dtype, DataType q_dtype, int64_t elems,
+                         const LaunchContext& context) {
   Doubles x = Random(elems, 1.0);
   if (elems > 4) {
     x[0] = NAN;
@@ -427,22 +428,26 @@ inline void TestQuantize(DataType dtype, int64_t elems, const LaunchContext& con
   const Device input(&x, dtype), scale(std::vector<float>{64.0f});
   Device output(elems + 256);
   MustBeOk(LaunchQuantize(dtype, input.data(), elems, static_cast<const float*>(scale.data()),
-                          static_cast<int8_t*>(output.data()), context),
+                          q_dtype, output.data(), context),
            "quantize");
   MustBeOk(cudaDeviceSynchronize(), "quantize");
-  const Doubles got = output.Read(elems, DataType::kInt8);
+  const Doubles got = output.Read(elems, q_dtype);
   double worst = 0;
   for (int64_t i = 0; i < elems; ++i) {
-    worst = std::max(worst, IntegerError(got[i], x[i] * 64, 0));
+    worst = std::max(worst, q_dtype == DataType::kInt8 ? IntegerError(got[i], x[i] * 64, 0)
+                                                       : Float8Error(got[i], x[i] * 64, 0));
   }
   Check(worst == 0 && IsUntouched(output, elems, 256),
-        StrCat("quantize ", Name(dtype), " ", elems, " error ", worst));
+        StrCat("quantize ", Name(dtype), " to ", Name(q_dtype), " ", elems, " error ", worst));
 }
 
 inline void TestInt8Norms() {
   const LaunchContext context = CurrentContext();
   for (const DataType dtype : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
-    for (int64_t elems : {1, 7, 100, 768 * 5, 300000}) TestQuantize(dtype, elems, context);
+    for (int64_t elems : {1, 7, 100, 768 * 5, 300000}) {
+      TestQuantize(dtype, DataType::kInt8, elems, context);
+      TestQuantize(dtype, DataType::kFloat8, elems, context);
+    }
     for (auto [rows, hidden] : std::vector<std::pair<int64_t, int64_t>>{{1, 768},
                                                                         {5, 256},
                                                                         {3, 1024},
