@@ -122,7 +122,7 @@ def bert_transformer(
 
     Shape letters: B batch, S padded length, T tokens, H = head_num * size_per_head hidden size,
     I inner size (taken from inter_kernel). All tensors but the last three inputs have one type:
-    float32, half or bfloat16; with int8_mode the six matrices are int8.
+    float32, half or bfloat16; with int8_mode or fp8_mode the six matrices are int8.
 
     Weights are prepared once and found again by their buffers: memory that a tensor shares with
     another library (DLPack) must not be written to while it serves as a weight.
@@ -150,7 +150,7 @@ def bert_transformer(
       output_layernorm_gamma: [H].
       sequence_id_offset: With remove_padding [T]: packed row i is row i + sequence_id_offset[i] of
         the padded layout, as BuildMaskRemovePadding makes it. Otherwise empty or ignored.
-      amax_list: [80+5*H+I+11], the scales of int8_mode 1 to 3; ignored when it is 0.
+      amax_list: [80+5*H+I+11], the scales of int8_mode 1 to 3 and fp8_mode 1; else ignored.
       trt_seqlen_offset: Row boundaries of the sequences. With remove_padding [B+1]: 0, s1, s1+s2,
         ..., T. Otherwise [2B+1]: 0, s1, S, S+s2, 2S, ... (a real and a padding segment for each
         sequence).
@@ -168,7 +168,7 @@ def bert_transformer(
       cache_weights: Keep the prepared weights and find them by their buffers. False where weights
         may be assigned in place, as TensorFlow 1's reference variables are: then they are prepared
         in every call. None: decided by the weights given.
-      fp8_mode: 0 off. Other values are not in this version.
+      fp8_mode: 0 off; 1: products of float8 from the int8 matrices, int8_mode is 0 (docs/fp8.md).
       name: Name of the operation.
 
     Returns:
@@ -176,7 +176,7 @@ def bert_transformer(
 
     Raises:
       tf.errors.InvalidArgumentError: An input has a wrong shape or value.
-      tf.errors.UnimplementedError: fp8_mode is not 0.
+      tf.errors.UnimplementedError: fp8_mode on a CPU, or a GPU below compute capability 8.9.
     """
     arguments = dict(locals())
     same = to_tensor is from_tensor
@@ -251,7 +251,7 @@ def bert_encoder(
       num_outputs: 1 or num_layers.
       remove_padding: Compute only the real tokens.
       int8_mode: 0 off; 1, 2 or 3 (which is 2): the six matrices are int8 (docs/int8.md).
-      amax_list: L times [80+5*H+I+11], the scales of int8_mode 1 to 3; no list when it is 0.
+      amax_list: L times [80+5*H+I+11], the scales of int8_mode 1 to 3 and fp8_mode 1; else none.
       allow_gemm_test: GPU: search the fastest GEMM algorithm at the first call of each new shape.
       layernorm_epsilon: Added to the variance in both layer norms.
       activation: Of the feed-forward network; gelu_tanh is google-research BERT's gelu.
@@ -259,7 +259,7 @@ def bert_encoder(
       cache_weights: Keep the prepared weights and find them by their buffers. False where weights
         may be assigned in place, as TensorFlow 1's reference variables are: then they are prepared
         in every call. None: decided by the weights given.
-      fp8_mode: 0 off. Other values are not in this version.
+      fp8_mode: 0 off; 1: products of float8 from the int8 matrices, int8_mode is 0 (docs/fp8.md).
       name: Name of the operation.
 
     Returns:
@@ -269,7 +269,7 @@ def bert_encoder(
     Raises:
       ValueError: `layers` is empty or a layer's keys are not exactly `LAYER_WEIGHTS`.
       tf.errors.InvalidArgumentError: An input has a wrong shape or value.
-      tf.errors.UnimplementedError: fp8_mode is not 0.
+      tf.errors.UnimplementedError: fp8_mode on a CPU, or a GPU below compute capability 8.9.
     """
     spec.check_layers(layers)
     if cache_weights is None:

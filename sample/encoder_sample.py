@@ -37,6 +37,13 @@ _INT8 = DEFINE(
     0,
     3,
 )
+_FP8 = DEFINE(
+    "fp8_mode",
+    0,
+    "1: float8 products of the same int8 kernels, on a GPU of compute capability 8.9 or later.",
+    0,
+    1,
+)
 _GEMM_TEST = flags.DEFINE_enum(
     "allow_gemm_test",
     "False",
@@ -75,6 +82,8 @@ TOLERANCE = {"fp32": 3e-5, "fp16": 3e-2, "bf16": 2.5e-1}
 # different integers, all that comes after it moves by steps of a hundredth: after 12 layers of
 # random weights 0.02 to 0.05 were seen.
 INT8_TOLERANCE = 0.1
+# FP8: the mean difference from TensorFlow's float encoder.
+FP8_TOLERANCE = 0.15
 
 # Hidden states [B,S,H], lengths [B] and the layers' weights to hidden states.
 Encoder = Callable[[tf.Tensor, tf.Tensor, encoder_weights.Weights], tf.Tensor]
@@ -100,6 +109,7 @@ def make_encoders(sizes: encoder_graphs.EncoderSizes) -> dict[str, Encoder]:
             weights,
             remove_padding=remove_padding,
             int8_mode=_INT8.value,
+            fp8_mode=_FP8.value,
             allow_gemm_test=_GEMM_TEST.value == "True",
         )
 
@@ -190,8 +200,8 @@ def cross_check(name: str, outputs: dict[str, np.ndarray]) -> bool:
     """Prints whether an op's output [B,length,H] agrees with TensorFlow's, or its simulation."""
     label = "EFF-FT" if name == "EFF" else name
     difference = np.abs(outputs["TF"] - outputs[name])
-    if _INT8.value:
-        agree = bool(difference.mean() < INT8_TOLERANCE)
+    if _INT8.value or _FP8.value:
+        agree = bool(difference.mean() < (INT8_TOLERANCE if _INT8.value else FP8_TOLERANCE))
     else:
         tolerance = TOLERANCE[_DTYPE.value]
         agree = bool(np.allclose(outputs["TF"], outputs[name], atol=tolerance, rtol=1e-5))
@@ -206,6 +216,10 @@ def main(argv: list[str]) -> None:
     cli.no_positional(argv)
     batch, seq = _BATCH.value, _SEQ.value
     length = seq // 2 if _AVG_SEQ.value == -1 else _AVG_SEQ.value
+    if _INT8.value and _FP8.value:
+        raise UserError(
+            f"--fp8_mode is {_FP8.value} and --int8_mode {_INT8.value}, expected one of them to be 0"
+        )
     if length > seq:
         raise UserError(f"--avg_seq_len is {length}, expected at most --max_seq_len {seq}")
     print_arguments()
@@ -227,7 +241,7 @@ def main(argv: list[str]) -> None:
     hidden = rng.standard_normal((batch, seq, sizes.hidden), dtype=np.float32)
     lengths = np.full(batch, length, np.int32)
     op_weights = weights
-    if _INT8.value:
+    if _INT8.value or _FP8.value:
         op_weights = int8_weights.quantize(weights, sizes, hidden, np.full(batch, seq, np.int32))
     xla = bool(tf.config.list_physical_devices("GPU")) if _XLA.value is None else _XLA.value
     sessions = {
@@ -252,8 +266,11 @@ def main(argv: list[str]) -> None:
         floatx = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16"}[_DTYPE.value]
         labels = {"TF": "TF-while-time    ", "FT": "FT-OP-while-time ", "EFF": "EFF-OP-while-time"}
         for name, session in sessions.items():
-            int8 = name != "TF" and _INT8.value
-            precision = f"INT8-v{_INT8.value}" if int8 else floatx
+            precision = floatx
+            if name != "TF" and _INT8.value:
+                precision = f"INT8-v{_INT8.value}"
+            elif name != "TF" and _FP8.value:
+                precision = "FP8"
             print(
                 f"{prefix} precision {precision} {sizes.layers} layer {labels[name]} "
                 f"{session.loop_ms():6.2f} ms ( {_ITERATIONS.value} iterations)"

@@ -41,24 +41,37 @@ def random_model(
     return layers, lists
 
 
+def round_to_float8(x: np.ndarray) -> np.ndarray:
+    """Rounds to the nearest float8_e4m3fn, half to even, at most 448."""
+    clipped = np.clip(x, -448, 448)
+    step = np.exp2(np.maximum(np.floor(np.log2(np.maximum(np.abs(clipped), 1e-30))), -6) - 3)
+    return np.rint(clipped / step) * step
+
+
 @dataclasses.dataclass
 class Quantizer:
     """Rounds to integers; remembers in which sequences float32 may round another way.
 
+    Or rounds to float8, whose products are not exact: every sequence is doubtful.
+
     Attributes:
       doubtful: bool [B]: a number lay close to the middle of two integers.
       valid: bool [B,S]: the rows that count.
+      float8: Whether to round to float8 (docs/fp8.md).
     """
 
     valid: np.ndarray
+    float8: bool = False
     doubtful: np.ndarray = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
-        """Nothing is doubtful yet."""
-        self.doubtful = np.zeros(len(self.valid), bool)
+        """Nothing is doubtful yet, or all."""
+        self.doubtful = np.full(len(self.valid), self.float8)
 
     def __call__(self, x: np.ndarray, a: float) -> np.ndarray:
-        """Returns the integers of x [B,S,n] times a / 127."""
+        """Returns the integers of x [B,S,n] times a / 127, or the float8 numbers times a / 448."""
+        if self.float8:
+            return round_to_float8(x * 448 / a) * (a / 448)
         steps = np.clip(np.nan_to_num(x, nan=-np.inf) * 127 / a, -128, 127)
         q = np.rint(steps)
         close = (np.abs(np.abs(steps - q) - 0.5) < 2e-4).any(axis=-1)
@@ -75,10 +88,15 @@ def encoder(
     lengths: np.ndarray,
     mask: np.ndarray | None = None,
     activation: str = "gelu_tanh",
+    *,
+    float8: bool = False,
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Runs the layers as `reference.encoder` does; returns all outputs and the doubtful [B]."""
+    """Runs the layers as `reference.encoder` does; returns all outputs and the doubtful [B].
+
+    `float8`: by float8 products, with mode 1.
+    """
     x = np.asarray(hidden, np.float64)
-    quantize = Quantizer(reference.valid_rows(lengths, x.shape[1]))
+    quantize = Quantizer(reference.valid_rows(lengths, x.shape[1]), float8)
     outputs = []
     for index, (layer, scales) in enumerate(zip(layers, lists, strict=True)):
         w = {name: np.asarray(value).astype(np.float64) for name, value in layer.items()}
@@ -86,6 +104,8 @@ def encoder(
         at = 80
         for name in KERNELS:
             columns = w[name].shape[1]
+            if float8:
+                w[name] = round_to_float8(w[name])
             w[name] *= scales[at : at + columns].astype(np.float64) / 127
             at += columns
         x8 = quantize(x, a["input"])

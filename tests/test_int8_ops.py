@@ -208,9 +208,22 @@ def test_float_matrices_are_refused(rng):
         call(rng, mode=2, layers=layers)
 
 
-def test_fp8_is_not_in_this_version(rng):
-    with pytest.raises(tf.errors.UnimplementedError, match="fp8_mode is 1"):
-        call(rng, fp8_mode=1)
+@pytest.mark.parametrize(
+    "mode,fp8_mode,message",
+    [(1, 1, "fp8_mode is 1 and int8_mode is 1, expected one of them to be 0"),
+     (0, 2, "fp8_mode is 2, expected 0 or 1"),
+     (0, -1, "fp8_mode is -1, expected 0 or 1")],
+)  # fmt: skip
+def test_fp8_modes_that_there_are_not(rng, mode, fp8_mode, message):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        call(rng, mode=mode, fp8_mode=fp8_mode)
+
+
+def test_fp8_by_a_cpu(rng):
+    with tf.device("/CPU:0"), pytest.raises(
+        tf.errors.UnimplementedError, match="fp8_mode is 1: CPUs have no float8 products"
+    ):
+        call(rng, mode=0, fp8_mode=1)
 
 
 def test_no_range_that_a_mode_does_not_read(rng):

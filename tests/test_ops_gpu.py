@@ -26,6 +26,13 @@ tf1 = tf.compat.v1
 pytestmark = pytest.mark.gpu
 
 ON_GPU = "GPU" in DEVICE
+GPU_CAPABILITY = (
+    tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0]).get(
+        "compute_capability", (0, 0)
+    )
+    if ON_GPU
+    else (0, 0)
+)
 needs_gpu = pytest.mark.skipif(not ON_GPU, reason=f"FT_TEST_DEVICE is {DEVICE}")
 BERT_BASE = encoder_graphs.EncoderSizes(12, 12, 64, 3072)
 NINE_SHAPES = [(b, s) for b in (1, 8, 32) for s in (32, 128, 384)]
@@ -461,6 +468,29 @@ def test_integers_are_the_cpu_s(rng, dtype, heads, size, inner):
     print(f"{np.count_nonzero(difference)} of {difference.size} integers differ")
     assert difference.max() <= 5
     assert share < {"float32": 0.02, "float16": 0.3}[dtype]
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", test_ops.DTYPES)
+@pytest.mark.parametrize("remove_padding", [True, False])
+@pytest.mark.parametrize("heads,size,inner", [(12, 64, 3072), (3, 20, 100)])
+def test_float8(rng, dtype, remove_padding, heads, size, inner):
+    """Two layers by float8 products, beside the same roundings in float64."""
+    if GPU_CAPABILITY < (8, 9):
+        pytest.skip(f"compute capability {GPU_CAPABILITY} has no float8")
+    seq_len, lengths = 70, np.array([70, 0, 64, 1], np.int32)
+    layers, lists = reference_int8.random_model(rng, 2, heads * size, inner)
+    hidden = tf.cast(rng.normal(size=(4, seq_len, heads * size)), dtype)
+    outputs = ops.bert_encoder(
+        hidden, lengths, None, test_int8_ops.tensors(layers, dtype), head_num=heads,
+        size_per_head=size, num_outputs=2, remove_padding=remove_padding, fp8_mode=1,
+        amax_list=lists,
+    )  # fmt: skip
+    expected, doubtful = reference_int8.encoder(
+        hidden.numpy().astype(np.float32), test_int8_ops.rounded(layers, dtype), lists, heads, 1,
+        lengths, float8=True,
+    )  # fmt: skip
+    test_int8_ops.check(outputs, expected, doubtful, lengths, dtype)
 
 
 @needs_gpu

@@ -80,9 +80,9 @@ def _op_weights(layer: dict[str, Any], dtype: tf.DType) -> dict[str, tf.Tensor]:
     }
 
 
-def _op_scales(weights: Weights, int8_mode: int) -> list[tf.Tensor]:
+def _op_scales(weights: Weights, is_quantized: bool) -> list[tf.Tensor]:
     """The scale lists as BertEncoder takes them."""
-    if not int8_mode:
+    if not is_quantized:
         return []
     return [_as_tensor(layer[points.SCALE_LIST], tf.float32) for layer in weights]
 
@@ -136,11 +136,12 @@ def op_encoder(
     *,
     remove_padding: bool,
     int8_mode: int = 0,
+    fp8_mode: int = 0,
     allow_gemm_test: bool = False,
 ) -> tf.Tensor:
     """The same by one BertEncoder op; arguments as for tensorflow_encoder.
 
-    With int8_mode the weights are those of `int8_weights.quantize`. Rows past a length are 0 with
+    With int8_mode or fp8_mode the weights are those of `int8_weights.quantize`. Rows past a length are 0 with
     remove_padding.
     """
     (output,) = ops.bert_encoder(
@@ -152,7 +153,8 @@ def op_encoder(
         size_per_head=sizes.size,
         remove_padding=remove_padding,
         int8_mode=int8_mode,
-        amax_list=_op_scales(weights, int8_mode),
+        fp8_mode=fp8_mode,
+        amax_list=_op_scales(weights, bool(int8_mode or fp8_mode)),
         allow_gemm_test=allow_gemm_test,
         activation=modeling.op_activation(sizes.hidden_act),
         layernorm_epsilon=sizes.layer_norm_eps,
@@ -168,6 +170,7 @@ def op_layers(
     *,
     remove_padding: bool,
     int8_mode: int = 0,
+    fp8_mode: int = 0,
     allow_gemm_test: bool = False,
 ) -> tf.Tensor:
     """The same by one BertTransformer op a layer, padding removed and rebuilt around them."""
@@ -184,7 +187,8 @@ def op_layers(
         starts = tf.range(batch) * seq
         segments = tf.reshape(tf.stack([starts, starts + lengths], 1), [-1])
         boundaries = tf.concat([segments, [batch * seq]], 0)
-    scales = _op_scales(weights, int8_mode) or [tf.zeros([0], tf.float32)] * len(weights)
+    scales = _op_scales(weights, bool(int8_mode or fp8_mode))
+    scales = scales or [tf.zeros([0], tf.float32)] * len(weights)
     for index, layer in enumerate(weights):
         states = ops.bert_transformer(
             from_tensor=states,
@@ -197,6 +201,7 @@ def op_layers(
             size_per_head=sizes.size,
             remove_padding=remove_padding,
             int8_mode=int8_mode,
+            fp8_mode=fp8_mode,
             layer_idx=index,
             layer_num=sizes.layers,
             allow_gemm_test=allow_gemm_test,

@@ -39,6 +39,7 @@ class EncoderOptions:
       remove_padding: Compute only real tokens; rows past a sequence's last real token are 0.
       int8_mode: 0 off; 1, 2 or 3 (which is 2): kernels are int8, as ckpt_quantization writes them
         (docs/int8.md).
+      fp8_mode: 0 off; 1: products of float8 from the same int8 kernels (docs/fp8.md), GPUs alone.
       allow_gemm_test: GPU: search the fastest GEMM algorithm at the first call of each new shape.
       use_tensorflow: TensorFlow's own transformer instead of the op, for comparison and training.
       all_layers: The inner layers' outputs will be fetched: one op computes them all. Without it
@@ -51,6 +52,7 @@ class EncoderOptions:
     floatx: str = "float32"
     remove_padding: bool = False
     int8_mode: int = 0
+    fp8_mode: int = 0
     allow_gemm_test: bool = False
     use_tensorflow: bool = False
     all_layers: bool = False
@@ -66,7 +68,14 @@ class EncoderOptions:
         float_types.float_type(self.floatx)
         if self.int8_mode not in (0, *points.QUANT_MODES.values()):
             raise ValueError(f"int8_mode is {self.int8_mode}, expected 0, 1, 2 or 3")
-        for name in ("remove_padding", "int8_mode"):
+        if self.fp8_mode not in (0, 1):
+            raise ValueError(f"fp8_mode is {self.fp8_mode}, expected 0 or 1")
+        if self.fp8_mode and self.int8_mode:
+            raise ValueError(
+                f"fp8_mode is {self.fp8_mode} and int8_mode {self.int8_mode}, expected one of them "
+                "to be 0"
+            )
+        for name in ("remove_padding", "int8_mode", "fp8_mode"):
             if self.use_tensorflow and getattr(self, name):
                 raise ValueError(
                     f"{name} needs the op, but TensorFlow's own transformer was asked for: leave "
@@ -76,6 +85,11 @@ class EncoderOptions:
             raise ValueError("taps need use_tensorflow: the op has no points")
         if self.mixed_precision and self.taps is None:
             raise ValueError("mixed_precision needs taps: it is of the encoder that has points")
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether kernels are int8, and scale lists come with them."""
+        return bool(self.int8_mode or self.fp8_mode)
 
 
 @contextlib.contextmanager
@@ -237,7 +251,7 @@ def transformer_model(
     dtype = input_tensor.dtype
 
     layers, scale_lists = [], []
-    kernel_dtype = tf.int8 if options.int8_mode else dtype
+    kernel_dtype = tf.int8 if options.is_quantized else dtype
     for index in range(num_hidden_layers):
         with _tf1.variable_scope(f"layer_{index}"):
             layers.append(
@@ -245,7 +259,7 @@ def transformer_model(
                     hidden_size, intermediate_size, dtype, initializer_range, kernel_dtype
                 )
             )
-            if options.int8_mode:
+            if options.is_quantized:
                 scale_lists.append(_scale_list(hidden_size, intermediate_size))
 
     remove_padding = options.remove_padding
@@ -271,6 +285,7 @@ def transformer_model(
             num_outputs=num_outputs,
             remove_padding=remove_padding,
             int8_mode=options.int8_mode,
+            fp8_mode=options.fp8_mode,
             amax_list=scale_lists,
             allow_gemm_test=options.allow_gemm_test,
             activation=activation,

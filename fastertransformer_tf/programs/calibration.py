@@ -163,7 +163,7 @@ def _check_simulation(values: flags.FlagValues) -> None:
             f"--if_quant simulates in float32, but --floatx={values.floatx}: leave one of the two "
             "out"
         )
-    for name in ("remove_padding", "int8_mode", "export_dir"):
+    for name in ("remove_padding", "int8_mode", "fp8_mode", "export_dir"):
         if values[name].value:
             raise UserError(
                 f"--if_quant simulates int8 in TensorFlow, to see its accuracy, but --{name} is of "

@@ -77,6 +77,7 @@ def encoder_options(flag_values: flags.FlagValues) -> modeling.EncoderOptions:
             floatx=flag_values.floatx,
             remove_padding=flag_values.remove_padding,
             int8_mode=flag_values.int8_mode,
+            fp8_mode=flag_values.fp8_mode,
             allow_gemm_test=flag_values.allow_gemm_test,
             use_tensorflow=flag_values.use_tensorflow_transformer,
         )
@@ -236,7 +237,9 @@ def check_model(flag_values: flags.FlagValues, config: Any) -> reading.Checkpoin
     if not path:
         return None
     source = reading.Checkpoint(path)
-    check_quantization(source, flag_values.int8_mode, is_trained=flag_values.do_train)
+    check_quantization(
+        source, flag_values.int8_mode, flag_values.fp8_mode, is_trained=flag_values.do_train
+    )
     bert_config.check_embeddings(
         vars(config), source.shapes, flag_values.bert_config_file, source.path
     )
@@ -244,26 +247,28 @@ def check_model(flag_values: flags.FlagValues, config: Any) -> reading.Checkpoin
 
 
 def check_quantization(
-    source: reading.Checkpoint, int8_mode: int, *, is_trained: bool = False
+    source: reading.Checkpoint, int8_mode: int, fp8_mode: int = 0, *, is_trained: bool = False
 ) -> None:
-    """Refuses --int8_mode with a float checkpoint and a quantized one without it.
+    """Refuses --int8_mode or --fp8_mode with a float checkpoint and a quantized one without them.
 
     Args:
       source: The checkpoint.
-      int8_mode: 0 for a float model.
+      int8_mode: 0 for a float model, and with fp8_mode.
+      fp8_mode: 0 or 1.
       is_trained: Whether it is to be trained, which an int8 one cannot be.
 
     Raises:
       UserError: Saying which of the two to change.
     """
     is_quantized = points.FORMAT_VARIABLE in source.shapes
-    if int8_mode and (is_trained or not is_quantized):
+    mode = f"--int8_mode={int8_mode}" if int8_mode else f"--fp8_mode={fp8_mode}"
+    if (int8_mode or fp8_mode) and (is_trained or not is_quantized):
         what = "trains a float" if is_trained else "found a float"
         raise UserError(
-            f"--int8_mode={int8_mode} {what} checkpoint, {source.path}: calibrate it with "
+            f"{mode} {what} checkpoint, {source.path}: calibrate it with "
             "--do_calib, and run what ckpt_quantization makes of it"
         )
-    if is_quantized and not int8_mode:
+    if is_quantized and not (int8_mode or fp8_mode):
         raise UserError(
             f"checkpoint {source.path} is quantized, expected a float one, or --int8_mode=1 or 2"
         )

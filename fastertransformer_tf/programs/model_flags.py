@@ -50,6 +50,12 @@ def define_encoder_flags(flag_values: flags.FlagValues, owner: str) -> None:
         0,
         "0 off; 1, 2 or 3 (which is 2): run a checkpoint of ckpt_quantization with int8 kernels.",
     )
+    define.integer(
+        "fp8_mode",
+        0,
+        "0 off; 1: run a checkpoint of ckpt_quantization by float8 products, on a GPU of compute "
+        "capability 8.9 or later.",
+    )
 
 
 def define_export_flag(flag_values: flags.FlagValues, owner: str) -> None:

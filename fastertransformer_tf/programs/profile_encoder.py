@@ -99,6 +99,7 @@ def make_side(
                 held,
                 remove_padding=values.remove_padding,
                 int8_mode=values.int8_mode,
+                fp8_mode=values.fp8_mode,
                 allow_gemm_test=values.allow_gemm_test,
             )
         output = tf.cast(states, tf.float32)
@@ -120,7 +121,7 @@ def load_weights(
 ) -> tuple[encoder_weights.Weights, encoder_weights.Weights]:
     """Makes the weights of both sides.
 
-    With int8_mode those of the op are a quantized checkpoint's, or else the float ones with the
+    With int8_mode or fp8_mode those of the op are a quantized checkpoint's, or else the float ones with the
     ranges that the timed batch shows.
 
     Returns:
@@ -128,11 +129,12 @@ def load_weights(
 
     Raises:
       FileNotFoundError: There is no such checkpoint.
-      UserError: It does not fit, or is quantized without --int8_mode.
+      UserError: It does not fit, or is quantized without --int8_mode and --fp8_mode.
     """
     path = values.init_checkpoint
     is_int8 = bool(path) and points.FORMAT_VARIABLE in reading.Checkpoint(path).shapes
-    if is_int8 and not values.int8_mode:
+    is_wanted = bool(values.int8_mode or values.fp8_mode)
+    if is_int8 and not is_wanted:
         raise UserError(f"--init_checkpoint={path} is quantized, expected --int8_mode=1 or 2")
     if is_int8:
         weights = encoder_weights.load_weights(path, sizes, int8=True)
@@ -141,7 +143,7 @@ def load_weights(
         weights = encoder_weights.load_weights(path, sizes)
     else:
         weights = encoder_weights.random_weights(sizes)
-    if not values.int8_mode:
+    if not is_wanted:
         return weights, weights
     return weights, int8_weights.quantize(weights, sizes, *feeds)
 

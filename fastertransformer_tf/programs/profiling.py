@@ -25,7 +25,8 @@ from fastertransformer_tf.programs import checked_inputs, cli, reports
 _tf1 = tf.compat.v1
 # Largest ||op - TensorFlow|| / ||TensorFlow||. float16, bfloat16 and TF32 round both sides.
 # int8 is compared with int8 simulated in TensorFlow: single integers may be another.
-TOLERANCE = {"float32": 1e-4, "TF32": 1e-2, "float16": 1e-2, "bfloat16": 6e-2, "int8": 0.15}
+TOLERANCE = {"float32": 1e-4, "TF32": 1e-2, "float16": 1e-2, "bfloat16": 6e-2, "int8": 0.15,
+             "float8": 0.2}  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -84,7 +85,7 @@ def precision(floatx: str) -> str:
 
 
 def check_agreement(
-    expected: np.ndarray, actual: np.ndarray, floatx: str, int8_mode: int = 0
+    expected: np.ndarray, actual: np.ndarray, floatx: str, int8_mode: int = 0, fp8_mode: int = 0
 ) -> float:
     """Returns the relative error of `actual`; with int8_mode `expected` was simulated.
 
@@ -93,7 +94,7 @@ def check_agreement(
     """
     norm = np.linalg.norm(expected.astype(np.float64))
     error = float(np.linalg.norm(actual.astype(np.float64) - expected) / norm)
-    computed_in = "int8" if int8_mode else precision(floatx)
+    computed_in = "int8" if int8_mode else "float8" if fp8_mode else precision(floatx)
     tolerance = TOLERANCE[computed_in]
     if not error <= tolerance:
         raise UserError(
@@ -133,7 +134,9 @@ def compare(
         )
         if simulated is not None:
             expected = simulated
-        error = check_agreement(expected, actual, values.floatx, values.int8_mode)
+        error = check_agreement(
+            expected, actual, values.floatx, values.int8_mode, values.fp8_mode
+        )
         seconds = time_in_turn(sides, values.num_iter)
         if values.tf_profile:
             write_traces(sides, values.output_dir, values.num_iter)

@@ -56,5 +56,6 @@ def encoder_name(options: modeling.EncoderOptions) -> str:
     if options.use_tensorflow:
         return f"TensorFlow's own transformer, {options.floatx}"
     padding = "padding removed" if options.remove_padding else "with padding"
-    int8 = f"int8_mode {options.int8_mode}, " if options.int8_mode else ""
-    return f"BertEncoder op, {int8}{options.floatx}, {padding}"
+    mode = f"int8_mode {options.int8_mode}, " if options.int8_mode else ""
+    mode = f"fp8_mode {options.fp8_mode}, " if options.fp8_mode else mode
+    return f"BertEncoder op, {mode}{options.floatx}, {padding}"

@@ -65,7 +65,7 @@ def open_files(
             f"max_seq_length is {max_seq_length}, expected 3 to {most}: the position embeddings of "
             "the model"
         )
-    checked_inputs.check_quantization(source, options.int8_mode)
+    checked_inputs.check_quantization(source, options.int8_mode, options.fp8_mode)
     bert_config.check_embeddings(vars(config), source.shapes, config_file, source.path)
     tokenizer = TextTokenizer(vocab_file, do_lower_case, config.vocab_size)
     head = source.shapes.get("output_weights")
