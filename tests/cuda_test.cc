@@ -59,6 +59,7 @@ struct LayerCase {
   int64_t inner = 0;  // 0: 4H
   int64_t few_rows = -1;
   bool mask_of_keys = false;  // masks that are numbers of keys, and others beside them
+  bool ieee_float32 = false;  // no split products
 };
 
 std::string Describe(const LayerCase& c) {
@@ -70,6 +71,7 @@ std::string Describe(const LayerCase& c) {
   if (c.activation == Activation::kGeluErf) text += " erf";
   if (c.activation == Activation::kRelu) text += " relu";
   if (c.few_rows >= 0) text += StrCat(" few_rows=", c.few_rows);
+  if (c.ieee_float32) text += " IEEE";
   return text;
 }
 
@@ -148,6 +150,7 @@ void TestLayer(const LayerCase& c) {
 
   CudaEncoderOptions options;
   options.few_rows = c.few_rows;
+  options.ieee_float32 = c.ieee_float32;
   options.gemm_config_dir = gemm_config_dir;
   std::unique_ptr<Encoder> encoder;
   const std::string name = Describe(c);
@@ -268,31 +271,21 @@ void TestLayers() {
     TestLayer({dtype, 12, 64, 32, {16}, true, false, 3});
     TestLayer({dtype, 4, 32, 64, {64, 20, 3}, true, false, 4, Activation::kGeluTanh, 200});
     // Both GEMM paths at the same sizes.
-    if (dtype != DataType::kFloat32) {
-      for (int64_t rows : {1, 16, 20, 32, 50, 64, 100, 200}) {
-        TestLayer({dtype,
-                   12,
-                   64,
-                   rows,
-                   {static_cast<int32_t>(rows)},
-                   true,
-                   false,
-                   1,
-                   Activation::kGeluTanh,
-                   0,
-                   1000});
-        TestLayer({dtype,
-                   12,
-                   64,
-                   rows,
-                   {static_cast<int32_t>(rows)},
-                   true,
-                   false,
-                   1,
-                   Activation::kGeluTanh,
-                   0,
-                   0});
+    for (int64_t rows : {1, 16, 20, 32, 50, 64, 100, 200}) {
+      for (int64_t few_rows : {1000, 0}) {
+        LayerCase c{dtype, 12, 64, rows, {static_cast<int32_t>(rows)}, true};
+        c.few_rows = few_rows;
+        TestLayer(c);
       }
+    }
+  }
+  // float32 without split products.
+  for (auto [heads, size] :
+       std::vector<std::pair<int64_t, int64_t>>{{12, 64}, {2, 128}, {3, 40}, {5, 3}}) {
+    for (bool packed : {false, true}) {
+      LayerCase c{DataType::kFloat32, heads, size, 50, {50, 17, 0, 33}, packed};
+      c.ieee_float32 = true;
+      TestLayer(c);
     }
   }
 }
@@ -305,6 +298,10 @@ void TestEachKernel() {
     LayerCase masks{dtype, 2, 64, 130, {130, 100, 129, 70, 30}, false, true};
     masks.mask_of_keys = true;
     TestLayer(masks);
+    if (dtype != DataType::kFloat32) continue;
+    LayerCase ieee{dtype, 2, 64, 40, {40, 9}, false};
+    ieee.ieee_float32 = true;
+    TestLayer(ieee);
   }
 }
 
@@ -343,7 +340,7 @@ void TestAttentionKernels() {
       choices.push_back(choice);
       choice.kind = AttentionKind::kSimple;
       choices.push_back(choice);
-      if (best.kind == AttentionKind::kTensorCore) {
+      if (best.kind == AttentionKind::kTensorCore || best.kind == AttentionKind::kSplit) {
         choice = best;
         for (int rows : {64, 128}) {
           choice.rows_per_block = rows;

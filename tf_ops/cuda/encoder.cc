@@ -17,6 +17,7 @@
 #include "tf_ops/cuda/norm/layer_norm.h"
 #include "tf_ops/cuda/prepared_weights.h"
 #include "tf_ops/cuda/rows/elementwise.h"
+#include "tf_ops/cuda/rows/split_rows.h"
 
 namespace ft {
 namespace cuda {
@@ -125,6 +126,15 @@ class StepRunner {
     return OkStatus();
   }
 
+  // Split products: the split rows of the first layer's input.
+  Status SplitInput(const LayerPlace& first, LaunchContext* context) {
+    place_ = first;
+    const int64_t h = config_.hidden_size();
+    FT_RETURN_IF_ERROR(Run(SplitStep{Edge::kInput, Edge::kSplit, h, h, false}, *context));
+    context->overlap = context->compute_capability >= 90;
+    return OkStatus();
+  }
+
   // From the second step on, what came before the call has ended.
   Status RunLayer(const LayerPlace& place, LaunchContext* context) {
     place_ = place;
@@ -142,7 +152,7 @@ class StepRunner {
     return workspace_ + plan_.edges[static_cast<int>(edge)];
   }
 
-  // A number or vector of INT8 among the layer's weights, or null.
+  // A number or vector of float32 among the layer's weights, or null.
   const float* Scale(int64_t offset) const {
     return offset < 0 ? nullptr : reinterpret_cast<const float*>(place_.weights + offset);
   }
@@ -167,7 +177,12 @@ class StepRunner {
     args.k = step.k;
     args.x = At(step.input);
     args.w = place_.weights + step.kernel;
+    if (step.scale >= 0) {
+      args.x_scale = static_cast<const float*>(At(Edge::kSplitScale));
+      args.w_scale = Scale(step.scale);
+    }
     args.num_splits = step.num_splits;
+    args.output_pitch = step.output_pitch;
     if (step.output == Edge::kPartials) {
       args.partials = static_cast<float*>(At(step.output));
     } else {
@@ -206,7 +221,35 @@ class StepRunner {
     args.gamma = place_.weights + step.gamma;
     args.beta = place_.weights + step.beta;
     args.output = At(step.output);
+    if (step.splits && !(step.output == Edge::kOutput && place_.is_last)) {
+      args.split = At(Edge::kSplit);
+      args.split_scale = static_cast<float*>(At(Edge::kSplitScale));
+    }
     return LaunchLayerNorm(args, context);
+  }
+
+  Status Run(const SplitStep& step, const LaunchContext& context) const {
+    SplitRowsArgs args;
+    args.rows = rows_;
+    args.k = step.columns;
+    args.x = static_cast<const float*>(At(step.input));
+    args.x_pitch = step.input_pitch;
+    args.has_activation = step.has_activation;
+    args.activation = config_.activation;
+    args.split = At(step.output);
+    args.scale = static_cast<float*>(At(Edge::kSplitScale));
+    return LaunchSplitRows(args, context);
+  }
+
+  Status Run(const SplitGemmStep& step, const LaunchContext& context) const {
+    SplitGemmArgs args = step.args;
+    args.x = At(step.input);
+    args.x_scale = static_cast<const float*>(At(Edge::kSplitScale));
+    args.w = place_.weights + step.kernel;
+    args.w_scale = Scale(step.scale);
+    args.bias = Scale(step.bias);
+    args.output = static_cast<float*>(At(step.output));
+    return LaunchSplitGemm(args, SelectSplitGemm(args, context), context);
   }
 
   // In device memory: for addresses alone.
@@ -278,7 +321,7 @@ class CudaEncoder : public Encoder {
   CudaEncoder(const EncoderConfig& config, const CudaEncoderOptions& options)
       : config_(config),
         options_(options),
-        weights_(config),
+        weights_(config, !options.ieee_float32 && CanSplit(config)),
         plans_(config_, weights_, PlanOptions{options.few_rows}),
         int8_kinds_(options.plain_int8),
         graphs_(options.max_graphs) {}
@@ -294,7 +337,7 @@ class CudaEncoder : public Encoder {
     FT_RETURN_IF_ERROR(ValidateWeights(config_, layers));
     LaunchContext context;
     FT_RETURN_IF_ERROR(GetLaunchContext(execution, &context));
-    return cuda::PrepareWeights(config_, layers, prepared, context);
+    return cuda::PrepareWeights(config_, weights_, layers, prepared, context);
   }
 
   Status WorkspaceBytes(const EncoderBatch& batch, const ExecutionContext& execution,
@@ -349,6 +392,7 @@ class CudaEncoder : public Encoder {
     char* const work = static_cast<char*>(workspace);
     AttentionLaunches attention;
     attention.args = MakeAttentionArgs(config_, batch);
+    attention.args.ieee_float32 = options_.ieee_float32;
     attention.args.qkv = work + plan.edges[static_cast<int>(Edge::kQkv)];
     attention.args.output = work + plan.edges[static_cast<int>(Edge::kContext)];
     if (FindsMaskKeys(attention.args)) {
@@ -366,6 +410,8 @@ class CudaEncoder : public Encoder {
       const LayerPlace place = PlaceOf(l, batch, static_cast<const char*>(prepared));
       if (l == 0 && config_.int8_mode != 0) {
         FT_RETURN_IF_ERROR(steps.QuantizeInput(place, &context));
+      } else if (l == 0 && UsesSplit(weights_, context)) {
+        FT_RETURN_IF_ERROR(steps.SplitInput(place, &context));
       }
       FT_RETURN_IF_ERROR(steps.RunLayer(place, &context));
     }
@@ -470,7 +516,8 @@ Status TuneEncoderGemms(const EncoderConfig& config, int64_t batch_size, int64_t
   // cuBLASLt's products also where the kernel for few rows would be chosen.
   PlanOptions options;
   options.few_rows = 0;
-  const LayerPlan plan = MakeLayerPlan(config, WeightLayout(config), batch, options, context);
+  const WeightLayout weights(config, CanSplit(config));
+  const LayerPlan plan = MakeLayerPlan(config, weights, batch, options, context);
   Gemm gemm;
   Int8Kinds int8_kinds(/*plain_only=*/false);
   TunedProducts tuned;

@@ -19,10 +19,13 @@ struct CudaEncoderOptions {
   // Replay a CUDA graph when sizes and addresses of a call were seen before.
   bool use_graphs = true;
   int max_graphs = 64;
-  // Up to this many tokens 16-bit products use the kernel for few rows. -1: the measured default.
+  // Up to this many tokens products use the kernel for few rows. -1: the measured default.
   int64_t few_rows = -1;
   // INT8: products by the kernels for any size alone, also where CUTLASS's are faster.
   bool plain_int8 = false;
+  // float32: products by IEEE arithmetic on the CUDA cores, also where split ones
+  // (gemm/split/split_gemm.h), on tensor cores and as accurate, are faster.
+  bool ieee_float32 = false;
 };
 
 // An encoder for the CUDA devices of this process; the device that is current in a call is used.
