@@ -61,7 +61,7 @@ inline bool IsUntouched(const Device& memory, int64_t used_bytes, int64_t guard_
   return true;
 }
 
-// What the GELU before integers may be off, in parts of its argument (docs/int8.md).
+// What kGeluTanh may be off, in parts of its argument (docs/int8.md).
 constexpr double kGeluError = 1.0 / 2048;
 
 // ---- Products -----------------------------------------------------------------------------------
@@ -70,9 +70,26 @@ struct Int8GemmCase {
   int64_t rows, n, k;
   DataType dtype;
   bool has_bias;
-  int activation = -1;   // an Activation; -1: none
+  Int8Activation activation = Int8Activation::kNone;
   bool extreme = false;  // the largest sums that there are
 };
+
+constexpr Int8Activation kInt8Activations[] = {
+    Int8Activation::kNone, Int8Activation::kGeluTanh, Int8Activation::kGeluErf,
+    Int8Activation::kRelu, Int8Activation::kGeluTanhExact};
+
+inline double ActivateExactly(double y, Int8Activation activation) {
+  switch (activation) {
+    case Int8Activation::kNone:
+      return y;
+    case Int8Activation::kGeluErf:
+      return reference::Activate(y, Activation::kGeluErf);
+    case Int8Activation::kRelu:
+      return reference::Activate(y, Activation::kRelu);
+    default:
+      return reference::Activate(y, Activation::kGeluTanh);
+  }
+}
 
 // Largest error of some rows: in units of the last place of `dtype`, or of integers.
 inline double GemmError(const Int8GemmCase& c, const Doubles& x, const Doubles& w,
@@ -97,10 +114,10 @@ inline double GemmError(const Int8GemmCase& c, const Doubles& x, const Doubles& 
         error = std::abs(value - y) / ((std::abs(y) + 1e-3) * places);
       } else {
         double doubt = 2e-4;
-        if (c.activation == static_cast<int>(Activation::kGeluTanh)) {
+        if (c.activation == Int8Activation::kGeluTanh) {
           doubt += kGeluError * std::abs(y) * out_scale;
         }
-        if (c.activation >= 0) y = reference::Activate(y, static_cast<Activation>(c.activation));
+        y = ActivateExactly(y, c.activation);
         error = IntegerError(value, y * out_scale, doubt);
       }
       if (!(error <= worst)) worst = error;  // NaN stays
@@ -131,8 +148,7 @@ inline void TestInt8Gemm(const Int8GemmCase& c, const LaunchContext& context) {
   args.scale = static_cast<const float*>(scale_memory.data());
   args.bias = c.has_bias ? static_cast<const float*>(bias_memory.data()) : nullptr;
   args.output_dtype = c.dtype;
-  args.has_activation = c.activation >= 0;
-  args.activation = static_cast<Activation>(std::max(0, c.activation));
+  args.activation = c.activation;
   if (c.dtype == DataType::kInt8) {
     args.out_scale = static_cast<const float*>(out_scale_memory.data());
   }
@@ -141,7 +157,8 @@ inline void TestInt8Gemm(const Int8GemmCase& c, const LaunchContext& context) {
     if (!Int8GemmSupported(args, int8_kind, context)) continue;
     const std::string name = StrCat("int8 ", Name(int8_kind), " ", c.rows, "x", c.n, "x", c.k,
                                     " to ", Name(c.dtype), c.has_bias ? " bias" : "",
-                                    c.extreme ? " extreme" : "", " activation ", c.activation);
+                                    c.extreme ? " extreme" : "", " activation ",
+                                    static_cast<int>(c.activation));
     const int64_t bytes = c.rows * c.n * SizeOf(c.dtype);
     Device output(bytes + kGuard);
     args.output = output.data();
@@ -168,7 +185,7 @@ inline void TestInt8GemmNonFinite(const LaunchContext& context) {
   const Device x_memory(&x, DataType::kInt8), w_memory(&w, DataType::kInt8),
       scale_memory(std::vector<float>(n, 0.01f)), bias_memory(bias);
   for (int kind = 0; kind < kNumInt8GemmKinds; ++kind) {
-    for (int activation = -1; activation < 3; ++activation) {
+    for (const Int8Activation activation : kInt8Activations) {
       Int8GemmArgs args;
       args.rows = rows;
       args.n = n;
@@ -178,21 +195,19 @@ inline void TestInt8GemmNonFinite(const LaunchContext& context) {
       args.scale = static_cast<const float*>(scale_memory.data());
       args.bias = static_cast<const float*>(bias_memory.data());
       args.output_dtype = DataType::kInt8;
-      args.has_activation = activation >= 0;
-      args.activation = static_cast<Activation>(std::max(0, activation));
+      args.activation = activation;
       const auto int8_kind = static_cast<Int8GemmKind>(kind);
       if (!Int8GemmSupported(args, int8_kind, context)) continue;
       Device output(rows * n);
       args.output = output.data();
       const std::string name =
-          StrCat("int8 ", Name(int8_kind), " non-finite, activation ", activation);
+          StrCat("int8 ", Name(int8_kind), " non-finite, activation ", static_cast<int>(activation));
       MustBeOk(LaunchInt8Gemm(args, int8_kind, context), name);
       MustBeOk(cudaDeviceSynchronize(), name.c_str());
       const Doubles got = output.Read(rows * n, DataType::kInt8);
       double worst = 0;
       for (int64_t i = 0; i < rows * n; ++i) {
-        double y = k * 0.01 + bias[i % n];
-        if (activation >= 0) y = reference::Activate(y, static_cast<Activation>(activation));
+        const double y = ActivateExactly(k * 0.01 + bias[i % n], activation);
         worst = std::max(worst, IntegerError(got[i], y, 1e-3));
       }
       Check(worst == 0, StrCat(name, " error ", worst));
@@ -225,13 +240,13 @@ inline void TestInt8Gemms() {
       TestInt8Gemm({rows, 2304, 768, dtype, true}, context);
       TestInt8Gemm({rows, 768, 3072, dtype, false}, context);
     }
-    TestInt8Gemm({130, 144, 3072, dtype, false, -1, true}, context);
+    TestInt8Gemm({130, 144, 3072, dtype, false, Int8Activation::kNone, true}, context);
   }
-  for (int activation = 0; activation < 3; ++activation) {
+  for (const Int8Activation activation : kInt8Activations) {
     TestInt8Gemm({37, 26, 200, DataType::kInt8, true, activation}, context);
     TestInt8Gemm({200, 3072, 768, DataType::kInt8, true, activation}, context);
   }
-  TestInt8Gemm({700, 3072, 768, DataType::kInt8, true, 0}, context);
+  TestInt8Gemm({700, 3072, 768, DataType::kInt8, true, Int8Activation::kGeluTanh}, context);
   // More rows than one wave of tiles.
   TestInt8Gemm({6000, 768, 3072, DataType::kFloat16, false}, context);
   TestInt8Gemm({6000, 768, 3072, DataType::kInt8, false}, context);
@@ -253,11 +268,16 @@ inline void BenchInt8Gemms() {
   const struct {
     int64_t n, k;
     DataType dtype;
-    bool has_bias, has_activation;
+    bool has_bias;
+    Int8Activation activation;
   } products[] = {
-      {2304, 768, DataType::kFloat16, true, false},  {768, 768, DataType::kFloat16, false, false},
-      {768, 768, DataType::kInt8, false, false},     {3072, 768, DataType::kInt8, true, true},
-      {768, 3072, DataType::kFloat16, false, false}, {768, 3072, DataType::kInt8, false, false}};
+      {2304, 768, DataType::kFloat16, true, Int8Activation::kNone},
+      {768, 768, DataType::kFloat16, false, Int8Activation::kNone},
+      {768, 768, DataType::kInt8, false, Int8Activation::kNone},
+      {3072, 768, DataType::kInt8, true, Int8Activation::kGeluTanh},
+      {3072, 768, DataType::kInt8, true, Int8Activation::kGeluTanhExact},
+      {768, 3072, DataType::kFloat16, false, Int8Activation::kNone},
+      {768, 3072, DataType::kInt8, false, Int8Activation::kNone}};
   printf("%-32s %10s %10s %10s %10s   us\n", "product", "plain", "128x128", "64x128", "64x64");
   for (int64_t rows : {16, 32, 64, 128, 256, 512, 1024, 3072, 6144, 12288}) {
     for (const auto& p : products) {
@@ -269,7 +289,7 @@ inline void BenchInt8Gemms() {
       args.scale = static_cast<const float*>(scale.data());
       args.bias = p.has_bias ? static_cast<const float*>(bias.data()) : nullptr;
       args.out_scale = static_cast<const float*>(out_scale.data());
-      args.has_activation = p.has_activation;
+      args.activation = p.activation;
       args.output_dtype = p.dtype;
       args.output = output.data();
       printf("%-32s", StrCat(rows, " x ", p.n, " x ", p.k, " to ", ft::Name(p.dtype)).c_str());
@@ -702,7 +722,7 @@ inline void TestInt8Layer(const Int8LayerCase& c) {
   }
   cudaStreamDestroy(stream);
 
-  reference::Quantizer quantizer(s, kGeluError);
+  reference::Quantizer quantizer(s);
   Int8Errors errors;
   for (int64_t l = 0; l < c.layers; ++l) {
     const bool is_last = c.has_last_layer && l + 1 == c.layers;

@@ -151,23 +151,18 @@ struct Int8Layer {
 // the middle of two integers.
 class Quantizer {
  public:
-  // `gelu_error`: of a backend's GELU, in parts of its argument (docs/int8.md).
-  explicit Quantizer(const Sequences& sequences, double gelu_error = 0)
-      : gelu_error(gelu_error), sequences_(sequences), doubtful_(sequences.num_tokens, false) {}
+  explicit Quantizer(const Sequences& sequences)
+      : sequences_(sequences), doubtful_(sequences.num_tokens, false) {}
 
-  const double gelu_error;
-
-  // x[T,n] as integers that stand for multiples of range / 127. `errors[T,n]`, if given: what a
-  // number may be off beyond float32's rounding.
-  Doubles operator()(const Doubles& x, double range, const Doubles* errors = nullptr) {
+  // x[T,n] as integers that stand for multiples of range / 127.
+  Doubles operator()(const Doubles& x, double range) {
     const int64_t n = x.size() / doubtful_.size();
     Doubles q(x.size());
     for (size_t i = 0; i < x.size(); ++i) {
       const double steps = std::max(-128.0, std::min(127.0, x[i] * 127 / range));
       q[i] = std::isnan(x[i]) ? -128.0 : std::nearbyint(steps);
       // float32 has 24 bits: 128 steps, a few roundings on the way.
-      const double doubt = 2e-4 + (errors == nullptr ? 0 : (*errors)[i] * 127 / range);
-      if (std::abs(std::abs(steps - q[i]) - 0.5) < doubt) doubtful_[i / n] = true;
+      if (std::abs(std::abs(steps - q[i]) - 0.5) < 2e-4) doubtful_[i / n] = true;
     }
     return q;
   }
@@ -232,15 +227,9 @@ inline Doubles RunInt8Layer(const Doubles& x, const Int8Layer& int8, const Encod
   AddAndNorm(&a, mode2 ? real(x8, r.input) : x, w[9], w[8], config.layernorm_epsilon);
   const Doubles a8 = (*quantize)(a, r.attention_norm);
   Doubles inner = Int8Dense(a8, r.attention_norm, w[10], r.intermediate, w[11], 0, h, i, quantize);
-  Doubles errors(inner.size());
-  for (size_t e = 0; e < inner.size(); ++e) {
-    if (config.activation == Activation::kGeluTanh) {
-      errors[e] = quantize->gelu_error * std::abs(inner[e]);
-    }
-    inner[e] = Activate(inner[e], config.activation);
-  }
-  Doubles out = Int8Dense((*quantize)(inner, r.inner, &errors), r.inner, w[12], r.output_kernel,
-                          w[13], mode2 ? r.output_product : 0, i, h, quantize);
+  for (double& x : inner) x = Activate(x, config.activation);
+  Doubles out = Int8Dense((*quantize)(inner, r.inner), r.inner, w[12], r.output_kernel, w[13],
+                          mode2 ? r.output_product : 0, i, h, quantize);
   AddAndNorm(&out, mode2 ? real(a8, r.attention_norm) : a, w[15], w[14], config.layernorm_epsilon);
   return mode2 && !is_last ? real((*quantize)(out, r.output), r.output) : out;
 }

@@ -41,9 +41,7 @@ for _module in (test_ops, test_int8_ops, test_bad_inputs):
 @pytest.fixture(autouse=True, scope="module")
 def on_device():
     """Places everything that a test does eagerly or in a tf.function."""
-    with tf.device(DEVICE), pytest.MonkeyPatch.context() as patch:
-        if ON_GPU:
-            patch.setattr(reference_int8, "gelu_error", 1 / 2048)
+    with tf.device(DEVICE):
         yield
 
 

@@ -55,30 +55,5 @@ __device__ __forceinline__ Piece<int8_t, kCount> ToIntegers(const float (&x)[kCo
   return piece;
 }
 
-// Right to one part in 2,000 of the distance from 0 and from x, where an integer keeps one in 256:
-// of 20,000 integers one is another. An exact one takes longer than the product before it.
-__device__ __forceinline__ float GeluTanhForInteger(float x) {
-  constexpr float kLinear = 0.79788456080286536f;
-  float tanh;
-  asm("tanh.approx.f32 %0, %1;" : "=f"(tanh) : "f"(x * fmaf(kLinear * 0.044715f, x * x, kLinear)));
-  const float half = 0.5f * x;
-  return fmaf(half, tanh, half);
-}
-
-// x[i] = activation(x[i]); -1: as it is.
-template <int kCount>
-__device__ __forceinline__ void ActivateIntegers(int activation, float* x) {
-  if (activation == static_cast<int>(Activation::kGeluTanh)) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) x[i] = GeluTanhForInteger(x[i]);
-  } else if (activation == static_cast<int>(Activation::kGeluErf)) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) x[i] = Activate<Activation::kGeluErf>(x[i]);
-  } else if (activation == static_cast<int>(Activation::kRelu)) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) x[i] = Activate<Activation::kRelu>(x[i]);
-  }
-}
-
 }  // namespace cuda
 }  // namespace ft

@@ -189,7 +189,7 @@ class Int8Builder {
                Norm(false));
     Int8GemmStep inner =
         Product("intermediate", Edge::kMiddleIntegers, h, Edge::kInner, i, DataType::kInt8);
-    inner.args.has_activation = true;
+    inner.args.activation = Activate();
     inner.kernel = w.inner_kernel;
     inner.scale = w.inner_scale;
     inner.bias = w.inner_float_bias;
@@ -208,8 +208,20 @@ class Int8Builder {
     step.args.n = n;
     step.args.k = k;
     step.args.output_dtype = dtype;
-    step.args.activation = config_.activation;
     return step;
+  }
+
+  // A coarse GELU costs another integer here and there: not more than halves keep, but float32 does.
+  Int8Activation Activate() const {
+    switch (config_.activation) {
+      case Activation::kGeluErf:
+        return Int8Activation::kGeluErf;
+      case Activation::kRelu:
+        return Int8Activation::kRelu;
+      default:
+        return config_.dtype == DataType::kFloat32 ? Int8Activation::kGeluTanhExact
+                                                   : Int8Activation::kGeluTanh;
+    }
   }
 
   // The first or the last norm of a layer. Mode 2 reads integers.

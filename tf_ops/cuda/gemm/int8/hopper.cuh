@@ -15,8 +15,8 @@
 #include "cutlass/gemm/kernel/gemm_universal.hpp"
 #include "cutlass/util/packed_stride.hpp"
 #include "tf_ops/cuda/device_utils.cuh"
+#include "tf_ops/cuda/gemm/int8/activation.cuh"
 #include "tf_ops/cuda/gemm/int8/hopper.h"
-#include "tf_ops/cuda/integers.cuh"
 
 namespace ft {
 namespace cuda {
@@ -25,13 +25,13 @@ namespace hopper {
 namespace fusion = cutlass::epilogue::fusion;
 
 struct ActivationArguments {
-  int activation = -1;  // none
+  Int8Activation activation = Int8Activation::kNone;
 };
 
 // activation(y) * out_scale, not yet rounded. Which activation is known where the kernel is
 // compiled, or the same for all threads: kAnyActivation.
-constexpr int kAnyActivation = -2;
-template <int kActivation>
+constexpr auto kAnyActivation = static_cast<Int8Activation>(-2);
+template <Int8Activation kActivation>
 struct ActivateAndScale {
   template <typename Fragment>
   struct Of {
@@ -51,7 +51,7 @@ struct ActivateAndScale {
 };
 
 template <typename Output, typename Tile, typename Cluster, typename Schedule,
-          typename EpilogueSchedule, int kActivation>
+          typename EpilogueSchedule, Int8Activation kActivation>
 struct Int8Gemm {
   static constexpr auto kRound = cutlass::FloatRoundStyle::round_to_nearest;
   static constexpr bool kIntegers = std::is_same_v<Output, int8_t>;
@@ -98,7 +98,7 @@ typename Gemm::Epilogue::Arguments EpilogueArguments(const Int8GemmArgs& args) {
     out_scale.scalar_ptrs[0] = args.out_scale;
     return {{scale, {}, bias, {}},
             out_scale,
-            {args.has_activation ? static_cast<int>(args.activation) : -1}};
+            {args.activation}};
   } else {
     return {scale, {}, bias, {}};
   }
@@ -149,10 +149,10 @@ using OneGroup = cutlass::epilogue::TmaWarpSpecialized;
 
 // The tiles that were fastest on an H100 at BERT-base's sizes. Pingpong: one warpgroup multiplies
 // while the other does its epilogue.
-template <typename Output, int kActivation = -1>
+template <typename Output, Int8Activation kActivation = Int8Activation::kNone>
 using Gemm128 = Int8Gemm<Output, Tile128, Pair, cutlass::gemm::KernelTmaWarpSpecializedPingpong,
                          OneGroup, kActivation>;
-template <typename Output, int kActivation = -1>
+template <typename Output, Int8Activation kActivation = Int8Activation::kNone>
 using Gemm64 = Int8Gemm<Output, Tile64, Alone, cutlass::gemm::KernelTmaWarpSpecializedPingpong,
                         OneGroup, kActivation>;
 template <typename Output>

@@ -1,5 +1,5 @@
 // The instances of CUTLASS's kernel, one a file: output type, then tile. Activated64 and the
-// kernels with the smallest tiles compute any activation, Gelu128 the tanh GELU, the others none.
+// kernels with the smallest tiles compute any activation, Gelu128 kGeluTanh, the others none.
 // They count on sizes that Int8GemmSupported has checked.
 #pragma once
 

@@ -4,8 +4,7 @@ namespace ft {
 namespace cuda {
 
 Status LaunchHopperInt8Gelu128(const Int8GemmArgs& args, const LaunchContext& context) {
-  return hopper::Launch<hopper::Gemm128<int8_t, static_cast<int>(Activation::kGeluTanh)>>(args,
-                                                                                          context);
+  return hopper::Launch<hopper::Gemm128<int8_t, Int8Activation::kGeluTanh>>(args, context);
 }
 
 }  // namespace cuda

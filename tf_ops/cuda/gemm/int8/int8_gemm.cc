@@ -13,7 +13,6 @@ using Launcher = Status (*)(const Int8GemmArgs&, const LaunchContext&);
 Launcher FindLauncher(const Int8GemmArgs& args, Int8GemmKind kind) {
   if (kind == Int8GemmKind::kPlain) return LaunchPlainInt8Gemm;
 #ifdef FT_WITH_CUTLASS
-  const bool is_gelu = args.has_activation && args.activation == Activation::kGeluTanh;
   const int tile = static_cast<int>(kind) - static_cast<int>(Int8GemmKind::kHopper128);
   constexpr Launcher kIntegers[] = {LaunchHopperInt8Integer128, LaunchHopperInt8Integer64,
                                     LaunchHopperInt8IntegerFew};
@@ -28,7 +27,14 @@ Launcher FindLauncher(const Int8GemmArgs& args, Int8GemmKind kind) {
   constexpr Launcher kFloats[] = {nullptr, LaunchHopperInt8Float64, nullptr};
   switch (args.output_dtype) {
     case DataType::kInt8:
-      return (is_gelu ? kGelu : args.has_activation ? kActivated : kIntegers)[tile];
+      switch (args.activation) {
+        case Int8Activation::kNone:
+          return kIntegers[tile];
+        case Int8Activation::kGeluTanh:
+          return kGelu[tile];
+        default:
+          return kActivated[tile];
+      }
     case DataType::kFloat16:
       return kHalfs[tile];
     case DataType::kBFloat16:

@@ -19,6 +19,15 @@ inline constexpr int kNumInt8GemmKinds = 4;
 
 const char* Name(Int8GemmKind kind);
 
+// What an int8 output may be the activation of, as igemm_config.in numbers it (docs/int8.md).
+enum class Int8Activation {
+  kNone = -1,
+  kGeluTanh,  // within |y| / 2048
+  kGeluErf,
+  kRelu,
+  kGeluTanhExact,  // to float32's rounding
+};
+
 struct Int8GemmArgs {
   int64_t rows = 0, n = 0, k = 0;
   const int8_t* x = nullptr;                   // [rows,k]
@@ -28,8 +37,7 @@ struct Int8GemmArgs {
   DataType output_dtype = DataType::kFloat32;  // or float16, bfloat16, int8
   void* output = nullptr;                      // [rows,n]
   // int8 alone:
-  bool has_activation = false;
-  Activation activation = Activation::kGeluTanh;
+  Int8Activation activation = Int8Activation::kNone;
   const float* out_scale = nullptr;  // one number, of any alignment, or null: 1
 };
 

@@ -19,13 +19,9 @@ constexpr char kHeader[] =
     "batch_size seq_len head_num size_per_head dataType ### batchCount n m k activation kernel "
     "exec_time environment";
 
-int ActivationOf(const Int8GemmArgs& product) {
-  return product.has_activation ? static_cast<int>(product.activation) : -1;
-}
-
 bool SameProduct(const Int8GemmArgs& a, const Int8GemmArgs& b) {
   return a.rows == b.rows && a.n == b.n && a.k == b.k && a.output_dtype == b.output_dtype &&
-         ActivationOf(a) == ActivationOf(b);
+         a.activation == b.activation;
 }
 
 std::string FormatRow(const TunedInt8Gemm& row, const std::string& environment) {
@@ -33,7 +29,7 @@ std::string FormatRow(const TunedInt8Gemm& row, const std::string& environment) 
   std::ostringstream line;
   line << row.batch_size << ' ' << row.seq_len << ' ' << row.num_heads << ' ' << row.head_size
        << ' ' << static_cast<int>(p.output_dtype) << " ### 1 " << p.n << ' ' << p.rows << ' ' << p.k
-       << ' ' << ActivationOf(p) << ' ' << static_cast<int>(row.kind) << ' ' << row.milliseconds
+       << ' ' << static_cast<int>(p.activation) << ' ' << static_cast<int>(row.kind) << ' ' << row.milliseconds
        << ' ' << environment;
   return line.str();
 }
@@ -55,13 +51,13 @@ bool ParseRow(const std::string& line, TunedInt8Gemm* row, std::string* environm
   const bool is_type = std::any_of(std::begin(types), std::end(types),
                                    [&](DataType type) { return static_cast<int>(type) == dtype; });
   if (hashes != "###" || batch_count != 1 || !is_type || p.n <= 0 || p.rows <= 0 || p.k <= 0 ||
-      activation < -1 || activation > static_cast<int>(Activation::kRelu) || kind < 0 ||
+      activation < static_cast<int>(Int8Activation::kNone) ||
+      activation > static_cast<int>(Int8Activation::kGeluTanhExact) || kind < 0 ||
       kind >= kNumInt8GemmKinds) {
     return false;
   }
   p.output_dtype = static_cast<DataType>(dtype);
-  p.has_activation = activation >= 0;
-  if (p.has_activation) p.activation = static_cast<Activation>(activation);
+  p.activation = static_cast<Int8Activation>(activation);
   row->kind = static_cast<Int8GemmKind>(kind);
   return true;
 }
@@ -93,7 +89,7 @@ Status UpdateInt8GemmConfig(const std::string& path, const std::string& environm
 
 Int8Kinds::Key Int8Kinds::MakeKey(const Int8GemmArgs& product) {
   return {product.rows, product.n, product.k, static_cast<int>(product.output_dtype),
-          ActivationOf(product)};
+          static_cast<int>(product.activation)};
 }
 
 void Int8Kinds::LoadConfig(const std::string& directory) {

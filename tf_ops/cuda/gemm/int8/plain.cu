@@ -2,6 +2,7 @@
 #include <type_traits>
 
 #include "tf_ops/cuda/device_utils.cuh"
+#include "tf_ops/cuda/gemm/int8/activation.cuh"
 #include "tf_ops/cuda/gemm/int8/plain.h"
 #include "tf_ops/cuda/integers.cuh"
 
@@ -99,7 +100,7 @@ struct Epilogue {
   const float* scale;
   const float* bias;
   const float* out_scale;
-  int activation;  // -1: none
+  Int8Activation activation;
 };
 
 template <typename T>
@@ -217,8 +218,7 @@ template <typename T, typename C>
 Status LaunchTile(const Int8GemmArgs& args, const LaunchContext& context) {
   const int64_t tiles =
       (args.rows + C::kRows - 1) / C::kRows * ((args.n + C::kCols - 1) / C::kCols);
-  const Epilogue epilogue = {args.scale, args.bias, args.out_scale,
-                             args.has_activation ? static_cast<int>(args.activation) : -1};
+  const Epilogue epilogue = {args.scale, args.bias, args.out_scale, args.activation};
   return Launch(Int8GemmKernel<T, C>, Grid{tiles}, kThreads, C::kStages * C::kStageBytes, context,
                 args.x, args.w, epilogue, static_cast<T*>(args.output), static_cast<int>(args.rows),
                 static_cast<int>(args.n), static_cast<int>(args.k));
