@@ -456,7 +456,8 @@ inline std::vector<AttentionChoice> AttentionChoices(AttentionArgs args,
   if (args.head_size > 128) return choices;
   choice.kind = AttentionKind::kTiled;
   choices.push_back(choice);
-  if (best.kind != AttentionKind::kTensorCore && best.kind != AttentionKind::kSplit) return choices;
+  if (best.kind == AttentionKind::kSplit) choices.push_back(best);
+  if (best.kind != AttentionKind::kTensorCore) return choices;
   choice = best;
   for (int rows : {64, 128}) {
     choice.rows_per_block = rows;

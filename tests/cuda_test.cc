@@ -340,7 +340,8 @@ void TestAttentionKernels() {
       choices.push_back(choice);
       choice.kind = AttentionKind::kSimple;
       choices.push_back(choice);
-      if (best.kind == AttentionKind::kTensorCore || best.kind == AttentionKind::kSplit) {
+      if (best.kind == AttentionKind::kSplit) choices.push_back(best);
+      if (best.kind == AttentionKind::kTensorCore) {
         choice = best;
         for (int rows : {64, 128}) {
           choice.rows_per_block = rows;

@@ -105,7 +105,7 @@ struct LayerPlace {
 class StepRunner {
  public:
   StepRunner(const EncoderConfig& config, const WeightLayout& layout, const LayerPlan& plan,
-             int64_t rows, char* workspace, Gemm* gemm, Int8Kinds* int8_kinds,
+             int64_t rows, char* workspace, Gemm* gemm, Int8Kinds* int8_kinds, int64_t few_rows,
              const AttentionLaunches* attention)
       : config_(config),
         layout_(layout),
@@ -114,6 +114,7 @@ class StepRunner {
         workspace_(workspace),
         gemm_(gemm),
         int8_kinds_(int8_kinds),
+        few_rows_(few_rows),
         attention_(attention) {}
 
   // INT8: the integers of the first layer's input.
@@ -177,12 +178,7 @@ class StepRunner {
     args.k = step.k;
     args.x = At(step.input);
     args.w = place_.weights + step.kernel;
-    if (step.scale >= 0) {
-      args.x_scale = static_cast<const float*>(At(Edge::kSplitScale));
-      args.w_scale = Scale(step.scale);
-    }
     args.num_splits = step.num_splits;
-    args.output_pitch = step.output_pitch;
     if (step.output == Edge::kPartials) {
       args.partials = static_cast<float*>(At(step.output));
     } else {
@@ -249,7 +245,7 @@ class StepRunner {
     args.w_scale = Scale(step.scale);
     args.bias = Scale(step.bias);
     args.output = static_cast<float*>(At(step.output));
-    return LaunchSplitGemm(args, SelectSplitGemm(args, context), context);
+    return LaunchSplitGemm(args, SelectSplitGemm(args, few_rows_, context), context);
   }
 
   // In device memory: for addresses alone.
@@ -312,6 +308,7 @@ class StepRunner {
   char* const workspace_;
   Gemm* const gemm_;
   Int8Kinds* const int8_kinds_;
+  const int64_t few_rows_;
   const AttentionLaunches* const attention_;
   LayerPlace place_ = {};
 };
@@ -405,7 +402,8 @@ class CudaEncoder : public Encoder {
     }
     attention.choice = SelectAttention(attention.args, context);
 
-    StepRunner steps(config_, weights_, plan, batch.rows(), work, &gemm_, &int8_kinds_, &attention);
+    StepRunner steps(config_, weights_, plan, batch.rows(), work, &gemm_, &int8_kinds_,
+                     options_.few_rows, &attention);
     for (int64_t l = 0; l < config_.num_layers; ++l) {
       const LayerPlace place = PlaceOf(l, batch, static_cast<const char*>(prepared));
       if (l == 0 && config_.int8_mode != 0) {

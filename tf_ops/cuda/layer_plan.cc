@@ -73,7 +73,7 @@ class Builder {
     NormStep norm{Edge::kSum, 0, residual, output, bias, gamma, beta};
     if (few_rows_) {
       norm.input = Edge::kPartials;
-      norm.num_partials = FewRowsGemmSplits(config_.dtype, rows_, n, k, context_);
+      norm.num_partials = FewRowsGemmSplits(rows_, n, k, context_);
       max_splits_ = std::max(max_splits_, norm.num_partials);
       steps_->push_back(
           FewRowsStep{n, k, norm.num_partials, false, input, Edge::kPartials, kernel, bias});
@@ -103,13 +103,8 @@ class Builder {
 class SplitBuilder {
  public:
   SplitBuilder(const EncoderConfig& config, const WeightLayout& weights, int64_t rows,
-               bool few_rows, const LaunchContext& context, std::vector<Step>* steps)
-      : config_(config),
-        weights_(weights),
-        rows_(rows),
-        few_rows_(few_rows),
-        context_(context),
-        steps_(steps) {}
+               const LaunchContext& context, std::vector<Step>* steps)
+      : config_(config), weights_(weights), rows_(rows), context_(context), steps_(steps) {}
 
   // The largest number of partial sums so far.
   int max_splits() const { return max_splits_; }
@@ -134,36 +129,28 @@ class SplitBuilder {
 
  private:
   void Product(const char* name, Edge input, int64_t k, Edge output, int64_t n, int64_t pitch,
-               const SplitWeight& weight, int64_t bias) {
-    if (few_rows_) {
-      steps_->push_back(
-          FewRowsStep{n, k, 1, false, input, output, weight.kernel, bias, weight.scale, pitch});
-      return;
-    }
+               const SplitWeight& weight, int64_t bias, int num_splits = 1) {
     SplitGemmStep step = {name, {}, input, output, weight.kernel, weight.scale, bias};
     step.args.rows = rows_;
     step.args.n = n;
     step.args.k = k;
     step.args.output_pitch = pitch;
+    step.args.num_splits = num_splits;
     steps_->push_back(step);
   }
 
   void SumAndNorm(const char* name, Edge input, int64_t k, const SplitWeight& weight,
                   NormStep norm) {
     const int64_t n = config_.hidden_size();
-    Product(name, input, k, Edge::kPartials, n, n, weight, -1);
-    if (few_rows_) {
-      norm.num_partials = FewRowsGemmSplits(config_.dtype, rows_, n, k, context_);
-      std::get<FewRowsStep>(steps_->back()).num_splits = norm.num_partials;
-      max_splits_ = std::max(max_splits_, norm.num_partials);
-    }
+    norm.num_partials = SplitGemmSplits(rows_, n, k, context_);
+    max_splits_ = std::max(max_splits_, norm.num_partials);
+    Product(name, input, k, Edge::kPartials, n, n, weight, -1, norm.num_partials);
     steps_->push_back(norm);
   }
 
   const EncoderConfig& config_;
   const WeightLayout& weights_;
   const int64_t rows_;
-  const bool few_rows_;
   const LaunchContext& context_;
   std::vector<Step>* const steps_;
   int max_splits_ = 1;
@@ -310,10 +297,10 @@ LayerPlan MakeInt8Plan(const EncoderConfig& config, const WeightLayout& weights,
 }
 
 LayerPlan MakeSplitPlan(const EncoderConfig& config, const WeightLayout& weights, int64_t rows,
-                        bool few_rows, int64_t mask_bytes, const LaunchContext& context) {
+                        int64_t mask_bytes, const LaunchContext& context) {
   const int64_t h = config.hidden_size(), size = SizeOf(config.dtype);
   LayerPlan plan;
-  SplitBuilder builder(config, weights, rows, few_rows, context, &plan.steps);
+  SplitBuilder builder(config, weights, rows, context, &plan.steps);
   builder.Layer();
   WorkspaceLayout layout(&plan);
   layout.TakeQkvContextInner(rows * 3 * h * size, rows * h * size,
@@ -368,11 +355,12 @@ LayerPlan MakeLayerPlan(const EncoderConfig& config, const WeightLayout& weights
   const int64_t mask_bytes =
       batch.attention_mask == nullptr ? 0 : batch.batch_size * kMaskParts * 4;
   if (config.int8_mode != 0) return MakeInt8Plan(config, weights, rows, mask_bytes);
-  const bool splits = UsesSplit(weights, context);
-  // In float32 that kernel takes split rows.
-  const bool few_rows = (splits || config.dtype != DataType::kFloat32) &&
-                        UsesFewRows(config, rows, options, context);
-  if (splits) return MakeSplitPlan(config, weights, rows, few_rows, mask_bytes, context);
+  if (UsesSplit(weights, context)) {
+    return MakeSplitPlan(config, weights, rows, mask_bytes, context);
+  }
+  // In float32 that kernel takes split rows alone.
+  const bool few_rows =
+      config.dtype != DataType::kFloat32 && UsesFewRows(config, rows, options, context);
   LayerPlan plan;
   Builder builder(config, rows, few_rows, context, &plan.steps);
   builder.Dense("QKV", Edge::kInput, h, Edge::kQkv, 3 * h, weights.qkv_kernel, weights.qkv_bias,

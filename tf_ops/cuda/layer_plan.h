@@ -46,15 +46,13 @@ struct GemmStep {
   int64_t kernel, bias;  // byte offsets in the layer's prepared weights
 };
 
-// The same for few rows; into kPartials without bias. float32: of split rows.
+// The same for few rows; into kPartials without bias.
 struct FewRowsStep {
   int64_t n, k;
   int num_splits;
   bool has_activation;
   Edge input, output;
   int64_t kernel, bias;
-  int64_t scale = -1;        // the weights', of split rows
-  int64_t output_pitch = 0;  // 0: n
 };
 
 // Split rows of `output` and kSplitScale = activation(`input`); the two may be the same edge.
@@ -121,7 +119,7 @@ struct LayerPlan {
 };
 
 struct PlanOptions {
-  // Up to this many rows products use the kernel for few rows. -1: the measured default.
+  // Up to this many rows products use the kernel for few rows. -1: what was measured.
   int64_t few_rows = -1;
 };
 

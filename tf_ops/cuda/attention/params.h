@@ -86,10 +86,10 @@ Status LaunchWgmma96(DataType, const AttentionChoice&, const AttentionParams&, i
                      const LaunchContext&);
 Status LaunchWgmma128(DataType, const AttentionChoice&, const AttentionParams&, int64_t num_tokens,
                       const LaunchContext&);
-Status LaunchSplit32(int rows_per_block, const AttentionParams&, const LaunchContext&);
-Status LaunchSplit64(int rows_per_block, const AttentionParams&, const LaunchContext&);
-Status LaunchSplit96(int rows_per_block, const AttentionParams&, const LaunchContext&);
-Status LaunchSplit128(int rows_per_block, const AttentionParams&, const LaunchContext&);
+Status LaunchSplit32(const AttentionParams&, const LaunchContext&);
+Status LaunchSplit64(const AttentionParams&, const LaunchContext&);
+Status LaunchSplit96(const AttentionParams&, const LaunchContext&);
+Status LaunchSplit128(const AttentionParams&, const LaunchContext&);
 Status LaunchTiledAttention(DataType, int head_size_tile, const AttentionParams&,
                             const LaunchContext&);
 Status LaunchSimpleAttention(DataType, const AttentionParams&, const LaunchContext&);

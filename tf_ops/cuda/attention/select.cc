@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "tf_ops/cuda/attention/params.h"
+#include "tf_ops/cuda/gemm/split/split_gemm.h"
 
 namespace ft {
 namespace cuda {
@@ -37,12 +38,24 @@ AttentionChoice WarpgroupAttention(const AttentionArgs& args, const LaunchContex
   return choice;
 }
 
-// Rows of a block of the mma.sync kernels: 128 use each key twice as often; 64 fill the device
-// earlier.
-int RowsPerBlock(const AttentionArgs& args, bool fits, const LaunchContext& context) {
-  const int64_t large_blocks = (args.max_seq_len + 127) / 128 * args.batch_size * args.num_heads;
-  const bool large = args.max_seq_len > 64 && large_blocks >= context.num_multiprocessors && fits;
-  return large ? 128 : 64;
+// float32 by split products, where the device has them.
+AttentionChoice Float32Attention(const AttentionArgs& args, AttentionChoice choice,
+                                 const LaunchContext& context) {
+  if (args.ieee_float32) {
+    choice.reason = "float32 by IEEE products";
+  } else if (context.compute_capability != kSplitCapability) {
+    choice.reason = "split products of float32 need compute capability 9.0";
+  } else if (args.head_size % 8 != 0) {
+    choice.reason = "the split kernel needs a head size that is a multiple of 8";
+  } else if (SplitAttentionSharedBytes(choice.head_size_tile) + kSplitStaticShared >
+             context.max_shared_bytes) {
+    choice.reason = "too little shared memory for split products";
+  } else {
+    choice.kind = AttentionKind::kSplit;
+    choice.rows_per_block = 128;
+    choice.reason = "float32 by split products";
+  }
+  return choice;
 }
 
 }  // namespace
@@ -88,21 +101,11 @@ AttentionChoice SelectAttention(const AttentionArgs& args, const LaunchContext& 
   choice.head_size_tile = HeadSizeTile(args.head_size);
   choice.kind = AttentionKind::kTiled;
   choice.rows_per_block = choice.head_size_tile <= 64 ? 64 : 32;
-  if (args.dtype == DataType::kFloat32 && args.ieee_float32) {
-    choice.reason = "float32 by IEEE products";
-  } else if (context.compute_capability < 80) {
+  if (SizeOf(args.dtype) != 2) return Float32Attention(args, choice, context);
+  if (context.compute_capability < 80) {
     choice.reason = "the tensor core kernel needs compute capability 8.0";
   } else if (args.head_size % 8 != 0) {
     choice.reason = "the tensor core kernel needs a head size that is a multiple of 8";
-  } else if (args.dtype == DataType::kFloat32) {
-    if (SplitAttentionSharedBytes(choice.head_size_tile) + kSplitStaticShared >
-        context.max_shared_bytes) {
-      choice.reason = "too little shared memory for split products";
-    } else {
-      choice.kind = AttentionKind::kSplit;
-      choice.rows_per_block = RowsPerBlock(args, true, context);
-      choice.reason = "float32 by split products";
-    }
   } else {
     // Code of sm_90a runs on compute capability 9.0 alone.
     if (context.compute_capability != 90) {
@@ -117,11 +120,12 @@ AttentionChoice SelectAttention(const AttentionArgs& args, const LaunchContext& 
       return WarpgroupAttention(args, context);
     }
     choice.kind = AttentionKind::kTensorCore;
-    choice.rows_per_block = RowsPerBlock(
-        args,
-        MmaSharedBytes(choice.head_size_tile, 128) <= context.max_shared_bytes &&
-            choice.head_size_tile <= 64,
-        context);
+    // 128 rows use each key twice as often; 64 rows fill the device earlier.
+    const int64_t large_blocks = (args.max_seq_len + 127) / 128 * args.batch_size * args.num_heads;
+    const bool large = args.max_seq_len > 64 && large_blocks >= context.num_multiprocessors &&
+                       MmaSharedBytes(choice.head_size_tile, 128) <= context.max_shared_bytes &&
+                       choice.head_size_tile <= 64;
+    choice.rows_per_block = large ? 128 : 64;
   }
   return choice;
 }
@@ -192,13 +196,13 @@ Status LaunchAttention(const AttentionArgs& args, const AttentionChoice& choice,
     case AttentionKind::kSplit:
       switch (choice.head_size_tile) {
         case 32:
-          return LaunchSplit32(choice.rows_per_block, params, context);
+          return LaunchSplit32(params, context);
         case 64:
-          return LaunchSplit64(choice.rows_per_block, params, context);
+          return LaunchSplit64(params, context);
         case 96:
-          return LaunchSplit96(choice.rows_per_block, params, context);
+          return LaunchSplit96(params, context);
         default:
-          return LaunchSplit128(choice.rows_per_block, params, context);
+          return LaunchSplit128(params, context);
       }
     case AttentionKind::kTiled:
       return LaunchTiledAttention(args.dtype, choice.head_size_tile, params, context);

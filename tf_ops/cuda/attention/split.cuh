@@ -1,4 +1,4 @@
-// Fused float32 attention on tensor cores (mma.sync m16n8k16 of halves), sm_80 and later, with
+// Fused float32 attention on tensor cores (mma.sync m16n8k16 of halves), sm_90, with
 // float32's accuracy: numbers are split as gemm/split/split_gemm.h says. Included by
 // attention/split_<head size>.cu, which instantiate it.
 #pragma once
@@ -34,7 +34,7 @@ __device__ __forceinline__ HalvesPair SplitPair(float x, float y) {
 // "FlashAttention-2" (Dao, 2023).
 template <int kD, int kWarps>
 __global__ void __launch_bounds__(32 * kWarps) AttentionSplitKernel(const AttentionParams p) {
-#if __CUDA_ARCH__ >= 800
+#if __CUDA_ARCH__ >= 900
   constexpr int kThreads = 32 * kWarps, kRows = 16 * kWarps, kKeys = 64;
   constexpr int kPitch = kD + 8, kChunks = kD / 4, kColTiles = kD / 8, kBlocks = kD / 16;
   constexpr int kRowThreads = kThreads / kKeys;  // that split one row of keys or values
@@ -318,21 +318,15 @@ __global__ void __launch_bounds__(32 * kWarps) AttentionSplitKernel(const Attent
 #endif
 }
 
-template <int kD, int kWarps>
+// A tile is split by all warps, also where there are fewer rows than they have room for.
+template <int kD>
 Status LaunchSplitAttention(AttentionParams params, const LaunchContext& context) {
-  constexpr int kRows = 16 * kWarps;
+  constexpr int kWarps = 8, kRows = 16 * kWarps;
   params.row_tiles = (params.max_seq_len + kRows - 1) / kRows;
   const int64_t blocks =
       static_cast<int64_t>(params.row_tiles) * params.num_heads * params.batch_size;
   return Launch(AttentionSplitKernel<kD, kWarps>, Grid{blocks}, 32 * kWarps,
                 SplitAttentionSharedBytes(kD), context, params);
-}
-
-template <int kD>
-Status LaunchSplitHeadSize(int rows_per_block, const AttentionParams& params,
-                           const LaunchContext& context) {
-  return rows_per_block == 128 ? LaunchSplitAttention<kD, 8>(params, context)
-                               : LaunchSplitAttention<kD, 4>(params, context);
 }
 
 }  // namespace cuda

@@ -3,9 +3,8 @@
 namespace ft {
 namespace cuda {
 
-Status LaunchSplit128(int rows_per_block, const AttentionParams& params,
-                     const LaunchContext& context) {
-  return LaunchSplitHeadSize<128>(rows_per_block, params, context);
+Status LaunchSplit128(const AttentionParams& params, const LaunchContext& context) {
+  return LaunchSplitAttention<128>(params, context);
 }
 
 }  // namespace cuda

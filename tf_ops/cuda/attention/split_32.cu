@@ -3,9 +3,8 @@
 namespace ft {
 namespace cuda {
 
-Status LaunchSplit32(int rows_per_block, const AttentionParams& params,
-                     const LaunchContext& context) {
-  return LaunchSplitHeadSize<32>(rows_per_block, params, context);
+Status LaunchSplit32(const AttentionParams& params, const LaunchContext& context) {
+  return LaunchSplitAttention<32>(params, context);
 }
 
 }  // namespace cuda

@@ -3,9 +3,8 @@
 namespace ft {
 namespace cuda {
 
-Status LaunchSplit64(int rows_per_block, const AttentionParams& params,
-                     const LaunchContext& context) {
-  return LaunchSplitHeadSize<64>(rows_per_block, params, context);
+Status LaunchSplit64(const AttentionParams& params, const LaunchContext& context) {
+  return LaunchSplitAttention<64>(params, context);
 }
 
 }  // namespace cuda

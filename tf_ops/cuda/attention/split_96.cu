@@ -3,9 +3,8 @@
 namespace ft {
 namespace cuda {
 
-Status LaunchSplit96(int rows_per_block, const AttentionParams& params,
-                     const LaunchContext& context) {
-  return LaunchSplitHeadSize<96>(rows_per_block, params, context);
+Status LaunchSplit96(const AttentionParams& params, const LaunchContext& context) {
+  return LaunchSplitAttention<96>(params, context);
 }
 
 }  // namespace cuda

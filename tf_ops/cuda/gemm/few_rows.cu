@@ -270,16 +270,14 @@ bool FewRowsGemmSupported(const FewRowsGemmArgs& args, const LaunchContext& cont
          args.rows <= 65535 && context.max_shared_bytes >= 98304;
 }
 
-int FewRowsGemmSplits(DataType dtype, int64_t rows, int64_t n, int64_t k,
-                      const LaunchContext& context) {
+int FewRowsGemmSplits(int64_t rows, int64_t n, int64_t k, const LaunchContext& context) {
   int tile_rows, tile_cols;
   TileSize(rows, &tile_rows, &tile_cols);
   const int64_t tiles = (rows + tile_rows - 1) / tile_rows * ((n + tile_cols - 1) / tile_cols);
   const int64_t wanted = std::max<int64_t>(1, context.num_multiprocessors * 5 / 4 / tiles);
   // A split of less than two steps is not worth its partial sums.
   return static_cast<int>(
-      std::min<int64_t>(
-      {wanted, std::max<int64_t>(1, RowElements(dtype, k) / (2 * kStep)), int64_t{8}}));
+      std::min<int64_t>({wanted, std::max<int64_t>(1, k / (2 * kStep)), int64_t{8}}));
 }
 
 Status LaunchFewRowsGemm(const FewRowsGemmArgs& args, const LaunchContext& context) {

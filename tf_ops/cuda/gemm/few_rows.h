@@ -1,5 +1,6 @@
-// Products of few rows by 16-bit weights, or split ones (gemm/split/split_gemm.h). All pointers are device pointers, 16-byte aligned unless
-// said otherwise; all work is put on the context's stream, and nothing waits for it.
+// Products of few rows by 16-bit weights, or split ones (gemm/split/split_gemm.h). All pointers are
+// device pointers, 16-byte aligned unless said otherwise; all work is put on the context's stream,
+// and nothing waits for it.
 #pragma once
 
 #include "tf_ops/core/types.h"
@@ -27,9 +28,8 @@ struct FewRowsGemmArgs {
 // True if LaunchFewRowsGemm can compute it on this device.
 bool FewRowsGemmSupported(const FewRowsGemmArgs& args, const LaunchContext& context);
 
-// Splits of k that fill the device when partials are wanted.
-int FewRowsGemmSplits(DataType dtype, int64_t rows, int64_t n, int64_t k,
-                      const LaunchContext& context);
+// Splits of k that fill the device when partials are wanted, of 16-bit weights.
+int FewRowsGemmSplits(int64_t rows, int64_t n, int64_t k, const LaunchContext& context);
 
 // x w^T for few rows: the weights are fetched while the previous kernel still runs.
 Status LaunchFewRowsGemm(const FewRowsGemmArgs& args, const LaunchContext& context);

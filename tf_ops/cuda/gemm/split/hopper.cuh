@@ -11,7 +11,6 @@
 #include "cutlass/gemm/collective/collective_builder.hpp"
 #include "cutlass/gemm/device/gemm_universal_adapter.h"
 #include "cutlass/gemm/kernel/gemm_universal.hpp"
-#include "cutlass/util/packed_stride.hpp"
 #include "tf_ops/cuda/gemm/split/hopper.h"
 
 namespace ft {
@@ -143,23 +142,24 @@ inline Status CutlassStatus(cutlass::Status status, const char* what, const Spli
 template <typename Gemm>
 Status Launch(const SplitGemmArgs& args, const LaunchContext& context) {
   using Kernel = typename Gemm::Kernel;
-  const int m = static_cast<int>(args.rows), n = static_cast<int>(args.n),
-            k = static_cast<int>(2 * SplitPitch(args.k));
   typename Gemm::Device::Arguments arguments;
   arguments.mode = cutlass::gemm::GemmUniversalMode::kGemm;
-  arguments.problem_shape = {m, n, k, 1};
+  // Parts of k are products of their own, which lie side by side in x and w.
+  const int64_t k = 2 * SplitPitch(args.k), part = k / args.num_splits;
+  arguments.problem_shape = {static_cast<int>(args.rows), static_cast<int>(args.n),
+                             static_cast<int>(part), args.num_splits};
   arguments.mainloop.ptr_A = static_cast<const cutlass::half_t*>(args.x);
-  arguments.mainloop.dA = cutlass::make_cute_packed_stride(typename Kernel::StrideA{}, {m, k, 1});
+  arguments.mainloop.dA = typename Kernel::StrideA{k, {}, part};
   arguments.mainloop.ptr_B = static_cast<const cutlass::half_t*>(args.w);
-  arguments.mainloop.dB = cutlass::make_cute_packed_stride(typename Kernel::StrideB{}, {n, k, 1});
+  arguments.mainloop.dB = typename Kernel::StrideB{k, {}, part};
   const typename Gemm::RowVector::Arguments w_scale = {args.w_scale, 0.f, {}};
   const typename Gemm::ColumnVector::Arguments x_scale = {args.x_scale, 0.f, {}};
   // Without a vector it is 0.
   const typename Gemm::RowVector::Arguments bias = {args.bias, 0.f, {}};
   arguments.epilogue.thread = {x_scale, {w_scale, {}, {}}, bias, {}};
   arguments.epilogue.ptr_D = args.output;
-  arguments.epilogue.dD = cutlass::make_cute_packed_stride(
-      typename Kernel::StrideD{}, {m, static_cast<int>(args.output_pitch), 1});
+  arguments.epilogue.dD =
+      typename Kernel::StrideD{args.output_pitch, {}, args.rows * args.output_pitch};
   arguments.hw_info.device_id = context.device;
   arguments.hw_info.sm_count = context.num_multiprocessors;
   FT_RETURN_IF_ERROR(CutlassStatus(Gemm::Device::can_implement(arguments), "the check", args));
