@@ -520,6 +520,61 @@ TEST(PhasesTest, RunsOneAfterTheOther) {
   }
 }
 
+// Rows cut in many ways, one phase after the other: a task finds that the phase before has finished
+// all tasks of its rows.
+TEST(PhasesTest, WaitsForItsRows) {
+  constexpr int64_t kRows = 60;
+  const std::vector<cpu::RowParts> cuts = {{{0, 10, 20, 30, 40, 50, 60}},
+                                           {{0, 60}},
+                                           {{0, 0, 7, 7, 33, 60, 60}},
+                                           {{0, 1, 59, 60}},
+                                           {{0, 16, 32, 48, 60}},
+                                           {{0, 0, 7, 7, 33, 60, 60}}};
+  for (const int threads : {1, 2, 7}) {
+    constexpr int64_t kPhases = 60;
+    std::vector<std::vector<std::atomic<int64_t>>> done;  // tasks of each phase's rows
+    for (int64_t p = 0; p < kPhases; ++p) done.emplace_back(kRows);
+    std::atomic<int> early{0}, bad_workers{0}, ahead{0};
+    const auto tasks_per_part = [](int64_t p) { return p % 4 + 1; };
+    cpu::Phases phases;
+    for (int64_t p = 0; p < kPhases; ++p) {
+      const cpu::RowParts& parts = cuts[p % cuts.size()];
+      const auto order = p % 2 == 0 ? cpu::Phases::Order::kInTurn : cpu::Phases::Order::kPartByPart;
+      phases.Add(parts, tasks_per_part(p), order, [&, p](int64_t part, int64_t index, int worker) {
+        if (worker < 0 || worker >= threads) ++bad_workers;
+        for (int64_t row = parts.edges[part]; row < parts.edges[part + 1]; ++row) {
+          if (p > 0 && done[p - 1][row] != tasks_per_part(p - 1)) ++early;
+        }
+        if (p > 0 && done[p - 1][kRows - 1] != tasks_per_part(p - 1)) ++ahead;
+        // Long enough for the others to fall asleep.
+        if (p % 8 == 0 && part + 1 == parts.count() && index == 0) {
+          std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        }
+        for (int64_t row = parts.edges[part]; row < parts.edges[part + 1]; ++row) ++done[p][row];
+      });
+    }
+    std::atomic<int64_t> whole{0};
+    phases.Add(3, [&](int64_t, int) {
+      for (const std::atomic<int64_t>& tasks : done[kPhases - 1]) {
+        if (tasks != tasks_per_part(kPhases - 1)) ++early;
+      }
+      ++whole;
+    });
+    phases.Add(cuts[0], 1, cpu::Phases::Order::kInTurn, [&](int64_t, int64_t, int) {
+      if (whole != 3) ++early;
+    });
+    cpu::StdThreadPool pool(threads);
+    phases.Run(&pool);
+    EXPECT_EQ(early, 0);
+    EXPECT_EQ(bad_workers, 0);
+    // One thread goes through the phases one after the other; several go ahead of the last rows.
+    EXPECT_EQ(ahead > 0, threads > 1);
+    for (int64_t p = 0; p < kPhases; ++p) {
+      for (const std::atomic<int64_t>& tasks : done[p]) EXPECT_EQ(tasks, tasks_per_part(p));
+    }
+  }
+}
+
 // A folder that stands for /.
 class CpuQuotaTest : public ::testing::Test {
  protected:

@@ -251,7 +251,7 @@ inline void TestInt8Gemms() {
   TestInt8Gemm({6000, 768, 3072, DataType::kFloat16, false}, context);
   TestInt8Gemm({6000, 768, 3072, DataType::kInt8, false}, context);
   TestInt8Gemm({6000, 2304, 768, DataType::kFloat16, true}, context);
-  TestInt8Gemm({6000, 3072, 768, DataType::kInt8, true, 0}, context);
+  TestInt8Gemm({6000, 3072, 768, DataType::kInt8, true, Int8Activation::kGeluTanh}, context);
   TestInt8GemmNonFinite(context);
 }
 

@@ -26,6 +26,23 @@ std::pair<int64_t, int64_t> LayerSteps::Block(int64_t task) const {
   return {first, std::min(end, batch_.num_tokens) - first};
 }
 
+RowParts LayerSteps::Blocks() const {
+  RowParts parts;
+  for (int64_t i = 0; i < workspace_.num_blocks; ++i) {
+    const auto [row, rows] = Block(i);
+    parts.edges.push_back(row + rows);
+  }
+  return parts;
+}
+
+RowParts LayerSteps::Sequences() const {
+  RowParts parts;
+  for (int64_t b = 1; b <= batch_.batch_size; ++b) {
+    parts.edges.push_back(batch_.packed ? batch_.seq_offsets[b] : b * batch_.max_seq_len);
+  }
+  return parts;
+}
+
 void* LayerSteps::CallerOutput(int64_t layer) const {
   if (batch_.outputs.size() > 1) return batch_.outputs[layer];
   return layer + 1 == config_.num_layers ? batch_.outputs[0] : nullptr;
@@ -232,10 +249,9 @@ void LayerSteps::FindKeyLengths(int64_t b) const {
   keys[b] = prefix ? static_cast<int32_t>(length) : -1;
 }
 
-void LayerSteps::Attention(int64_t layer, int64_t task, int64_t splits, void* scratch) const {
-  const int64_t split = task % splits;
-  const int64_t head = task / splits % config_.num_heads;
-  const int64_t b = task / splits / config_.num_heads;
+void LayerSteps::Attention(int64_t layer, int64_t b, int64_t task, int64_t splits,
+                           void* scratch) const {
+  const int64_t split = task % splits, head = task / splits;
   const int64_t seq_len = batch_.max_seq_len;
   const int64_t row = batch_.packed ? batch_.seq_offsets[b] : b * seq_len;
   const int64_t queries = batch_.packed ? batch_.seq_offsets[b + 1] - row : seq_len;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "tf_ops/core/encoder.h"
+#include "tf_ops/cpu/phases.h"
 #include "tf_ops/cpu/prepared_weights.h"
 #include "tf_ops/cpu/workspace.h"
 
@@ -29,6 +30,10 @@ class LayerSteps {
 
   // First row and number of rows of block `task` of workspace().num_blocks.
   std::pair<int64_t, int64_t> Block(int64_t task) const;
+
+  // The rows by blocks, and by sequences.
+  RowParts Blocks() const;
+  RowParts Sequences() const;
 
   // Whether the batch's input has to be brought into another type before the first layer.
   bool has_input_step() const { return converts() || integers(); }
@@ -57,8 +62,8 @@ class LayerSteps {
   // Sets workspace().keys of sequence b. A mask that gives every query the same first keys is as
   // good as a length, and the masked keys need no arithmetic: exp(score - 10000) is 0 in float32.
   void FindKeyLengths(int64_t b) const;
-  // One head of one sequence, or one of `splits` parts of its queries.
-  void Attention(int64_t layer, int64_t task, int64_t splits, void* scratch) const;
+  // One head of sequence b, or one of `splits` parts of its queries: task / splits is the head.
+  void Attention(int64_t layer, int64_t b, int64_t task, int64_t splits, void* scratch) const;
 
  private:
   // Whether activations are computed in another type than the caller's.

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <limits>
 #include <mutex>
 #include <thread>
 
@@ -12,7 +13,7 @@
 namespace ft::cpu {
 namespace {
 
-// How long a thread looks out for the end of a phase before it sleeps: to be woken takes tens of
+// How long a thread looks out for the end of a part before it sleeps: to be woken takes tens of
 // microseconds, but a thread that looks out takes a CPU from whoever could work on it (another
 // session, or the thread that it waits for). After the first part it lets those have the CPU that
 // are ready to run.
@@ -27,25 +28,32 @@ inline void Pause() {
 // What is done of one phase.
 class Progress {
  public:
+  void Init(int64_t num_parts, int64_t tasks_per_part) {
+    left_ = std::vector<std::atomic<int64_t>>(num_parts);
+    for (std::atomic<int64_t>& left : left_) left.store(tasks_per_part, std::memory_order_relaxed);
+  }
+
   // The next task's number.
   int64_t Take() { return next_.fetch_add(1, std::memory_order_relaxed); }
 
-  void Finish(int64_t num_tasks) {
+  // One more task of the part is done.
+  void Finish(int64_t part) {
     // In one order with the two lines of Sleep: either the sleeper is seen here, or the end there.
-    if (done_.fetch_add(1) + 1 < num_tasks || num_sleepers_.load() == 0) return;
-    // A sleeper that has found the phase unfinished holds the lock until it can be woken.
+    if (left_[part].fetch_sub(1) > 1 || num_sleepers_.load() == 0) return;
+    // A sleeper that has found the part unfinished holds the lock until it can be woken.
     std::lock_guard<std::mutex> lock(mutex_);
-    all_done_.notify_all();
+    part_done_.notify_all();
   }
 
-  void Wait(int64_t num_tasks) {
+  // Until all tasks of the parts [first, last) are done.
+  void Wait(int64_t first, int64_t last) {
     using Clock = std::chrono::steady_clock;
-    if (done_.load(std::memory_order_acquire) >= num_tasks) return;
+    if (AreDone(first, last)) return;
     const Clock::time_point begin = Clock::now();
-    while (done_.load(std::memory_order_acquire) < num_tasks) {
+    while (!AreDone(first, last)) {
       const Clock::duration waited = Clock::now() - begin;
       if (waited > kAwake) {
-        Sleep(num_tasks);
+        Sleep(first, last);
       } else if (waited > kAlone) {
         std::this_thread::yield();
       }
@@ -54,19 +62,24 @@ class Progress {
   }
 
  private:
-  void Sleep(int64_t num_tasks) {
+  bool AreDone(int64_t first, int64_t last) const {
+    while (first < last && left_[first].load() == 0) ++first;
+    return first >= last;
+  }
+
+  void Sleep(int64_t first, int64_t last) {
     std::unique_lock<std::mutex> lock(mutex_);
     num_sleepers_.fetch_add(1);
-    all_done_.wait(lock, [&] { return done_.load() >= num_tasks; });
+    part_done_.wait(lock, [&] { return AreDone(first, last); });
     num_sleepers_.fetch_sub(1);
   }
 
   // On lines of their own, as threads that wait read one while others write the other.
   alignas(64) std::atomic<int64_t> next_{0};
-  alignas(64) std::atomic<int64_t> done_{0};
-  alignas(64) std::atomic<int> num_sleepers_{0};
+  alignas(64) std::vector<std::atomic<int64_t>> left_;  // tasks of each part
+  std::atomic<int> num_sleepers_{0};
   std::mutex mutex_;
-  std::condition_variable all_done_;
+  std::condition_variable part_done_;
 };
 
 }  // namespace
@@ -76,16 +89,49 @@ int NumWorkers(const ThreadPool& pool) {
   return quota > 0 ? std::min(pool.num_threads(), quota) : pool.num_threads();
 }
 
+std::pair<int64_t, int64_t> Phases::Phase::Find(int64_t task) const {
+  if (order == Order::kInTurn) return {task % parts.count(), task / parts.count()};
+  return {task / tasks_per_part, task % tasks_per_part};
+}
+
+std::pair<int64_t, int64_t> Phases::Phase::Overlap(const RowParts& others, int64_t part) const {
+  const std::vector<int64_t>& edges = parts.edges;
+  const int64_t begin = others.edges[part], end = others.edges[part + 1];
+  // The part that has the row `begin` is before the first edge behind it, the part that has the
+  // row before `end` begins at the last edge before that.
+  const auto first = std::upper_bound(edges.begin(), edges.end(), begin) - edges.begin() - 1;
+  const auto last = std::lower_bound(edges.begin(), edges.end(), end) - edges.begin();
+  return {first, std::min<int64_t>(last, parts.count())};
+}
+
+void Phases::Add(RowParts parts, int64_t tasks_per_part, Order order, PartTask task) {
+  if (parts.count() == 0 || tasks_per_part == 0) return;
+  phases_.push_back({std::move(parts), tasks_per_part, order, std::move(task)});
+}
+
+void Phases::Add(int64_t num_tasks, Task task) {
+  constexpr int64_t kAllRows = std::numeric_limits<int64_t>::max();
+  Add({{0, kAllRows}}, num_tasks, Order::kPartByPart,
+      [task = std::move(task)](int64_t, int64_t index, int worker) { task(index, worker); });
+}
+
 void Phases::Run(ThreadPool* pool) const {
   std::vector<Progress> progress(phases_.size());
+  for (size_t p = 0; p < phases_.size(); ++p) {
+    progress[p].Init(phases_[p].parts.count(), phases_[p].tasks_per_part);
+  }
   pool->ParallelFor(NumWorkers(*pool), [&](int64_t worker) {
     for (size_t p = 0; p < phases_.size(); ++p) {
       const Phase& phase = phases_[p];
-      for (int64_t task; (task = progress[p].Take()) < phase.num_tasks;) {
-        phase.task(task, static_cast<int>(worker));
-        progress[p].Finish(phase.num_tasks);
+      for (int64_t task; (task = progress[p].Take()) < phase.num_tasks();) {
+        const auto [part, index] = phase.Find(task);
+        if (p > 0) {
+          const auto [first, last] = phases_[p - 1].Overlap(phase.parts, part);
+          progress[p - 1].Wait(first, last);
+        }
+        phase.task(part, index, static_cast<int>(worker));
+        progress[p].Finish(part);
       }
-      progress[p].Wait(phase.num_tasks);
     }
   });
 }

@@ -13,25 +13,50 @@ namespace ft::cpu {
 // time the others would use it up waiting, and all would be stopped until the next period.
 int NumWorkers(const ThreadPool& pool);
 
-// Runs phases one after the other. Whoever is there takes the next task, and no phase waits for a
-// thread that has not come. (ParallelFor itself returns when every thread has come: TensorFlow's
-// waits for all that it has scheduled.)
+// The rows of a batch, cut into parts: part i has the rows [edges[i], edges[i + 1]).
+struct RowParts {
+  std::vector<int64_t> edges = {0};
+  int64_t count() const { return static_cast<int64_t>(edges.size()) - 1; }
+};
+
+// Runs phases in the order in which they were added. Whoever is there takes the next task, and
+// waits until the phase before has finished the rows that the task is about: no thread waits for
+// rows that are not its own, nor for a thread that has not come. (ParallelFor itself returns when
+// every thread has come: TensorFlow's waits for all that it has scheduled.)
 class Phases {
  public:
   // `worker` is in [0, NumWorkers(pool)).
   using Task = std::function<void(int64_t task, int worker)>;
+  // Task `index` of those of a part.
+  using PartTask = std::function<void(int64_t part, int64_t index, int worker)>;
 
-  void Add(int64_t num_tasks, Task task) {
-    if (num_tasks > 0) phases_.push_back({num_tasks, std::move(task)});
-  }
+  // The order in which threads take a phase's tasks.
+  enum class Order {
+    kPartByPart,  // all tasks of the first part, then of the second
+    kInTurn,      // the first task of every part, then the second of every part
+  };
+
+  // `tasks_per_part` tasks for each part. Every phase that has parts must cut the same rows.
+  void Add(RowParts parts, int64_t tasks_per_part, Order order, PartTask task);
+
+  // A phase that waits for all rows of the phase before, and is waited for as a whole.
+  void Add(int64_t num_tasks, Task task);
 
   // On NumWorkers(*pool) threads.
   void Run(ThreadPool* pool) const;
 
  private:
   struct Phase {
-    int64_t num_tasks;
-    Task task;
+    RowParts parts;
+    int64_t tasks_per_part;
+    Order order;
+    PartTask task;
+
+    int64_t num_tasks() const { return parts.count() * tasks_per_part; }
+    // Part and index of a task.
+    std::pair<int64_t, int64_t> Find(int64_t task) const;
+    // The parts [first, last) that have some of the rows of `part` of another phase.
+    std::pair<int64_t, int64_t> Overlap(const RowParts& others, int64_t part) const;
   };
   std::vector<Phase> phases_;
 };

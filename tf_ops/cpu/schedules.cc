@@ -3,27 +3,38 @@
 #include <algorithm>
 
 namespace ft::cpu {
+namespace {
 
-AttentionTasks::AttentionTasks(const LayerSteps& steps, int64_t num_threads) {
-  const int64_t heads = steps.batch().batch_size * steps.config().num_heads;
-  splits = heads >= 2 * num_threads ? 1 : (2 * num_threads + heads - 1) / heads;
-  count = heads * splits;
+using Order = Phases::Order;
+
+// One layer's attention: tasks are heads, or parts of their queries where there are few. What reads
+// the result of a sequence's rows may overwrite its keys and values: all its heads are done by then.
+void AddAttention(const LayerSteps& steps, int64_t num_threads, int64_t layer, Phases* phases) {
+  const int64_t num_heads = steps.config().num_heads, heads = steps.batch().batch_size * num_heads;
+  const int64_t splits = heads >= 2 * num_threads ? 1 : (2 * num_threads + heads - 1) / heads;
+  phases->Add(steps.Sequences(), num_heads * splits, Order::kPartByPart,
+              [&steps, layer, splits](int64_t b, int64_t task, int worker) {
+                steps.Attention(layer, b, task, splits,
+                                steps.workspace().workers[worker].attention);
+              });
 }
 
+}  // namespace
+
 void ScheduleByRows(const LayerSteps& steps, int64_t num_threads, Phases* phases) {
-  const AttentionTasks attention(steps, num_threads);
-  const int64_t num_layers = steps.config().num_layers, num_blocks = steps.workspace().num_blocks;
-  const int64_t hidden = steps.hidden();
-  phases->Add(num_blocks, [&steps, hidden](int64_t task, int worker) {
-    const auto [row, rows] = steps.Block(task);
+  const int64_t num_layers = steps.config().num_layers, hidden = steps.hidden();
+  const auto blocks = [&](Phases::Task task) {
+    phases->Add(steps.Blocks(), 1, Order::kPartByPart,
+                [task](int64_t block, int64_t, int worker) { task(block, worker); });
+  };
+  blocks([&steps, hidden](int64_t block, int worker) {
+    const auto [row, rows] = steps.Block(block);
     steps.Qkv(0, row, rows, 0, 3 * hidden, steps.workspace().workers[worker]);
   });
   for (int64_t l = 0; l < num_layers; ++l) {
-    phases->Add(attention.count, [&steps, l, attention](int64_t task, int worker) {
-      steps.Attention(l, task, attention.splits, steps.workspace().workers[worker].attention);
-    });
-    phases->Add(num_blocks, [&steps, l, hidden, num_layers](int64_t task, int worker) {
-      const auto [row, rows] = steps.Block(task);
+    AddAttention(steps, num_threads, l, phases);
+    blocks([&steps, l, hidden, num_layers](int64_t block, int worker) {
+      const auto [row, rows] = steps.Block(block);
       const WorkerScratch& s = steps.workspace().workers[worker];
       const int64_t inner = steps.config().inner_size;
       const int64_t chunk = steps.primitives().gemm.inner_chunk;
@@ -74,37 +85,43 @@ Grid::Grid(const Primitives& primitives, int64_t num_rows, int64_t num_columns,
 }
 
 void ScheduleByGrid(const LayerSteps& steps, int64_t num_threads, Phases* phases) {
-  const AttentionTasks attention(steps, num_threads);
   const EncoderConfig& config = steps.config();
   const int64_t hidden = steps.hidden(), inner = config.inner_size;
-  const int64_t tokens = steps.batch().num_tokens, num_blocks = steps.workspace().num_blocks;
+  const int64_t tokens = steps.batch().num_tokens;
   // work(row, rows, begin, end, s) for all parts of a product of n columns.
   using Work = std::function<void(int64_t, int64_t, int64_t, int64_t, const WorkerScratch&)>;
   const auto deal = [&](int64_t n) { return Grid(steps.primitives(), tokens, n, num_threads); };
   const Grid to_hidden = deal(hidden), to_qkv = deal(3 * hidden), to_inner = deal(inner);
   const auto product = [&](const Grid& grid, int64_t n, Work work) {
-    const int64_t across = (n + grid.columns - 1) / grid.columns;
-    const int64_t down = (tokens + grid.rows - 1) / grid.rows;
-    phases->Add(across * down, [&steps, n, tokens, down, grid, work](int64_t task, int worker) {
-      const int64_t row = task % down * grid.rows, begin = task / down * grid.columns;
-      work(row, std::min(grid.rows, tokens - row), begin, std::min(n, begin + grid.columns),
-           steps.workspace().From(row, worker));
-    });
+    RowParts parts;
+    for (int64_t row = 0; row < tokens; row += grid.rows) {
+      parts.edges.push_back(std::min(row + grid.rows, tokens));
+    }
+    // Threads that are at the same columns share their weights in a cache.
+    phases->Add(std::move(parts), (n + grid.columns - 1) / grid.columns, Order::kInTurn,
+                [&steps, n, tokens, grid, work](int64_t part, int64_t index, int worker) {
+                  const int64_t row = part * grid.rows, begin = index * grid.columns;
+                  work(row, std::min(grid.rows, tokens - row), begin,
+                       std::min(n, begin + grid.columns), steps.workspace().From(row, worker));
+                });
+  };
+  using Norm = void (LayerSteps::*)(int64_t, int64_t, int64_t, const WorkerScratch&) const;
+  const auto norm = [&](int64_t l, Norm step) {
+    phases->Add(steps.Blocks(), 1, Order::kPartByPart,
+                [&steps, l, step](int64_t block, int64_t, int worker) {
+                  const auto [row, rows] = steps.Block(block);
+                  (steps.*step)(l, row, rows, steps.workspace().From(row, worker));
+                });
   };
   for (int64_t l = 0; l < config.num_layers; ++l) {
     product(to_qkv, 3 * hidden,
             [&steps, l](int64_t row, int64_t rows, int64_t begin, int64_t end,
                         const WorkerScratch& s) { steps.Qkv(l, row, rows, begin, end, s); });
-    phases->Add(attention.count, [&steps, l, attention](int64_t task, int worker) {
-      steps.Attention(l, task, attention.splits, steps.workspace().workers[worker].attention);
-    });
+    AddAttention(steps, num_threads, l, phases);
     product(to_hidden, hidden,
             [&steps, l](int64_t row, int64_t rows, int64_t begin, int64_t end,
                         const WorkerScratch& s) { steps.Projection(l, row, rows, begin, end, s); });
-    phases->Add(num_blocks, [&steps, l](int64_t task, int worker) {
-      const auto [row, rows] = steps.Block(task);
-      steps.AttentionNorm(l, row, rows, steps.workspace().From(row, worker));
-    });
+    norm(l, &LayerSteps::AttentionNorm);
     product(to_inner, inner,
             [&steps, l](int64_t, int64_t rows, int64_t begin, int64_t end, const WorkerScratch& s) {
               steps.Intermediate(l, rows, begin, end, begin, s);
@@ -114,10 +131,7 @@ void ScheduleByGrid(const LayerSteps& steps, int64_t num_threads, Phases* phases
                                const WorkerScratch& s) {
               steps.Output(l, rows, begin, end, 0, inner, s);
             });
-    phases->Add(num_blocks, [&steps, l](int64_t task, int worker) {
-      const auto [row, rows] = steps.Block(task);
-      steps.OutputNorm(l, row, rows, steps.workspace().From(row, worker));
-    });
+    norm(l, &LayerSteps::OutputNorm);
   }
 }
 

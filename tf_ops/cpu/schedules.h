@@ -6,12 +6,6 @@
 
 namespace ft::cpu {
 
-// Attention's tasks: heads, or parts of their queries where there are few.
-struct AttentionTasks {
-  int64_t splits, count;
-  AttentionTasks(const LayerSteps& steps, int64_t num_threads);
-};
-
 // Many rows: a task takes a block of rows through projection, feed-forward network and the next
 // layer's QKV, so that activations stay in its cache.
 void ScheduleByRows(const LayerSteps& steps, int64_t num_threads, Phases* phases);
