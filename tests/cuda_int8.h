@@ -789,7 +789,7 @@ inline void TestInt8GemmConfig() {
   config.inner_size = 3072;
   config.int8_mode = 2;
   std::vector<std::string> report;
-  MustBeOk(TuneEncoderGemms(config, 4, 97, false, directory, &report), "int8 GEMM test");
+  MustBeOk(TuneEncoderGemms(config, 4, 97, false, false, directory, &report), "int8 GEMM test");
   for (const std::string& line : report) printf("       %s\n", line.c_str());
   std::string environment;
   MustBeOk(Int8GemmEnvironment(&environment), "environment");

@@ -1,7 +1,8 @@
 // Tests of the CUDA backend without TensorFlow: kernels and whole layers against float64 on the
 // CPU. Runs wherever there is a GPU: `cuda_test [name, or a part of names]`. Prints one line per
 // case; exit code 1 if any failed, 77 without a GPU. `cuda_test bench_attention` measures the
-// attention kernels instead, `cuda_test bench_int8` the products of INT8.
+// attention kernels instead, `cuda_test bench_int8` the products of INT8, `cuda_test bench_split`
+// those of float32.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
@@ -25,6 +26,7 @@
 #include <vector>
 
 #include "tests/cuda_int8.h"
+#include "tests/cuda_split.h"
 #include "tests/cuda_support.h"
 #include "tests/reference_layer.h"
 #include "tests/runner_checks.h"
@@ -34,7 +36,9 @@
 #include "tf_ops/cuda/cuda_check.h"
 #include "tf_ops/cuda/encoder.h"
 #include "tf_ops/cuda/gemm/gemm.h"
+#include "tf_ops/cuda/gemm/split/split_kinds.h"
 #include "tf_ops/cuda/graph_cache.h"
+#include "tf_ops/cuda/layer_plan.h"
 #include "tf_ops/cuda/norm/layer_norm.h"
 #include "tf_ops/cuda/rows/padding.h"
 
@@ -1262,13 +1266,68 @@ void TestGemmConfig() {
   config.head_size = 64;
   config.inner_size = 3072;
   std::vector<std::string> report;
-  MustBeOk(TuneEncoderGemms(config, 4, 97, false, directory, &report), "GEMM test");
+  MustBeOk(TuneEncoderGemms(config, 4, 97, false, false, directory, &report), "GEMM test");
   for (const std::string& line : report) printf("       %s\n", line.c_str());
   rows.clear();
   MustBeOk(ReadGemmConfig(path, environment, &rows, &num_foreign), "read");
   Check(rows.size() == 4, "GEMM test writes four rows");
   TestLayer({DataType::kFloat16, 12, 64, 97, {97, 50, 97, 97}, false});
   gemm_config_dir.clear();
+}
+
+// split_gemm_config.in: what is tuned is written, read again and used, and each kernel that a row
+// may name gives right layers.
+void TestSplitGemmConfig() {
+  char directory[] = "/tmp/ft_split_XXXXXX";
+  if (mkdtemp(directory) == nullptr) return Check(false, "mkdtemp");
+  const std::string path = SplitGemmConfigPath(directory);
+  LaunchContext context;
+  MustBeOk(GetLaunchContext({}, &context), "context");
+  EncoderConfig config;
+  config.num_heads = 12;
+  config.head_size = 64;
+  config.inner_size = 3072;
+  if (!CanSplit(config)) return Check(true, "no split products on this device");
+  std::vector<std::string> report;
+  MustBeOk(TuneEncoderGemms(config, 4, 97, false, false, directory, &report), "GEMM test");
+  for (const std::string& line : report) printf("       %s\n", line.c_str());
+  std::string environment;
+  MustBeOk(SplitGemmEnvironment(&environment), "environment");
+  std::vector<TunedSplitGemm> rows;
+  int num_foreign = 0;
+  MustBeOk(ReadSplitGemmConfig(path, environment, &rows, &num_foreign), "read");
+  Check(rows.size() == 4 && report.size() == 4 && num_foreign == 0,
+        "the GEMM test of split products writes four rows");
+  if (rows.size() != 4) return;
+  for (int kind = 0; kind < kNumSplitGemmKinds; ++kind) {
+    for (TunedSplitGemm& row : rows) row.kind = static_cast<SplitGemmKind>(kind);
+    MustBeOk(UpdateSplitGemmConfig(path, environment, rows), "write");
+    SplitKinds kinds(-1);
+    kinds.LoadConfig(directory);
+    const bool is_chosen = std::all_of(rows.begin(), rows.end(), [&](const TunedSplitGemm& row) {
+      return kinds.IsTuned(row.product) && kinds.Choose(row.product, context) == row.kind;
+    });
+    Check(is_chosen, StrCat(Name(static_cast<SplitGemmKind>(kind)), " is taken from the file"));
+    gemm_config_dir = directory;
+    TestLayer({DataType::kFloat32, 12, 64, 97, {97, 50, 97, 97}, false});
+    gemm_config_dir.clear();
+  }
+  // Without a row the rule, and with a limit for few rows no row.
+  SplitKinds kinds(-1), limited(0);
+  limited.LoadConfig(directory);
+  Check(kinds.Choose(rows[0].product, context) == SelectSplitGemm(rows[0].product, -1, context) &&
+            limited.Choose(rows[0].product, context) ==
+                SelectSplitGemm(rows[0].product, 0, context),
+        "the rule where no row is");
+  for (const char* damage : {"8 128 12 64 0 ### 1 768 10\n", "8 128 12 64 1 ### 1 1 1 1 1 0 1 x\n",
+                             "8 128 12 64 0 ### 1 1 1 1 1 77 1 x\n"}) {
+    std::ofstream(path, std::ios::app) << damage;
+    rows.clear();
+    Check(ReadSplitGemmConfig(path, environment, &rows, &num_foreign).code() ==
+              StatusCode::kInvalidArgument,
+          "a damaged split_gemm_config.in is refused");
+    MustBeOk(UpdateSplitGemmConfig(path, environment, {}), "a damaged file is replaced");
+  }
 }
 
 }  // namespace
@@ -1292,6 +1351,10 @@ int main(int argc, char** argv) {
     BenchInt8Gemms();
     return failures == 0 ? 0 : 1;
   }
+  if (argc == 2 && std::string(argv[1]) == "bench_split") {
+    BenchSplit();
+    return failures == 0 ? 0 : 1;
+  }
   if (argc == 2 && std::string(argv[1]) == "bench_ragged") {
     BenchRagged();
     return failures == 0 ? 0 : 1;
@@ -1310,6 +1373,10 @@ int main(int argc, char** argv) {
                {"nonfinite", TestNonFinite},
                {"gemm_config", TestGemmConfig},
                {"layers", TestLayers},
+               {"split_rows", TestSplitRows},
+               {"split_gemm", TestSplitGemms},
+               {"split_config", TestSplitGemmConfig},
+               {"split_kernels", TestEachSplitKernel},
                {"int8_gemm", TestInt8Gemms},
                {"int8_norm", TestInt8Norms},
                {"int8_attention", TestInt8Attention},

@@ -1,7 +1,6 @@
 #include "tf_ops/cuda/backend.h"
 
 #include <cuda_runtime_api.h>
-#include <stdlib.h>
 
 #include "tf_ops/cuda/attention/attention.h"
 #include "tf_ops/cuda/cuda_check.h"
@@ -13,12 +12,6 @@ namespace ft {
 namespace cuda {
 namespace {
 
-// Whoever runs the process may want what the CUDA cores give.
-bool IeeeFloat32() {
-  const char* const value = getenv("FT_IEEE_FLOAT32");
-  return value != nullptr && atoi(value) != 0;
-}
-
 class Cuda final : public Backend {
  public:
   Status CreateEncoder(const EncoderConfig& config, const EncoderOptions& options,
@@ -26,7 +19,7 @@ class Cuda final : public Backend {
     CudaEncoderOptions cuda_options;
     cuda_options.allow_gemm_test = options.allow_gemm_test;
     cuda_options.gemm_config_dir = options.gemm_config_dir;
-    cuda_options.ieee_float32 = IeeeFloat32();
+    cuda_options.ieee_float32 = IeeeFloat32Requested();
     return CreateCudaEncoder(config, cuda_options, encoder);
   }
 
@@ -35,7 +28,7 @@ class Cuda final : public Backend {
     LaunchContext launch;
     if (!GetLaunchContext(context, &launch).ok()) return "";  // Run says what is wrong
     AttentionArgs args = MakeAttentionArgs(config, batch);
-    args.ieee_float32 = IeeeFloat32();
+    args.ieee_float32 = IeeeFloat32Requested();
     const AttentionChoice choice = SelectAttention(args, launch);
     return StrCat(batch.num_tokens, " tokens of ", batch.batch_size, "x", batch.max_seq_len,
                   batch.packed ? ", packed" : "", ", ", Name(config.dtype),

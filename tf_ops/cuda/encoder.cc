@@ -1,6 +1,7 @@
 #include "tf_ops/cuda/encoder.h"
 
 #include <cuda_runtime_api.h>
+#include <stdlib.h>
 
 #include <cstdio>
 #include <mutex>
@@ -30,10 +31,12 @@ constexpr int64_t kAttentionRows = 64;
 struct TunedProducts {
   std::vector<TunedGemm> gemms;
   std::vector<TunedInt8Gemm> int8_gemms;
+  std::vector<TunedSplitGemm> split_gemms;
 
-  bool empty() const { return gemms.empty() && int8_gemms.empty(); }
+  bool empty() const { return gemms.empty() && int8_gemms.empty() && split_gemms.empty(); }
 
-  // Keeps it in gemm_config.in or igemm_config.in, with the sizes that the guide's files have.
+  // Keeps it in gemm_config.in, igemm_config.in or split_gemm_config.in, with the sizes that the
+  // guide's files have.
   Status Write(const EncoderConfig& config, int64_t batch_size, int64_t seq_len,
                const std::string& config_dir) {
     const auto set_sizes = [&](auto* row) {
@@ -54,13 +57,19 @@ struct TunedProducts {
       FT_RETURN_IF_ERROR(
           UpdateInt8GemmConfig(Int8GemmConfigPath(config_dir), environment, int8_gemms));
     }
+    if (!split_gemms.empty()) {
+      for (TunedSplitGemm& row : split_gemms) set_sizes(&row);
+      FT_RETURN_IF_ERROR(SplitGemmEnvironment(&environment));
+      FT_RETURN_IF_ERROR(
+          UpdateSplitGemmConfig(SplitGemmConfigPath(config_dir), environment, split_gemms));
+    }
     return OkStatus();
   }
 };
 
 // Times the products of a plan that are not tuned yet, and remembers the fastest.
 Status TuneProducts(const LayerPlan& plan, const ExecutionContext& execution, Gemm* gemm,
-                    Int8Kinds* int8_kinds, TunedProducts* tuned) {
+                    Int8Kinds* int8_kinds, SplitKinds* split_kinds, TunedProducts* tuned) {
   std::vector<GemmShape> shapes;
   for (const GemmStep& step : Products<GemmStep>(plan)) {
     if (!gemm->IsTuned(step.shape)) shapes.push_back(step.shape);
@@ -69,8 +78,13 @@ Status TuneProducts(const LayerPlan& plan, const ExecutionContext& execution, Ge
   for (const Int8GemmStep& step : Products<Int8GemmStep>(plan)) {
     if (!int8_kinds->IsTuned(step.args)) int8_products.push_back(step.args);
   }
+  std::vector<SplitGemmArgs> split_products;
+  for (const SplitGemmStep& step : Products<SplitGemmStep>(plan)) {
+    if (!split_kinds->IsTuned(step.args)) split_products.push_back(step.args);
+  }
   FT_RETURN_IF_ERROR(TuneGemms(shapes, execution, gemm, &tuned->gemms));
-  return TuneInt8Gemms(int8_products, execution, int8_kinds, &tuned->int8_gemms);
+  FT_RETURN_IF_ERROR(TuneInt8Gemms(int8_products, execution, int8_kinds, &tuned->int8_gemms));
+  return TuneSplitGemms(split_products, execution, split_kinds, &tuned->split_gemms);
 }
 
 // Attention of all sequences. With a mask that may say no more than lengths, two launches: of the
@@ -105,8 +119,8 @@ struct LayerPlace {
 class StepRunner {
  public:
   StepRunner(const EncoderConfig& config, const WeightLayout& layout, const LayerPlan& plan,
-             int64_t rows, char* workspace, Gemm* gemm, Int8Kinds* int8_kinds, int64_t few_rows,
-             const AttentionLaunches* attention)
+             int64_t rows, char* workspace, Gemm* gemm, Int8Kinds* int8_kinds,
+             SplitKinds* split_kinds, const AttentionLaunches* attention)
       : config_(config),
         layout_(layout),
         plan_(plan),
@@ -114,7 +128,7 @@ class StepRunner {
         workspace_(workspace),
         gemm_(gemm),
         int8_kinds_(int8_kinds),
-        few_rows_(few_rows),
+        split_kinds_(split_kinds),
         attention_(attention) {}
 
   // INT8: the integers of the first layer's input.
@@ -245,7 +259,7 @@ class StepRunner {
     args.w_scale = Scale(step.scale);
     args.bias = Scale(step.bias);
     args.output = static_cast<float*>(At(step.output));
-    return LaunchSplitGemm(args, SelectSplitGemm(args, few_rows_, context), context);
+    return LaunchSplitGemm(args, split_kinds_->Choose(args, context), context);
   }
 
   // In device memory: for addresses alone.
@@ -308,7 +322,7 @@ class StepRunner {
   char* const workspace_;
   Gemm* const gemm_;
   Int8Kinds* const int8_kinds_;
-  const int64_t few_rows_;
+  SplitKinds* const split_kinds_;
   const AttentionLaunches* const attention_;
   LayerPlace place_ = {};
 };
@@ -321,13 +335,16 @@ class CudaEncoder : public Encoder {
         weights_(config, !options.ieee_float32 && CanSplit(config)),
         plans_(config_, weights_, PlanOptions{options.few_rows}),
         int8_kinds_(options.plain_int8),
+        split_kinds_(options.few_rows),
         graphs_(options.max_graphs) {}
 
   const EncoderConfig& config() const override { return config_; }
 
   int64_t PreparedWeightBytes() const override { return config_.num_layers * weights_.layer_bytes; }
 
-  std::string weight_layout() const override { return "cuda"; }
+  std::string weight_layout() const override {
+    return weights_.has_split ? "cuda, split too" : "cuda";
+  }
 
   Status PrepareWeights(const std::vector<LayerWeights>& layers, void* prepared,
                         const ExecutionContext& execution) const override {
@@ -363,6 +380,7 @@ class CudaEncoder : public Encoder {
     std::call_once(config_loaded_, [this] {
       if (config_.int8_mode == 0) {
         gemm_.LoadConfig(options_.gemm_config_dir);
+        if (weights_.has_split) split_kinds_.LoadConfig(options_.gemm_config_dir);
       } else {
         int8_kinds_.LoadConfig(options_.gemm_config_dir);
       }
@@ -403,7 +421,7 @@ class CudaEncoder : public Encoder {
     attention.choice = SelectAttention(attention.args, context);
 
     StepRunner steps(config_, weights_, plan, batch.rows(), work, &gemm_, &int8_kinds_,
-                     options_.few_rows, &attention);
+                     &split_kinds_, &attention);
     for (int64_t l = 0; l < config_.num_layers; ++l) {
       const LayerPlace place = PlaceOf(l, batch, static_cast<const char*>(prepared));
       if (l == 0 && config_.int8_mode != 0) {
@@ -439,8 +457,8 @@ class CudaEncoder : public Encoder {
     rounded.num_rows = RoundRows(batch.rows());
     std::lock_guard<std::mutex> lock(test_mutex_);
     TunedProducts tuned;
-    FT_RETURN_IF_ERROR(
-        TuneProducts(*plans_.Get(rounded, context), execution, &gemm_, &int8_kinds_, &tuned));
+    FT_RETURN_IF_ERROR(TuneProducts(*plans_.Get(rounded, context), execution, &gemm_, &int8_kinds_,
+                                    &split_kinds_, &tuned));
     if (tuned.empty() || options_.gemm_config_dir.empty()) return OkStatus();
     const Status written =
         tuned.Write(config_, batch.batch_size, batch.max_seq_len, options_.gemm_config_dir);
@@ -481,12 +499,18 @@ class CudaEncoder : public Encoder {
   mutable LayerPlans plans_;
   mutable Gemm gemm_;
   mutable Int8Kinds int8_kinds_;
+  mutable SplitKinds split_kinds_;
   mutable GraphCache graphs_;
   mutable std::once_flag config_loaded_;
   mutable std::mutex test_mutex_;
 };
 
 }  // namespace
+
+bool IeeeFloat32Requested() {
+  const char* const value = getenv("FT_IEEE_FLOAT32");
+  return value != nullptr && atoi(value) != 0;
+}
 
 Status CreateCudaEncoder(const EncoderConfig& config, const CudaEncoderOptions& options,
                          std::unique_ptr<Encoder>* encoder) {
@@ -496,7 +520,7 @@ Status CreateCudaEncoder(const EncoderConfig& config, const CudaEncoderOptions& 
 }
 
 Status TuneEncoderGemms(const EncoderConfig& config, int64_t batch_size, int64_t seq_len,
-                        bool allow_tf32, const std::string& config_dir,
+                        bool allow_tf32, bool ieee_float32, const std::string& config_dir,
                         std::vector<std::string>* report) {
   FT_RETURN_IF_ERROR(ValidateConfig(config));
   if (batch_size < 1 || seq_len < 1 || batch_size > INT32_MAX / 2 / seq_len) {
@@ -514,12 +538,13 @@ Status TuneEncoderGemms(const EncoderConfig& config, int64_t batch_size, int64_t
   // cuBLASLt's products also where the kernel for few rows would be chosen.
   PlanOptions options;
   options.few_rows = 0;
-  const WeightLayout weights(config, CanSplit(config));
+  const WeightLayout weights(config, !ieee_float32 && CanSplit(config));
   const LayerPlan plan = MakeLayerPlan(config, weights, batch, options, context);
   Gemm gemm;
   Int8Kinds int8_kinds(/*plain_only=*/false);
+  SplitKinds split_kinds(/*few_rows=*/-1);
   TunedProducts tuned;
-  FT_RETURN_IF_ERROR(TuneProducts(plan, execution, &gemm, &int8_kinds, &tuned));
+  FT_RETURN_IF_ERROR(TuneProducts(plan, execution, &gemm, &int8_kinds, &split_kinds, &tuned));
   const auto add = [report](int64_t rows, int64_t n, int64_t k, const char* name, float time,
                             const std::string& how) {
     report->push_back(StrCat("GEMM test ", report->size(), ": [M: ", rows, " K: ", k, " N: ", n,
@@ -530,12 +555,15 @@ Status TuneEncoderGemms(const EncoderConfig& config, int64_t batch_size, int64_t
     const GemmShape& shape = tuned.gemms[i].shape;
     add(shape.rows, shape.n, shape.k, gemms[i].name, tuned.gemms[i].milliseconds, "fast_algo");
   }
-  const auto int8_gemms = Products<Int8GemmStep>(plan);
-  for (size_t i = 0; i < tuned.int8_gemms.size(); ++i) {
-    const TunedInt8Gemm& row = tuned.int8_gemms[i];
-    add(row.product.rows, row.product.n, row.product.k, int8_gemms[i].name, row.milliseconds,
-        Name(row.kind));
-  }
+  const auto add_kinds = [&](const auto& rows, const auto& steps) {
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const auto& product = rows[i].product;
+      add(product.rows, product.n, product.k, steps[i].name, rows[i].milliseconds,
+          Name(rows[i].kind));
+    }
+  };
+  add_kinds(tuned.int8_gemms, Products<Int8GemmStep>(plan));
+  add_kinds(tuned.split_gemms, Products<SplitGemmStep>(plan));
   return tuned.Write(config, batch_size, seq_len, config_dir);
 }
 

@@ -144,11 +144,6 @@ Status LaunchRegisters(const SplitRowsArgs& args, int activation, const LaunchCo
 
 }  // namespace
 
-bool SplitRowsSupported(int64_t k, const LaunchContext& context) {
-  constexpr int64_t kStatic = 1024;  // more than the kernel's other shared memory
-  return SplitPitch(k) * 4 + kStatic <= context.max_shared_bytes;
-}
-
 Status LaunchSplitRows(const SplitRowsArgs& args, const LaunchContext& context) {
   if (args.rows == 0) return OkStatus();
   const int activation = args.has_activation ? static_cast<int>(args.activation) : kNoActivation;

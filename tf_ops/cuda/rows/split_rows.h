@@ -19,10 +19,7 @@ struct SplitRowsArgs {
   float* scale = nullptr;  // [rows]
 };
 
-// Whether a row of k numbers fits into the shared memory of a block.
-bool SplitRowsSupported(int64_t k, const LaunchContext& context);
-
-// split, scale = activation(x).
+// split, scale = activation(x). k is at most what SplitSizesSupported lets pass.
 Status LaunchSplitRows(const SplitRowsArgs& args, const LaunchContext& context);
 
 // Splits the columns of w [k,n] (no alignment needed): `split` are rows [n,k], `scale` [n].
