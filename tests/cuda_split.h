@@ -17,10 +17,7 @@ struct SplitNumbers {
   Device halves, scale;
 
   SplitNumbers(int64_t num_rows, int64_t num_columns)
-      : rows(num_rows),
-        k(num_columns),
-        halves(rows * SplitPitch(k) * 4),
-        scale(rows * 4) {}
+      : rows(num_rows), k(num_columns), halves(rows * SplitPitch(k) * 4), scale(rows * 4) {}
 
   float* scales() const { return static_cast<float*>(scale.data()); }
 
@@ -64,8 +61,8 @@ inline void TestSplitRowsCase(int64_t rows, int64_t k, int activation, bool in_p
   if (args.has_activation) args.activation = static_cast<Activation>(activation);
   args.split = in_place ? input.data() : split.halves.data();
   args.scale = split.scales();
-  const std::string name = StrCat("split rows ", rows, "x", k, " activation ", activation,
-                                  in_place ? " in place" : "");
+  const std::string name =
+      StrCat("split rows ", rows, "x", k, " activation ", activation, in_place ? " in place" : "");
   MustBeOk(LaunchSplitRows(args, context), name);
   MustBeOk(cudaDeviceSynchronize(), name.c_str());
   if (in_place) {
@@ -86,8 +83,8 @@ inline void TestSplitRowsCase(int64_t rows, int64_t k, int activation, bool in_p
       // An activation has float32's own error, and 1 + erf(x) that of 1.
       const double relative = args.has_activation ? 1e-6 : std::exp2(-22);
       const double of_input = args.has_activation && c < k ? std::abs(x[row * pitch + c]) : 0.0;
-      const double bound = relative * std::abs(y[c]) + std::exp2(-23) * of_input +
-                           std::exp2(-39) * largest;
+      const double bound =
+          relative * std::abs(y[c]) + std::exp2(-23) * of_input + std::exp2(-39) * largest;
       const double error = std::abs(got[row * SplitPitch(k) + c] * std::exp2(-14) - y[c]);
       if (!(error <= bound)) worst = std::max(worst, bound > 0 ? error / bound : INFINITY);
       if (std::isnan(error)) worst = INFINITY;
@@ -132,8 +129,8 @@ constexpr const char* kSplitDataNames[] = {"normal",   "wide",     "huge",      
                                            "positive", "outliers", "non-finite", "extreme"};
 
 struct SplitProduct {
-  Doubles x, w, bias;               // [rows,k], [k,n], [n]
-  Doubles exact, ieee, magnitude;   // [rows,n]; magnitude: what an error is a part of
+  Doubles x, w, bias;              // [rows,k], [k,n], [n]
+  Doubles exact, ieee, magnitude;  // [rows,n]; magnitude: what an error is a part of
 };
 
 inline SplitProduct MakeSplitProduct(int64_t rows, int64_t n, int64_t k, SplitData data) {
@@ -198,8 +195,8 @@ inline void ComputeSplitProduct(int64_t rows, int64_t n, int64_t k, bool has_bia
       for (int64_t c = 0; c < n; ++c) {
         const double w = p->w[i * n + c];
         exact[c] += x * w;
-        magnitude[c] += std::abs(x * w) + lost * (largest_x[row] * std::abs(w) +
-                                                  largest_w[c] * std::abs(x));
+        magnitude[c] +=
+            std::abs(x * w) + lost * (largest_x[row] * std::abs(w) + largest_w[c] * std::abs(x));
         ieee[c] = std::fma(static_cast<float>(x), static_cast<float>(w), ieee[c]);
       }
     }
@@ -302,11 +299,11 @@ inline void TestSplitGemm(int64_t rows, int64_t n, int64_t k, SplitData data, bo
       const SplitErrors errors = MeasureSplit(got, product);
       // Two numbers of 22 bits, and sums that are no worse than IEEE's.
       const double bound = ieee.worst + std::exp2(-21), rms_bound = 1.5 * ieee.rms + 1e-7;
-      Check(errors.worst <= bound && errors.rms <= rms_bound && errors.wrong_kinds == 0 &&
-                untouched,
-            StrCat(name, " error ", errors.worst, " <= ", bound, ", rms ", errors.rms,
-                   " <= ", rms_bound, ", IEEE ", ieee.worst, " and ", ieee.rms, ", wrong kinds ",
-                   errors.wrong_kinds, untouched ? "" : " WRITES ELSEWHERE"));
+      Check(
+          errors.worst <= bound && errors.rms <= rms_bound && errors.wrong_kinds == 0 && untouched,
+          StrCat(name, " error ", errors.worst, " <= ", bound, ", rms ", errors.rms,
+                 " <= ", rms_bound, ", IEEE ", ieee.worst, " and ", ieee.rms, ", wrong kinds ",
+                 errors.wrong_kinds, untouched ? "" : " WRITES ELSEWHERE"));
     }
   }
   if (context.compute_capability == kSplitCapability) {
@@ -406,8 +403,8 @@ inline void BenchSplit() {
             continue;
           }
           const double time = TimeLaunches(context, [&](int i, const LaunchContext& on) {
-            args.w = static_cast<const char*>(split_w.halves.data()) +
-                     i % kLayers * 768 * kMaxSize * 4;
+            args.w =
+                static_cast<const char*>(split_w.halves.data()) + i % kLayers * 768 * kMaxSize * 4;
             MustBeOk(LaunchSplitGemm(args, split_kind, on), "split product");
           });
           const bool chosen =

@@ -1315,10 +1315,10 @@ void TestSplitGemmConfig() {
   // Without a row the rule, and with a limit for few rows no row.
   SplitKinds kinds(-1), limited(0);
   limited.LoadConfig(directory);
-  Check(kinds.Choose(rows[0].product, context) == SelectSplitGemm(rows[0].product, -1, context) &&
-            limited.Choose(rows[0].product, context) ==
-                SelectSplitGemm(rows[0].product, 0, context),
-        "the rule where no row is");
+  Check(
+      kinds.Choose(rows[0].product, context) == SelectSplitGemm(rows[0].product, -1, context) &&
+          limited.Choose(rows[0].product, context) == SelectSplitGemm(rows[0].product, 0, context),
+      "the rule where no row is");
   for (const char* damage : {"8 128 12 64 0 ### 1 768 10\n", "8 128 12 64 1 ### 1 1 1 1 1 0 1 x\n",
                              "8 128 12 64 0 ### 1 1 1 1 1 77 1 x\n"}) {
     std::ofstream(path, std::ios::app) << damage;

@@ -198,7 +198,8 @@ class Int8Builder {
     return step;
   }
 
-  // A coarse GELU costs another integer here and there: not more than halves keep, but float32 does.
+  // A coarse GELU costs another integer here and there: not more than halves keep, but float32
+  // does.
   Int8Activation Activate() const {
     switch (config_.activation) {
       case Activation::kGeluErf:
@@ -317,10 +318,8 @@ LayerPlan MakeSplitPlan(const EncoderConfig& config, const WeightLayout& weights
 
 bool IsSplitDevice(int device) {
   int major = 0, minor = 0;
-  return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ==
-             cudaSuccess &&
-         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) ==
-             cudaSuccess &&
+  return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess &&
          major * 10 + minor == kSplitCapability;
 }
 

@@ -14,15 +14,17 @@ namespace cuda {
 // What the weights of the softmax, at most 1, are multiplied by: see SplitScale.
 constexpr float kWeightToHalves = 16384.f;
 
-// A pair of numbers as pairs of halves; infinities and NaN give NaN.
-struct HalvesPair {
-  uint32_t high, low;
-};
-
-__device__ __forceinline__ HalvesPair SplitPair(float x, float y) {
-  const half2 high = __floats2half2_rn(x, y);
-  const float2 rounded = __half22float2(high);
-  return {*reinterpret_cast<const uint32_t*>(&high), ToPair<half>(x - rounded.x, y - rounded.y)};
+// x[kCount / 4][4] = the numbers of a row from `from` on, kStep apart.
+template <int kCount, int kStep>
+__device__ __forceinline__ void LoadFours(const float* from, float (&x)[kCount / 4][4]) {
+#pragma unroll
+  for (int i = 0; i < kCount / 4; ++i) {
+    const float4 four = *reinterpret_cast<const float4*>(from + i * kStep);
+    x[i][0] = four.x;
+    x[i][1] = four.y;
+    x[i][2] = four.z;
+    x[i][3] = four.w;
+  }
 }
 
 // A block of kWarps warps owns 16 * kWarps query rows of one head; a warp owns 16 of them, with
@@ -80,28 +82,28 @@ __global__ void __launch_bounds__(32 * kWarps) AttentionSplitKernel(const Attent
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const int row = warp_row + lane / 4 + h * 8;
-    float2 x[kBlocks][2];
-    float largest = 0.f;
+    float x[kBlocks][2][2];
 #pragma unroll
     for (int c = 0; c < kBlocks; ++c) {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         const int column = c * 16 + e * 8 + lane % 4 * 2;
-        x[c][e] = row < range.rows && column < p.head_size
-                      ? *reinterpret_cast<const float2*>(q + row * 3 * hidden + column)
-                      : make_float2(0.f, 0.f);
-        largest = LargestFinite(LargestFinite(largest, x[c][e].x), x[c][e].y);
+        const float2 pair = row < range.rows && column < p.head_size
+                                ? *reinterpret_cast<const float2*>(q + row * 3 * hidden + column)
+                                : make_float2(0.f, 0.f);
+        x[c][e][0] = pair.x;
+        x[c][e][1] = pair.y;
       }
     }
-    const SplitScale powers = MakeSplitScale(WarpMax<4>(largest));
+    const SplitScale powers = MakeSplitScale(WarpMax<4>(LargestFinite<kBlocks * 4>(x[0][0])));
     const float to_halves = powers.to_halves();
     query_scale[h] = powers.of_row() * (p.scale * kLog2e);
 #pragma unroll
     for (int c = 0; c < kBlocks; ++c) {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        const Halves first = SplitNumber(x[c][e].x, to_halves);
-        const Halves second = SplitNumber(x[c][e].y, to_halves);
+        const Halves first = SplitNumber(x[c][e][0], to_halves);
+        const Halves second = SplitNumber(x[c][e][1], to_halves);
         high_q[c][e * 2 + h] = PackHalves(first.high, second.high);
         low_q[c][e * 2 + h] = PackHalves(first.low, second.low);
       }
@@ -111,24 +113,18 @@ __global__ void __launch_bounds__(32 * kWarps) AttentionSplitKernel(const Attent
   float out[kColTiles][4] = {};
   float row_max[2] = {-INFINITY, -INFINITY}, row_sum[2] = {0.f, 0.f};
   const int split_row = thread / kRowThreads, split_first = thread % kRowThreads * 4;
-  constexpr int kSplitStep = kRowThreads * 4;
+  constexpr int kSplitStep = kRowThreads * 4, kSplitCount = kD / kRowThreads;
 
   for (int key0 = 0; key0 < range.keys; key0 += kKeys) {
     WaitCopies<1>();  // the keys; the values' group is younger
     __syncthreads();
     {
-      const float* from = raw_k + split_row * kPitch;
-      float largest = 0.f;
-      float4 x[kD / kSplitStep];
+      float x[kSplitCount / 4][4];
+      LoadFours<kSplitCount, kSplitStep>(raw_k + split_row * kPitch + split_first, x);
+      const SplitScale powers =
+          MakeSplitScale(WarpMax<kRowThreads>(LargestFinite<kSplitCount>(x[0])));
 #pragma unroll
-      for (int i = 0; i < kD / kSplitStep; ++i) {
-        x[i] = *reinterpret_cast<const float4*>(from + split_first + i * kSplitStep);
-        largest = LargestFinite(LargestFinite(largest, x[i].x), x[i].y);
-        largest = LargestFinite(LargestFinite(largest, x[i].z), x[i].w);
-      }
-      const SplitScale powers = MakeSplitScale(WarpMax<kRowThreads>(largest));
-#pragma unroll
-      for (int i = 0; i < kD / kSplitStep; ++i) {
+      for (int i = 0; i < kSplitCount / 4; ++i) {
         const int at = split_row * kPitch + split_first + i * kSplitStep;
         StoreFourHalves(high_k + at, low_k + at, x[i], powers.to_halves());
       }
@@ -231,19 +227,13 @@ __global__ void __launch_bounds__(32 * kWarps) AttentionSplitKernel(const Attent
     __syncthreads();
     float value_scale;
     {
-      const float* from = raw_v + split_row * kPitch;
-      float largest = 0.f;
-      float4 x[kD / kSplitStep];
-#pragma unroll
-      for (int i = 0; i < kD / kSplitStep; ++i) {
-        x[i] = *reinterpret_cast<const float4*>(from + split_first + i * kSplitStep);
-        largest = LargestFinite(LargestFinite(largest, x[i].x), x[i].y);
-        largest = LargestFinite(LargestFinite(largest, x[i].z), x[i].w);
-      }
-      const SplitScale powers = MakeSplitScale(BlockMax<kThreads>(largest, scratch));
+      float x[kSplitCount / 4][4];
+      LoadFours<kSplitCount, kSplitStep>(raw_v + split_row * kPitch + split_first, x);
+      const SplitScale powers =
+          MakeSplitScale(BlockMax<kThreads>(LargestFinite<kSplitCount>(x[0]), scratch));
       value_scale = powers.of_channel();
 #pragma unroll
-      for (int i = 0; i < kD / kSplitStep; ++i) {
+      for (int i = 0; i < kSplitCount / 4; ++i) {
         const int at = split_row * kPitch + split_first + i * kSplitStep;
         StoreFourHalves(high_v + at, low_v + at, x[i], powers.to_halves());
       }

@@ -86,11 +86,11 @@ __global__ void __launch_bounds__(kThreads)
     const T* stage_x = stages + step % kStages * kStageElems;
     const T* stage_w = stage_x + kRows * kStep;
     // `chunk` is the first of two that have 16 numbers.
-    const auto load_x_matrices = [&](int i, int chunk, uint32_t (&a)[4]) {
+    const auto load_x_matrices = [&](int i, int chunk, uint32_t(&a)[4]) {
       const int r = i * 16 + lane % 16;
       LoadMatrices(a, SharedAddress(stage_x + r * kStep + (((chunk + lane / 16) ^ (r & 7)) * 8)));
     };
-    const auto load_w_matrices = [&](int j, int chunk, uint32_t (&b)[4]) {
+    const auto load_w_matrices = [&](int j, int chunk, uint32_t(&b)[4]) {
       const int r = warp_col + j * 8 + lane % 8 + lane / 16 * 8;
       LoadMatrices(b,
                    SharedAddress(stage_w + r * kStep + (((chunk + lane / 8 % 2) ^ (r & 7)) * 8)));

@@ -197,8 +197,8 @@ Status TuneGemms(const std::vector<GemmShape>& shapes, const ExecutionContext& e
   for (const GemmShape& s : shapes) {
     const int64_t size = SizeOf(s.dtype);
     // The residual is read from x.
-    bytes.push_back({s.rows * std::max(s.k, s.n) * size, s.rows * s.n * size, s.n * size,
-                     s.n * s.k * size});
+    bytes.push_back(
+        {s.rows * std::max(s.k, s.n) * size, s.rows * s.n * size, s.n * size, s.n * s.k * size});
   }
   Buffer memory;
   std::unique_ptr<Operands> operands;

@@ -91,24 +91,22 @@ __global__ void __launch_bounds__(kThreads* kRows)
   }
   if constexpr (std::is_same_v<T, float>) {
     if (split == nullptr) return;
-    float largest = 0.f;
+    // Past the row there are zeros, which fill the last group.
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
 #pragma unroll
       for (int e = 0; e < kSize; ++e) {
-        // Past the row there are zeros, which fill the last group.
         if ((thread + i * kThreads) * kSize >= hidden) x[i][e] = 0.f;
-        largest = LargestFinite(largest, x[i][e]);
       }
     }
-    const SplitScale powers = MakeSplitScale(BlockMax<kThreads>(largest, scratch[0]));
+    const SplitScale powers =
+        MakeSplitScale(BlockMax<kThreads>(LargestFinite<kVectors * kSize>(x[0]), scratch[0]));
     const int pitch = static_cast<int>(SplitPitch(hidden));
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
       const int column = (thread + i * kThreads) * kSize;
       if (column >= pitch) continue;
-      StoreInSplitRow(split + row * 2 * pitch, column,
-                      float4{x[i][0], x[i][1], x[i][2], x[i][3]}, powers.to_halves());
+      StoreInSplitRow(split + row * 2 * pitch, column, x[i], powers.to_halves());
     }
     if (thread == 0) split_scale[row] = powers.of_row();
   }

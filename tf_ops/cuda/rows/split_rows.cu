@@ -47,7 +47,6 @@ __global__ void __launch_bounds__(kThreads* kRows)
   if (row >= rows) return;  // whole warps (kThreads == 32) or, with kRows == 1, nobody
 
   float values[kVectors][4];
-  float largest = 0.f;
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
     const int column = (thread + i * kThreads) * 4;
@@ -59,19 +58,14 @@ __global__ void __launch_bounds__(kThreads* kRows)
     values[i][3] = v.w;
   }
   ActivateAll<kVectors * 4>(activation, values[0]);
-#pragma unroll
-  for (int i = 0; i < kVectors; ++i) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) largest = LargestFinite(largest, values[i][e]);
-  }
-  const SplitScale powers = MakeSplitScale(BlockMax<kThreads>(largest, scratch));
+  const SplitScale powers =
+      MakeSplitScale(BlockMax<kThreads>(LargestFinite<kVectors * 4>(values[0]), scratch));
   const float to_halves = powers.to_halves();
   const int pitch = static_cast<int>(SplitPitch(k));
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
     const int column = (thread + i * kThreads) * 4;
-    const float4 four = {values[i][0], values[i][1], values[i][2], values[i][3]};
-    if (column < pitch) StoreInSplitRow(split + row * 2 * pitch, column, four, to_halves);
+    if (column < pitch) StoreInSplitRow(split + row * 2 * pitch, column, values[i], to_halves);
   }
   if (thread == 0) scale[row] = powers.of_row();
 }
@@ -91,12 +85,11 @@ __global__ void __launch_bounds__(256)
     float value = c < k ? x[row * x_pitch + c] : 0.f;
     ActivateAll<1>(activation, &value);
     values[c] = value;
-    largest = LargestFinite(largest, value);
+    largest = fmaxf(largest, LargestFinite<1>(&value));
   }
   const SplitScale powers = MakeSplitScale(BlockMax<256>(largest, scratch));
   for (int c = threadIdx.x * 4; c < pitch; c += 256 * 4) {
-    const float4 four = {values[c], values[c + 1], values[c + 2], values[c + 3]};
-    StoreInSplitRow(split + row * 2 * pitch, c, four, powers.to_halves());
+    StoreInSplitRow(split + row * 2 * pitch, c, values + c, powers.to_halves());
   }
   if (threadIdx.x == 0) scale[row] = powers.of_row();
 }
@@ -113,7 +106,10 @@ __global__ void __launch_bounds__(256)
     return row < k && first + x < n ? w[static_cast<int64_t>(row) * n + first + x] : 0.f;
   };
   float mine = 0.f;
-  for (int row = y; row < k; row += 8) mine = LargestFinite(mine, load(row));
+  for (int row = y; row < k; row += 8) {
+    const float value = load(row);
+    mine = fmaxf(mine, LargestFinite<1>(&value));
+  }
   largest[y][x] = mine;
   __syncthreads();
   // From here on a thread has four neighbours of one channel.
@@ -127,8 +123,8 @@ __global__ void __launch_bounds__(256)
     __syncthreads();
     for (int i = y; i < kSplitGroup; i += 8) tile[i][x] = load(row + i);
     __syncthreads();
-    const float4 four = {tile[within][channel], tile[within + 1][channel],
-                         tile[within + 2][channel], tile[within + 3][channel]};
+    const float four[] = {tile[within][channel], tile[within + 1][channel],
+                          tile[within + 2][channel], tile[within + 3][channel]};
     if (first + channel < n) StoreInSplitRow(to, row + within, four, powers.to_halves());
   }
   if (first + channel < n && within == 0) scale[first + channel] = powers.of_channel();
@@ -136,10 +132,9 @@ __global__ void __launch_bounds__(256)
 
 template <int kThreads, int kRows, int kVectors>
 Status LaunchRegisters(const SplitRowsArgs& args, int activation, const LaunchContext& context) {
-  return Launch(SplitRowsKernel<kThreads, kRows, kVectors>,
-                Grid{(args.rows + kRows - 1) / kRows}, kThreads * kRows, 0, context, args.x,
-                args.x_pitch, activation, static_cast<half*>(args.split), args.scale, args.rows,
-                static_cast<int>(args.k));
+  return Launch(SplitRowsKernel<kThreads, kRows, kVectors>, Grid{(args.rows + kRows - 1) / kRows},
+                kThreads * kRows, 0, context, args.x, args.x_pitch, activation,
+                static_cast<half*>(args.split), args.scale, args.rows, static_cast<int>(args.k));
 }
 
 }  // namespace

@@ -37,8 +37,10 @@ struct SplitMainloop : public Base {
   CUTLASS_DEVICE void mma(MainloopPipeline pipeline, PipelineState read, Sums& sums, int num_stages,
                           int thread, TensorStorage& shared, const Params&) {
     constexpr int kWarpgroup = cutlass::NumThreadsPerWarpGroup;
-    const auto tiles_a = cute::make_tensor(cute::make_smem_ptr(shared.smem_A.data()), SmemLayoutA{});
-    const auto tiles_b = cute::make_tensor(cute::make_smem_ptr(shared.smem_B.data()), SmemLayoutB{});
+    const auto tiles_a =
+        cute::make_tensor(cute::make_smem_ptr(shared.smem_A.data()), SmemLayoutA{});
+    const auto tiles_b =
+        cute::make_tensor(cute::make_smem_ptr(shared.smem_B.data()), SmemLayoutB{});
     TiledMma tiled;
     const int warpgroup = __shfl_sync(0xffffffffu, thread / kWarpgroup, 0);
     const auto slice = tiled.get_slice(warpgroup * kWarpgroup);
@@ -109,12 +111,11 @@ struct SplitGemm {
   using ColumnVector =
       fusion::Sm90ColBroadcast<0, Tile, float, float, cute::Stride<cute::_1, cute::_0, int64_t>>;
   // (sum * w_scale) * x_scale + bias
-  using Scaled =
-      fusion::Sm90EVT<fusion::Sm90Compute<cutlass::multiplies, float, float, kRound>, RowVector,
-                      fusion::Sm90AccFetch>;
-  using Epilogue = fusion::Sm90EVT<
-      fusion::Sm90Compute<cutlass::homogeneous_multiply_add, float, float, kRound>, ColumnVector,
-      Scaled, RowVector>;
+  using Scaled = fusion::Sm90EVT<fusion::Sm90Compute<cutlass::multiplies, float, float, kRound>,
+                                 RowVector, fusion::Sm90AccFetch>;
+  using Epilogue =
+      fusion::Sm90EVT<fusion::Sm90Compute<cutlass::homogeneous_multiply_add, float, float, kRound>,
+                      ColumnVector, Scaled, RowVector>;
 
   using Row = cutlass::layout::RowMajor;
   using CollectiveEpilogue = typename cutlass::epilogue::collective::CollectiveBuilder<

@@ -107,8 +107,8 @@ int SplitGemmSplits(int64_t rows, int64_t n, int64_t k, const LaunchContext& con
 
 SplitGemmKind SelectSplitGemm(const SplitGemmArgs& args, int64_t few_rows,
                               const LaunchContext& context) {
-  const bool few = few_rows < 0 ? args.rows <= kFewRows && args.num_splits > 1
-                                : args.rows <= few_rows;
+  const bool few =
+      few_rows < 0 ? args.rows <= kFewRows && args.num_splits > 1 : args.rows <= few_rows;
   if (few && SplitGemmSupported(args, SplitGemmKind::kFewRows, context)) {
     return SplitGemmKind::kFewRows;
   }

@@ -19,8 +19,8 @@ std::string FormatRow(const TunedSplitGemm& row, const std::string& environment)
   std::ostringstream line;
   line << row.batch_size << ' ' << row.seq_len << ' ' << row.num_heads << ' ' << row.head_size
        << ' ' << static_cast<int>(DataType::kFloat32) << " ### 1 " << p.n << ' ' << p.rows << ' '
-       << p.k << ' ' << p.num_splits << ' ' << static_cast<int>(row.kind) << ' '
-       << row.milliseconds << ' ' << environment;
+       << p.k << ' ' << p.num_splits << ' ' << static_cast<int>(row.kind) << ' ' << row.milliseconds
+       << ' ' << environment;
   return line.str();
 }
 
@@ -77,9 +77,8 @@ void SplitKinds::LoadConfig(const std::string& directory) {
 
 SplitGemmKind SplitKinds::Choose(const SplitGemmArgs& product, const LaunchContext& context) {
   if (few_rows_ < 0) {
-    const auto tuned = tuned_.Find(product, [&](SplitGemmKind kind) {
-      return SplitGemmSupported(product, kind, context);
-    });
+    const auto tuned = tuned_.Find(
+        product, [&](SplitGemmKind kind) { return SplitGemmSupported(product, kind, context); });
     if (tuned.has_value()) return *tuned;
   }
   return SelectSplitGemm(product, few_rows_, context);
