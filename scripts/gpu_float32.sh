@@ -53,25 +53,26 @@ case $parts in *" bench "*)
   run bench_split "$bin/cuda_test" bench_split
   cat "$out/bench_split.log" ;;
 esac
-# The float64 references are what takes the time: these run side by side.
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-3} OMP_WAIT_POLICY=passive
+# The rest runs side by side: of the tests the float64 references are what takes the time.
+export OMP_WAIT_POLICY=passive
 case $parts in *" tests "*)
   for part in split_rows split_gemm split_config layers layer_norm attention nonfinite ragged graphs gemm_config runner \
-    interface int8_attention int8_config int8_layers; do
-    run $part "$bin/cuda_test" $part &
-  done
-  wait ;;
+    interface int8_attention int8_config; do
+    threads=2
+    case $part in layers | split_gemm) threads=6 ;; esac
+    OMP_NUM_THREADS=$threads run $part "$bin/cuda_test" $part &
+  done ;;
 esac
 case $parts in *" sanitizer "*)
   if command -v compute-sanitizer > /dev/null; then
     for tool in memcheck racecheck initcheck; do
       for part in split_kernels each_kernel; do
-        run ${tool}_$part compute-sanitizer --tool $tool --error-exitcode 99 "$bin/cuda_test" $part &
+        OMP_NUM_THREADS=1 run ${tool}_$part nice compute-sanitizer --tool $tool --error-exitcode 99 "$bin/cuda_test" $part &
       done
     done
-    wait
   else
     echo "no compute-sanitizer on this machine"
   fi ;;
 esac
+wait
 [ ! -e "$out/failed" ]
