@@ -56,8 +56,8 @@ esac
 # The rest runs side by side: of the tests the float64 references are what takes the time.
 export OMP_WAIT_POLICY=passive
 case $parts in *" tests "*)
-  for part in split_rows split_gemm split_config layers layer_norm attention nonfinite ragged graphs gemm_config runner \
-    interface int8_attention int8_config; do
+  for part in split_rows split_gemm split_config split_choices layers layer_norm attention nonfinite ragged \
+    graphs gemm_config runner interface int8_attention int8_config; do
     threads=2
     case $part in layers | split_gemm) threads=6 ;; esac
     OMP_NUM_THREADS=$threads run $part "$bin/cuda_test" $part &

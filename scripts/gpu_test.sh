@@ -39,7 +39,7 @@ start() {
   ) &
 }
 
-CUDA_TEST_PARTS="padding layer_norm attention wgmma interface runner ragged graphs nonfinite gemm_config layers split_rows split_gemm split_config int8_gemm int8_norm int8_attention int8_layers int8_config"
+CUDA_TEST_PARTS="padding layer_norm attention wgmma interface runner ragged graphs nonfinite gemm_config layers split_rows split_gemm split_config split_choices int8_gemm int8_norm int8_attention int8_layers int8_config"
 # The float64 references are what takes the time; the cores are shared out.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=passive
 case $parts in *" cuda_test "*)

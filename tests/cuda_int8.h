@@ -74,9 +74,9 @@ struct Int8GemmCase {
   bool extreme = false;  // the largest sums that there are
 };
 
-constexpr Int8Activation kInt8Activations[] = {
-    Int8Activation::kNone, Int8Activation::kGeluTanh, Int8Activation::kGeluErf,
-    Int8Activation::kRelu, Int8Activation::kGeluTanhExact};
+constexpr Int8Activation kInt8Activations[] = {Int8Activation::kNone, Int8Activation::kGeluTanh,
+                                               Int8Activation::kGeluErf, Int8Activation::kRelu,
+                                               Int8Activation::kGeluTanhExact};
 
 inline double ActivateExactly(double y, Int8Activation activation) {
   switch (activation) {
@@ -155,10 +155,10 @@ inline void TestInt8Gemm(const Int8GemmCase& c, const LaunchContext& context) {
   for (int kind = 0; kind < kNumInt8GemmKinds; ++kind) {
     const auto int8_kind = static_cast<Int8GemmKind>(kind);
     if (!Int8GemmSupported(args, int8_kind, context)) continue;
-    const std::string name = StrCat("int8 ", Name(int8_kind), " ", c.rows, "x", c.n, "x", c.k,
-                                    " to ", Name(c.dtype), c.has_bias ? " bias" : "",
-                                    c.extreme ? " extreme" : "", " activation ",
-                                    static_cast<int>(c.activation));
+    const std::string name =
+        StrCat("int8 ", Name(int8_kind), " ", c.rows, "x", c.n, "x", c.k, " to ", Name(c.dtype),
+               c.has_bias ? " bias" : "", c.extreme ? " extreme" : "", " activation ",
+               static_cast<int>(c.activation));
     const int64_t bytes = c.rows * c.n * SizeOf(c.dtype);
     Device output(bytes + kGuard);
     args.output = output.data();
@@ -200,8 +200,8 @@ inline void TestInt8GemmNonFinite(const LaunchContext& context) {
       if (!Int8GemmSupported(args, int8_kind, context)) continue;
       Device output(rows * n);
       args.output = output.data();
-      const std::string name =
-          StrCat("int8 ", Name(int8_kind), " non-finite, activation ", static_cast<int>(activation));
+      const std::string name = StrCat("int8 ", Name(int8_kind), " non-finite, activation ",
+                                      static_cast<int>(activation));
       MustBeOk(LaunchInt8Gemm(args, int8_kind, context), name);
       MustBeOk(cudaDeviceSynchronize(), name.c_str());
       const Doubles got = output.Read(rows * n, DataType::kInt8);
@@ -270,14 +270,13 @@ inline void BenchInt8Gemms() {
     DataType dtype;
     bool has_bias;
     Int8Activation activation;
-  } products[] = {
-      {2304, 768, DataType::kFloat16, true, Int8Activation::kNone},
-      {768, 768, DataType::kFloat16, false, Int8Activation::kNone},
-      {768, 768, DataType::kInt8, false, Int8Activation::kNone},
-      {3072, 768, DataType::kInt8, true, Int8Activation::kGeluTanh},
-      {3072, 768, DataType::kInt8, true, Int8Activation::kGeluTanhExact},
-      {768, 3072, DataType::kFloat16, false, Int8Activation::kNone},
-      {768, 3072, DataType::kInt8, false, Int8Activation::kNone}};
+  } products[] = {{2304, 768, DataType::kFloat16, true, Int8Activation::kNone},
+                  {768, 768, DataType::kFloat16, false, Int8Activation::kNone},
+                  {768, 768, DataType::kInt8, false, Int8Activation::kNone},
+                  {3072, 768, DataType::kInt8, true, Int8Activation::kGeluTanh},
+                  {3072, 768, DataType::kInt8, true, Int8Activation::kGeluTanhExact},
+                  {768, 3072, DataType::kFloat16, false, Int8Activation::kNone},
+                  {768, 3072, DataType::kInt8, false, Int8Activation::kNone}};
   printf("%-32s %10s %10s %10s %10s   us\n", "product", "plain", "128x128", "64x128", "64x64");
   for (int64_t rows : {16, 32, 64, 128, 256, 512, 1024, 3072, 6144, 12288}) {
     for (const auto& p : products) {

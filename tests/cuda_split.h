@@ -341,6 +341,47 @@ inline void TestSplitGemms() {
   TestSplitGemm(3000, 768, 192, SplitData::kNormal, true, context);
 }
 
+// What the rules choose on an H100, by sizes alone (benchmarks/gpu_profile.md).
+inline void TestSplitChoices() {
+  if (!SplitSizesSupported(768, 3072)) return Check(true, "built without split products");
+  LaunchContext h100;
+  h100.compute_capability = kSplitCapability;
+  h100.num_multiprocessors = 132;
+  h100.max_shared_bytes = 227 << 10;
+  AttentionArgs attention;
+  attention.num_heads = 12;
+  attention.head_size = 64;
+  for (auto [batch, length, kind] :
+       std::vector<std::tuple<int64_t, int64_t, AttentionKind>>{{1, 32, AttentionKind::kTiled},
+                                                                {11, 32, AttentionKind::kTiled},
+                                                                {12, 32, AttentionKind::kSplit},
+                                                                {1, 33, AttentionKind::kSplit},
+                                                                {32, 384, AttentionKind::kSplit}}) {
+    attention.batch_size = batch;
+    attention.max_seq_len = length;
+    const AttentionChoice choice = SelectAttention(attention, h100);
+    Check(choice.kind == kind,
+          StrCat("attention ", batch, "x", length, ": kernel ", static_cast<int>(choice.kind),
+                 ", expected ", static_cast<int>(kind), ": ", choice.reason));
+  }
+  for (auto [rows, n, k, kind] : std::vector<std::tuple<int64_t, int64_t, int64_t, SplitGemmKind>>{
+           {1, 2304, 768, SplitGemmKind::kFewRows},
+           {16, 3072, 768, SplitGemmKind::kFewRows},
+           {16, 768, 3072, SplitGemmKind::kHopper64},  // in parts
+           {17, 2304, 768, SplitGemmKind::kHopper64},
+           {1024, 3072, 768, SplitGemmKind::kHopper64},
+           {12288, 3072, 768, SplitGemmKind::kHopper128}}) {
+    SplitGemmArgs product;
+    product.rows = rows;
+    product.n = product.output_pitch = n;
+    product.k = k;
+    product.num_splits = n == 768 ? SplitGemmSplits(rows, n, k, h100) : 1;
+    const SplitGemmKind chosen = SelectSplitGemm(product, -1, h100);
+    Check(chosen == kind, StrCat("split product ", rows, "x", n, "x", k, " in ", product.num_splits,
+                                 ": ", Name(chosen), ", expected ", Name(kind)));
+  }
+}
+
 // Each kernel once, for tools that follow every access to memory.
 inline void TestEachSplitKernel() {
   LaunchContext context;
@@ -442,13 +483,15 @@ inline void BenchSplit() {
     args.qkv = x.data();
     args.output = output.data();
     printf("attention %lldx%lld:", static_cast<long long>(batch), static_cast<long long>(length));
-    for (bool ieee : {true, false}) {
-      args.ieee_float32 = ieee;
-      const AttentionChoice choice = SelectAttention(args, context);
+    const AttentionChoice best = SelectAttention(args, context);
+    for (const AttentionKind kind : {AttentionKind::kTiled, AttentionKind::kSplit}) {
+      AttentionChoice choice = best;
+      choice.kind = kind;
       const double time = TimeLaunches(context, [&](int, const LaunchContext& on) {
         MustBeOk(LaunchAttention(args, choice, on), "attention");
       });
-      printf(" %s %.1f us", ieee ? "IEEE" : "split", time);
+      printf(" %s %.1f us%s", kind == AttentionKind::kTiled ? "IEEE" : "split", time,
+             kind == best.kind ? "*" : "");
     }
     printf("\n");
   }

@@ -1376,6 +1376,7 @@ int main(int argc, char** argv) {
                {"split_rows", TestSplitRows},
                {"split_gemm", TestSplitGemms},
                {"split_config", TestSplitGemmConfig},
+               {"split_choices", TestSplitChoices},
                {"split_kernels", TestEachSplitKernel},
                {"int8_gemm", TestInt8Gemms},
                {"int8_norm", TestInt8Norms},

@@ -30,6 +30,7 @@ _BINARY = pathlib.Path(os.environ.get("FT_CUDA_TEST", _REPO / "build" / "cuda" /
         "split_rows",
         "split_gemm",
         "split_config",
+        "split_choices",
         "int8_gemm",
         "int8_norm",
         "int8_attention",

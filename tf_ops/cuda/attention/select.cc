@@ -50,6 +50,11 @@ AttentionChoice Float32Attention(const AttentionArgs& args, AttentionChoice choi
   } else if (SplitAttentionSharedBytes(choice.head_size_tile) + kSplitStaticShared >
              context.max_shared_bytes) {
     choice.reason = "too little shared memory for split products";
+  } else if (args.max_seq_len <= 32 &&
+             args.batch_size * args.num_heads <= context.num_multiprocessors) {
+    // As measured on an H100 (benchmarks/gpu_profile.md): to split the numbers takes longer here
+    // than tensor cores save.
+    choice.reason = "IEEE products are faster for one block of a short sequence a multiprocessor";
   } else {
     choice.kind = AttentionKind::kSplit;
     choice.rows_per_block = 128;

@@ -96,9 +96,7 @@ typename Gemm::Epilogue::Arguments EpilogueArguments(const Int8GemmArgs& args) {
     typename Gemm::Scalar::Arguments out_scale;
     out_scale.scalars[0] = 1.f;  // without a pointer
     out_scale.scalar_ptrs[0] = args.out_scale;
-    return {{scale, {}, bias, {}},
-            out_scale,
-            {args.activation}};
+    return {{scale, {}, bias, {}}, out_scale, {args.activation}};
   } else {
     return {scale, {}, bias, {}};
   }

@@ -19,8 +19,8 @@ std::string FormatRow(const TunedInt8Gemm& row, const std::string& environment) 
   std::ostringstream line;
   line << row.batch_size << ' ' << row.seq_len << ' ' << row.num_heads << ' ' << row.head_size
        << ' ' << static_cast<int>(p.output_dtype) << " ### 1 " << p.n << ' ' << p.rows << ' ' << p.k
-       << ' ' << static_cast<int>(p.activation) << ' ' << static_cast<int>(row.kind) << ' ' << row.milliseconds
-       << ' ' << environment;
+       << ' ' << static_cast<int>(p.activation) << ' ' << static_cast<int>(row.kind) << ' '
+       << row.milliseconds << ' ' << environment;
   return line.str();
 }
 
