@@ -42,9 +42,11 @@ case $parts in *" times "*)
     done
   done
   unset FT_IEEE_FLOAT32
-  # The limit of the kernel for few rows.
-  for rows in 0 32; do
-    FT_SAMPLE_FEW_ROWS=$rows run "sample_1_12_32_few_$rows" "$bin/encoder_sample" 1 12 32 12 64 0 0 0
+  # The kernel for few rows where the rule takes it (-1), nowhere and for all products.
+  for length in 16 32; do
+    for rows in -1 0 32; do
+      FT_SAMPLE_FEW_ROWS=$rows run "sample_1x${length}_few_$rows" "$bin/encoder_sample" 1 12 $length 12 64 0 0 0
+    done
   done
   cat "$config"/split_gemm_config.in > "$out/split_gemm_config.in"
   rm -rf "$config" ;;

@@ -54,7 +54,7 @@ AttentionChoice Float32Attention(const AttentionArgs& args, AttentionChoice choi
              args.batch_size * args.num_heads <= context.num_multiprocessors) {
     // As measured on an H100 (benchmarks/gpu_profile.md): to split the numbers takes longer here
     // than tensor cores save.
-    choice.reason = "IEEE products are faster for one block of a short sequence a multiprocessor";
+    choice.reason = "float32 of few short sequences is faster by IEEE products";
   } else {
     choice.kind = AttentionKind::kSplit;
     choice.rows_per_block = 128;
