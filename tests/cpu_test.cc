@@ -524,12 +524,10 @@ TEST(PhasesTest, RunsOneAfterTheOther) {
 // all tasks of its rows.
 TEST(PhasesTest, WaitsForItsRows) {
   constexpr int64_t kRows = 60;
-  const std::vector<cpu::RowParts> cuts = {{{0, 10, 20, 30, 40, 50, 60}},
-                                           {{0, 60}},
-                                           {{0, 0, 7, 7, 33, 60, 60}},
-                                           {{0, 1, 59, 60}},
-                                           {{0, 16, 32, 48, 60}},
-                                           {{0, 0, 7, 7, 33, 60, 60}}};
+  const std::vector<cpu::RowParts> cuts = {
+      {{0, 10, 20, 30, 40, 50, 60}}, {{0, 60}},
+      {{0, 0, 7, 7, 33, 60, 60}},    {{0, 1, 59, 60}},
+      {{0, 16, 32, 48, 60}},         {{0, 0, 7, 7, 33, 60, 60}}};
   for (const int threads : {1, 2, 7}) {
     constexpr int64_t kPhases = 60;
     std::vector<std::vector<std::atomic<int64_t>>> done;  // tasks of each phase's rows

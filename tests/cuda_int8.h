@@ -55,7 +55,8 @@ inline double IntegerError(double got, double steps, double doubt) {
 
 // The same of float8.
 inline double Float8Error(double got, double number, double doubt) {
-  if (std::isnan(got) || std::isnan(number)) return std::isnan(got) == std::isnan(number) ? 0 : INFINITY;
+  if (std::isnan(got) || std::isnan(number))
+    return std::isnan(got) == std::isnan(number) ? 0 : INFINITY;
   const double low = reference::RoundToFloat8(number - doubt);
   const double high = reference::RoundToFloat8(number + doubt);
   return got < low ? low - got : got > high ? got - high : 0;
@@ -87,9 +88,9 @@ struct Int8GemmCase {
 // What tensor cores' sums of float8 products may be off, in parts of the products' magnitudes.
 constexpr double kFloat8SumParts = 2048;
 
-constexpr Int8Activation kInt8Activations[] = {
-    Int8Activation::kNone, Int8Activation::kGeluTanh, Int8Activation::kGeluErf,
-    Int8Activation::kRelu, Int8Activation::kGeluTanhExact};
+constexpr Int8Activation kInt8Activations[] = {Int8Activation::kNone, Int8Activation::kGeluTanh,
+                                               Int8Activation::kGeluErf, Int8Activation::kRelu,
+                                               Int8Activation::kGeluTanhExact};
 
 inline double ActivateExactly(double y, Int8Activation activation) {
   switch (activation) {
@@ -180,10 +181,10 @@ inline void TestInt8Gemm(const Int8GemmCase& c, const LaunchContext& context) {
   for (int kind = 0; kind < kNumInt8GemmKinds; ++kind) {
     const auto int8_kind = static_cast<Int8GemmKind>(kind);
     if (!Int8GemmSupported(args, int8_kind, context)) continue;
-    const std::string name = StrCat(Name(c.input), " ", Name(int8_kind), " ", c.rows, "x", c.n, "x", c.k,
-                                    " to ", Name(c.dtype), c.has_bias ? " bias" : "",
-                                    c.extreme ? " extreme" : "", " activation ",
-                                    static_cast<int>(c.activation));
+    const std::string name =
+        StrCat(Name(c.input), " ", Name(int8_kind), " ", c.rows, "x", c.n, "x", c.k, " to ",
+               Name(c.dtype), c.has_bias ? " bias" : "", c.extreme ? " extreme" : "",
+               " activation ", static_cast<int>(c.activation));
     const int64_t bytes = c.rows * c.n * SizeOf(c.dtype);
     Device output(bytes + kGuard);
     args.output = output.data();
@@ -225,8 +226,8 @@ inline void TestInt8GemmNonFinite(const LaunchContext& context) {
       if (!Int8GemmSupported(args, int8_kind, context)) continue;
       Device output(rows * n);
       args.output = output.data();
-      const std::string name =
-          StrCat("int8 ", Name(int8_kind), " non-finite, activation ", static_cast<int>(activation));
+      const std::string name = StrCat("int8 ", Name(int8_kind), " non-finite, activation ",
+                                      static_cast<int>(activation));
       MustBeOk(LaunchInt8Gemm(args, int8_kind, context), name);
       MustBeOk(cudaDeviceSynchronize(), name.c_str());
       const Doubles got = output.Read(rows * n, DataType::kInt8);
@@ -295,14 +296,13 @@ inline void BenchInt8Gemms() {
     DataType dtype;
     bool has_bias;
     Int8Activation activation;
-  } products[] = {
-      {2304, 768, DataType::kFloat16, true, Int8Activation::kNone},
-      {768, 768, DataType::kFloat16, false, Int8Activation::kNone},
-      {768, 768, DataType::kInt8, false, Int8Activation::kNone},
-      {3072, 768, DataType::kInt8, true, Int8Activation::kGeluTanh},
-      {3072, 768, DataType::kInt8, true, Int8Activation::kGeluTanhExact},
-      {768, 3072, DataType::kFloat16, false, Int8Activation::kNone},
-      {768, 3072, DataType::kInt8, false, Int8Activation::kNone}};
+  } products[] = {{2304, 768, DataType::kFloat16, true, Int8Activation::kNone},
+                  {768, 768, DataType::kFloat16, false, Int8Activation::kNone},
+                  {768, 768, DataType::kInt8, false, Int8Activation::kNone},
+                  {3072, 768, DataType::kInt8, true, Int8Activation::kGeluTanh},
+                  {3072, 768, DataType::kInt8, true, Int8Activation::kGeluTanhExact},
+                  {768, 3072, DataType::kFloat16, false, Int8Activation::kNone},
+                  {768, 3072, DataType::kInt8, false, Int8Activation::kNone}};
   printf("%-32s %10s %10s %10s %10s   us\n", "product", "plain", "128x128", "64x128", "64x64");
   for (int64_t rows : {16, 32, 64, 128, 256, 512, 1024, 3072, 6144, 12288}) {
     for (const auto& p : products) {
@@ -486,6 +486,7 @@ inline std::vector<AttentionChoice> AttentionChoices(AttentionArgs args,
   if (args.head_size > 128) return choices;
   choice.kind = AttentionKind::kTiled;
   choices.push_back(choice);
+  if (best.kind == AttentionKind::kSplit) choices.push_back(best);
   if (best.kind != AttentionKind::kTensorCore) return choices;
   choice = best;
   for (int rows : {64, 128}) {
@@ -575,8 +576,9 @@ struct Int8LayerCase {
 };
 
 inline std::string Describe(const Int8LayerCase& c) {
-  std::string text = StrCat(c.mode == kFp8 ? "fp8 layer" : StrCat("int8 layer mode ", c.mode), " ", Name(c.dtype), " ", c.heads, "x",
-                            c.size, " I=", c.inner, " S=", c.seq_len, " L=", c.layers, " lengths");
+  std::string text = StrCat(c.mode == kFp8 ? "fp8 layer" : StrCat("int8 layer mode ", c.mode), " ",
+                            Name(c.dtype), " ", c.heads, "x", c.size, " I=", c.inner,
+                            " S=", c.seq_len, " L=", c.layers, " lengths");
   for (int32_t length : c.lengths) text += StrCat(" ", length);
   if (c.packed) text += StrCat(" packed+", c.rows_past_end);
   if (c.mask) text += " mask";
@@ -821,7 +823,7 @@ inline void TestInt8GemmConfig() {
   config.inner_size = 3072;
   config.int8_mode = 2;
   std::vector<std::string> report;
-  MustBeOk(TuneEncoderGemms(config, 4, 97, false, directory, &report), "int8 GEMM test");
+  MustBeOk(TuneEncoderGemms(config, 4, 97, false, false, directory, &report), "int8 GEMM test");
   for (const std::string& line : report) printf("       %s\n", line.c_str());
   std::string environment;
   MustBeOk(Int8GemmEnvironment(&environment), "environment");

@@ -51,7 +51,8 @@ class Device {
  public:
   explicit Device(int64_t bytes) : bytes_(std::max<int64_t>(bytes, 16)) {
     MustBeOk(cudaMalloc(&data_, bytes_), "cudaMalloc");
-    MustBeOk(cudaMemset(data_, 0xff, bytes_), "poison");  // NaN in all types but int8, where it is -1
+    MustBeOk(cudaMemset(data_, 0xff, bytes_),
+             "poison");  // NaN in all types but int8, where it is -1
   }
   Device(Doubles* values, DataType dtype) : Device(values->size() * SizeOf(dtype)) {
     std::vector<char> host(values->size() * SizeOf(dtype));

@@ -1,7 +1,8 @@
 // Tests of the CUDA backend without TensorFlow: kernels and whole layers against float64 on the
 // CPU. Runs wherever there is a GPU: `cuda_test [name, or a part of names]`. Prints one line per
 // case; exit code 1 if any failed, 77 without a GPU. `cuda_test bench_attention` measures the
-// attention kernels instead, `cuda_test bench_int8` the products of INT8.
+// attention kernels instead, `cuda_test bench_int8` the products of INT8, `cuda_test bench_split`
+// those of float32.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
@@ -25,6 +26,7 @@
 #include <vector>
 
 #include "tests/cuda_int8.h"
+#include "tests/cuda_split.h"
 #include "tests/cuda_support.h"
 #include "tests/reference_layer.h"
 #include "tests/runner_checks.h"
@@ -34,7 +36,9 @@
 #include "tf_ops/cuda/cuda_check.h"
 #include "tf_ops/cuda/encoder.h"
 #include "tf_ops/cuda/gemm/gemm.h"
+#include "tf_ops/cuda/gemm/split/split_kinds.h"
 #include "tf_ops/cuda/graph_cache.h"
+#include "tf_ops/cuda/layer_plan.h"
 #include "tf_ops/cuda/norm/layer_norm.h"
 #include "tf_ops/cuda/rows/padding.h"
 
@@ -59,6 +63,7 @@ struct LayerCase {
   int64_t inner = 0;  // 0: 4H
   int64_t few_rows = -1;
   bool mask_of_keys = false;  // masks that are numbers of keys, and others beside them
+  bool ieee_float32 = false;  // no split products
 };
 
 std::string Describe(const LayerCase& c) {
@@ -70,6 +75,7 @@ std::string Describe(const LayerCase& c) {
   if (c.activation == Activation::kGeluErf) text += " erf";
   if (c.activation == Activation::kRelu) text += " relu";
   if (c.few_rows >= 0) text += StrCat(" few_rows=", c.few_rows);
+  if (c.ieee_float32) text += " IEEE";
   return text;
 }
 
@@ -148,6 +154,7 @@ void TestLayer(const LayerCase& c) {
 
   CudaEncoderOptions options;
   options.few_rows = c.few_rows;
+  options.ieee_float32 = c.ieee_float32;
   options.gemm_config_dir = gemm_config_dir;
   std::unique_ptr<Encoder> encoder;
   const std::string name = Describe(c);
@@ -268,31 +275,21 @@ void TestLayers() {
     TestLayer({dtype, 12, 64, 32, {16}, true, false, 3});
     TestLayer({dtype, 4, 32, 64, {64, 20, 3}, true, false, 4, Activation::kGeluTanh, 200});
     // Both GEMM paths at the same sizes.
-    if (dtype != DataType::kFloat32) {
-      for (int64_t rows : {1, 16, 20, 32, 50, 64, 100, 200}) {
-        TestLayer({dtype,
-                   12,
-                   64,
-                   rows,
-                   {static_cast<int32_t>(rows)},
-                   true,
-                   false,
-                   1,
-                   Activation::kGeluTanh,
-                   0,
-                   1000});
-        TestLayer({dtype,
-                   12,
-                   64,
-                   rows,
-                   {static_cast<int32_t>(rows)},
-                   true,
-                   false,
-                   1,
-                   Activation::kGeluTanh,
-                   0,
-                   0});
+    for (int64_t rows : {1, 16, 20, 32, 50, 64, 100, 200}) {
+      for (int64_t few_rows : {1000, 0}) {
+        LayerCase c{dtype, 12, 64, rows, {static_cast<int32_t>(rows)}, true};
+        c.few_rows = few_rows;
+        TestLayer(c);
       }
+    }
+  }
+  // float32 without split products.
+  for (auto [heads, size] :
+       std::vector<std::pair<int64_t, int64_t>>{{12, 64}, {2, 128}, {3, 40}, {5, 3}}) {
+    for (bool packed : {false, true}) {
+      LayerCase c{DataType::kFloat32, heads, size, 50, {50, 17, 0, 33}, packed};
+      c.ieee_float32 = true;
+      TestLayer(c);
     }
   }
 }
@@ -305,6 +302,10 @@ void TestEachKernel() {
     LayerCase masks{dtype, 2, 64, 130, {130, 100, 129, 70, 30}, false, true};
     masks.mask_of_keys = true;
     TestLayer(masks);
+    if (dtype != DataType::kFloat32) continue;
+    LayerCase ieee{dtype, 2, 64, 40, {40, 9}, false};
+    ieee.ieee_float32 = true;
+    TestLayer(ieee);
   }
 }
 
@@ -343,6 +344,7 @@ void TestAttentionKernels() {
       choices.push_back(choice);
       choice.kind = AttentionKind::kSimple;
       choices.push_back(choice);
+      if (best.kind == AttentionKind::kSplit) choices.push_back(best);
       if (best.kind == AttentionKind::kTensorCore) {
         choice = best;
         for (int rows : {64, 128}) {
@@ -1264,13 +1266,68 @@ void TestGemmConfig() {
   config.head_size = 64;
   config.inner_size = 3072;
   std::vector<std::string> report;
-  MustBeOk(TuneEncoderGemms(config, 4, 97, false, directory, &report), "GEMM test");
+  MustBeOk(TuneEncoderGemms(config, 4, 97, false, false, directory, &report), "GEMM test");
   for (const std::string& line : report) printf("       %s\n", line.c_str());
   rows.clear();
   MustBeOk(ReadGemmConfig(path, environment, &rows, &num_foreign), "read");
   Check(rows.size() == 4, "GEMM test writes four rows");
   TestLayer({DataType::kFloat16, 12, 64, 97, {97, 50, 97, 97}, false});
   gemm_config_dir.clear();
+}
+
+// split_gemm_config.in: what is tuned is written, read again and used, and each kernel that a row
+// may name gives right layers.
+void TestSplitGemmConfig() {
+  char directory[] = "/tmp/ft_split_XXXXXX";
+  if (mkdtemp(directory) == nullptr) return Check(false, "mkdtemp");
+  const std::string path = SplitGemmConfigPath(directory);
+  LaunchContext context;
+  MustBeOk(GetLaunchContext({}, &context), "context");
+  EncoderConfig config;
+  config.num_heads = 12;
+  config.head_size = 64;
+  config.inner_size = 3072;
+  if (!CanSplit(config)) return Check(true, "no split products on this device");
+  std::vector<std::string> report;
+  MustBeOk(TuneEncoderGemms(config, 4, 97, false, false, directory, &report), "GEMM test");
+  for (const std::string& line : report) printf("       %s\n", line.c_str());
+  std::string environment;
+  MustBeOk(SplitGemmEnvironment(&environment), "environment");
+  std::vector<TunedSplitGemm> rows;
+  int num_foreign = 0;
+  MustBeOk(ReadSplitGemmConfig(path, environment, &rows, &num_foreign), "read");
+  Check(rows.size() == 4 && report.size() == 4 && num_foreign == 0,
+        "the GEMM test of split products writes four rows");
+  if (rows.size() != 4) return;
+  for (int kind = 0; kind < kNumSplitGemmKinds; ++kind) {
+    for (TunedSplitGemm& row : rows) row.kind = static_cast<SplitGemmKind>(kind);
+    MustBeOk(UpdateSplitGemmConfig(path, environment, rows), "write");
+    SplitKinds kinds(-1);
+    kinds.LoadConfig(directory);
+    const bool is_chosen = std::all_of(rows.begin(), rows.end(), [&](const TunedSplitGemm& row) {
+      return kinds.IsTuned(row.product) && kinds.Choose(row.product, context) == row.kind;
+    });
+    Check(is_chosen, StrCat(Name(static_cast<SplitGemmKind>(kind)), " is taken from the file"));
+    gemm_config_dir = directory;
+    TestLayer({DataType::kFloat32, 12, 64, 97, {97, 50, 97, 97}, false});
+    gemm_config_dir.clear();
+  }
+  // Without a row the rule, and with a limit for few rows no row.
+  SplitKinds kinds(-1), limited(0);
+  limited.LoadConfig(directory);
+  Check(
+      kinds.Choose(rows[0].product, context) == SelectSplitGemm(rows[0].product, -1, context) &&
+          limited.Choose(rows[0].product, context) == SelectSplitGemm(rows[0].product, 0, context),
+      "the rule where no row is");
+  for (const char* damage : {"8 128 12 64 0 ### 1 768 10\n", "8 128 12 64 1 ### 1 1 1 1 1 0 1 x\n",
+                             "8 128 12 64 0 ### 1 1 1 1 1 77 1 x\n"}) {
+    std::ofstream(path, std::ios::app) << damage;
+    rows.clear();
+    Check(ReadSplitGemmConfig(path, environment, &rows, &num_foreign).code() ==
+              StatusCode::kInvalidArgument,
+          "a damaged split_gemm_config.in is refused");
+    MustBeOk(UpdateSplitGemmConfig(path, environment, {}), "a damaged file is replaced");
+  }
 }
 
 }  // namespace
@@ -1294,6 +1351,10 @@ int main(int argc, char** argv) {
     BenchInt8Gemms();
     return failures == 0 ? 0 : 1;
   }
+  if (argc == 2 && std::string(argv[1]) == "bench_split") {
+    BenchSplit();
+    return failures == 0 ? 0 : 1;
+  }
   if (argc == 2 && std::string(argv[1]) == "bench_ragged") {
     BenchRagged();
     return failures == 0 ? 0 : 1;
@@ -1312,6 +1373,11 @@ int main(int argc, char** argv) {
                {"nonfinite", TestNonFinite},
                {"gemm_config", TestGemmConfig},
                {"layers", TestLayers},
+               {"split_rows", TestSplitRows},
+               {"split_gemm", TestSplitGemms},
+               {"split_config", TestSplitGemmConfig},
+               {"split_choices", TestSplitChoices},
+               {"split_kernels", TestEachSplitKernel},
                {"int8_gemm", TestInt8Gemms},
                {"int8_norm", TestInt8Norms},
                {"int8_attention", TestInt8Attention},

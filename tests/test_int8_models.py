@@ -125,7 +125,24 @@ def test_encoder_sample(dtype, mode):
     assert output.count(f"INT8-v{mode}") == 2
 
 
-def test_answers_on_real_data(shared_data, tmp_path):
+@pytest.fixture
+def without_tf32():
+    """The simulation's attention and both models' embeddings and heads as exact as the op."""
+    allowed = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    yield
+    tf.config.experimental.enable_tensor_float_32_execution(allowed)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        2,
+        pytest.param(1, id="1-gpu", marks=pytest.mark.gpu),
+        pytest.param(2, id="2-gpu", marks=pytest.mark.gpu),
+    ],
+)
+def test_answers_on_real_data(shared_data, tmp_path, without_tf32, mode):
     """MRPC's dev set by a calibrated MiniLM: the op and its simulation answer alike, and well."""
     folder = shared_path(shared_data, "minilm_mrpc")
     glue = shared_path(shared_data, "glue_data", "MRPC")
@@ -141,13 +158,14 @@ def test_answers_on_real_data(shared_data, tmp_path):
         )  # fmt: skip
         classification.run(values)
 
-    classify(folder / "model.ckpt", "calibrated", "--do_calib", "--calib_method=percentile")
+    ranges = ["--do_calib", "--calib_method=percentile", f"--quant_mode=ft{mode}"]
+    classify(folder / "model.ckpt", "calibrated", *ranges)
     calibrated = f"{tmp_path}/calibrated/model.ckpt-calibrated"
-    conversion.quantize_checkpoint(calibrated, f"{tmp_path}/int8/model.ckpt", 2)
+    conversion.quantize_checkpoint(calibrated, f"{tmp_path}/int8/model.ckpt", mode)
     logits = {}
     for name, checkpoint, options in (
-        ("simulated", calibrated, ["--if_quant"]),
-        ("op", f"{tmp_path}/int8/model.ckpt", ["--int8_mode=2", "--remove_padding"]),
+        ("simulated", calibrated, ["--if_quant", f"--quant_mode=ft{mode}"]),
+        ("op", f"{tmp_path}/int8/model.ckpt", [f"--int8_mode={mode}", "--remove_padding"]),
     ):
         out = f"--output_logits={tmp_path}/{name}.npy"
         classify(checkpoint, name, "--do_eval", out, *options)

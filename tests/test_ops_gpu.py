@@ -237,6 +237,32 @@ def test_tf32_only_where_tensorflow_allows_it(rng):
     np.testing.assert_array_equal(again, ieee)
 
 
+@needs_gpu
+def test_float32_by_split_and_by_ieee_products(rng, monkeypatch):
+    """Both are as accurate; FT_IEEE_FLOAT32 chooses, where the device has split products."""
+    heads, size = 12, 64
+    layers = reference.random_layers(rng, 2, heads * size)
+    x = rng.normal(size=(4, 50, heads * size)).astype(np.float32)
+    x[:, :, 7] *= 100  # a BERT has channels like that
+    lengths = np.array([50, 1, 0, 37], np.int32)
+    valid = reference.valid_rows(lengths, 50)
+    expected = reference.encoder(x, layers, heads, lengths=lengths)[-1][valid]
+    outs, errors = {}, {}
+    for ieee in ("0", "1"):
+        # Read when a session makes its kernels.
+        monkeypatch.setenv("FT_IEEE_FLOAT32", ieee)
+        graph, inputs, output = _session_graph(layers, heads, size)
+        with _session(graph) as session:
+            outs[ieee] = session.run(output, dict(zip(inputs, (x, lengths), strict=True)))[valid]
+        tolerances.assert_close(outs[ieee], expected, "float32")
+        errors[ieee] = np.sqrt(np.mean((outs[ieee] - expected) ** 2))
+    print(f"errors: split {errors['0']:.3g}, IEEE {errors['1']:.3g}")
+    assert errors["0"] <= 1.5 * errors["1"]
+    details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
+    is_split = details["compute_capability"] == (9, 0)
+    assert is_split != np.array_equal(outs["0"], outs["1"])
+
+
 # ---- Ways of calling -----------------------------------------------------------------------------
 
 

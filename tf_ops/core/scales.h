@@ -31,9 +31,9 @@ struct LayerRanges {
   const float* output_kernel;     // [H]
 };
 
-// Reads the ranges of all layers from their checked lists, in host memory; none unless is_quantized.
-// InvalidArgument: ranges that the mode reads and that are not finite and positive; in mode 2 an
-// output's range that is not that of the next layer's input, the same tensor.
+// Reads the ranges of all layers from their checked lists, in host memory; none unless
+// is_quantized. InvalidArgument: ranges that the mode reads and that are not finite and positive;
+// in mode 2 an output's range that is not that of the next layer's input, the same tensor.
 Status ReadAllRanges(const EncoderConfig& config, const std::vector<LayerWeights>& layers,
                      std::vector<LayerRanges>* ranges);
 

@@ -26,8 +26,8 @@ struct LayerWeights {
   TensorView output_bias;                // [H]
   TensorView output_layernorm_beta;      // [H]
   TensorView output_layernorm_gamma;     // [H]
-  // With is_quantized() alone, float32 [ScaleListSize]: not a weight, but what the kernels' integers and
-  // the activations' stand for (scales.h).
+  // With is_quantized() alone, float32 [ScaleListSize]: not a weight, but what the kernels'
+  // integers and the activations' stand for (scales.h).
   TensorView amax_list;
 };
 

@@ -8,7 +8,8 @@ namespace {
 using Order = Phases::Order;
 
 // One layer's attention: tasks are heads, or parts of their queries where there are few. What reads
-// the result of a sequence's rows may overwrite its keys and values: all its heads are done by then.
+// the result of a sequence's rows may overwrite its keys and values: all its heads are done by
+// then.
 void AddAttention(const LayerSteps& steps, int64_t num_threads, int64_t layer, Phases* phases) {
   const int64_t num_heads = steps.config().num_heads, heads = steps.batch().batch_size * num_heads;
   const int64_t splits = heads >= 2 * num_threads ? 1 : (2 * num_threads + heads - 1) / heads;

@@ -19,6 +19,7 @@ class Cuda final : public Backend {
     CudaEncoderOptions cuda_options;
     cuda_options.allow_gemm_test = options.allow_gemm_test;
     cuda_options.gemm_config_dir = options.gemm_config_dir;
+    cuda_options.ieee_float32 = IeeeFloat32Requested();
     return CreateCudaEncoder(config, cuda_options, encoder);
   }
 
@@ -26,7 +27,8 @@ class Cuda final : public Backend {
                        const ExecutionContext& context) const override {
     LaunchContext launch;
     if (!GetLaunchContext(context, &launch).ok()) return "";  // Run says what is wrong
-    const AttentionArgs args = MakeAttentionArgs(config, batch);
+    AttentionArgs args = MakeAttentionArgs(config, batch);
+    args.ieee_float32 = IeeeFloat32Requested();
     const AttentionChoice choice = SelectAttention(args, launch);
     return StrCat(batch.num_tokens, " tokens of ", batch.batch_size, "x", batch.max_seq_len,
                   batch.packed ? ", packed" : "", ", ", Name(config.dtype),

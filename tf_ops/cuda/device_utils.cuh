@@ -123,6 +123,20 @@ __device__ __forceinline__ float BlockSum(float x, float* scratch) {
   return total;
 }
 
+// The largest over the block, as BlockSum.
+template <int kThreads>
+__device__ __forceinline__ float BlockMax(float x, float* scratch) {
+  x = WarpMax(x);
+  if (kThreads == 32) return x;
+  const int warp = threadIdx.x / 32;
+  if (threadIdx.x % 32 == 0) scratch[warp] = x;
+  __syncthreads();
+  float largest = scratch[0];
+#pragma unroll
+  for (int i = 1; i < kThreads / 32; ++i) largest = fmaxf(largest, scratch[i]);
+  return largest;
+}
+
 // ---- Copies to shared memory --------------------------------------------------------------------
 
 __device__ __forceinline__ uint32_t SharedAddress(const void* pointer) {

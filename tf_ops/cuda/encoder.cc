@@ -1,6 +1,7 @@
 #include "tf_ops/cuda/encoder.h"
 
 #include <cuda_runtime_api.h>
+#include <stdlib.h>
 
 #include <cstdio>
 #include <mutex>
@@ -17,6 +18,7 @@
 #include "tf_ops/cuda/norm/layer_norm.h"
 #include "tf_ops/cuda/prepared_weights.h"
 #include "tf_ops/cuda/rows/elementwise.h"
+#include "tf_ops/cuda/rows/split_rows.h"
 
 namespace ft {
 namespace cuda {
@@ -29,10 +31,12 @@ constexpr int64_t kAttentionRows = 64;
 struct TunedProducts {
   std::vector<TunedGemm> gemms;
   std::vector<TunedInt8Gemm> int8_gemms;
+  std::vector<TunedSplitGemm> split_gemms;
 
-  bool empty() const { return gemms.empty() && int8_gemms.empty(); }
+  bool empty() const { return gemms.empty() && int8_gemms.empty() && split_gemms.empty(); }
 
-  // Keeps it in gemm_config.in or igemm_config.in, with the sizes that the guide's files have.
+  // Keeps it in gemm_config.in, igemm_config.in or split_gemm_config.in, with the sizes that the
+  // guide's files have.
   Status Write(const EncoderConfig& config, int64_t batch_size, int64_t seq_len,
                const std::string& config_dir) {
     const auto set_sizes = [&](auto* row) {
@@ -53,13 +57,19 @@ struct TunedProducts {
       FT_RETURN_IF_ERROR(
           UpdateInt8GemmConfig(Int8GemmConfigPath(config_dir), environment, int8_gemms));
     }
+    if (!split_gemms.empty()) {
+      for (TunedSplitGemm& row : split_gemms) set_sizes(&row);
+      FT_RETURN_IF_ERROR(SplitGemmEnvironment(&environment));
+      FT_RETURN_IF_ERROR(
+          UpdateSplitGemmConfig(SplitGemmConfigPath(config_dir), environment, split_gemms));
+    }
     return OkStatus();
   }
 };
 
 // Times the products of a plan that are not tuned yet, and remembers the fastest.
 Status TuneProducts(const LayerPlan& plan, const ExecutionContext& execution, Gemm* gemm,
-                    Int8Kinds* int8_kinds, TunedProducts* tuned) {
+                    Int8Kinds* int8_kinds, SplitKinds* split_kinds, TunedProducts* tuned) {
   std::vector<GemmShape> shapes;
   for (const GemmStep& step : Products<GemmStep>(plan)) {
     if (!gemm->IsTuned(step.shape)) shapes.push_back(step.shape);
@@ -68,8 +78,13 @@ Status TuneProducts(const LayerPlan& plan, const ExecutionContext& execution, Ge
   for (const Int8GemmStep& step : Products<Int8GemmStep>(plan)) {
     if (!int8_kinds->IsTuned(step.args)) int8_products.push_back(step.args);
   }
+  std::vector<SplitGemmArgs> split_products;
+  for (const SplitGemmStep& step : Products<SplitGemmStep>(plan)) {
+    if (!split_kinds->IsTuned(step.args)) split_products.push_back(step.args);
+  }
   FT_RETURN_IF_ERROR(TuneGemms(shapes, execution, gemm, &tuned->gemms));
-  return TuneInt8Gemms(int8_products, execution, int8_kinds, &tuned->int8_gemms);
+  FT_RETURN_IF_ERROR(TuneInt8Gemms(int8_products, execution, int8_kinds, &tuned->int8_gemms));
+  return TuneSplitGemms(split_products, execution, split_kinds, &tuned->split_gemms);
 }
 
 // Attention of all sequences. With a mask that may say no more than lengths, two launches: of the
@@ -105,7 +120,7 @@ class StepRunner {
  public:
   StepRunner(const EncoderConfig& config, const WeightLayout& layout, const LayerPlan& plan,
              int64_t rows, char* workspace, Gemm* gemm, Int8Kinds* int8_kinds,
-             const AttentionLaunches* attention)
+             SplitKinds* split_kinds, const AttentionLaunches* attention)
       : config_(config),
         layout_(layout),
         plan_(plan),
@@ -113,6 +128,7 @@ class StepRunner {
         workspace_(workspace),
         gemm_(gemm),
         int8_kinds_(int8_kinds),
+        split_kinds_(split_kinds),
         attention_(attention) {}
 
   // INT8 and FP8: the first layer's input, rounded.
@@ -121,6 +137,15 @@ class StepRunner {
     FT_RETURN_IF_ERROR(LaunchQuantize(config_.dtype, first.input, rows_ * config_.hidden_size(),
                                       &ScalesOf(first.weights)->input_scale,
                                       config_.product_dtype(), At(Edge::kInputIntegers), *context));
+    context->overlap = context->compute_capability >= 90;
+    return OkStatus();
+  }
+
+  // Split products: the split rows of the first layer's input.
+  Status SplitInput(const LayerPlace& first, LaunchContext* context) {
+    place_ = first;
+    const int64_t h = config_.hidden_size();
+    FT_RETURN_IF_ERROR(Run(SplitStep{Edge::kInput, Edge::kSplit, h, h, false}, *context));
     context->overlap = context->compute_capability >= 90;
     return OkStatus();
   }
@@ -142,7 +167,7 @@ class StepRunner {
     return workspace_ + plan_.edges[static_cast<int>(edge)];
   }
 
-  // A number or vector of INT8 among the layer's weights, or null.
+  // A number or vector of float32 among the layer's weights, or null.
   const float* Scale(int64_t offset) const {
     return offset < 0 ? nullptr : reinterpret_cast<const float*>(place_.weights + offset);
   }
@@ -206,7 +231,35 @@ class StepRunner {
     args.gamma = place_.weights + step.gamma;
     args.beta = place_.weights + step.beta;
     args.output = At(step.output);
+    if (step.splits && !(step.output == Edge::kOutput && place_.is_last)) {
+      args.split = At(Edge::kSplit);
+      args.split_scale = static_cast<float*>(At(Edge::kSplitScale));
+    }
     return LaunchLayerNorm(args, context);
+  }
+
+  Status Run(const SplitStep& step, const LaunchContext& context) const {
+    SplitRowsArgs args;
+    args.rows = rows_;
+    args.k = step.columns;
+    args.x = static_cast<const float*>(At(step.input));
+    args.x_pitch = step.input_pitch;
+    args.has_activation = step.has_activation;
+    args.activation = config_.activation;
+    args.split = At(step.output);
+    args.scale = static_cast<float*>(At(Edge::kSplitScale));
+    return LaunchSplitRows(args, context);
+  }
+
+  Status Run(const SplitGemmStep& step, const LaunchContext& context) const {
+    SplitGemmArgs args = step.args;
+    args.x = At(step.input);
+    args.x_scale = static_cast<const float*>(At(Edge::kSplitScale));
+    args.w = place_.weights + step.kernel;
+    args.w_scale = Scale(step.scale);
+    args.bias = Scale(step.bias);
+    args.output = static_cast<float*>(At(step.output));
+    return LaunchSplitGemm(args, split_kinds_->Choose(args, context), context);
   }
 
   // In device memory: for addresses alone.
@@ -270,6 +323,7 @@ class StepRunner {
   char* const workspace_;
   Gemm* const gemm_;
   Int8Kinds* const int8_kinds_;
+  SplitKinds* const split_kinds_;
   const AttentionLaunches* const attention_;
   LayerPlace place_ = {};
 };
@@ -279,23 +333,26 @@ class CudaEncoder : public Encoder {
   CudaEncoder(const EncoderConfig& config, const CudaEncoderOptions& options)
       : config_(config),
         options_(options),
-        weights_(config),
+        weights_(config, !options.ieee_float32 && CanSplit(config)),
         plans_(config_, weights_, PlanOptions{options.few_rows}),
         int8_kinds_(options.plain_int8),
+        split_kinds_(options.few_rows),
         graphs_(options.max_graphs) {}
 
   const EncoderConfig& config() const override { return config_; }
 
   int64_t PreparedWeightBytes() const override { return config_.num_layers * weights_.layer_bytes; }
 
-  std::string weight_layout() const override { return "cuda"; }
+  std::string weight_layout() const override {
+    return weights_.has_split ? "cuda, split too" : "cuda";
+  }
 
   Status PrepareWeights(const std::vector<LayerWeights>& layers, void* prepared,
                         const ExecutionContext& execution) const override {
     FT_RETURN_IF_ERROR(ValidateWeights(config_, layers));
     LaunchContext context;
     FT_RETURN_IF_ERROR(GetLaunchContext(execution, &context));
-    return cuda::PrepareWeights(config_, layers, prepared, context);
+    return cuda::PrepareWeights(config_, weights_, layers, prepared, context);
   }
 
   Status WorkspaceBytes(const EncoderBatch& batch, const ExecutionContext& execution,
@@ -324,6 +381,7 @@ class CudaEncoder : public Encoder {
     std::call_once(config_loaded_, [this] {
       if (!config_.is_quantized()) {
         gemm_.LoadConfig(options_.gemm_config_dir);
+        if (weights_.has_split) split_kinds_.LoadConfig(options_.gemm_config_dir);
       } else {
         int8_kinds_.LoadConfig(options_.gemm_config_dir);
       }
@@ -350,6 +408,7 @@ class CudaEncoder : public Encoder {
     char* const work = static_cast<char*>(workspace);
     AttentionLaunches attention;
     attention.args = MakeAttentionArgs(config_, batch);
+    attention.args.ieee_float32 = options_.ieee_float32;
     attention.args.qkv = work + plan.edges[static_cast<int>(Edge::kQkv)];
     attention.args.output = work + plan.edges[static_cast<int>(Edge::kContext)];
     if (FindsMaskKeys(attention.args)) {
@@ -362,11 +421,14 @@ class CudaEncoder : public Encoder {
     }
     attention.choice = SelectAttention(attention.args, context);
 
-    StepRunner steps(config_, weights_, plan, batch.rows(), work, &gemm_, &int8_kinds_, &attention);
+    StepRunner steps(config_, weights_, plan, batch.rows(), work, &gemm_, &int8_kinds_,
+                     &split_kinds_, &attention);
     for (int64_t l = 0; l < config_.num_layers; ++l) {
       const LayerPlace place = PlaceOf(l, batch, static_cast<const char*>(prepared));
       if (l == 0 && config_.is_quantized()) {
         FT_RETURN_IF_ERROR(steps.QuantizeInput(place, &context));
+      } else if (l == 0 && UsesSplit(weights_, context)) {
+        FT_RETURN_IF_ERROR(steps.SplitInput(place, &context));
       }
       FT_RETURN_IF_ERROR(steps.RunLayer(place, &context));
     }
@@ -396,8 +458,8 @@ class CudaEncoder : public Encoder {
     rounded.num_rows = RoundRows(batch.rows());
     std::lock_guard<std::mutex> lock(test_mutex_);
     TunedProducts tuned;
-    FT_RETURN_IF_ERROR(
-        TuneProducts(*plans_.Get(rounded, context), execution, &gemm_, &int8_kinds_, &tuned));
+    FT_RETURN_IF_ERROR(TuneProducts(*plans_.Get(rounded, context), execution, &gemm_, &int8_kinds_,
+                                    &split_kinds_, &tuned));
     if (tuned.empty() || options_.gemm_config_dir.empty()) return OkStatus();
     const Status written =
         tuned.Write(config_, batch.batch_size, batch.max_seq_len, options_.gemm_config_dir);
@@ -438,12 +500,18 @@ class CudaEncoder : public Encoder {
   mutable LayerPlans plans_;
   mutable Gemm gemm_;
   mutable Int8Kinds int8_kinds_;
+  mutable SplitKinds split_kinds_;
   mutable GraphCache graphs_;
   mutable std::once_flag config_loaded_;
   mutable std::mutex test_mutex_;
 };
 
 }  // namespace
+
+bool IeeeFloat32Requested() {
+  const char* const value = getenv("FT_IEEE_FLOAT32");
+  return value != nullptr && atoi(value) != 0;
+}
 
 Status CreateCudaEncoder(const EncoderConfig& config, const CudaEncoderOptions& options,
                          std::unique_ptr<Encoder>* encoder) {
@@ -453,7 +521,7 @@ Status CreateCudaEncoder(const EncoderConfig& config, const CudaEncoderOptions& 
 }
 
 Status TuneEncoderGemms(const EncoderConfig& config, int64_t batch_size, int64_t seq_len,
-                        bool allow_tf32, const std::string& config_dir,
+                        bool allow_tf32, bool ieee_float32, const std::string& config_dir,
                         std::vector<std::string>* report) {
   FT_RETURN_IF_ERROR(ValidateConfig(config));
   if (batch_size < 1 || seq_len < 1 || batch_size > INT32_MAX / 2 / seq_len) {
@@ -471,11 +539,13 @@ Status TuneEncoderGemms(const EncoderConfig& config, int64_t batch_size, int64_t
   // cuBLASLt's products also where the kernel for few rows would be chosen.
   PlanOptions options;
   options.few_rows = 0;
-  const LayerPlan plan = MakeLayerPlan(config, WeightLayout(config), batch, options, context);
+  const WeightLayout weights(config, !ieee_float32 && CanSplit(config));
+  const LayerPlan plan = MakeLayerPlan(config, weights, batch, options, context);
   Gemm gemm;
   Int8Kinds int8_kinds(/*plain_only=*/false);
+  SplitKinds split_kinds(/*few_rows=*/-1);
   TunedProducts tuned;
-  FT_RETURN_IF_ERROR(TuneProducts(plan, execution, &gemm, &int8_kinds, &tuned));
+  FT_RETURN_IF_ERROR(TuneProducts(plan, execution, &gemm, &int8_kinds, &split_kinds, &tuned));
   const auto add = [report](int64_t rows, int64_t n, int64_t k, const char* name, float time,
                             const std::string& how) {
     report->push_back(StrCat("GEMM test ", report->size(), ": [M: ", rows, " K: ", k, " N: ", n,
@@ -486,12 +556,15 @@ Status TuneEncoderGemms(const EncoderConfig& config, int64_t batch_size, int64_t
     const GemmShape& shape = tuned.gemms[i].shape;
     add(shape.rows, shape.n, shape.k, gemms[i].name, tuned.gemms[i].milliseconds, "fast_algo");
   }
-  const auto int8_gemms = Products<Int8GemmStep>(plan);
-  for (size_t i = 0; i < tuned.int8_gemms.size(); ++i) {
-    const TunedInt8Gemm& row = tuned.int8_gemms[i];
-    add(row.product.rows, row.product.n, row.product.k, int8_gemms[i].name, row.milliseconds,
-        Name(row.kind));
-  }
+  const auto add_kinds = [&](const auto& rows, const auto& steps) {
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const auto& product = rows[i].product;
+      add(product.rows, product.n, product.k, steps[i].name, rows[i].milliseconds,
+          Name(rows[i].kind));
+    }
+  };
+  add_kinds(tuned.int8_gemms, Products<Int8GemmStep>(plan));
+  add_kinds(tuned.split_gemms, Products<SplitGemmStep>(plan));
   return tuned.Write(config, batch_size, seq_len, config_dir);
 }
 

@@ -1,10 +1,14 @@
 #include "tf_ops/cuda/layer_plan.h"
 
+#include <cuda_runtime_api.h>
+
 #include <algorithm>
 #include <cstddef>
+#include <utility>
 
 #include "tf_ops/core/arena.h"
 #include "tf_ops/cuda/gemm/few_rows.h"
+#include "tf_ops/cuda/norm/layer_norm.h"
 
 namespace ft {
 namespace cuda {
@@ -22,6 +26,8 @@ bool UsesFewRows(const EncoderConfig& config, int64_t rows, const PlanOptions& o
   args.rows = rows;
   args.n = config.hidden_size();
   args.k = config.inner_size;
+  if (!FewRowsGemmSupported(args, context)) return false;
+  std::swap(args.n, args.k);
   return FewRowsGemmSupported(args, context);
 }
 
@@ -92,6 +98,64 @@ class Builder {
   int max_splits_ = 0;
 };
 
+// Appends the steps of one layer of split products (gemm/split/split_gemm.h), whose input has been
+// split already.
+class SplitBuilder {
+ public:
+  SplitBuilder(const EncoderConfig& config, const WeightLayout& weights, int64_t rows,
+               const LaunchContext& context, std::vector<Step>* steps)
+      : config_(config), weights_(weights), rows_(rows), context_(context), steps_(steps) {}
+
+  // The largest number of partial sums so far.
+  int max_splits() const { return max_splits_; }
+
+  void Layer() {
+    const int64_t h = config_.hidden_size(), i = config_.inner_size;
+    const WeightLayout& w = weights_;
+    Product("QKV", Edge::kSplit, h, Edge::kQkv, 3 * h, 3 * h, w.qkv_split, w.qkv_bias);
+    steps_->push_back(AttentionStep{});
+    steps_->push_back(SplitStep{Edge::kContext, Edge::kSplit, h, h, false});
+    SumAndNorm("attention output", Edge::kSplit, h, w.attention_split,
+               {Edge::kPartials, 1, Edge::kInput, Edge::kMiddle, w.attention_bias,
+                w.attention_gamma, w.attention_beta, true});
+    // Its rows are as long as split ones: they are split in place.
+    Product("intermediate", Edge::kSplit, h, Edge::kInner, i, SplitPitch(i), w.inner_split,
+            w.inner_bias);
+    steps_->push_back(SplitStep{Edge::kInner, Edge::kInner, i, SplitPitch(i), true});
+    SumAndNorm("output", Edge::kInner, i, w.output_split,
+               {Edge::kPartials, 1, Edge::kMiddle, Edge::kOutput, w.output_bias, w.output_gamma,
+                w.output_beta, true});
+  }
+
+ private:
+  void Product(const char* name, Edge input, int64_t k, Edge output, int64_t n, int64_t pitch,
+               const SplitWeight& weight, int64_t bias, int num_splits = 1) {
+    SplitGemmStep step = {name, {}, input, output, weight.kernel, weight.scale, bias};
+    step.args.rows = rows_;
+    step.args.n = n;
+    step.args.k = k;
+    step.args.output_pitch = pitch;
+    step.args.num_splits = num_splits;
+    steps_->push_back(step);
+  }
+
+  void SumAndNorm(const char* name, Edge input, int64_t k, const SplitWeight& weight,
+                  NormStep norm) {
+    const int64_t n = config_.hidden_size();
+    norm.num_partials = SplitGemmSplits(rows_, n, k, context_);
+    max_splits_ = std::max(max_splits_, norm.num_partials);
+    Product(name, input, k, Edge::kPartials, n, n, weight, -1, norm.num_partials);
+    steps_->push_back(norm);
+  }
+
+  const EncoderConfig& config_;
+  const WeightLayout& weights_;
+  const int64_t rows_;
+  const LaunchContext& context_;
+  std::vector<Step>* const steps_;
+  int max_splits_ = 1;
+};
+
 // Appends the steps of one layer of INT8 (docs/int8.md) or FP8 (docs/fp8.md).
 class Int8Builder {
  public:
@@ -135,7 +199,8 @@ class Int8Builder {
     return step;
   }
 
-  // A coarse GELU costs another integer here and there: not more than halves keep, but float32 does.
+  // A coarse GELU costs another integer here and there: not more than halves keep, but float32
+  // does.
   Int8Activation Activate() const {
     switch (config_.activation) {
       case Activation::kGeluErf:
@@ -233,7 +298,55 @@ LayerPlan MakeInt8Plan(const EncoderConfig& config, const WeightLayout& weights,
   return plan;
 }
 
+LayerPlan MakeSplitPlan(const EncoderConfig& config, const WeightLayout& weights, int64_t rows,
+                        int64_t mask_bytes, const LaunchContext& context) {
+  const int64_t h = config.hidden_size(), size = SizeOf(config.dtype);
+  LayerPlan plan;
+  SplitBuilder builder(config, weights, rows, context, &plan.steps);
+  builder.Layer();
+  WorkspaceLayout layout(&plan);
+  layout.TakeQkvContextInner(rows * 3 * h * size, rows * h * size,
+                             rows * SplitPitch(config.inner_size) * size);
+  layout.Take(Edge::kMiddle, rows * h * size);
+  layout.Take(Edge::kPartials, builder.max_splits() * rows * h * 4);
+  layout.Take(Edge::kSplit, rows * SplitPitch(h) * 4);
+  layout.Take(Edge::kSplitScale, rows * 4);
+  plan.mask_keys = layout.Take(mask_bytes);
+  plan.gemm_workspace = layout.Take(0);
+  plan.total_bytes = layout.bytes();
+  return plan;
+}
+
+bool IsSplitDevice(int device) {
+  int major = 0, minor = 0;
+  return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess &&
+         major * 10 + minor == kSplitCapability;
+}
+
 }  // namespace
+
+bool CanSplit(const EncoderConfig& config) {
+  if (config.dtype != DataType::kFloat32 || config.is_quantized() ||
+      !SplitSizesSupported(config.hidden_size(), config.inner_size) ||
+      !LayerNormSplits(config.hidden_size())) {
+    return false;
+  }
+  // Without a device or a driver there is none; a call then says what is wrong.
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) {
+    cudaGetLastError();
+    return false;
+  }
+  for (int device = 0; device < count; ++device) {
+    if (IsSplitDevice(device)) return true;
+  }
+  return false;
+}
+
+bool UsesSplit(const WeightLayout& weights, const LaunchContext& context) {
+  return weights.has_split && !context.allow_tf32 && context.compute_capability == kSplitCapability;
+}
 
 LayerPlan MakeLayerPlan(const EncoderConfig& config, const WeightLayout& weights,
                         const EncoderBatch& batch, const PlanOptions& options,
@@ -242,7 +355,12 @@ LayerPlan MakeLayerPlan(const EncoderConfig& config, const WeightLayout& weights
   const int64_t mask_bytes =
       batch.attention_mask == nullptr ? 0 : batch.batch_size * kMaskParts * 4;
   if (config.is_quantized()) return MakeInt8Plan(config, weights, rows, mask_bytes);
-  const bool few_rows = UsesFewRows(config, rows, options, context);
+  if (UsesSplit(weights, context)) {
+    return MakeSplitPlan(config, weights, rows, mask_bytes, context);
+  }
+  // In float32 that kernel takes split rows alone.
+  const bool few_rows =
+      config.dtype != DataType::kFloat32 && UsesFewRows(config, rows, options, context);
   LayerPlan plan;
   Builder builder(config, rows, few_rows, context, &plan.steps);
   builder.Dense("QKV", Edge::kInput, h, Edge::kQkv, 3 * h, weights.qkv_kernel, weights.qkv_bias,

@@ -13,6 +13,7 @@
 #include "tf_ops/cuda/attention/attention.h"
 #include "tf_ops/cuda/gemm/gemm.h"
 #include "tf_ops/cuda/gemm/int8/int8_gemm.h"
+#include "tf_ops/cuda/gemm/split/split_gemm.h"
 #include "tf_ops/cuda/prepared_weights.h"
 
 namespace ft {
@@ -32,8 +33,10 @@ enum class Edge {
   kOutput,          // [T,H] the layer's output
   kInputIntegers,   // int8 [T,H] kInput; the layer's last step puts the next one's there
   kMiddleIntegers,  // int8 [T,H] kMiddle
+  kSplit,           // split rows [T,H]: the next product's input
+  kSplitScale,      // float32 [T]: of the split rows that the next product reads
 };
-inline constexpr int kNumEdges = 10;
+inline constexpr int kNumEdges = 12;
 
 // `output` = epilogue(`input` x weights), by cuBLASLt.
 struct GemmStep {
@@ -51,6 +54,21 @@ struct FewRowsStep {
   bool has_activation;
   Edge input, output;
   int64_t kernel, bias;
+};
+
+// Split rows of `output` and kSplitScale = activation(`input`); the two may be the same edge.
+struct SplitStep {
+  Edge input, output;
+  int64_t columns, input_pitch;
+  bool has_activation;
+};
+
+// `output` = split rows x split weights + bias; kPartials: without bias.
+struct SplitGemmStep {
+  const char* name;    // for people
+  SplitGemmArgs args;  // sizes; no pointers
+  Edge input, output;
+  int64_t kernel, scale, bias;  // byte offsets in the layer's prepared weights
 };
 
 struct ActivationStep {
@@ -88,10 +106,11 @@ struct NormStep {
   int num_partials;  // 0: `input` has bias and residual already
   Edge residual, output;
   int64_t bias, gamma, beta;
+  bool splits = false;  // the output, too, into kSplit, where a product follows
 };
 
 using Step = std::variant<GemmStep, FewRowsStep, ActivationStep, AttentionStep, NormStep,
-                          Int8GemmStep, Int8NormStep>;
+                          Int8GemmStep, Int8NormStep, SplitStep, SplitGemmStep>;
 
 struct LayerPlan {
   std::vector<Step> steps;
@@ -101,9 +120,16 @@ struct LayerPlan {
 };
 
 struct PlanOptions {
-  // Up to this many rows 16-bit products use the kernel for few rows. -1: the measured default.
+  // Up to this many rows products use the kernel for few rows. -1: what was measured.
   int64_t few_rows = -1;
 };
+
+// Whether the products of a layer of these sizes can be split ones, on a device of this process
+// that has the kernels for them.
+bool CanSplit(const EncoderConfig& config);
+
+// Whether those of a call are: TF32, where it is allowed, is faster.
+bool UsesSplit(const WeightLayout& weights, const LaunchContext& context);
 
 // The plan for `rows` rows of `batch`; only its sizes and which pointers it has are read.
 LayerPlan MakeLayerPlan(const EncoderConfig& config, const WeightLayout& weights,
@@ -129,7 +155,7 @@ class LayerPlans {
   std::map<Key, std::shared_ptr<const LayerPlan>> plans_;  // bounded
 };
 
-// The products that cuBLASLt computes, or those of integers, where a layer has such.
+// The products that cuBLASLt computes, or those of integers, or split ones, where a layer has such.
 template <typename Product>
 std::vector<Product> Products(const LayerPlan& plan) {
   std::vector<Product> products;

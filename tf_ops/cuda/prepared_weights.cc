@@ -5,7 +5,9 @@
 
 #include "tf_ops/core/arena.h"
 #include "tf_ops/cuda/cuda_check.h"
+#include "tf_ops/cuda/gemm/split/split_gemm.h"
 #include "tf_ops/cuda/rows/elementwise.h"
+#include "tf_ops/cuda/rows/split_rows.h"
 
 namespace ft {
 namespace cuda {
@@ -73,6 +75,25 @@ Status MoveWeights(const EncoderConfig& config, const WeightLayout& layout,
   return OkStatus();
 }
 
+// Puts the matrices of one layer of float32 at the layout's split offsets.
+Status SplitMatrices(const EncoderConfig& config, const WeightLayout& layout,
+                     const LayerWeights& layer, char* base, const LaunchContext& context) {
+  const int64_t h = config.hidden_size();
+  // The columns from `first` of the product on.
+  const auto split = [&](const TensorView& view, const SplitWeight& to, int64_t first) {
+    const int64_t k = view.shape[0], n = view.shape[1];
+    return LaunchSplitWeights(static_cast<const float*>(view.data), k, n,
+                              base + to.kernel + first * SplitPitch(k) * 4,
+                              reinterpret_cast<float*>(base + to.scale) + first, context);
+  };
+  FT_RETURN_IF_ERROR(split(layer.query_kernel, layout.qkv_split, 0));
+  FT_RETURN_IF_ERROR(split(layer.key_kernel, layout.qkv_split, h));
+  FT_RETURN_IF_ERROR(split(layer.value_kernel, layout.qkv_split, 2 * h));
+  FT_RETURN_IF_ERROR(split(layer.attention_output_kernel, layout.attention_split, 0));
+  FT_RETURN_IF_ERROR(split(layer.intermediate_kernel, layout.inner_split, 0));
+  return split(layer.output_kernel, layout.output_split, 0);
+}
+
 // The scales of a layer, from offset layout.qkv_scale on.
 std::vector<char> MakeScales(const EncoderConfig& config, const WeightLayout& layout,
                              const LayerRanges& ranges) {
@@ -94,7 +115,8 @@ Status FetchScaleLists(const EncoderConfig& config, const LaunchContext& context
   FT_RETURN_IF_CUDA_ERROR(cudaStreamIsCapturing(context.stream, &capturing));
   if (capturing != cudaStreamCaptureStatusNone) {
     return FailedPrecondition(
-        "the weights of int8_mode and fp8_mode cannot be prepared while a CUDA graph is captured: run "
+        "the weights of int8_mode and fp8_mode cannot be prepared while a CUDA graph is captured: "
+        "run "
         "the model once before");
   }
   const int64_t size = ScaleListSize(config);
@@ -138,7 +160,7 @@ Status PrepareScales(const EncoderConfig& config, const WeightLayout& layout,
 
 }  // namespace
 
-WeightLayout::WeightLayout(const EncoderConfig& config) {
+WeightLayout::WeightLayout(const EncoderConfig& config, bool splits) : has_split(splits) {
   const int64_t h = config.hidden_size(), i = config.inner_size;
   Arena arena(nullptr);
   const auto take = [&](int64_t elems, int64_t size) {
@@ -167,21 +189,33 @@ WeightLayout::WeightLayout(const EncoderConfig& config) {
   scales = take(has_scales, sizeof(LayerScales));
   qkv_float_bias = take(has_scales * 3 * h, 4);
   inner_float_bias = take(has_scales * i, 4);
+  const auto take_split = [&](int64_t n, int64_t k) {
+    const int64_t kernel = take(has_split ? n * SplitPitch(k) : 0, 4);
+    return SplitWeight{kernel, take(has_split ? n : 0, 4)};
+  };
+  qkv_split = take_split(3 * h, h);
+  attention_split = take_split(h, h);
+  inner_split = take_split(i, h);
+  output_split = take_split(h, i);
   layer_bytes = arena.used();
 }
 
-Status PrepareWeights(const EncoderConfig& config, const std::vector<LayerWeights>& layers,
-                      void* prepared, const LaunchContext& context) {
+Status PrepareWeights(const EncoderConfig& config, const WeightLayout& layout,
+                      const std::vector<LayerWeights>& layers, void* prepared,
+                      const LaunchContext& context) {
   if (config.fp8_mode != 0 && context.compute_capability < 89) {
-    return Unimplemented("fp8_mode is ", config.fp8_mode, ", which takes compute capability 8.9 or "
-                         "later, but this GPU has ", context.compute_capability / 10, ".",
-                         context.compute_capability % 10, "; int8_mode takes the same weights");
+    return Unimplemented("fp8_mode is ", config.fp8_mode,
+                         ", which takes compute capability 8.9 or later, but this GPU has ",
+                         context.compute_capability / 10, ".", context.compute_capability % 10,
+                         "; int8_mode takes the same weights");
   }
-  const WeightLayout layout(config);
   char* const base = static_cast<char*>(prepared);
   for (size_t l = 0; l < layers.size(); ++l) {
-    FT_RETURN_IF_ERROR(
-        MoveWeights(config, layout, layers[l], base + l * layout.layer_bytes, context));
+    char* const layer = base + l * layout.layer_bytes;
+    FT_RETURN_IF_ERROR(MoveWeights(config, layout, layers[l], layer, context));
+    if (layout.has_split) {
+      FT_RETURN_IF_ERROR(SplitMatrices(config, layout, layers[l], layer, context));
+    }
   }
   return config.is_quantized() ? PrepareScales(config, layout, layers, base, context) : OkStatus();
 }

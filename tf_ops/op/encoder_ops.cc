@@ -73,11 +73,10 @@ class EncoderKernel : public OpKernel {
     OP_REQUIRES_OK(ctx, ToAbsl(ParseFp8Mode(fp8_mode, config_.int8_mode, &config_.fp8_mode)));
     OP_REQUIRES_OK(ctx, ToAbsl(ToDataType(type, &config_.dtype)));
     const tensorflow::DataType expected = config_.is_quantized() ? tensorflow::DT_INT8 : type;
-    OP_REQUIRES(
-        ctx, matrix_type == expected,
-        absl::InvalidArgumentError(StrCat(
-            "the weight matrices are ", tensorflow::DataTypeString(matrix_type), ", expected ",
-            tensorflow::DataTypeString(expected), " with ", ModeString())));
+    OP_REQUIRES(ctx, matrix_type == expected,
+                absl::InvalidArgumentError(StrCat(
+                    "the weight matrices are ", tensorflow::DataTypeString(matrix_type),
+                    ", expected ", tensorflow::DataTypeString(expected), " with ", ModeString())));
     OP_REQUIRES_OK(ctx, ToAbsl(ValidateAttributes(config_)));
     OP_REQUIRES_OK(ctx, ToAbsl(ParseActivation(activation, &config_.activation)));
   }

@@ -13,6 +13,7 @@ namespace cuda {
 enum class AttentionKind {
   kWarpgroup,   // fused, wgmma, 16-bit types without mask, compute capability 9.0 alone
   kTensorCore,  // fused, mma.sync, 16-bit types
+  kSplit,       // fused, mma.sync, float32 by split products with float32's accuracy
   kTiled,       // fused, float32 arithmetic, any type, head size up to 128
   kSimple,      // any head size
 };
@@ -36,6 +37,7 @@ struct AttentionArgs {
   int64_t num_tokens = -1;               // T, needed with seq_offsets
   const int32_t* key_lengths = nullptr;  // int32 [B] or null (all S keys); padded rows only
   const void* mask = nullptr;            // [B,S,S] or null
+  bool ieee_float32 = false;             // float32: no split products
   // Of LaunchFindMaskKeys, or null. With a mask only sequences whose mask is no number of keys are
   // computed, without one only the others, with that number: two launches compute all.
   const int32_t* mask_keys = nullptr;

@@ -70,6 +70,11 @@ inline int64_t MmaSharedBytes(int head_size_tile, int rows) {
   return static_cast<int64_t>(rows + 4 * 64) * (head_size_tile + 8) * 2;
 }
 
+// The same of the split kernel: a tile of 64 keys and one of values, as float32 and as halves.
+inline int64_t SplitAttentionSharedBytes(int head_size_tile) {
+  return 2 * 64 * static_cast<int64_t>(head_size_tile + 8) * 8;
+}
+
 Status LaunchMma32(DataType, int rows_per_block, const AttentionParams&, const LaunchContext&);
 Status LaunchMma64(DataType, int rows_per_block, const AttentionParams&, const LaunchContext&);
 Status LaunchMma96(DataType, int rows_per_block, const AttentionParams&, const LaunchContext&);
@@ -82,6 +87,10 @@ Status LaunchWgmma96(DataType, const AttentionChoice&, const AttentionParams&, i
                      const LaunchContext&);
 Status LaunchWgmma128(DataType, const AttentionChoice&, const AttentionParams&, int64_t num_tokens,
                       const LaunchContext&);
+Status LaunchSplit32(const AttentionParams&, const LaunchContext&);
+Status LaunchSplit64(const AttentionParams&, const LaunchContext&);
+Status LaunchSplit96(const AttentionParams&, const LaunchContext&);
+Status LaunchSplit128(const AttentionParams&, const LaunchContext&);
 Status LaunchTiledAttention(DataType, int head_size_tile, const AttentionParams&,
                             const LaunchContext&);
 Status LaunchSimpleAttention(DataType, const AttentionParams&, const LaunchContext&);

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "tf_ops/cuda/attention/params.h"
+#include "tf_ops/cuda/gemm/split/split_gemm.h"
 
 namespace ft {
 namespace cuda {
@@ -9,6 +10,7 @@ namespace {
 
 constexpr int64_t kMaxGridYZ = 65535;
 constexpr int kWarpgroupMinShared = 227 * 1024;  // compute capability 9.0 has it
+constexpr int kSplitStaticShared = 1024;         // at most
 
 int HeadSizeTile(int64_t head_size) {
   return head_size <= 32 ? 32 : head_size <= 64 ? 64 : head_size <= 96 ? 96 : 128;
@@ -33,6 +35,31 @@ AttentionChoice WarpgroupAttention(const AttentionArgs& args, const LaunchContex
     choice.rows_per_block = 192;
   }
   choice.reason = "16-bit type without mask on compute capability 9.0";
+  return choice;
+}
+
+// float32 by split products, where the device has them.
+AttentionChoice Float32Attention(const AttentionArgs& args, AttentionChoice choice,
+                                 const LaunchContext& context) {
+  if (args.ieee_float32) {
+    choice.reason = "float32 by IEEE products";
+  } else if (context.compute_capability != kSplitCapability) {
+    choice.reason = "split products of float32 need compute capability 9.0";
+  } else if (args.head_size % 8 != 0) {
+    choice.reason = "the split kernel needs a head size that is a multiple of 8";
+  } else if (SplitAttentionSharedBytes(choice.head_size_tile) + kSplitStaticShared >
+             context.max_shared_bytes) {
+    choice.reason = "too little shared memory for split products";
+  } else if (args.max_seq_len <= 32 &&
+             args.batch_size * args.num_heads <= context.num_multiprocessors) {
+    // As measured on an H100 (benchmarks/gpu_profile.md): to split the numbers takes longer here
+    // than tensor cores save.
+    choice.reason = "float32 of few short sequences is faster by IEEE products";
+  } else {
+    choice.kind = AttentionKind::kSplit;
+    choice.rows_per_block = 128;
+    choice.reason = "float32 by split products";
+  }
   return choice;
 }
 
@@ -80,9 +107,8 @@ AttentionChoice SelectAttention(const AttentionArgs& args, const LaunchContext& 
   choice.head_size_tile = HeadSizeTile(args.head_size);
   choice.kind = AttentionKind::kTiled;
   choice.rows_per_block = choice.head_size_tile <= 64 ? 64 : 32;
-  if (SizeOf(args.dtype) != 2) {
-    choice.reason = "float32 has no exact tensor core product";
-  } else if (context.compute_capability < 80) {
+  if (SizeOf(args.dtype) != 2) return Float32Attention(args, choice, context);
+  if (context.compute_capability < 80) {
     choice.reason = "the tensor core kernel needs compute capability 8.0";
   } else if (args.head_size % 8 != 0) {
     choice.reason = "the tensor core kernel needs a head size that is a multiple of 8";
@@ -173,6 +199,17 @@ Status LaunchAttention(const AttentionArgs& args, const AttentionChoice& choice,
           return LaunchMma96(args.dtype, choice.rows_per_block, params, context);
         default:
           return LaunchMma128(args.dtype, choice.rows_per_block, params, context);
+      }
+    case AttentionKind::kSplit:
+      switch (choice.head_size_tile) {
+        case 32:
+          return LaunchSplit32(params, context);
+        case 64:
+          return LaunchSplit64(params, context);
+        case 96:
+          return LaunchSplit96(params, context);
+        default:
+          return LaunchSplit128(params, context);
       }
     case AttentionKind::kTiled:
       return LaunchTiledAttention(args.dtype, choice.head_size_tile, params, context);

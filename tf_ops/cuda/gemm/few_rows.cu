@@ -1,8 +1,10 @@
 // y = x w^T for few rows, where a GEMM's time is that of fetching the weights.
 #include <algorithm>
+#include <type_traits>
 
 #include "tf_ops/cuda/device_utils.cuh"
 #include "tf_ops/cuda/gemm/few_rows.h"
+#include "tf_ops/cuda/gemm/split/split_gemm.h"
 
 namespace ft {
 namespace cuda {
@@ -12,17 +14,32 @@ constexpr int kStep = 128;                    // of k in one stage
 [[maybe_unused]] constexpr int kChunks = 16;  // 16-byte chunks of a stage's row
 constexpr int kThreads = 128;                 // 4 warps
 
+struct FewRowsParams {
+  const void *x, *w, *bias;
+  const float *x_scale, *w_scale;
+  void* output;
+  int64_t output_pitch;
+  float* partials;
+  int rows, n, k, activation;
+};
+
 // The block computes y[kRows, kCols] over the k range of blockIdx.z. kWarpCols warps split the
 // columns, 4 / kWarpCols split the k of each stage and are added up at the end. Stages go round in
 // shared memory; the first kStages stages of w are on their way before the previous kernel ends.
 // Rows of a stage are 256 bytes; chunk c of row r lies at c ^ (r % 8), so that ldmatrix meets no
 // bank conflict. Accumulates in float32. Requires k % 8 == 0, n % 2 == 0.
-template <typename T, int kRows, int kCols, int kWarpCols, int kStages>
+//
+// kSplit: x and w are split rows, k counts their halves, and what each 16 numbers give is added to
+// the sums by float32 arithmetic: see gemm/split/split_gemm.h.
+template <typename T, bool kSplit, int kRows, int kCols, int kWarpCols, int kStages>
 __global__ void __launch_bounds__(kThreads)
-    FewRowsGemmKernel(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias,
-                      T* __restrict__ output, float* __restrict__ partials, int rows, int n, int k,
-                      int k_per_split, int activation) {
+    FewRowsGemmKernel(const FewRowsParams p, int k_per_split) {
 #if __CUDA_ARCH__ >= 800
+  using Output = std::conditional_t<kSplit, float, T>;
+  const T* const __restrict__ x = static_cast<const T*>(p.x);
+  const T* const __restrict__ w = static_cast<const T*>(p.w);
+  const Output* const __restrict__ bias = static_cast<const Output*>(p.bias);
+  const int rows = p.rows, n = p.n, k = p.k;
   constexpr int kWarpsK = 4 / kWarpCols;
   constexpr int kTileCols = kCols / kWarpCols;  // of a warp
   constexpr int kRowTiles = kRows / 16, kColTiles = kTileCols / 8;
@@ -68,26 +85,63 @@ __global__ void __launch_bounds__(kThreads)
     __syncthreads();
     const T* stage_x = stages + step % kStages * kStageElems;
     const T* stage_w = stage_x + kRows * kStep;
+    // `chunk` is the first of two that have 16 numbers.
+    const auto load_x_matrices = [&](int i, int chunk, uint32_t(&a)[4]) {
+      const int r = i * 16 + lane % 16;
+      LoadMatrices(a, SharedAddress(stage_x + r * kStep + (((chunk + lane / 16) ^ (r & 7)) * 8)));
+    };
+    const auto load_w_matrices = [&](int j, int chunk, uint32_t(&b)[4]) {
+      const int r = warp_col + j * 8 + lane % 8 + lane / 16 * 8;
+      LoadMatrices(b,
+                   SharedAddress(stage_w + r * kStep + (((chunk + lane / 8 % 2) ^ (r & 7)) * 8)));
+    };
+    if constexpr (kSplit) {
+      constexpr int kLow = kSplitGroup / 8;  // chunks from high halves to low ones
 #pragma unroll
-    for (int kk = 0; kk < kStep / 16 / kWarpsK; ++kk) {
-      const int chunk = (kk * kWarpsK + warp_k) * 2;
-      uint32_t a[kRowTiles][4];
-#pragma unroll
-      for (int i = 0; i < kRowTiles; ++i) {
-        const int r = i * 16 + lane % 16;
-        LoadMatrices(a[i],
-                     SharedAddress(stage_x + r * kStep + (((chunk + lane / 16) ^ (r & 7)) * 8)));
-      }
-#pragma unroll
-      for (int j = 0; j < kColTiles; j += 2) {
-        uint32_t b[4];
-        const int r = warp_col + j * 8 + lane % 8 + lane / 16 * 8;
-        LoadMatrices(b,
-                     SharedAddress(stage_w + r * kStep + (((chunk + lane / 8 % 2) ^ (r & 7)) * 8)));
+      for (int kk = 0; kk < kStep / 32 / kWarpsK; ++kk) {
+        const int block = kk * kWarpsK + warp_k;
+        const int chunk = block / 2 * (2 * kLow) + block % 2 * 2;
+        uint32_t high[kRowTiles][4], low[kRowTiles][4];
 #pragma unroll
         for (int i = 0; i < kRowTiles; ++i) {
-          MultiplyAdd<T>(acc[i][j], a[i], b[0], b[1]);
-          MultiplyAdd<T>(acc[i][j + 1], a[i], b[2], b[3]);
+          load_x_matrices(i, chunk, high[i]);
+          load_x_matrices(i, chunk + kLow, low[i]);
+        }
+#pragma unroll
+        for (int j = 0; j < kColTiles; j += 2) {
+          uint32_t b_high[4], b_low[4];
+          load_w_matrices(j, chunk, b_high);
+          load_w_matrices(j, chunk + kLow, b_low);
+#pragma unroll
+          for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+              float part[4] = {};
+              MultiplyAdd<T>(part, low[i], b_high[2 * h], b_high[2 * h + 1]);
+              MultiplyAdd<T>(part, high[i], b_low[2 * h], b_low[2 * h + 1]);
+              MultiplyAdd<T>(part, high[i], b_high[2 * h], b_high[2 * h + 1]);
+#pragma unroll
+              for (int e = 0; e < 4; ++e) acc[i][j + h][e] += part[e];
+            }
+          }
+        }
+      }
+    } else {
+#pragma unroll
+      for (int kk = 0; kk < kStep / 16 / kWarpsK; ++kk) {
+        const int chunk = (kk * kWarpsK + warp_k) * 2;
+        uint32_t a[kRowTiles][4];
+#pragma unroll
+        for (int i = 0; i < kRowTiles; ++i) load_x_matrices(i, chunk, a[i]);
+#pragma unroll
+        for (int j = 0; j < kColTiles; j += 2) {
+          uint32_t b[4];
+          load_w_matrices(j, chunk, b);
+#pragma unroll
+          for (int i = 0; i < kRowTiles; ++i) {
+            MultiplyAdd<T>(acc[i][j], a[i], b[0], b[1]);
+            MultiplyAdd<T>(acc[i][j + 1], a[i], b[2], b[3]);
+          }
         }
       }
     }
@@ -128,26 +182,36 @@ __global__ void __launch_bounds__(kThreads)
       y.x += f.x;
       y.y += f.y;
     }
-    const int64_t at = static_cast<int64_t>(row0 + r) * n + col0 + c;
-    if (partials != nullptr) {
-      *reinterpret_cast<float2*>(partials + static_cast<int64_t>(blockIdx.z) * rows * n + at) = y;
+    if constexpr (kSplit) {
+      const float of_row = p.x_scale[row0 + r];
+      y.x = y.x * p.w_scale[col0 + c] * of_row;
+      y.y = y.y * p.w_scale[col0 + c + 1] * of_row;
+    }
+    if (p.partials != nullptr) {
+      *reinterpret_cast<float2*>(
+          p.partials + (static_cast<int64_t>(blockIdx.z) * rows + row0 + r) * n + col0 + c) = y;
       continue;
     }
     if (bias != nullptr) {
       y.x += ToFloat(bias[col0 + c]);
       y.y += ToFloat(bias[col0 + c + 1]);
     }
-    if (activation == static_cast<int>(Activation::kGeluTanh)) {
+    if (p.activation == static_cast<int>(Activation::kGeluTanh)) {
       y.x = Activate<Activation::kGeluTanh>(y.x);
       y.y = Activate<Activation::kGeluTanh>(y.y);
-    } else if (activation == static_cast<int>(Activation::kGeluErf)) {
+    } else if (p.activation == static_cast<int>(Activation::kGeluErf)) {
       y.x = Activate<Activation::kGeluErf>(y.x);
       y.y = Activate<Activation::kGeluErf>(y.y);
-    } else if (activation == static_cast<int>(Activation::kRelu)) {
+    } else if (p.activation == static_cast<int>(Activation::kRelu)) {
       y.x = Activate<Activation::kRelu>(y.x);
       y.y = Activate<Activation::kRelu>(y.y);
     }
-    *reinterpret_cast<uint32_t*>(output + at) = ToPair<T>(y.x, y.y);
+    Output* const to = static_cast<Output*>(p.output) + (row0 + r) * p.output_pitch + col0 + c;
+    if constexpr (kSplit) {
+      *reinterpret_cast<float2*>(to) = y;
+    } else {
+      *reinterpret_cast<uint32_t*>(to) = ToPair<T>(y.x, y.y);
+    }
   }
 #endif
 }
@@ -158,36 +222,52 @@ void TileSize(int64_t rows, int* tile_rows, int* tile_cols) {
   *tile_cols = rows <= 64 ? 32 : 64;
 }
 
-template <typename T, int kRows, int kCols, int kWarpCols, int kStages>
-Status LaunchTile(const FewRowsGemmArgs& args, const LaunchContext& context) {
-  const int64_t k_per_split =
-      AlignUp((args.k + args.num_splits - 1) / args.num_splits, static_cast<int64_t>(kStep));
-  const Grid grid = {(args.n + kCols - 1) / kCols, (args.rows + kRows - 1) / kRows,
-                     args.num_splits};
-  const int activation = args.has_activation ? static_cast<int>(args.activation) : -1;
-  return Launch(FewRowsGemmKernel<T, kRows, kCols, kWarpCols, kStages>, grid, kThreads,
-                int64_t{kStages} * (kRows + kCols) * kStep * sizeof(T), context,
-                static_cast<const T*>(args.x), static_cast<const T*>(args.w),
-                static_cast<const T*>(args.bias), static_cast<T*>(args.output), args.partials,
-                static_cast<int>(args.rows), static_cast<int>(args.n), static_cast<int>(args.k),
-                static_cast<int>(k_per_split), activation);
+// Elements of T in a row of x or w.
+int64_t RowElements(DataType dtype, int64_t k) {
+  return dtype == DataType::kFloat32 ? 2 * SplitPitch(k) : k;
 }
 
-template <typename T>
+template <typename T, bool kSplit, int kRows, int kCols, int kWarpCols, int kStages>
+Status LaunchTile(const FewRowsGemmArgs& args, const LaunchContext& context) {
+  const int64_t k = RowElements(args.dtype, args.k);
+  const int64_t k_per_split =
+      AlignUp((k + args.num_splits - 1) / args.num_splits, static_cast<int64_t>(kStep));
+  const Grid grid = {(args.n + kCols - 1) / kCols, (args.rows + kRows - 1) / kRows,
+                     args.num_splits};
+  const FewRowsParams params = {args.x,
+                                args.w,
+                                args.bias,
+                                args.x_scale,
+                                args.w_scale,
+                                args.output,
+                                args.output_pitch > 0 ? args.output_pitch : args.n,
+                                args.partials,
+                                static_cast<int>(args.rows),
+                                static_cast<int>(args.n),
+                                static_cast<int>(k),
+                                args.has_activation ? static_cast<int>(args.activation) : -1};
+  return Launch(FewRowsGemmKernel<T, kSplit, kRows, kCols, kWarpCols, kStages>, grid, kThreads,
+                int64_t{kStages} * (kRows + kCols) * kStep * sizeof(T), context, params,
+                static_cast<int>(k_per_split));
+}
+
+template <typename T, bool kSplit>
 Status LaunchTyped(const FewRowsGemmArgs& args, const LaunchContext& context) {
   int tile_rows, tile_cols;
   TileSize(args.rows, &tile_rows, &tile_cols);
-  if (tile_rows == 16) return LaunchTile<T, 16, 32, 1, 6>(args, context);
-  if (tile_rows == 32) return LaunchTile<T, 32, 32, 1, 6>(args, context);
-  if (tile_cols == 32) return LaunchTile<T, 64, 32, 1, 4>(args, context);
-  return LaunchTile<T, 64, 64, 2, 3>(args, context);
+  if (tile_rows == 16) return LaunchTile<T, kSplit, 16, 32, 1, 6>(args, context);
+  if (tile_rows == 32) return LaunchTile<T, kSplit, 32, 32, 1, 6>(args, context);
+  if (tile_cols == 32) return LaunchTile<T, kSplit, 64, 32, 1, 4>(args, context);
+  return LaunchTile<T, kSplit, 64, 64, 2, 3>(args, context);
 }
 
 }  // namespace
 
 bool FewRowsGemmSupported(const FewRowsGemmArgs& args, const LaunchContext& context) {
-  return context.compute_capability >= 80 && SizeOf(args.dtype) == 2 && args.k % 8 == 0 &&
-         args.n % 8 == 0 && args.rows <= 65535 && context.max_shared_bytes >= 98304;
+  // Split rows have whole groups.
+  const bool whole_chunks = args.dtype == DataType::kFloat32 || args.k % 8 == 0;
+  return context.compute_capability >= 80 && whole_chunks && args.n % 8 == 0 &&
+         args.rows <= 65535 && context.max_shared_bytes >= 98304;
 }
 
 int FewRowsGemmSplits(int64_t rows, int64_t n, int64_t k, const LaunchContext& context) {
@@ -202,9 +282,17 @@ int FewRowsGemmSplits(int64_t rows, int64_t n, int64_t k, const LaunchContext& c
 
 Status LaunchFewRowsGemm(const FewRowsGemmArgs& args, const LaunchContext& context) {
   if (args.rows == 0) return OkStatus();
-  if (args.dtype == DataType::kFloat16) return LaunchTyped<half>(args, context);
-  if (args.dtype == DataType::kBFloat16) return LaunchTyped<__nv_bfloat16>(args, context);
-  return Unimplemented("small GEMM for ", Name(args.dtype), "; there are float16 and bfloat16");
+  switch (args.dtype) {
+    case DataType::kFloat32:
+      return LaunchTyped<half, true>(args, context);
+    case DataType::kFloat16:
+      return LaunchTyped<half, false>(args, context);
+    case DataType::kBFloat16:
+      return LaunchTyped<__nv_bfloat16, false>(args, context);
+    default:
+      return Unimplemented("a product of few rows in ", Name(args.dtype),
+                           "; there are float32, float16 and bfloat16");
+  }
 }
 
 }  // namespace cuda

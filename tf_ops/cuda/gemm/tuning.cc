@@ -1,6 +1,7 @@
 #include "tf_ops/cuda/gemm/tuning.h"
 
 #include <algorithm>
+#include <memory>
 
 #include "tf_ops/core/arena.h"
 #include "tf_ops/cuda/cuda_check.h"
@@ -13,6 +14,11 @@ namespace {
 // As many weights as make the cache forget them.
 constexpr int64_t kCacheBytes = int64_t{96} << 20;
 
+// What one product reads and writes.
+struct OperandBytes {
+  int64_t x, y, bias, weights;
+};
+
 struct Operands {
   char *workspace, *x, *y, *bias, *weights;
   int64_t weight_bytes, num_weights, total_bytes;
@@ -23,23 +29,22 @@ struct Operands {
     return all;
   }
 
-  Operands(const std::vector<GemmShape>& shapes, void* base) {
-    int64_t x_bytes = 0, y_bytes = 0, bias_bytes = 0;
-    weight_bytes = 0;
-    for (const GemmShape& s : shapes) {
-      const int64_t size = SizeOf(s.dtype);
-      // The residual is read from x.
-      x_bytes = std::max({x_bytes, s.rows * s.k * size, s.rows * s.n * size});
-      y_bytes = std::max(y_bytes, s.rows * s.n * size);
-      bias_bytes = std::max(bias_bytes, s.n * size);
-      weight_bytes = std::max(weight_bytes, AlignUp(s.n * s.k * size, kAlignment));
+  // For each of the products.
+  Operands(const std::vector<OperandBytes>& products, void* base) {
+    OperandBytes most = {0, 0, 0, 0};
+    for (const OperandBytes& product : products) {
+      most.x = std::max(most.x, product.x);
+      most.y = std::max(most.y, product.y);
+      most.bias = std::max(most.bias, product.bias);
+      most.weights = std::max(most.weights, product.weights);
     }
+    weight_bytes = AlignUp(most.weights, kAlignment);
     num_weights = kCacheBytes / weight_bytes + 1;
     Arena arena(base);
     workspace = arena.Take<char>(kGemmWorkspaceBytes);
-    x = arena.Take<char>(x_bytes);
-    y = arena.Take<char>(y_bytes);
-    bias = arena.Take<char>(bias_bytes);
+    x = arena.Take<char>(most.x);
+    y = arena.Take<char>(most.y);
+    bias = arena.Take<char>(most.bias);
     weights = arena.Take<char>(weight_bytes * num_weights);
     total_bytes = arena.used();
   }
@@ -77,71 +82,99 @@ Status FillRandom(char* memory, int64_t bytes, cudaStream_t stream) {
   return OkStatus();
 }
 
-}  // namespace
-
-Status TuneGemms(const std::vector<GemmShape>& shapes, const ExecutionContext& execution,
-                 Gemm* gemm, std::vector<TunedGemm>* rows) {
-  if (shapes.empty()) return OkStatus();
-  const auto stream = static_cast<cudaStream_t>(execution.stream);
-  Buffer memory;
-  FT_RETURN_IF_ERROR(Allocate(Operands(shapes, nullptr).total_bytes, execution, &memory));
-  const Operands operands(shapes, memory.get());
-  FT_RETURN_IF_ERROR(FillRandom(operands.workspace, operands.total_bytes, stream));
-  const std::vector<const void*> weights = operands.Weights();
-  for (const GemmShape& shape : shapes) {
-    GemmArgs args;
-    args.shape = shape;
-    args.x = operands.x;
-    args.w = weights[0];
-    args.bias = operands.bias;
-    args.residual = operands.x;
-    args.output = operands.y;
-    args.workspace = operands.workspace;
-    TunedGemm row;
-    FT_RETURN_IF_ERROR(gemm->Tune(args, weights, stream, &row));
-    rows->push_back(row);
-  }
-  return OkStatus();
+// Operands in memory of their own, full of random numbers.
+Status MakeOperands(const std::vector<OperandBytes>& products, const ExecutionContext& execution,
+                    Buffer* memory, std::unique_ptr<Operands>* operands) {
+  FT_RETURN_IF_ERROR(Allocate(Operands(products, nullptr).total_bytes, execution, memory));
+  *operands = std::make_unique<Operands>(products, memory->get());
+  return FillRandom((*operands)->workspace, (*operands)->total_bytes,
+                    static_cast<cudaStream_t>(execution.stream));
 }
 
-Status TuneInt8Gemms(const std::vector<Int8GemmArgs>& products, const ExecutionContext& execution,
-                     Int8Kinds* kinds, std::vector<TunedInt8Gemm>* rows) {
+// What TuneKinds knows of products of integers; numbers of any bits will do.
+struct Int8Products {
+  using Row = TunedInt8Gemm;
+  static constexpr int kNumKinds = kNumInt8GemmKinds;
+
+  static OperandBytes Bytes(const Int8GemmArgs& p) {
+    return {p.rows * p.k, p.rows * p.n * 4, p.n * 4, p.n * p.k};
+  }
+  static void SetOperands(const Operands& operands, Int8GemmArgs* args) {
+    args->x = reinterpret_cast<const int8_t*>(operands.x);
+    args->scale = args->bias = reinterpret_cast<const float*>(operands.bias);
+    args->output = operands.y;
+  }
+  static Status Launch(Int8GemmArgs args, const void* weights, Int8GemmKind kind,
+                       const LaunchContext& context) {
+    args.w = static_cast<const int8_t*>(weights);
+    return LaunchInt8Gemm(args, kind, context);
+  }
+  static bool IsSupported(const Int8GemmArgs& args, Int8GemmKind kind,
+                          const LaunchContext& context) {
+    return Int8GemmSupported(args, kind, context);
+  }
+};
+
+// The same of split products.
+struct SplitProducts {
+  using Row = TunedSplitGemm;
+  static constexpr int kNumKinds = kNumSplitGemmKinds;
+
+  static OperandBytes Bytes(const SplitGemmArgs& p) {
+    const int64_t row = SplitPitch(p.k) * 4;
+    return {p.rows * row, p.num_splits * p.rows * p.output_pitch * 4, std::max(p.rows, p.n) * 4,
+            p.n * row};
+  }
+  static void SetOperands(const Operands& operands, SplitGemmArgs* args) {
+    args->x = operands.x;
+    args->x_scale = args->w_scale = reinterpret_cast<const float*>(operands.bias);
+    if (args->num_splits == 1) args->bias = args->w_scale;
+    args->output = reinterpret_cast<float*>(operands.y);
+  }
+  static Status Launch(SplitGemmArgs args, const void* weights, SplitGemmKind kind,
+                       const LaunchContext& context) {
+    args.w = weights;
+    return LaunchSplitGemm(args, kind, context);
+  }
+  static bool IsSupported(const SplitGemmArgs& args, SplitGemmKind kind,
+                          const LaunchContext& context) {
+    // Launches one after the other, as here, flatter kFewRows where a product is in parts: in a
+    // layer it was slower than what lost here (benchmarks/gpu_profile.md).
+    if (kind == SplitGemmKind::kFewRows && args.num_splits > 1) return false;
+    return SplitGemmSupported(args, kind, context);
+  }
+};
+
+// Times the kernels that support each product, and keeps the fastest in `kinds`.
+template <typename Products, typename Kinds>
+Status TuneKinds(const std::vector<typename Products::Row::Product>& products,
+                 const ExecutionContext& execution, Kinds* kinds,
+                 std::vector<typename Products::Row>* rows) {
   if (products.empty()) return OkStatus();
   LaunchContext context;
   FT_RETURN_IF_ERROR(GetLaunchContext(execution, &context));
-  // The same operands as of float32 products, which are larger; numbers of any bits will do.
-  std::vector<GemmShape> shapes;
-  for (const Int8GemmArgs& p : products) {
-    GemmShape shape;
-    shape.rows = p.rows;
-    shape.n = p.n;
-    shape.k = p.k;
-    shapes.push_back(shape);
-  }
+  std::vector<OperandBytes> bytes;
+  for (const auto& product : products) bytes.push_back(Products::Bytes(product));
   Buffer memory;
-  FT_RETURN_IF_ERROR(Allocate(Operands(shapes, nullptr).total_bytes, execution, &memory));
-  const Operands operands(shapes, memory.get());
-  FT_RETURN_IF_ERROR(FillRandom(operands.workspace, operands.total_bytes, context.stream));
-  const std::vector<const void*> weights = operands.Weights();
+  std::unique_ptr<Operands> operands;
+  FT_RETURN_IF_ERROR(MakeOperands(bytes, execution, &memory, &operands));
+  const std::vector<const void*> weights = operands->Weights();
   LaunchTimer timer;
   FT_RETURN_IF_ERROR(timer.Init(context.stream));
-  for (const Int8GemmArgs& product : products) {
-    Int8GemmArgs args = product;
-    args.x = reinterpret_cast<const int8_t*>(operands.x);
-    args.scale = args.bias = reinterpret_cast<const float*>(operands.bias);
-    args.output = operands.y;
-    TunedInt8Gemm row;
+  for (const auto& product : products) {
+    auto args = product;
+    Products::SetOperands(*operands, &args);
+    typename Products::Row row;
     row.product = product;
     row.milliseconds = -1.f;
-    for (int kind = 0; kind < kNumInt8GemmKinds; ++kind) {
-      const auto int8_kind = static_cast<Int8GemmKind>(kind);
-      if (!Int8GemmSupported(product, int8_kind, context)) continue;
+    for (int i = 0; i < Products::kNumKinds; ++i) {
+      const auto kind = static_cast<typename Products::Row::Kind>(i);
+      if (!Products::IsSupported(product, kind, context)) continue;
       const auto launch = [&](int run, cudaStream_t stream) {
-        args.w = static_cast<const int8_t*>(weights[run % weights.size()]);
         LaunchContext on = context;
         on.stream = stream;
         on.overlap = run > 0 && context.compute_capability >= 90;  // as between a layer's steps
-        return LaunchInt8Gemm(args, int8_kind, on);
+        return Products::Launch(args, weights[run % weights.size()], kind, on);
       };
       float milliseconds;
       // What a first launch prepares is not for a capture.
@@ -149,13 +182,56 @@ Status TuneInt8Gemms(const std::vector<Int8GemmArgs>& products, const ExecutionC
       FT_RETURN_IF_ERROR(timer.Time(launch, TimedRuns(weights.size()), &milliseconds));
       if (row.milliseconds < 0.f || milliseconds < row.milliseconds) {
         row.milliseconds = milliseconds;
-        row.kind = int8_kind;
+        row.kind = kind;
       }
     }
     kinds->Keep(row);
     rows->push_back(row);
   }
   return OkStatus();
+}
+
+}  // namespace
+
+Status TuneGemms(const std::vector<GemmShape>& shapes, const ExecutionContext& execution,
+                 Gemm* gemm, std::vector<TunedGemm>* rows) {
+  if (shapes.empty()) return OkStatus();
+  std::vector<OperandBytes> bytes;
+  for (const GemmShape& s : shapes) {
+    const int64_t size = SizeOf(s.dtype);
+    // The residual is read from x.
+    bytes.push_back(
+        {s.rows * std::max(s.k, s.n) * size, s.rows * s.n * size, s.n * size, s.n * s.k * size});
+  }
+  Buffer memory;
+  std::unique_ptr<Operands> operands;
+  FT_RETURN_IF_ERROR(MakeOperands(bytes, execution, &memory, &operands));
+  const std::vector<const void*> weights = operands->Weights();
+  for (const GemmShape& shape : shapes) {
+    GemmArgs args;
+    args.shape = shape;
+    args.x = operands->x;
+    args.w = weights[0];
+    args.bias = operands->bias;
+    args.residual = operands->x;
+    args.output = operands->y;
+    args.workspace = operands->workspace;
+    TunedGemm row;
+    FT_RETURN_IF_ERROR(
+        gemm->Tune(args, weights, static_cast<cudaStream_t>(execution.stream), &row));
+    rows->push_back(row);
+  }
+  return OkStatus();
+}
+
+Status TuneInt8Gemms(const std::vector<Int8GemmArgs>& products, const ExecutionContext& execution,
+                     Int8Kinds* kinds, std::vector<TunedInt8Gemm>* rows) {
+  return TuneKinds<Int8Products>(products, execution, kinds, rows);
+}
+
+Status TuneSplitGemms(const std::vector<SplitGemmArgs>& products, const ExecutionContext& execution,
+                      SplitKinds* kinds, std::vector<TunedSplitGemm>* rows) {
+  return TuneKinds<SplitProducts>(products, execution, kinds, rows);
 }
 
 }  // namespace cuda

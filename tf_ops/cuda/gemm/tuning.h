@@ -9,6 +9,7 @@
 #include "tf_ops/core/execution.h"
 #include "tf_ops/cuda/gemm/gemm.h"
 #include "tf_ops/cuda/gemm/int8/int8_kinds.h"
+#include "tf_ops/cuda/gemm/split/split_kinds.h"
 
 namespace ft {
 namespace cuda {
@@ -23,6 +24,10 @@ Status TuneGemms(const std::vector<GemmShape>& shapes, const ExecutionContext& e
 // each, and keeps the fastest in `kinds`.
 Status TuneInt8Gemms(const std::vector<Int8GemmArgs>& products, const ExecutionContext& execution,
                      Int8Kinds* kinds, std::vector<TunedInt8Gemm>* rows);
+
+// The same of split products.
+Status TuneSplitGemms(const std::vector<SplitGemmArgs>& products, const ExecutionContext& execution,
+                      SplitKinds* kinds, std::vector<TunedSplitGemm>* rows);
 
 }  // namespace cuda
 }  // namespace ft

@@ -144,19 +144,19 @@ Status LaunchRegisters(const NormParams<T, In, Q>& params, const LaunchContext& 
 template <typename T, typename In, typename Q>
 Status LaunchTyped(const Int8LayerNormArgs& args, const LaunchContext& context) {
   const NormParams<T, In, Q> params = {static_cast<const In*>(args.input),
-                                    args.input_unit,
-                                    static_cast<const In*>(args.residual),
-                                    args.residual_unit,
-                                    static_cast<const T*>(args.bias),
-                                    static_cast<const T*>(args.gamma),
-                                    static_cast<const T*>(args.beta),
-                                    args.epsilon,
-                                    static_cast<T*>(args.output),
-                                    static_cast<Q*>(args.quantized),
-                                    args.scale,
-                                    args.output_unit,
-                                    args.rows,
-                                    static_cast<int>(args.hidden_size)};
+                                       args.input_unit,
+                                       static_cast<const In*>(args.residual),
+                                       args.residual_unit,
+                                       static_cast<const T*>(args.bias),
+                                       static_cast<const T*>(args.gamma),
+                                       static_cast<const T*>(args.beta),
+                                       args.epsilon,
+                                       static_cast<T*>(args.output),
+                                       static_cast<Q*>(args.quantized),
+                                       args.scale,
+                                       args.output_unit,
+                                       args.rows,
+                                       static_cast<int>(args.hidden_size)};
   constexpr int kSize = Vector16<T>::kSize;
   const int64_t vectors = args.hidden_size / kSize;
   if (args.hidden_size % kSize != 0 || vectors > 1024) {

@@ -1,5 +1,6 @@
-// Layer norm between integers (docs/int8.md), or to float8 (docs/fp8.md). All pointers are device pointers, 16-byte aligned
-// unless said otherwise; all work is put on the context's stream, and nothing waits for it.
+// Layer norm between integers (docs/int8.md), or to float8 (docs/fp8.md). All pointers are device
+// pointers, 16-byte aligned unless said otherwise; all work is put on the context's stream, and
+// nothing waits for it.
 #pragma once
 
 #include "tf_ops/core/types.h"
@@ -21,10 +22,10 @@ struct Int8LayerNormArgs {
   const void* gamma = nullptr;  // [H]
   const void* beta = nullptr;   // [H]
   float epsilon = 0.f;
-  void* output = nullptr;        // [T,H] or null
-  void* quantized = nullptr;     // [T,H] or null: the output times `scale`, rounded
+  void* output = nullptr;                      // [T,H] or null
+  void* quantized = nullptr;                   // [T,H] or null: the output times `scale`, rounded
   DataType quantized_dtype = DataType::kInt8;  // or kFloat8, where !reads_integers
-  const float* scale = nullptr;  // with quantized or output_unit
+  const float* scale = nullptr;                // with quantized or output_unit
   // Where it is given, `output` holds the integers times it.
   const float* output_unit = nullptr;
 };

@@ -1,5 +1,8 @@
 // Bias + residual + layer norm in one pass.
+#include <type_traits>
+
 #include "tf_ops/cuda/device_utils.cuh"
+#include "tf_ops/cuda/gemm/split/split.cuh"
 #include "tf_ops/cuda/norm/layer_norm.h"
 #include "tf_ops/cuda/norm/normalize.cuh"
 
@@ -16,7 +19,8 @@ __global__ void __launch_bounds__(kThreads* kRows)
     LayerNormKernel(const T* __restrict__ input, const float* __restrict__ partials,
                     int num_partials, const T* __restrict__ bias, const T* __restrict__ residual,
                     const T* __restrict__ gamma, const T* __restrict__ beta, float epsilon,
-                    T* __restrict__ output, int64_t rows, int hidden) {
+                    T* __restrict__ output, half* __restrict__ split,
+                    float* __restrict__ split_scale, int64_t rows, int hidden) {
   static_assert(kThreads == 32 || kRows == 1, "a block's reduction is over all its threads");
   constexpr int kSize = Vector16<T>::kSize;
   __shared__ float scratch[2][kThreads / 32];
@@ -80,9 +84,31 @@ __global__ void __launch_bounds__(kThreads* kRows)
     Vector16<T> y;
 #pragma unroll
     for (int e = 0; e < kSize; ++e) {
-      y.v[e] = FromFloat<T>(x[i][e] * ToFloat(g.v[e]) + ToFloat(b.v[e]));
+      x[i][e] = x[i][e] * ToFloat(g.v[e]) + ToFloat(b.v[e]);
+      y.v[e] = FromFloat<T>(x[i][e]);
     }
     *reinterpret_cast<Vector16<T>*>(output + row * hidden + column) = y;
+  }
+  if constexpr (std::is_same_v<T, float>) {
+    if (split == nullptr) return;
+    // Past the row there are zeros, which fill the last group.
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+#pragma unroll
+      for (int e = 0; e < kSize; ++e) {
+        if ((thread + i * kThreads) * kSize >= hidden) x[i][e] = 0.f;
+      }
+    }
+    const SplitScale powers =
+        MakeSplitScale(BlockMax<kThreads>(LargestFinite<kVectors * kSize>(x[0]), scratch[0]));
+    const int pitch = static_cast<int>(SplitPitch(hidden));
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      const int column = (thread + i * kThreads) * kSize;
+      if (column >= pitch) continue;
+      StoreInSplitRow(split + row * 2 * pitch, column, x[i], powers.to_halves());
+    }
+    if (thread == 0) split_scale[row] = powers.of_row();
   }
 }
 
@@ -128,14 +154,18 @@ Status LaunchRegisters(const LayerNormArgs& args, const LaunchContext& context) 
                 context, static_cast<const T*>(args.input), args.partials, args.num_partials,
                 static_cast<const T*>(args.bias), static_cast<const T*>(args.residual),
                 static_cast<const T*>(args.gamma), static_cast<const T*>(args.beta), args.epsilon,
-                static_cast<T*>(args.output), args.rows, static_cast<int>(args.hidden_size));
+                static_cast<T*>(args.output), static_cast<half*>(args.split), args.split_scale,
+                args.rows, static_cast<int>(args.hidden_size));
 }
+
+// Vectors of a row, at most, that LayerNormKernel takes.
+constexpr int64_t kMaxVectors = 1024;
 
 template <typename T>
 Status LaunchTyped(const LayerNormArgs& args, const LaunchContext& context) {
   constexpr int kSize = Vector16<T>::kSize;
   const int64_t vectors = args.hidden_size / kSize;
-  if (args.hidden_size % kSize != 0 || vectors > 1024) {
+  if (args.hidden_size % kSize != 0 || vectors > kMaxVectors) {
     return Launch(LayerNormAnySizeKernel<T>, Grid{args.rows}, 256, 0, context,
                   static_cast<const T*>(args.input), args.partials, args.num_partials,
                   static_cast<const T*>(args.bias), static_cast<const T*>(args.residual),
@@ -159,8 +189,18 @@ Status LaunchTyped(const LayerNormArgs& args, const LaunchContext& context) {
 
 }  // namespace
 
+bool LayerNormSplits(int64_t hidden_size) {
+  constexpr int64_t kSize = Vector16<float>::kSize;
+  return hidden_size % kSize == 0 && hidden_size / kSize <= kMaxVectors;
+}
+
 Status LaunchLayerNorm(const LayerNormArgs& args, const LaunchContext& context) {
   if (args.rows == 0) return OkStatus();
+  if (args.split != nullptr &&
+      (args.dtype != DataType::kFloat32 || !LayerNormSplits(args.hidden_size))) {
+    return Internal("a layer norm of ", args.hidden_size, " numbers of ", Name(args.dtype),
+                    " cannot split its output");
+  }
   return DispatchType(args.dtype,
                       [&](auto type) { return LaunchTyped<decltype(type)>(args, context); });
 }

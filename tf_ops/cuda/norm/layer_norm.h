@@ -21,7 +21,14 @@ struct LayerNormArgs {
   const void* beta = nullptr;      // [H]
   float epsilon = 0.f;
   void* output = nullptr;  // [T,H]
+  // Split rows of the output and their scales (gemm/split/split_gemm.h), or null. float32 alone,
+  // LayerNormSplits.
+  void* split = nullptr;
+  float* split_scale = nullptr;  // [T]
 };
+
+// Whether rows of this size can be split in the same pass.
+bool LayerNormSplits(int64_t hidden_size);
 
 // output = LayerNorm(input + bias + residual) over H in one pass; float32 statistics about the
 // mean.

@@ -1,13 +1,13 @@
 // encoder_gemm <batch> <seq> <heads> <size> <is_use_fp16> <int8_mode>
-// Times what can compute the products of a BERT layer, and writes gemm_config.in or, with int8_mode
-// 1 to 3, igemm_config.in.
+// Times what can compute the products of a BERT layer, and writes gemm_config.in, with int8_mode 1
+// to 3 igemm_config.in, of float32's split products split_gemm_config.in. FT_IEEE_FLOAT32=1:
+// float32 without split products.
 #include <cuda_runtime_api.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "tf_ops/cuda/encoder.h"
 #include "tf_ops/cuda/gemm/gemm.h"
-#include "tf_ops/cuda/gemm/int8/int8_kinds.h"
 
 int main(int argc, char** argv) {
   if (argc != 7) {
@@ -40,15 +40,13 @@ int main(int argc, char** argv) {
   printf("Device %s\n***Encoder Gemm Testing Begin***\n", properties.name);
   std::vector<std::string> report;
   const std::string directory = ft::cuda::CommandLineGemmConfigDir();
-  const ft::Status status =
-      ft::cuda::TuneEncoderGemms(config, batch_size, seq_len, false, directory, &report);
+  const ft::Status status = ft::cuda::TuneEncoderGemms(
+      config, batch_size, seq_len, false, ft::cuda::IeeeFloat32Requested(), directory, &report);
   for (const std::string& line : report) printf("%s\n", line.c_str());
   if (!status.ok()) {
     printf("[ERROR] %s\n", status.message().c_str());
     return 1;
   }
-  const std::string path = !config.is_quantized() ? ft::cuda::GemmConfigPath(directory)
-                                                 : ft::cuda::Int8GemmConfigPath(directory);
-  printf("%s is written\n***Encoder Gemm Testing End***\n", path.c_str());
+  printf("The configuration in %s is written\n***Encoder Gemm Testing End***\n", directory.c_str());
   return 0;
 }

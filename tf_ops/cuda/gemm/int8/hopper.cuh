@@ -1,7 +1,7 @@
-// Products of 8 bits on Hopper's tensor cores, by CUTLASS: persistent, with tensor copies and all that
-// follows the product in the epilogue. Included by hopper_*.cu, which instantiate it one kernel a
-// file; compiled for sm_90a alone, with NDEBUG: asserts make ptxas put the wgmma instructions one
-// behind the other.
+// Products of 8 bits on Hopper's tensor cores, by CUTLASS: persistent, with tensor copies and all
+// that follows the product in the epilogue. Included by hopper_*.cu, which instantiate it one
+// kernel a file; compiled for sm_90a alone, with NDEBUG: asserts make ptxas put the wgmma
+// instructions one behind the other.
 #pragma once
 
 #include <type_traits>
@@ -72,10 +72,10 @@ struct Int8Gemm {
       fusion::Sm90Compute<cutlass::homogeneous_multiply_add, Element, float, kRound>, RowVector,
       fusion::Sm90AccFetch, RowVector>;
   using Scalar = fusion::Sm90ScalarBroadcast<float>;
-  using Quantized = fusion::Sm90EVT<
-      fusion::Sm90Compute<ActivateAndScale<kActivation, kIntegers>::template Of, Output, float,
-                          kRound>,
-      Scaled<float>, Scalar>;
+  using Quantized =
+      fusion::Sm90EVT<fusion::Sm90Compute<ActivateAndScale<kActivation, kIntegers>::template Of,
+                                          Output, float, kRound>,
+                      Scaled<float>, Scalar>;
   using Epilogue = std::conditional_t<kRounds, Quantized, Scaled<Output>>;
 
   using Row = cutlass::layout::RowMajor;
@@ -104,9 +104,7 @@ typename Gemm::Epilogue::Arguments EpilogueArguments(const Int8GemmArgs& args) {
     typename Gemm::Scalar::Arguments out_scale;
     out_scale.scalars[0] = 1.f;  // without a pointer
     out_scale.scalar_ptrs[0] = args.out_scale;
-    return {{scale, {}, bias, {}},
-            out_scale,
-            {args.activation}};
+    return {{scale, {}, bias, {}}, out_scale, {args.activation}};
   } else {
     return {scale, {}, bias, {}};
   }
@@ -167,12 +165,13 @@ template <typename Output>
 using GemmFew = Int8Gemm<int8_t, Output, TileFew, Alone, cutlass::gemm::KernelTmaWarpSpecialized,
                          OneGroup, kAnyActivation>;
 
-// The same of float8. Tensor cores keep sums to the end ("fast accumulation"), which costs bits that
-// float8 does not have (docs/fp8.md).
+// The same of float8. Tensor cores keep sums to the end ("fast accumulation"), which costs bits
+// that float8 does not have (docs/fp8.md).
 using Float8 = cutlass::float_e4m3_t;
 using Float8Pingpong = cutlass::gemm::KernelTmaWarpSpecializedPingpongFP8FastAccum;
 template <typename Output, Int8Activation kActivation = Int8Activation::kNone>
-using Float8Gemm128 = Int8Gemm<Float8, Output, Tile128, Pair, Float8Pingpong, OneGroup, kActivation>;
+using Float8Gemm128 =
+    Int8Gemm<Float8, Output, Tile128, Pair, Float8Pingpong, OneGroup, kActivation>;
 template <typename Output, Int8Activation kActivation = Int8Activation::kNone>
 using Float8Gemm64 = Int8Gemm<Float8, Output, Tile64, Alone, Float8Pingpong, OneGroup, kActivation>;
 template <typename Output>

@@ -4,7 +4,8 @@ namespace ft {
 namespace cuda {
 
 Status LaunchHopperFloat8Gelu128(const Int8GemmArgs& args, const LaunchContext& context) {
-  return hopper::Launch<hopper::Float8Gemm128<hopper::Float8, Int8Activation::kGeluTanh>>(args, context);
+  return hopper::Launch<hopper::Float8Gemm128<hopper::Float8, Int8Activation::kGeluTanh>>(args,
+                                                                                          context);
 }
 
 }  // namespace cuda

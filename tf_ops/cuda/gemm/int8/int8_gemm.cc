@@ -130,8 +130,9 @@ Int8GemmKind SelectInt8Gemm(const Int8GemmArgs& args, const LaunchContext& conte
 Status LaunchInt8Gemm(const Int8GemmArgs& args, Int8GemmKind kind, const LaunchContext& context) {
   if (args.rows == 0) return OkStatus();
   if (!Int8GemmSupported(args, kind, context)) {
-    return Internal("a product of ", Name(args.input_dtype), " ", args.rows, "x", args.k, "x", args.n, " to ",
-                    Name(args.output_dtype), " was given to the ", Name(kind), " kernel");
+    return Internal("a product of ", Name(args.input_dtype), " ", args.rows, "x", args.k, "x",
+                    args.n, " to ", Name(args.output_dtype), " was given to the ", Name(kind),
+                    " kernel");
   }
   return FindLauncher(args, kind)(args, context);
 }

@@ -1,6 +1,6 @@
-// Products of int8 or float8 matrices with what follows them (docs/int8.md, docs/fp8.md). All pointers are device
-// pointers, 16-byte aligned unless said otherwise; all work is put on the context's stream, and
-// nothing waits for it.
+// Products of int8 or float8 matrices with what follows them (docs/int8.md, docs/fp8.md). All
+// pointers are device pointers, 16-byte aligned unless said otherwise; all work is put on the
+// context's stream, and nothing waits for it.
 #pragma once
 
 #include "tf_ops/core/types.h"

@@ -1,17 +1,12 @@
 #include "tf_ops/cuda/gemm/int8/int8_kinds.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <sstream>
-
-#include "tf_ops/cuda/gemm/config_file.h"
-#include "tf_ops/cuda/gemm/gemm.h"
 
 namespace ft {
 namespace cuda {
 namespace {
 
-constexpr size_t kMaxRemembered = 4096;
 // To be raised when the kernels change, so that no old choice stands.
 constexpr int kKernelGeneration = 3;
 
@@ -19,18 +14,13 @@ constexpr char kHeader[] =
     "batch_size seq_len head_num size_per_head dataType ### batchCount n m k activation kernel "
     "exec_time environment";
 
-bool SameProduct(const Int8GemmArgs& a, const Int8GemmArgs& b) {
-  return a.rows == b.rows && a.n == b.n && a.k == b.k && a.output_dtype == b.output_dtype &&
-         a.activation == b.activation && a.input_dtype == b.input_dtype;
-}
-
 std::string FormatRow(const TunedInt8Gemm& row, const std::string& environment) {
   const Int8GemmArgs& p = row.product;
   std::ostringstream line;
   line << row.batch_size << ' ' << row.seq_len << ' ' << row.num_heads << ' ' << row.head_size
        << ' ' << static_cast<int>(p.output_dtype) << " ### 1 " << p.n << ' ' << p.rows << ' ' << p.k
-       << ' ' << static_cast<int>(p.activation) << ' ' << static_cast<int>(row.kind) << ' ' << row.milliseconds
-       << ' ' << environment;
+       << ' ' << static_cast<int>(p.activation) << ' ' << static_cast<int>(row.kind) << ' '
+       << row.milliseconds << ' ' << environment;
   if (p.input_dtype != DataType::kInt8) line << ' ' << Name(p.input_dtype);
   return line.str();
 }
@@ -73,7 +63,7 @@ bool ParseRow(const std::string& line, TunedInt8Gemm* row, std::string* environm
 
 constexpr ConfigFormat<TunedInt8Gemm> kFormat = {
     kHeader, FormatRow, ParseRow, [](const TunedInt8Gemm& a, const TunedInt8Gemm& b) {
-      return SameProduct(a.product, b.product);
+      return KeyOf(a.product) == KeyOf(b.product);
     }};
 
 }  // namespace
@@ -96,61 +86,16 @@ Status UpdateInt8GemmConfig(const std::string& path, const std::string& environm
   return UpdateConfig(kFormat, path, environment, rows);
 }
 
-Int8Kinds::Key Int8Kinds::MakeKey(const Int8GemmArgs& product) {
-  return {product.rows, product.n, product.k, static_cast<int>(product.output_dtype),
-          static_cast<int>(product.activation), static_cast<int>(product.input_dtype)};
-}
-
 void Int8Kinds::LoadConfig(const std::string& directory) {
   if (directory.empty() || plain_only_) return;
-  const std::string path = Int8GemmConfigPath(directory);
-  std::string environment;
-  std::vector<TunedInt8Gemm> rows;
-  int num_foreign = 0;
-  Status status = Int8GemmEnvironment(&environment);
-  if (status.ok()) status = ReadInt8GemmConfig(path, environment, &rows, &num_foreign);
-  static std::once_flag reported;
-  if (!status.ok() && status.code() == StatusCode::kInvalidArgument) {
-    std::call_once(reported, [&] {
-      fprintf(stderr, "[WARNING] %s is ignored: %s\n", path.c_str(), status.message().c_str());
-    });
-    return;
-  }
-  if (num_foreign > 0) {
-    std::call_once(reported, [&] {
-      fprintf(stderr, "[WARNING] %d rows of %s are for another GPU, driver or library than %s\n",
-              num_foreign, path.c_str(), environment.c_str());
-    });
-  }
-  for (const TunedInt8Gemm& row : rows) Keep(row);
+  tuned_.Load(kFormat, Int8GemmConfigPath(directory), Int8GemmEnvironment);
 }
 
 Int8GemmKind Int8Kinds::Choose(const Int8GemmArgs& product, const LaunchContext& context) {
   if (plain_only_) return Int8GemmKind::kPlain;
-  Int8GemmArgs rounded = product;
-  rounded.rows = RoundRows(product.rows);
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    for (const Int8GemmArgs& p : {product, rounded}) {
-      const auto found = tuned_.find(MakeKey(p));
-      // What a file names this library, or this device, may not have.
-      if (found != tuned_.end() && Int8GemmSupported(product, found->second, context)) {
-        return found->second;
-      }
-    }
-  }
-  return SelectInt8Gemm(product, context);
-}
-
-bool Int8Kinds::IsTuned(const Int8GemmArgs& product) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  return tuned_.count(MakeKey(product)) > 0;
-}
-
-void Int8Kinds::Keep(const TunedInt8Gemm& row) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (tuned_.size() >= kMaxRemembered) tuned_.clear();
-  tuned_[MakeKey(row.product)] = row.kind;
+  const auto tuned = tuned_.Find(
+      product, [&](Int8GemmKind kind) { return Int8GemmSupported(product, kind, context); });
+  return tuned.has_value() ? *tuned : SelectInt8Gemm(product, context);
 }
 
 }  // namespace cuda

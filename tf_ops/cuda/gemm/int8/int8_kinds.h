@@ -1,24 +1,26 @@
 // Which kernel computes each product of integers: the fastest that was measured, else a rule's.
 #pragma once
 
-#include <map>
-#include <mutex>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "tf_ops/cuda/gemm/int8/int8_gemm.h"
+#include "tf_ops/cuda/gemm/tuned_kinds.h"
 
 namespace ft {
 namespace cuda {
 
+inline ProductKey KeyOf(const Int8GemmArgs& product) {
+  return {product.rows,
+          product.n,
+          product.k,
+          static_cast<int64_t>(product.output_dtype),
+          static_cast<int64_t>(product.activation),
+          static_cast<int64_t>(product.input_dtype)};
+}
+
 // One row of igemm_config.in.
-struct TunedInt8Gemm {
-  int64_t batch_size = 0, seq_len = 0, num_heads = 0, head_size = 0;  // for the reader only
-  Int8GemmArgs product;  // sizes, output type and activation; no pointers
-  Int8GemmKind kind = Int8GemmKind::kPlain;
-  float milliseconds = 0.f;
-};
+using TunedInt8Gemm = TunedKind<Int8GemmArgs, Int8GemmKind>;
 
 // igemm_config.in in `directory`.
 std::string Int8GemmConfigPath(const std::string& directory);
@@ -45,16 +47,12 @@ class Int8Kinds {
   // What was tuned for the product or for its rows rounded up, else SelectInt8Gemm's.
   Int8GemmKind Choose(const Int8GemmArgs& product, const LaunchContext& context);
 
-  bool IsTuned(const Int8GemmArgs& product);
-  void Keep(const TunedInt8Gemm& row);
+  bool IsTuned(const Int8GemmArgs& product) { return tuned_.IsTuned(product); }
+  void Keep(const TunedInt8Gemm& row) { tuned_.Keep(row); }
 
  private:
-  using Key = std::tuple<int64_t, int64_t, int64_t, int, int, int>;
-  static Key MakeKey(const Int8GemmArgs& product);
-
   const bool plain_only_;
-  std::mutex mutex_;
-  std::map<Key, Int8GemmKind> tuned_;  // bounded
+  TunedKinds<TunedInt8Gemm> tuned_;
 };
 
 }  // namespace cuda

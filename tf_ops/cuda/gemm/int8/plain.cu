@@ -55,8 +55,8 @@ __device__ __forceinline__ void MultiplyAddBytes(int (&d)[4], const uint32_t (&a
                                                  uint32_t b1) {
   MultiplyAddIntegers(d, a, b0, b1);
 }
-__device__ __forceinline__ void MultiplyAddBytes(float (&d)[4], const uint32_t (&a)[4],
-                                                 uint32_t b0, uint32_t b1) {
+__device__ __forceinline__ void MultiplyAddBytes(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                                 uint32_t b1) {
   MultiplyAddFloat8(d, a, b0, b1);
 }
 
@@ -147,7 +147,8 @@ __device__ __forceinline__ void StoreSums(const Epilogue& e, Sum sum0, Sum sum1,
   StorePair(row + column, y[0], y[1], column + 1 < n, n % 2 == 0);
 }
 
-// Blocks go round the columns first: they share rows of x. Sum is int for integers, float for float8.
+// Blocks go round the columns first: they share rows of x. Sum is int for integers, float for
+// float8.
 template <typename T, typename Sum, typename C>
 __global__ void __launch_bounds__(kThreads)
     Int8GemmKernel(const int8_t* __restrict__ x, const int8_t* __restrict__ w, const Epilogue e,
