@@ -297,12 +297,13 @@ def minilm(tmp_path_factory):
 @pytest.mark.parametrize("use_tensorflow", [True, False], ids=["tensorflow", "op"])
 def test_minilm_gives_the_hidden_states_of_numpy(minilm, use_tensorflow):
 
+    from fastertransformer_tf import google_bert
     from fastertransformer_tf.models import bert_compat, modeling
 
     folder, imported = minilm
     weights = safetensors.numpy.load_file(folder / "model.safetensors")
     config = json.loads((folder / "config.json").read_text())
-    tokenizer = bert_compat.tokenization().FullTokenizer(imported.vocab_file, True)
+    tokenizer = google_bert.tokenization().FullTokenizer(imported.vocab_file, True)
     tokens = [tokenizer.tokenize(s) for s in SENTENCES]
     pairs = [(["[CLS]", *a, "[SEP]"], [*b, "[SEP]"]) for a in tokens for b in tokens]
     assert len(pairs) == 100
