@@ -56,7 +56,12 @@ def calibrate(
       UserError: There is not one encoder that can be calibrated, there is no batch, a batch is not
         as expected, or the model has values that are not finite.
     """
-    calibration = find_ranges(model, batches, options or calibrating.CalibrationOptions())
+    found = find_ranges(model, batches, options or calibrating.CalibrationOptions())
+    return amax_buffers(model, found)
+
+
+def amax_buffers(model: nn.Module, calibration: calibrating.Calibration) -> dict[str, torch.Tensor]:
+    """Gives the ranges that `find_ranges` found in a model the names that `calibrate` returns."""
     path = f"{_find_bert(model)[0]}encoder."
     amax = torch_names.amax_buffers(calibration.amax)
     return {f"{path}{name}": torch.from_numpy(value) for name, value in amax.items()}

@@ -7,7 +7,9 @@ reading and writing one needs TensorFlow in this process, everything else does n
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -16,9 +18,17 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from safetensors.torch import save_file
 
+from fastertransformer_tf import google_bert
 from fastertransformer_tf.errors import UserError, listed
-from fastertransformer_tf.files import bert_config, hf_conversion, hf_weights
+from fastertransformer_tf.files import (
+    bert_config,
+    hf_conversion,
+    hf_tokenizer,
+    hf_weights,
+    vocabulary,
+)
 from fastertransformer_tf.quantization import (
     calibrated,
     calibrating,
@@ -176,32 +186,92 @@ def _dequantized(
     return result, amax
 
 
-def save_checkpoint(
-    model: Any, calibration: calibrating.Calibration, prefix: str | os.PathLike[str]
-) -> None:
-    """Writes a calibrated model as a checkpoint of TensorFlow, for `ckpt_quantization`.
+def load_tokenizer(path: str | os.PathLike[str], vocab_size: int) -> tuple[Any, bool]:
+    """Makes the tokenizer of a model that `load_model` takes.
 
     Args:
-      model: Of transformers, as `calibrate` left it.
+      path: See there; a checkpoint of TensorFlow has vocab.txt beside it.
+      vocab_size: Of the model.
+
+    Returns:
+      google's FullTokenizer, and whether it makes lower case of texts: of a checkpoint always.
+
+    Raises:
+      FileNotFoundError: There is no vocabulary.
+      UserError: The vocabulary is not the model's, or the folder's tokenizer does something that
+        google's does not.
+    """
+    path = os.fspath(path)
+    make = google_bert.tokenization().FullTokenizer
+    if os.path.isfile(os.path.join(path, "config.json")):
+        found = hf_tokenizer.read_tokenizer(Path(path), "keep")
+        with tempfile.TemporaryDirectory() as folder:
+            file = os.path.join(folder, bert_config.VOCAB_NAME)
+            _write_vocab(Path(file), found.vocab)
+            tokenizer, lower = make(file, found.do_lower_case), found.do_lower_case
+        source = path
+    else:
+        prefix = _tensorflow_part("reading", path).prefix_of(path)
+        source = os.path.join(os.path.dirname(prefix), bert_config.VOCAB_NAME)
+        tokenizer, lower = make(source, True), True
+    vocabulary.check(tokenizer.vocab, vocab_size, source)
+    return tokenizer, lower
+
+
+def _write_vocab(file: Path, tokens: Iterable[str]) -> None:
+    file.write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
+
+
+def write_hugging_face(
+    folder: Path,
+    model: Any,
+    amax: Mapping[str, torch.Tensor],
+    vocab: Iterable[str],
+    do_lower_case: bool,
+) -> None:
+    """Writes a calibrated model into a folder: what `load_model` and `load_tokenizer` read.
+
+    Args:
+      folder: Exists.
+      model: Of transformers.
+      amax: Its ranges, which become part of model.safetensors.
+      vocab: Tokens by their id.
+      do_lower_case: Of the tokenizer.
+    """
+    model.config.save_pretrained(folder)
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file({**state, **amax}, folder / "model.safetensors", metadata={"format": "pt"})
+    _write_vocab(folder / bert_config.VOCAB_NAME, vocab)
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": do_lower_case}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def write_google(
+    folder: Path, model: Any, calibration: calibrating.Calibration, vocab: Iterable[str]
+) -> None:
+    """Writes a calibrated model into a folder as a checkpoint of TensorFlow.
+
+    `ckpt_quantization` makes the int8 one of it, which every runner takes.
+
+    Args:
+      folder: Exists; gets bert_model.ckpt, bert_config.json and vocab.txt.
+      model: Of transformers, as the calibration left it.
       calibration: Its ranges.
-      prefix: Path without suffix; the folder is created.
+      vocab: Tokens by their id.
 
     Raises:
       UserError: TensorFlow is not installed, or the model is none that google's code knows.
     """
-    writing = _tensorflow_part("writing", os.fspath(prefix))
-    config = google_config(model)
+    writing = _tensorflow_part("writing", os.fspath(folder))
+    values = model.config.to_dict()
+    config = hf_conversion.convert_config({**values, "architectures": None, "problem_type": None})
     state = {name: value.float().cpu().numpy() for name, value in model.state_dict().items()}
     variables, _ = hf_conversion.convert_tensors(
-        state,
-        config,
-        missing_pooler="zeros",
-        architectures=[type(model).__name__],
+        state, config, missing_pooler="zeros", architectures=[type(model).__name__]
     )
-    writing.save_checkpoint(prefix, variables | calibrated.variables(calibration.amax))
-
-
-def google_config(model: Any) -> dict[str, Any]:
-    """Returns the bert_config.json of a model of transformers."""
-    values = model.config.to_dict()
-    return hf_conversion.convert_config({**values, "architectures": None, "problem_type": None})
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    (folder / bert_config.CONFIG_NAME).write_text(text, encoding="utf-8")
+    _write_vocab(folder / bert_config.VOCAB_NAME, vocab)
+    writing.write_checkpoint(
+        folder / bert_config.CHECKPOINT_NAME, variables | calibrated.variables(calibration.amax)
+    )
