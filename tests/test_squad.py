@@ -577,7 +577,7 @@ def test_scores_of_squad_2_are_printed(model, tmp_path, capsys):
     scores = squad_scores.evaluate_v2_files(
         file, tmp_path / "out/predictions.json", tmp_path / "out/null_odds.json", 1e30
     )
-    for key, name in question_answering._NAMES_OF_V2.items():
+    for key, name in squad_scores.NAMES_OF_V2.items():
         (found,) = re.findall(rf"^ *{name} +(-?[\d.e-]+) *$", shown, re.M)
         assert float(found) == scores[key], name
     # A test set says nothing about its answers.

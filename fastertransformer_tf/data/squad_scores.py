@@ -234,7 +234,7 @@ def evaluate_files(dataset_file: str | Path, predictions_file: str | Path) -> di
 
 
 # Metric of SQuAD 2 -> how the table calls it.
-_NAMES_OF_V2 = {
+NAMES_OF_V2 = {
     "exact": "exact match",
     "f1": "F1",
     "HasAns_f1": "F1 of those with an answer",
@@ -275,7 +275,7 @@ def known_scores(
     except UserError as error:
         print(f"no scores: {error}")  # Of the answers; the questions were checked before.
         return {}
-    return {name: scores[key] for key, name in _NAMES_OF_V2.items() if key in scores}
+    return {name: scores[key] for key, name in NAMES_OF_V2.items() if key in scores}
 
 
 def read_articles(dataset_file: str | Path, version: str | None = VERSION) -> list[Any]:
