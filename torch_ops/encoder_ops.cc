@@ -57,6 +57,10 @@ Status Prepare(const std::vector<Tensor>& weights, const std::vector<Tensor>& am
         ViewOf(field.op_input, dense.back(), &(layers[i / kWeightsPerLayer].*field.view)));
   }
   for (int64_t layer = 0; layer < num_lists; ++layer) {
+    // Numbers that the host reads, which a GPU's preparation fetches from either.
+    if (!amax_lists[layer].is_cpu()) {
+      FT_RETURN_IF_ERROR(CheckDevice("amax_lists", amax_lists[layer], weights[0]));
+    }
     dense.push_back(Contiguous(amax_lists[layer]));
     FT_RETURN_IF_ERROR(ViewOf("amax_lists", dense.back(), &layers[layer].amax_list));
   }
