@@ -192,6 +192,14 @@ def batches(features: Mapping[str, np.ndarray], batch_size: int) -> list[dict[st
 
 def few_tokens(features: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     """Returns the first examples, up to a number of tokens, at least one, in one batch."""
-    tokens = np.cumsum(features["input_mask"].sum(axis=1))
-    count = max(1, int(np.searchsorted(tokens, _SEARCH_TOKENS, side="right")))
+    count = count_of_few_tokens(features["input_mask"].sum(axis=1))
     return batches({name: value[:count] for name, value in features.items()}, count)
+
+
+def count_of_few_tokens(lengths: np.ndarray) -> int:
+    """Returns how many first sequences the method `layer_error` runs its layers on.
+
+    Args:
+      lengths: The tokens of each, [examples].
+    """
+    return max(1, int(np.searchsorted(np.cumsum(lengths), _SEARCH_TOKENS, side="right")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -74,23 +75,57 @@ def find_ranges(
 ) -> calibrating.Calibration:
     """As `calibrate`; returns the ranges by the names of the points, and what they were made of."""
     _, bert = _find_bert(model)
-    inputs = [_checked(index, batch) for index, batch in enumerate(batches)]
-    if not inputs:
+    checked = [_checked(index, batch) for index, batch in enumerate(batches)]
+    if not checked:
         raise UserError("batches is empty, expected at least one batch of the task's data")
+    inputs = [functools.partial(_embedded, bert, batch) for batch in checked]
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            tensors = _encoder_variables(bert)
+            tensors = _encoder_variables(bert.encoder)
+            tensors[_EMBEDDING_BETA] = _to_numpy(bert.embeddings.LayerNorm.bias)
 
             def observe(changed: Mapping[str, np.ndarray]) -> _Observed:
                 if changed is not tensors:
                     _load_biases(bert, changed)
-                return _Observed(bert, inputs)
+                return _Observed(bert.encoder, inputs)
 
             return calibrating.calibrate(tensors, observe, options)
     finally:
         model.train(was_training)
+
+
+def calibrate_encoder(
+    encoder: Any,
+    hidden_states: torch.Tensor,
+    is_real: torch.Tensor,
+    options: calibrating.CalibrationOptions,
+) -> dict[str, torch.Tensor]:
+    """As `calibrate`, of an encoder alone, on one batch of what enters it.
+
+    Args:
+      encoder: transformers' BertEncoder, in evaluation mode.
+      hidden_states: [B,S,H].
+      is_real: bool [B,S], the tokens that count.
+      options: How, without fold_shift: that changes the embeddings, too.
+
+    Returns:
+      The `_amax` by their names below the encoder, `layer.0....`.
+
+    Raises:
+      UserError: fold_shift is asked for, or values are not finite.
+    """
+    if options.fold_shift:
+        raise UserError("fold_shift needs the embeddings, expected it off for an encoder alone")
+    with torch.no_grad():
+        found = calibrating.calibrate(
+            _encoder_variables(encoder),
+            lambda _: _Observed(encoder, [lambda: (hidden_states, is_real)]),
+            options,
+        )
+    amax = torch_names.amax_buffers(found.amax)
+    return {name: torch.from_numpy(value) for name, value in amax.items()}
 
 
 def _find_bert(model: nn.Module) -> tuple[str, Any]:
@@ -142,14 +177,21 @@ def _checked(index: int, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.T
 _EMBEDDING_BETA = "bert/embeddings/LayerNorm/beta"
 
 
-def _encoder_variables(bert: Any) -> dict[str, np.ndarray]:
-    """The float32 weights of the encoder by google's names, and the bias of the embeddings."""
-    tensors = {_EMBEDDING_BETA: bert.embeddings.LayerNorm.bias.float().cpu().numpy()}
-    for index, layer in enumerate(bert.encoder.layer):
-        for weight in spec.LAYER_WEIGHTS:
-            value = layer.get_parameter(weight.hugging_face).float().cpu().numpy()
-            tensors[points.full_name(index, weight.google)] = value.T
-    return tensors
+def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    # A copy: the tensor may change while the array is compared with what it becomes.
+    array: np.ndarray = tensor.detach().float().cpu().numpy().copy()
+    return array
+
+
+def _encoder_variables(encoder: Any) -> dict[str, np.ndarray]:
+    """The float32 weights of an encoder by google's names."""
+    return {
+        points.full_name(index, weight.google): _to_numpy(
+            layer.get_parameter(weight.hugging_face)
+        ).T
+        for index, layer in enumerate(encoder.layer)
+        for weight in spec.LAYER_WEIGHTS
+    }
 
 
 def _load_biases(bert: Any, tensors: Mapping[str, np.ndarray]) -> None:
@@ -162,20 +204,24 @@ def _load_biases(bert: Any, tensors: Mapping[str, np.ndarray]) -> None:
                 layer.get_parameter(weight.hugging_face).copy_(torch.from_numpy(value))
 
 
-class _Observed:
-    """`calibrating.Observed` of a BertModel and batches."""
+# Makes what enters the encoder, [B,S,H], and which tokens are real, bool [B,S].
+_Input = Callable[[], tuple[torch.Tensor, torch.Tensor]]
 
-    def __init__(self, bert: Any, batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
-        self._bert, self._batches = bert, batches
+
+class _Observed:
+    """`calibrating.Observed` of an encoder and its inputs."""
+
+    def __init__(self, encoder: Any, inputs: Sequence[_Input]) -> None:
+        self._encoder, self._inputs = encoder, inputs
 
     def _run(
         self, description: str, see: Callable[[Sequence[str], torch.Tensor, torch.Tensor], None]
     ) -> None:
         """Shows names of points, the tensor there and bool [B,S] of real tokens, of all batches."""
-        bar = tqdm.tqdm(self._batches, desc=description, unit="batch", file=sys.stderr)
-        for batch in bar:
-            hidden, is_real = _embedded(self._bert, batch)
-            for index, layer in enumerate(self._bert.encoder.layer):
+        bar = tqdm.tqdm(self._inputs, desc=description, unit="batch", file=sys.stderr)
+        for make in bar:
+            hidden, is_real = make()
+            for index, layer in enumerate(self._encoder.layer):
 
                 def point(scopes: Sequence[str], tensor: torch.Tensor, index: int = index) -> None:
                     see([points.full_name(index, s) for s in scopes], tensor, is_real)  # noqa: B023
@@ -220,8 +266,9 @@ class _Observed:
         self, kernels: Sequence[Mapping[str, np.ndarray]], int8_mode: int
     ) -> Iterator[_LayerErrors]:
         """See `calibrating.Observed`."""
-        batch = _few_tokens(self._batches)
-        yield _LayerErrors(self._bert, batch, kernels, int8_mode)
+        hidden, is_real = self._inputs[0]()
+        count = calibrating.count_of_few_tokens(is_real.sum(dim=1).cpu().numpy())
+        yield _LayerErrors(self._encoder, hidden[:count], is_real[:count], kernels, int8_mode)
 
 
 def _embedded(bert: Any, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -232,36 +279,23 @@ def _embedded(bert: Any, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tenso
     return bert.embeddings(**given), is_real
 
 
-def _few_tokens(batches: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The first sequences of the first batch, as many as the search is run on."""
-    features = {
-        ("input_mask" if name == "attention_mask" else name): tensor.cpu().numpy()
-        for name, tensor in batches[0].items()
-    }
-    (few,) = calibrating.few_tokens(features)
-    return {
-        ("attention_mask" if name == "input_mask" else name): torch.from_numpy(value)
-        for name, value in few.items()
-    }
-
-
 class _LayerErrors:
     """`range_search.LayerErrors` of the op itself, one layer at a time."""
 
     def __init__(
         self,
-        bert: Any,
-        batch: Mapping[str, torch.Tensor],
+        encoder: Any,
+        hidden: torch.Tensor,
+        is_real: torch.Tensor,
         kernels: Sequence[Mapping[str, np.ndarray]],
         int8_mode: int,
     ) -> None:
-        self._config, self._int8_mode = bert.config, int8_mode
-        hidden, self._is_real = _embedded(bert, batch)
+        self._config, self._int8_mode, self._is_real = encoder.config, int8_mode, is_real
         self._input = hidden.float()
         self._expected = []
         self._layers = []
         self._kernels = []
-        for layer, amax in zip(bert.encoder.layer, kernels, strict=True):
+        for layer, amax in zip(encoder.layer, kernels, strict=True):
             hidden = point_encoder.run_layer(layer, hidden, self._is_real, lambda *_: None)
             self._expected.append(hidden.float())
             columns = {

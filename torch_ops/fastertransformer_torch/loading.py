@@ -6,13 +6,13 @@ reading and writing one needs TensorFlow in this process, everything else does n
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -89,7 +89,8 @@ def _load_hugging_face(folder: Path, model_class: Any) -> LoadedModel:
 
 
 def _load_google(path: str, model_class: Any) -> LoadedModel:
-    reading = _tensorflow_part("reading", path)
+    with _tensorflow_for(path):
+        from fastertransformer_tf.checkpoints import reading
     prefix = reading.prefix_of(path)
     config_file = os.path.join(os.path.dirname(prefix), bert_config.CONFIG_NAME)
     if not os.path.isfile(config_file):
@@ -133,17 +134,15 @@ def _check_complete(
         raise UserError(f"{source} does not fit {model_class.__name__}: {listed(faults)}")
 
 
-def _tensorflow_part(name: str, path: str) -> ModuleType:
-    """Returns a module of `fastertransformer_tf.checkpoints`.
+@contextlib.contextmanager
+def _tensorflow_for(path: str) -> Iterator[None]:
+    """Says so in one sentence where what is imported inside needs TensorFlow, which is missing.
 
     Raises:
       UserError: TensorFlow is not installed.
     """
     try:
-        if name == "reading":
-            from fastertransformer_tf.checkpoints import reading as module
-        else:
-            from fastertransformer_tf.checkpoints import writing as module
+        yield
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "tensorflow":
             raise
@@ -151,7 +150,6 @@ def _tensorflow_part(name: str, path: str) -> ModuleType:
             f"{path} is a checkpoint of TensorFlow, which is not installed: pip install "
             "'tensorflow==2.21.*', or give a Hugging Face folder"
         ) from error
-    return module
 
 
 def _dequantized(
@@ -211,7 +209,9 @@ def load_tokenizer(path: str | os.PathLike[str], vocab_size: int) -> tuple[Any, 
             tokenizer, lower = make(file, found.do_lower_case), found.do_lower_case
         source = path
     else:
-        prefix = _tensorflow_part("reading", path).prefix_of(path)
+        with _tensorflow_for(path):
+            from fastertransformer_tf.checkpoints import reading
+        prefix = reading.prefix_of(path)
         source = os.path.join(os.path.dirname(prefix), bert_config.VOCAB_NAME)
         tokenizer, lower = make(source, True), True
     vocabulary.check(tokenizer.vocab, vocab_size, source)
@@ -262,7 +262,8 @@ def write_google(
     Raises:
       UserError: TensorFlow is not installed, or the model is none that google's code knows.
     """
-    writing = _tensorflow_part("writing", os.fspath(folder))
+    with _tensorflow_for(os.fspath(folder)):
+        from fastertransformer_tf.checkpoints import writing
     values = model.config.to_dict()
     config = hf_conversion.convert_config({**values, "architectures": None, "problem_type": None})
     state = {name: value.float().cpu().numpy() for name, value in model.state_dict().items()}
