@@ -6,9 +6,9 @@
 #        tests  tests/pytorch/test_torch_cuda.py
 #        times  nine shapes in float16, every engine but max-autotune
 #        tuned  the same shapes by torch.compile with max-autotune, beside ours, as far as the limit allows
-# Environment: FT_PYTHON as in build_torch.sh, to pack a Python with TensorFlow, too, whose cuBLAS headers are
-#              taken; FT_TORCH_GPU: DIR; OUT: folder for logs and results (gpu_torch_results); FT_GPU_LIMIT: seconds
-#              that a part may take (400); FT_GPU_PYTHON_VERSION: of the GPU machine, to pack (3.12); FT_CUDA_ARCHS
+# Environment: FT_PYTHON as in build_torch.sh; FT_TORCH_GPU: DIR; OUT: folder for logs and results
+#              (gpu_torch_results); FT_GPU_LIMIT: seconds that a part may take (400); FT_GPU_PYTHON_VERSION: of the
+#              GPU machine, to pack (3.12); FT_CUDA_ARCHS
 # Exit code 1 if anything failed or was cut off.
 set -uo pipefail
 cd "$(dirname "$0")/.."

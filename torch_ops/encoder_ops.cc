@@ -11,8 +11,8 @@
 #include "tf_ops/core/runner.h"
 #include "torch_ops/call.h"
 #include "torch_ops/convert.h"
-#include "torch_ops/labels.h"
 #include "torch_ops/masks.h"
+#include "torch_ops/prepared_cuda.h"
 #ifdef FT_WITH_CUDA
 #include "torch_ops/masks_cuda.h"
 #endif
@@ -68,12 +68,12 @@ Status Prepare(const std::vector<Tensor>& weights, const std::vector<Tensor>& am
   FT_RETURN_IF_ERROR(call.GetRunner(config, &runner));
   std::shared_ptr<Encoder> encoder;
   FT_RETURN_IF_ERROR(runner->CheckWeights(layers, &encoder));
-  *prepared = call.Empty({PreparedTensorBytes(*encoder)}, ScalarType::Byte);
+  const int64_t bytes =
+      call.is_cuda() ? CudaPreparedBytes(*encoder) : PreparedTensorBytes(*encoder);
+  *prepared = call.Empty({bytes}, ScalarType::Byte);
   void* const memory = prepared->mutable_data_ptr();
   if (!call.is_cuda()) return PrepareTensor(*encoder, layers, memory, memory, call.execution());
-  std::vector<char> label(kAlignment);
-  FT_RETURN_IF_ERROR(PrepareTensor(*encoder, layers, memory, label.data(), call.execution()));
-  return WriteCudaLabel(label, *prepared, call.execution());
+  return PrepareCudaTensor(*encoder, layers, memory, call.execution());
 }
 
 Tensor PrepareEncoder(const std::vector<Tensor>& weights, const std::vector<Tensor>& amax_lists,

@@ -83,7 +83,7 @@ def test_every_layer_is_the_references(rng, heads, dtype, remove_padding, said_b
         "device": {"sequence_length": lengths.to(DEVICE)},
         "mask": {"attention_mask": case.keys},
     }[said_by]
-    # The second of three calls is captured, the third replayed, by the library's own graphs.
+    # Of one address the second call is captured, the third replayed, by the library's own graphs.
     for _ in range(3):
         outputs = case.run(**said, num_outputs=2, remove_padding=remove_padding)
     expected = case.expected(lengths=case.lengths)
@@ -181,9 +181,12 @@ def test_scales_may_lie_on_the_device(rng):
     layers, lists = reference_int8.random_model(rng, 1, 256, 512)
     sizes = {"head_num": 4, "size_per_head": 64, "int8_mode": 2}
     tensors = moved(as_tensors(layers))
-    there = prepare_encoder(tensors, **sizes, amax_lists=[torch.tensor(lists[0]).to(DEVICE)])
-    here = prepare_encoder(tensors, **sizes, amax_lists=[torch.tensor(lists[0])])
-    assert torch.equal(there, here)
+    x = torch.tensor(rng.normal(size=(2, 9, 256)), dtype=torch.float32).to(DEVICE)
+    outputs = []
+    for device in ("cpu", DEVICE):
+        prepared = prepare_encoder(tensors, **sizes, amax_lists=[torch.tensor(lists[0]).to(device)])
+        outputs += bert_encoder(x, prepared, **sizes, inner_size=512, num_layers=1)
+    assert torch.equal(*outputs) and outputs[0].isfinite().all()
 
 
 def test_any_strides_and_empty_batches(rng):
@@ -262,7 +265,7 @@ def test_lengths_of_the_host_are_captured(rng):
 
 
 @needs_cuda
-@pytest.mark.parametrize("which", ["remove_padding", "float mask", "lengths", "new weights"])
+@pytest.mark.parametrize("which", ["remove_padding", "float mask", "lengths", "weights"])
 def test_what_a_capture_cannot_do_is_refused(rng, which):
     case = Case(rng)
     added = torch.zeros(case.keys.shape, device=DEVICE)
@@ -276,16 +279,19 @@ def test_what_a_capture_cannot_do_is_refused(rng, which):
             {"sequence_length": torch.tensor(LENGTHS).to(DEVICE)},
             "sequence_length would have to be read",
         ),
-        "new weights": ({}, "prepared is seen for the first time"),
+        "weights": ({}, r"prepared has \d+ bytes, expected \d+: it was prepared for another type"),
     }[which]
-    prepared = case.prepared.clone() if which == "new weights" else case.prepared
+    prepared = case.prepared
+    if which == "weights":
+        prepared = prepare_encoder(moved(as_tensors(case.layers, "float16")), **case.sizes)
+    error = ValueError if which == "weights" else RuntimeError
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         graph = torch.cuda.CUDAGraph()
         graph.capture_begin()
         try:
-            with pytest.raises(RuntimeError, match=message):
+            with pytest.raises(error, match=message):
                 bert_encoder(case.x, prepared, **{**case.arguments, **arguments})
         finally:
             graph.capture_end()
@@ -328,13 +334,11 @@ def test_prepared_of_something_else_is_refused(rng):
     on_cpu = prepare_encoder(moved(case.tensors, "cpu"), **case.sizes)
     with pytest.raises(ValueError, match="prepared is for cpu .*; expected cuda"):
         bert_encoder(case.x, on_cpu.to(DEVICE), **case.arguments)
-    with pytest.raises(ValueError, match="does not begin as what prepare_encoder returns"):
-        bert_encoder(case.x, torch.zeros_like(case.prepared), **case.arguments)
-    # The same memory with another content.
+    for wrong in (case.prepared[:-64], torch.zeros(4096, dtype=torch.uint8, device=DEVICE)):
+        with pytest.raises(ValueError, match="prepared (has .* bytes, expected|does not begin as)"):
+            bert_encoder(case.x, wrong, **case.arguments)
     other = case.prepared.clone()
-    bert_encoder(case.x, other, **case.arguments)
-    (expected,) = case.run()
-    assert torch.equal(bert_encoder(case.x, other, **case.arguments)[0], expected)
+    assert torch.equal(bert_encoder(case.x, other, **case.arguments)[0], case.run()[0])
 
 
 def test_a_bias_is_refused(rng):

@@ -23,12 +23,17 @@ int64_t PreparedTensorBytes(const Encoder& encoder) {
   return kAlignment + encoder.PreparedWeightBytes();
 }
 
+std::string PreparedTensorLabel(const Encoder& encoder) {
+  std::string label = Label(encoder);
+  label.resize(kAlignment, '\0');
+  return label;
+}
+
 Status PrepareTensor(const Encoder& encoder, const std::vector<LayerWeights>& layers, void* tensor,
                      void* label, const ExecutionContext& context) {
-  const std::string text = Label(encoder);
-  if (text.size() >= kAlignment) return Internal("no room for the label: ", text);
-  std::memset(label, 0, kAlignment);
-  std::memcpy(label, text.data(), text.size());
+  const std::string text = PreparedTensorLabel(encoder);
+  if (text.back() != '\0') return Internal("no room for the label: ", text);
+  std::memcpy(label, text.data(), kAlignment);
   return encoder.PrepareWeights(layers, static_cast<char*>(tensor) + kAlignment, context);
 }
 

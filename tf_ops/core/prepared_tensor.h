@@ -8,6 +8,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "tf_ops/core/weight_cache.h"
@@ -19,6 +20,9 @@ inline constexpr int64_t kTensorAlignment = 64;
 
 // Bytes of label and weights.
 int64_t PreparedTensorBytes(const Encoder& encoder);
+
+// The label, filled up with zeros to kAlignment bytes.
+std::string PreparedTensorLabel(const Encoder& encoder);
 
 // Writes label and weights; `tensor` is memory of that many bytes, aligned to kTensorAlignment.
 // `label` is host memory that gets the first kAlignment of them: `tensor` itself, or on a GPU what
