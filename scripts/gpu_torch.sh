@@ -2,10 +2,11 @@
 # fastertransformer_torch on a GPU: its tests, then times beside PyTorch's own ways. `pack` prepares, where there is
 # a network, what a GPU machine with CUDA's PyTorch may lack.
 # Usage: gpu_torch.sh pack [DIR (.gpu/torch)]    the library with CUDA, and transformers and what it needs, into DIR
-#        gpu_torch.sh [PART ...]                 parts: tests times tuned; default tests and times
+#        gpu_torch.sh [PART ...]                 parts: tests times full tuned; default tests and times
 #        tests  tests/pytorch/test_torch_cuda.py
-#        times  nine shapes in float16, every engine but max-autotune
-#        tuned  the same shapes by torch.compile with max-autotune, beside ours, as far as the limit allows
+#        times  nine shapes in float16, half of each sequence padding, every engine but max-autotune
+#        full   the same without padding
+#        tuned  as times, by torch.compile with max-autotune, beside ours, as far as the limit allows
 # Environment: FT_PYTHON as in build_torch.sh; FT_TORCH_GPU: DIR; OUT: folder for logs and results
 #              (gpu_torch_results); FT_GPU_LIMIT: seconds that a part may take (400); FT_GPU_PYTHON_VERSION: of the
 #              GPU machine, to pack (3.12); FT_CUDA_ARCHS
@@ -81,7 +82,8 @@ case $parts in *" tests "*)
   grep -q ' passed' "$out/tests.log" || failed=1 ;;
 esac
 case $parts in *" times "*)
-  times times half,full "eager,torchscript,sdpa,sdpa lengths,compile,ours,ours remove_padding" ;;
+  times times half "eager,torchscript,sdpa,sdpa lengths,compile,ours,ours remove_padding" ;;
 esac
+case $parts in *" full "*) times full full "eager,torchscript,sdpa,compile,ours" ;; esac
 case $parts in *" tuned "*) times tuned half "compile max-autotune,ours,ours remove_padding" ;; esac
 exit $failed
