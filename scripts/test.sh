@@ -1,6 +1,6 @@
 #!/bin/bash
-# Sets everything up, builds, and runs all tests: C++ by Bazel, those of the PyTorch front end
-# where PyTorch can be installed (test_torch.sh), Python by pytest.
+# Sets everything up, builds, and runs all tests: C++ by Bazel; those of the PyTorch front end (test_torch.sh), where
+# PyTorch can be installed; Python by pytest.
 # Usage: test.sh [pytest arguments]
 # Environment: FT_PYTHON, FT_CUDA as in build.sh; FT_TEST_DATA (tests/conftest.py)
 set -euo pipefail
