@@ -12,8 +12,9 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import report
+from fastertransformer_tf import google_bert
 from fastertransformer_tf.checkpoints import reading
-from fastertransformer_tf.models import bert_compat, modeling
+from fastertransformer_tf.models import modeling
 from fastertransformer_tf.programs import classification, profiling
 
 _DATA = flags.DEFINE_string(
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> None:
         for remove in (False, True):
             name = f"op {floatx}" + (" remove_padding" if remove else "")
             contestants[name] = modeling.EncoderOptions(floatx=floatx, remove_padding=remove)
-    with bert_compat.bound_flags(values):
+    with google_bert.bound_flags(values):
         job = classification.prepare(values)
         features = job.features("dev")
         models = {

@@ -18,8 +18,8 @@ import tensorflow as tf
 from absl import app, flags
 
 from benchmarks import report
+from fastertransformer_tf import google_bert
 from fastertransformer_tf.data import glue
-from fastertransformer_tf.models import bert_compat
 from fastertransformer_tf.rewriting import optimizer
 
 _ROOT = report.RESULTS.parents[1]
@@ -54,7 +54,7 @@ class _Served:
 
     def label(self, examples: list[Any], labels: list[str], tokenizer: Any) -> np.ndarray:
         """Tokenizes and runs all pairs; returns their logits."""
-        convert = bert_compat.run_classifier().convert_single_example
+        convert = google_bert.run_classifier().convert_single_example
         found = []
         for begin in range(0, len(examples), _BATCH.value):
             rows = [
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
     model = data / "minilm_mrpc"
     task = glue.TASKS["mrpc"]
     labels, examples = task.get_labels(), task.examples(str(data / "glue_data" / "MRPC"), "dev")
-    tokenizer = bert_compat.tokenization().FullTokenizer(str(model / "vocab.txt"), True)
+    tokenizer = google_bert.tokenization().FullTokenizer(str(model / "vocab.txt"), True)
     expected_labels = np.array([labels.index(example.label) for example in examples])
     result: dict[str, Any] = {
         **report.header(),

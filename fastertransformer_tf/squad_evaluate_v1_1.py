@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from fastertransformer_tf.data.squad_scores import evaluate_files
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.programs import cli
-from fastertransformer_tf.programs.squad_scores import evaluate_files
 
 
 def main() -> None:

@@ -12,9 +12,9 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fastertransformer_tf.data.squad_scores import evaluate_v2_files
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.programs import cli
-from fastertransformer_tf.programs.squad_scores import evaluate_v2_files
 
 if TYPE_CHECKING:
     from absl import flags

@@ -8,8 +8,6 @@ in a while loop whose every turn takes the output of the one before, so that not
 
 import pathlib
 import sys
-import threading
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -19,7 +17,7 @@ from absl import flags
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from fastertransformer_tf.errors import UserError  # noqa: E402
 from fastertransformer_tf.models import encoder_graphs, encoder_weights, int8_weights  # noqa: E402
-from fastertransformer_tf.programs import cli  # noqa: E402
+from fastertransformer_tf.programs import batch_runs, cli  # noqa: E402
 
 DEFINE = flags.DEFINE_integer
 _BATCH = DEFINE("batch_size", 4, "Sequences in the batch.", 1)
@@ -172,23 +170,9 @@ class Session:
     def loop_ms(self, threads: int = 1) -> float:
         """Milliseconds of one turn of the loop, run once before; of `threads` loops at once."""
         self._loop(self._lengths, _ITERATIONS.value)
-        failures: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                self._loop(self._lengths, _ITERATIONS.value)
-            except Exception as error:  # noqa: BLE001 (raised again below)
-                failures.append(error)
-
-        workers = [threading.Thread(target=work) for _ in range(threads)]
-        start = time.perf_counter()
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        seconds = time.perf_counter() - start
-        if failures:
-            raise failures[0]
+        seconds = batch_runs.seconds_in_threads(
+            lambda: self._loop(self._lengths, _ITERATIONS.value), threads
+        )
         return 1e3 * seconds / _ITERATIONS.value
 
     def close(self) -> None:

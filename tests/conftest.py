@@ -33,10 +33,14 @@ for entry in (str(REPOSITORY), str(REPOSITORY / "tests")):
 
 
 @functools.cache
-def _gpu_problem() -> str | None:
-    """Says why GPU tests cannot run here, or None."""
+def _gpu_problem(framework: str) -> str | None:
+    """Says why GPU tests of "tensorflow" or "torch" cannot run here, or None."""
     if "GPU" not in GPU_TEST_DEVICE:
         return None
+    if framework == "torch":
+        import torch
+
+        return None if torch.cuda.is_available() else "PyTorch sees no GPU on this machine"
     import tensorflow as tf
 
     if not tf.config.list_physical_devices("GPU"):
@@ -52,7 +56,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Registers the markers, so that they exist also where pyproject.toml is not beside tests/."""
-    config.addinivalue_line("markers", "gpu: needs a GPU that TensorFlow can use")
+    config.addinivalue_line("markers", "gpu: needs a GPU that the framework can use")
     if importlib.util.find_spec("tensorflow") is None:  # The tests in pytorch/ need none.
         return
     import tensorflow as tf
@@ -65,7 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skips a test marked `gpu` where there is no GPU, giving the reason."""
     if item.get_closest_marker("gpu"):
-        problem = _gpu_problem()
+        problem = _gpu_problem("torch" if item.path.parent.name == "pytorch" else "tensorflow")
         if problem:
             pytest.skip(problem)
 

@@ -16,11 +16,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fastertransformer_tf import google_bert
 from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.data import glue, glue_features, squad_answers, squad_files, squad_windows
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import bert_config, text_files
-from fastertransformer_tf.models import bert_compat
 
 REFUSED = object()
 
@@ -172,7 +172,7 @@ class Fuzzer:
         data = (self.folder / name).read_bytes().removeprefix(b"\xef\xbb\xbf")
         if b"\r" not in data.replace(b"\r\n", b"") and b"\0" not in data:
             (self.folder / name).write_bytes(data)
-            module = bert_compat.run_classifier()
+            module = google_bert.run_classifier()
             processor = getattr(module, f"{task.capitalize()}Processor")()
             theirs = processor.get_dev_examples(str(self.folder))
             for ours, expected in zip(examples, theirs, strict=True):
@@ -184,7 +184,7 @@ class Fuzzer:
         """The id of a token is the number of the last line that holds it."""
         file = self.folder / "vocab.txt"
         file.write_bytes(mutate_bytes(rng, self.vocabulary))
-        make = bert_compat.tokenization().FullTokenizer
+        make = google_bert.tokenization().FullTokenizer
         tokenizer = attempt(lambda: make(str(file), True))
         if tokenizer is REFUSED:
             return REFUSED
@@ -238,7 +238,7 @@ class Fuzzer:
         content = text_files.read_json(file)
         file.write_text(json.dumps(content), encoding="utf-8")
         with squad_answers._module_flags(options):
-            theirs = bert_compat.run_squad().read_squad_examples(str(file), is_training)
+            theirs = google_bert.run_squad().read_squad_examples(str(file), is_training)
         if is_training:  # google's drops an answer that begins in the blanks before all words.
             named = {example.qas_id: vars(example) for example in theirs}
             ours = {example.qas_id: vars(example) for example in read[0]}

@@ -54,7 +54,7 @@ TEST(PreparedTensorTest, IsOpenedForItsEncoderAlone) {
   Buffer buffer;
   ASSERT_TRUE(host.Allocate(bytes + kTensorAlignment, &buffer).ok());
   char* const tensor = static_cast<char*>(buffer.get()) + kTensorAlignment;
-  ASSERT_TRUE(PrepareTensor(*encoder, model.weights.layers, tensor, host.context()).ok());
+  ASSERT_TRUE(PrepareTensor(*encoder, model.weights.layers, tensor, tensor, host.context()).ok());
 
   const int64_t hidden = config.hidden_size();
   const std::vector<float> x(2 * 5 * hidden, 0.5f);
@@ -67,7 +67,7 @@ TEST(PreparedTensorTest, IsOpenedForItsEncoderAlone) {
   PreparedEncoder cached, own = {encoder, nullptr};
   ASSERT_TRUE(runner.Prepare(model.weights, host.context(), &cached).ok());
   const TensorView view = {tensor, DataType::kUint8, {bytes}};
-  ASSERT_TRUE(OpenPreparedTensor(*encoder, view, &own.weights).ok());
+  ASSERT_TRUE(OpenPreparedTensor(*encoder, view, view.data, &own.weights).ok());
   std::vector<float> expected(x.size(), NAN), got(x.size(), NAN);
   ASSERT_TRUE(runner.Run(cached, inputs, plan, {expected.data()}, host.context()).ok());
   ASSERT_TRUE(runner.Run(own, inputs, plan, {got.data()}, host.context()).ok());
@@ -75,7 +75,7 @@ TEST(PreparedTensorTest, IsOpenedForItsEncoderAlone) {
   EXPECT_FALSE(std::isnan(got[0]));
 
   const auto refused = [&](const Encoder& other, const TensorView& given, const char* part) {
-    const Status status = OpenPreparedTensor(other, given, &own.weights);
+    const Status status = OpenPreparedTensor(other, given, given.data, &own.weights);
     EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
     EXPECT_NE(status.message().find(part), std::string::npos) << status.message();
   };

@@ -8,6 +8,7 @@ from absl import flags
 from tiny_bert import make_tiny_bert, make_tiny_squad
 
 from fastertransformer_tf.checkpoints import reading, writing
+from fastertransformer_tf.data import squad_scores
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.programs import (
     accuracy,
@@ -15,7 +16,6 @@ from fastertransformer_tf.programs import (
     calibration,
     classification,
     question_answering,
-    squad_scores,
 )
 from fastertransformer_tf.quantization import conversion
 

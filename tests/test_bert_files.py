@@ -12,6 +12,7 @@ import pytest
 from absl import flags
 from tiny_bert import CONFIG, make_tiny_bert
 
+from fastertransformer_tf import google_bert
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import bert_config, text_files, vocabulary
 from fastertransformer_tf.models import bert_compat, modeling
@@ -136,14 +137,14 @@ def test_the_id_is_the_number_of_the_line(
     file = tmp_path / "vocab.txt"
     file.write_bytes(content)
     assert vocabulary.load(file) == expected
-    tokenizer = bert_compat.tokenization().FullTokenizer(str(file), True)
+    tokenizer = google_bert.tokenization().FullTokenizer(str(file), True)
     assert tokenizer.vocab == expected
 
 
 def test_a_token_after_odd_lines_gets_the_id_of_its_line(tmp_path: pathlib.Path) -> None:
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "", "", "\u2028", "the", "the", "cat"]
     (tmp_path / "vocab.txt").write_text("".join(f"{t}\n" for t in tokens), encoding="utf-8")
-    tokenizer = bert_compat.tokenization().FullTokenizer(str(tmp_path / "vocab.txt"), True)
+    tokenizer = google_bert.tokenization().FullTokenizer(str(tmp_path / "vocab.txt"), True)
     found = tokenizer.convert_tokens_to_ids(tokenizer.tokenize("The cat"))
     assert found == [8, 9]
     assert tokenizer.convert_ids_to_tokens(found) == ["the", "cat"]
@@ -203,14 +204,14 @@ def test_the_ops_activations(tmp_path: pathlib.Path) -> None:
 
 
 def test_flags_are_bound_in_one_thread_only() -> None:
-    module = bert_compat.run_squad()
+    module = google_bert.run_squad()
     seen = {}
 
     def bind(value: bool, wait: threading.Barrier) -> None:
         values = flags.FlagValues()
         flags.DEFINE_bool("version_2_with_negative", value, "", flag_values=values)
         values.mark_as_parsed()
-        with bert_compat.bound_flags(values):
+        with google_bert.bound_flags(values):
             wait.wait(10)
             seen[value] = module.FLAGS.version_2_with_negative
             wait.wait(10)

@@ -18,16 +18,18 @@ from fastertransformer_tf.models import bert_compat, modeling, point_encoder
 from fastertransformer_tf.programs import (
     calibration,
     classification,
+    layer_errors,
     question_answering,
-    range_search,
 )
 from fastertransformer_tf.quantization import (
     calibrated,
+    calibrating,
     collecting,
     conversion,
     fold_shift,
     histograms,
     points,
+    range_search,
 )
 
 # ---- Histograms ----------------------------------------------------------------------------------
@@ -155,10 +157,10 @@ def _collected(tiny, batches, names=None):
         names = names or fold_shift.shift_points(3)
         extremes = collecting.ChannelCollector({n: recorder.tensors[n] for n in names}, mask)
         for batch in batches:
-            feeds = range_search.feed_dict(model, batch)
+            feeds = layer_errors.feed_dict(model, batch)
             counter.run(model.session, feeds)
             extremes.run(model.session, feeds)
-        first = model.session.run(recorder.tensors, range_search.feed_dict(model, batches[0]))
+        first = model.session.run(recorder.tensors, layer_errors.feed_dict(model, batches[0]))
     return counter.histograms, extremes, first
 
 
@@ -255,7 +257,7 @@ def test_the_search_lessens_the_error_of_layers(tiny, rng, mode):
     start = calibrated.activation_slots(amax, 3)
 
     def total(slots):
-        with range_search.LayerErrors(
+        with layer_errors.LayerErrors(
             lambda encoder: _build(tiny)(source, encoder), kernels, mode, [batch]
         ) as errors:
             found = []
@@ -264,7 +266,7 @@ def test_the_search_lessens_the_error_of_layers(tiny, rng, mode):
                 errors.advance(layer, slots)
             return found
 
-    with range_search.LayerErrors(
+    with layer_errors.LayerErrors(
         lambda encoder: _build(tiny)(source, encoder), kernels, mode, [batch]
     ) as errors:
         chosen = range_search.search(counted, start, mode, errors)
@@ -453,19 +455,18 @@ def test_squad_is_calibrated_on_its_train_file(tmp_path):
 
 
 def test_examples_are_chosen_the_same_each_time():
-    chosen = calibration.CalibrationOptions(2, 3, "max", 99, "ft2", True, True)
     examples = list(range(50))
-    few = calibration.choose_examples(examples, chosen)
-    assert few == calibration.choose_examples(examples, chosen)
+    few = calibrating.choose_examples(examples, 6)
+    assert few == calibrating.choose_examples(examples, 6)
     assert len(set(few)) == 6 and few != examples[:6]
-    assert sorted(calibration.choose_examples(examples[:4], chosen)) == examples[:4]
+    assert sorted(calibrating.choose_examples(examples[:4], 6)) == examples[:4]
 
 
 def test_the_search_is_given_few_tokens(rng):
     features = {"input_mask": np.ones((100, 100), np.int32), "label_ids": np.arange(100)}
-    (batch,) = calibration._few_tokens(features)
+    (batch,) = calibrating.few_tokens(features)
     assert batch["input_mask"].shape == (20, 100) and len(batch["label_ids"]) == 20
     long = {"input_mask": np.ones((2, 5000), np.int32)}
-    (batch,) = calibration._few_tokens(long)
+    (batch,) = calibrating.few_tokens(long)
     assert batch["input_mask"].shape == (1, 5000)
     assert tf.executing_eagerly()

@@ -13,6 +13,7 @@ from absl import flags
 from tiny_bert import TinyBert, make_tiny_bert
 from tolerances import assert_close
 
+from fastertransformer_tf import google_bert
 from fastertransformer_tf.checkpoints import restoring
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.models import bert_compat, modeling
@@ -62,8 +63,8 @@ def run(**arguments: object) -> list[dict]:
 
 def google(tiny: TinyBert, file: str) -> list[tuple[list[str], np.ndarray]]:
     """Tokens and all layers, [T,L,H], of each line, by google's code in TensorFlow's graph."""
-    module = bert_compat._load("extract_features")
-    tokenizer = bert_compat.tokenization().FullTokenizer(tiny.vocab_file, True)
+    module = google_bert.load("extract_features")
+    tokenizer = google_bert.tokenization().FullTokenizer(tiny.vocab_file, True)
     features = module.convert_examples_to_features(module.read_examples(file), LENGTH, tokenizer)
     config = checked_inputs.load_config(tiny.config_file, LENGTH)
     names = {

@@ -14,7 +14,7 @@ from absl import flags
 from fuzz_files import REFUSED, Fuzzer, attempt, mutate_bytes, mutate_json
 from tiny_bert import CONFIG, TinyBert, make_tiny_bert
 
-from fastertransformer_tf.models import bert_compat
+from fastertransformer_tf import google_bert
 from fastertransformer_tf.programs import classification
 
 
@@ -27,7 +27,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyBert:
 def fuzzer(tiny: TinyBert, tmp_path: pathlib.Path) -> Fuzzer:
     return Fuzzer(
         tmp_path,
-        bert_compat.tokenization().FullTokenizer(tiny.vocab_file, True),
+        google_bert.tokenization().FullTokenizer(tiny.vocab_file, True),
         CONFIG,
         tiny.weights,
         pathlib.Path(tiny.checkpoint),

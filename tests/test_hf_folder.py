@@ -12,10 +12,10 @@ import pytest
 import safetensors.numpy
 from tiny_hf import CONFIG, random_tensors, write_hf_folder
 
+from fastertransformer_tf import google_bert
 from fastertransformer_tf.checkpoints import hugging_face
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import hf_conversion
-from fastertransformer_tf.models import bert_compat
 
 MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [*MARKS, "cafe", "café", "CAFE", "##s", "北"]
@@ -145,7 +145,7 @@ def test_the_case_is_the_model_s(hf, tmp_path, lower, file):
         (hf / "tokenizer.json").unlink()
     imported = hugging_face.import_hf(hf, tmp_path / "out")
     assert imported.do_lower_case is lower
-    tokenizer = bert_compat.tokenization().FullTokenizer(imported.vocab_file, lower)
+    tokenizer = google_bert.tokenization().FullTokenizer(imported.vocab_file, lower)
     assert tokenizer.tokenize("CAFE cafes") == (
         ["cafe", "cafe", "##s"] if lower else ["CAFE", "cafe", "##s"]
     )

@@ -96,6 +96,42 @@ def test_configurations_of_other_models_are_refused(change, message):
         hf_conversion.convert_config(CONFIG | change)
 
 
+@pytest.mark.parametrize("head", ["classifier", "qa_outputs"])
+def test_the_way_back(tensors, rng, head):
+    """Names, layouts and configuration survive google's form; what is not the model's does not."""
+    named = {f"bert.{name}": value for name, value in tensors.items()}
+    named[f"{head}.weight"] = rng.normal(size=(2, 8)).astype(np.float32)
+    named[f"{head}.bias"] = rng.normal(size=2).astype(np.float32)
+    hf_config = CONFIG | {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-5}
+    config = hf_conversion.convert_config(hf_config)
+    variables, _ = hf_conversion.convert_tensors(named, config)
+    more = {"global_step": np.array(7), "bert/encoder/layer_0/output/dense/kernel/adam_m": 0}
+    found = hf_conversion.hugging_face_tensors({**variables, **more}, config)
+    assert set(found) == set(named)
+    for name, value in named.items():
+        np.testing.assert_array_equal(found[name], value)
+    back = hf_conversion.hugging_face_config(config)
+    assert back == {key: hf_config[key] for key in back}
+    for name in ("bert/pooler/dense/kernel", "bert/pooler/dense/bias"):
+        del variables[name]
+    without = hf_conversion.hugging_face_tensors(variables, config)
+    assert set(named) - set(without) == {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+
+
+def test_the_way_back_names_what_does_not_fit(tensors):
+    config = hf_conversion.convert_config(CONFIG)
+    variables, _ = hf_conversion.convert_tensors(tensors, config)
+    del variables["bert/encoder/layer_0/output/dense/bias"]
+    variables["bert/encoder/layer_1/output/dense/kernel"] = np.zeros((8, 12), np.float32)
+    with pytest.raises(ValueError) as caught:
+        hf_conversion.hugging_face_tensors(variables, config)
+    message = str(caught.value)
+    assert "missing: bert/encoder/layer_0/output/dense/bias [8]" in message
+    assert "layer_1/output/dense/kernel has shape [8, 12], expected [12, 8]" in message
+    with pytest.raises(ValueError, match="hidden_act is 'tanh', expected one of gelu, gelu_erf"):
+        hf_conversion.hugging_face_config(config | {"hidden_act": "tanh"})
+
+
 def test_all_faults_are_listed_at_once(tmp_path, tensors):
     del tensors["encoder.layer.0.output.dense.bias"]
     tensors["encoder.layer.2.extra"] = np.zeros(3, np.float32)
@@ -297,12 +333,13 @@ def minilm(tmp_path_factory):
 @pytest.mark.parametrize("use_tensorflow", [True, False], ids=["tensorflow", "op"])
 def test_minilm_gives_the_hidden_states_of_numpy(minilm, use_tensorflow):
 
+    from fastertransformer_tf import google_bert
     from fastertransformer_tf.models import bert_compat, modeling
 
     folder, imported = minilm
     weights = safetensors.numpy.load_file(folder / "model.safetensors")
     config = json.loads((folder / "config.json").read_text())
-    tokenizer = bert_compat.tokenization().FullTokenizer(imported.vocab_file, True)
+    tokenizer = google_bert.tokenization().FullTokenizer(imported.vocab_file, True)
     tokens = [tokenizer.tokenize(s) for s in SENTENCES]
     pairs = [(["[CLS]", *a, "[SEP]"], [*b, "[SEP]"]) for a in tokens for b in tokens]
     assert len(pairs) == 100

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tiny_bert import TinyBert, make_tiny_bert
 from tolerances import assert_close
 
+from fastertransformer_tf import google_bert
 from fastertransformer_tf.checkpoints import restoring
 from fastertransformer_tf.graphs import float_types
 from fastertransformer_tf.models import bert_compat, modeling
@@ -256,9 +257,9 @@ def test_outside_of_options_google_graph_is_untouched(tiny: TinyBert) -> None:
 
 
 def test_all_bert_modules_live_in_one_process(tmp_path: pathlib.Path) -> None:
-    squad, classifier = bert_compat.run_squad(), bert_compat.run_classifier()
+    squad, classifier = google_bert.run_squad(), google_bert.run_classifier()
     assert squad.FLAGS.max_seq_length == 384
     assert classifier.FLAGS.max_seq_length == 128
     (tmp_path / "vocab.txt").write_text("[UNK]\nhello\nworld\n")
-    tokenizer = bert_compat.tokenization().FullTokenizer(str(tmp_path / "vocab.txt"))
+    tokenizer = google_bert.tokenization().FullTokenizer(str(tmp_path / "vocab.txt"))
     assert tokenizer.tokenize("Hello world there") == ["hello", "world", "[UNK]"]

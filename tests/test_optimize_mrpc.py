@@ -9,9 +9,9 @@ import tensorflow as tf
 from conftest import shared_path
 
 import fastertransformer_tf
+from fastertransformer_tf import google_bert
 from fastertransformer_tf.data import glue, glue_features
 from fastertransformer_tf.errors import UserError
-from fastertransformer_tf.models import bert_compat
 
 tf1 = tf.compat.v1
 KEYS = ("input_ids", "input_mask", "segment_ids")
@@ -23,7 +23,7 @@ def mrpc(shared_data, tmp_path_factory):
     model = shared_path(shared_data, "minilm_mrpc")
     data = shared_path(shared_data, "glue_data", "MRPC")
     task = glue.TASKS["mrpc"]
-    tokenizer = bert_compat.tokenization().FullTokenizer(str(model / "vocab.txt"), True)
+    tokenizer = google_bert.tokenization().FullTokenizer(str(model / "vocab.txt"), True)
     features = glue_features.make_features(
         task.examples(str(data), "dev"), task.get_labels(), 128, tokenizer
     )

@@ -11,6 +11,7 @@ from absl import flags
 from tiny_bert import make_tiny_bert, make_tiny_squad
 from tolerances import assert_close
 
+from fastertransformer_tf import google_bert
 from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.models import bert_compat, heads, modeling, point_encoder
@@ -146,7 +147,7 @@ def test_losses_and_gradients_are_those_of_googles_model(tiny, rng, which):
         if which == "classifier":
             logits = heads.sequence_logits(config, True, *texts, 2)
             return heads.class_outputs(logits, x["label_ids"])["loss"]
-        logits = bert_compat.run_squad().create_model(config, True, *texts, False)
+        logits = google_bert.run_squad().create_model(config, True, *texts, False)
         parts = [
             losses.span_loss(part, x["input_mask"], x[f"{name}_positions"])
             for name, part in zip(("start", "end"), logits, strict=True)

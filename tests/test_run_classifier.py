@@ -20,10 +20,10 @@ from conftest import REPOSITORY, shared_path
 from tiny_bert import TinyBert, make_tiny_bert
 from tolerances import LOGITS, assert_close
 
+from fastertransformer_tf import google_bert
 from fastertransformer_tf.checkpoints import writing
 from fastertransformer_tf.data import glue, glue_features
 from fastertransformer_tf.errors import UserError
-from fastertransformer_tf.models import bert_compat
 from fastertransformer_tf.programs import classification
 
 
@@ -473,7 +473,7 @@ def test_the_case_of_a_folders_name_is_checked(tmp_path: pathlib.Path) -> None:
 
 
 def google_examples(task: str, which: str, folder: pathlib.Path) -> list[dict]:
-    module = bert_compat.run_classifier()
+    module = google_bert.run_classifier()
     processor = getattr(module, f"{task.capitalize()}Processor")()
     examples = getattr(processor, f"get_{which}_examples")(str(folder))
     return [{k: v for k, v in vars(e).items() if k != "guid"} for e in examples]
@@ -499,7 +499,7 @@ def test_the_same_examples_as_google(tmp_path: pathlib.Path, task: str) -> None:
         splits = ["train", "dev", "test"]
     assert (
         list(glue.TASKS[task].labels)
-        == bert_compat.run_classifier().__dict__[f"{task.capitalize()}Processor"]().get_labels()
+        == google_bert.run_classifier().__dict__[f"{task.capitalize()}Processor"]().get_labels()
     )
     for which in splits:
         ours = glue.TASKS[task].examples(str(tmp_path), which)
@@ -546,7 +546,7 @@ def test_odd_rows_that_are_right(tiny: dict[int, TinyBert], tmp_path: pathlib.Pa
     out = tmp_path / "out"
     run(**mrpc_arguments(tiny[2], tmp_path), do_eval=True, output_logits=out / "l.npy")
     assert np.load(out / "l.npy").shape == (4, 2)
-    tokenizer = bert_compat.tokenization().FullTokenizer(tiny[2].vocab_file, True)
+    tokenizer = google_bert.tokenization().FullTokenizer(tiny[2].vocab_file, True)
     examples = glue.TASKS["mrpc"].get_dev_examples(str(tmp_path))
     features = glue_features.make_features(examples, ["0", "1"], 16, tokenizer)
     unknown, the, cat = tokenizer.convert_tokens_to_ids(["[UNK]", "the", "cat"])

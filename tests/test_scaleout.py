@@ -63,16 +63,16 @@ def test_tokens_and_scores_do_not_depend_on_the_batch(tiny: TinyBert) -> None:
 
 
 def test_tokens_are_those_of_the_program(tiny: TinyBert) -> None:
+    from fastertransformer_tf import google_bert
     from fastertransformer_tf.data import glue_features
-    from fastertransformer_tf.models import bert_compat
 
     scorer = factory(tiny).load(1)
     first, second = texts(20), texts(20, 6)
     examples = [
-        bert_compat.run_classifier().InputExample(str(i), a, b, "0")
+        google_bert.run_classifier().InputExample(str(i), a, b, "0")
         for i, (a, b) in enumerate(zip(first, second, strict=True))
     ]
-    tokenizer = bert_compat.tokenization().FullTokenizer(tiny.vocab_file, True)
+    tokenizer = google_bert.tokenization().FullTokenizer(tiny.vocab_file, True)
     features = glue_features.make_features(examples, ["0"], 20, tokenizer)
     found = scorer.tokenize(list(zip(first, second, strict=True)))
     for row, tokens in enumerate(found):

@@ -15,11 +15,12 @@ from conftest import REPOSITORY, shared_path
 from tiny_bert import make_tiny_bert
 from tolerances import LOGITS, assert_close
 
+from fastertransformer_tf import google_bert
 from fastertransformer_tf.checkpoints import writing
-from fastertransformer_tf.data import squad_answers, squad_files, squad_windows
+from fastertransformer_tf.data import squad_answers, squad_files, squad_scores, squad_windows
 from fastertransformer_tf.errors import UserError
-from fastertransformer_tf.models import bert_compat, modeling
-from fastertransformer_tf.programs import question_answering, squad_scores
+from fastertransformer_tf.models import modeling
+from fastertransformer_tf.programs import question_answering
 
 VOCAB = "[PAD] [UNK] [CLS] [SEP] who won the race ? anna after bob fell . in 1987".split()
 OPTIONS = {"max_seq_length": 24, "max_query_length": 8, "doc_stride": 4}
@@ -28,7 +29,7 @@ OPTIONS = {"max_seq_length": 24, "max_query_length": 8, "doc_stride": 4}
 @pytest.fixture
 def tokenizer(tmp_path):
     (tmp_path / "vocab.txt").write_text("".join(f"{w}\n" for w in VOCAB))
-    return bert_compat.tokenization().FullTokenizer(str(tmp_path / "vocab.txt"), True)
+    return google_bert.tokenization().FullTokenizer(str(tmp_path / "vocab.txt"), True)
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def _tokens(data, row=0):
 
 def _google(file, tokenizer, options, logits, folder):
     """What run_squad.py itself makes of a file and logits; the texts of its three files."""
-    run_squad = bert_compat.run_squad()
+    run_squad = google_bert.run_squad()
     with squad_answers._module_flags(options):
         examples = run_squad.read_squad_examples(str(file), False)
         features = []
@@ -149,7 +150,7 @@ WORDS = "[PAD] [UNK] [CLS] [SEP] a b c d e f g h i j k l m n o p ##x . ,".split(
 @pytest.fixture
 def long_tokenizer(tmp_path):
     (tmp_path / "words.txt").write_text("".join(f"{w}\n" for w in WORDS))
-    return bert_compat.tokenization().FullTokenizer(str(tmp_path / "words.txt"), True)
+    return google_bert.tokenization().FullTokenizer(str(tmp_path / "words.txt"), True)
 
 
 def _random_file(rng, path, is_training=False):
@@ -214,13 +215,13 @@ def test_the_same_training_questions_as_google_and_the_others_counted(
     file = _random_file(rng, tmp_path / "random.json")
     examples, dropped = squad_files.read_examples(file, options, is_training=True)
     with squad_answers._module_flags(options):
-        theirs = bert_compat.run_squad().read_squad_examples(str(file), True)
+        theirs = google_bert.run_squad().read_squad_examples(str(file), True)
     assert [vars(e) for e in examples] == [vars(e) for e in theirs]
     assert dropped == 16 - len(examples) >= 4
     data = squad_windows.load(file, long_tokenizer, options, is_training=True)
     assert f"{dropped} of 16 questions are left out of training" in capsys.readouterr().out
     features = []
-    bert_compat.run_squad().convert_examples_to_features(
+    google_bert.run_squad().convert_examples_to_features(
         data.examples, long_tokenizer, 32, 4, 8, True, features.append
     )
     assert data.arrays["start_positions"].tolist() == [f.start_position for f in features]
@@ -463,7 +464,7 @@ def test_export_is_served(model, tmp_path):
     question_answering.define_flags(values)
     values(["p", *(f"--{k}={v}" for k, v in model.items()), "--do_predict",
             f"--predict_file={file}"])  # fmt: skip
-    with bert_compat.bound_flags(values):
+    with google_bert.bound_flags(values):
         job = question_answering.prepare(values)
         data = job.windows("predict_file")
         tf_options = modeling.EncoderOptions(use_tensorflow=True)
@@ -576,7 +577,7 @@ def test_scores_of_squad_2_are_printed(model, tmp_path, capsys):
     scores = squad_scores.evaluate_v2_files(
         file, tmp_path / "out/predictions.json", tmp_path / "out/null_odds.json", 1e30
     )
-    for key, name in question_answering._NAMES_OF_V2.items():
+    for key, name in squad_scores.NAMES_OF_V2.items():
         (found,) = re.findall(rf"^ *{name} +(-?[\d.e-]+) *$", shown, re.M)
         assert float(found) == scores[key], name
     # A test set says nothing about its answers.

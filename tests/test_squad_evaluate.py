@@ -8,8 +8,8 @@ import sys
 import pytest
 from conftest import REPOSITORY
 
+from fastertransformer_tf.data import squad_scores as squad
 from fastertransformer_tf.errors import UserError
-from fastertransformer_tf.programs import squad_scores as squad
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ from tiny_bert import make_tiny_bert
 from tiny_hf import random_tensors, write_hf_folder
 
 import fastertransformer_tf
+from fastertransformer_tf import google_bert
 from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.data import text_features
 from fastertransformer_tf.errors import UserError
-from fastertransformer_tf.models import bert_compat, modeling
+from fastertransformer_tf.models import modeling
 from fastertransformer_tf.programs import checked_inputs, classification
 
 TEXTS = ["the cat sat", "a big red dog is on the cat", "", "dog", ("the cat", "a dog sat"), "fast"]
@@ -33,8 +34,8 @@ def model(tiny):
 def by_classifier(tiny, texts, length=16):
     """Logits and probabilities by google's tokenizer and TensorFlow's transformer."""
     config = checked_inputs.load_config(tiny.config_file, length)
-    tokenizer = bert_compat.tokenization().FullTokenizer(tiny.vocab_file, do_lower_case=True)
-    convert = bert_compat.run_classifier()
+    tokenizer = google_bert.tokenization().FullTokenizer(tiny.vocab_file, do_lower_case=True)
+    convert = google_bert.run_classifier()
     features = {name: [] for name in ("input_ids", "input_mask", "segment_ids")}
     for text in texts:
         first, second = (text, None) if isinstance(text, str) else text
@@ -131,8 +132,8 @@ def test_ids_are_googles(shared_data, lower, length):
     texts = [*HARD, *(row[3] for row in rows[100:200]), *pairs]
     vocab = str(folder / "vocab.txt")
     found = text_features.TextTokenizer(vocab, lower, 30522).rows(texts, length)
-    tokenizer = bert_compat.tokenization().FullTokenizer(vocab, do_lower_case=lower)
-    convert = bert_compat.run_classifier()
+    tokenizer = google_bert.tokenization().FullTokenizer(vocab, do_lower_case=lower)
+    convert = google_bert.run_classifier()
     for text, row in zip(texts, found, strict=True):
         first, second = (text, None) if isinstance(text, str) else text
         example = convert.InputExample("", first, second, "0")

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from conftest import REPOSITORY
 
-from fastertransformer_tf import spec
+from fastertransformer_tf import google_bert, spec
 from fastertransformer_tf.checkpoints import reading, writing
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.graphs import variables
@@ -125,7 +125,7 @@ def test_the_optimizer_is_googles(rng, warmup):
             return found
 
     google = run(
-        lambda loss, step: bert_compat._load("optimization").create_optimizer(
+        lambda loss, step: google_bert.load("optimization").create_optimizer(
             loss, options.learning_rate, options.num_train_steps, warmup, use_tpu=False
         )
     )

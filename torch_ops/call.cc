@@ -4,7 +4,7 @@
 
 #include <functional>
 
-#include "torch_ops/convert.h"
+#include "tf_ops/cpu/backend.h"
 
 namespace ft::torch_op {
 namespace {
@@ -27,20 +27,51 @@ class TorchThreadPool : public FrameworkThreadPool {
 
 }  // namespace
 
-Call::Call() : pool_(std::make_unique<TorchThreadPool>()) {
-  execution_.pool = pool_.get();
-  execution_.allocator = this;
-}
+Call::Call(const Tensor& tensor) : tensor_(tensor) {}
 
 Call::~Call() = default;
+
+Status Call::Init(bool allow_tf32) {
+  execution_.allocator = this;
+  if (is_cuda()) return InitCuda(allow_tf32);
+  pool_ = std::make_unique<TorchThreadPool>();
+  execution_.pool = pool_.get();
+  return OkStatus();
+}
+
+Status Call::GetRunner(const EncoderConfig& config, std::shared_ptr<Runner>* runner) const {
+  if (is_cuda()) return GetCudaRunner(config, runner);
+  // The CPU's encoders keep nothing from call to call, and modules keep the prepared weights.
+  static const auto* const caches = new std::shared_ptr<DeviceCaches>(new DeviceCaches(0));
+  *runner = std::make_shared<Runner>(config, EncoderOptions(), &cpu::CpuBackend(), *caches);
+  return OkStatus();
+}
+
+Tensor Call::Empty(::torch::headeronly::IntHeaderOnlyArrayRef sizes, ScalarType type) const {
+  return ::torch::stable::empty(sizes, type, std::nullopt, tensor_.device());
+}
 
 Status Call::Allocate(int64_t bytes, Buffer* buffer) {
   if (bytes < 0) return Internal("asked for ", bytes, " bytes");
   // PyTorch aligns to 64 bytes only.
-  const Tensor memory = ::torch::stable::empty({bytes + kAlignment}, ScalarType::Byte);
+  const Tensor memory = Empty({bytes + kAlignment}, ScalarType::Byte);
   // The Tensor, in the deleter, keeps the memory.
   *buffer = Buffer(AlignUp(memory.mutable_data_ptr()), [memory](void*) {});
   return OkStatus();
 }
+
+#ifndef FT_WITH_CUDA
+
+Status Call::InitCuda(bool) {
+  return FailedPrecondition(
+      "the tensors are on a GPU, but fastertransformer_torch's library was built without CUDA: "
+      "expected tensors on the CPU, or a library built by FT_CUDA=1 scripts/build_torch.sh");
+}
+
+Status Call::GetCudaRunner(const EncoderConfig&, std::shared_ptr<Runner>*) const {
+  return Internal("a GPU without CUDA");
+}
+
+#endif
 
 }  // namespace ft::torch_op

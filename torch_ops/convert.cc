@@ -4,6 +4,7 @@
 
 #include <new>
 #include <stdexcept>
+#include <string>
 
 namespace ft::torch_op {
 
@@ -59,6 +60,17 @@ Status ViewOf(const char* name, const Tensor& tensor, TensorView* view) {
   view->shape = Shape();
   for (const int64_t size : tensor.sizes()) view->shape.push_back(size);
   return OkStatus();
+}
+
+Status CheckDevice(const char* name, const Tensor& tensor, const Tensor& other) {
+  const auto device = [](const Tensor& of) {
+    if (of.is_cpu()) return std::string("cpu");
+    return StrCat(of.is_cuda() ? "cuda:" : "another kind of device, number ",
+                  of.get_device_index());
+  };
+  if (device(tensor) == device(other)) return OkStatus();
+  return InvalidArgument(name, " is on ", device(tensor), ", expected ", device(other),
+                         " as the other tensors");
 }
 
 Tensor Contiguous(const Tensor& tensor) {

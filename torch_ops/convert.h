@@ -21,6 +21,9 @@ Status ToDataType(const char* name, const Tensor& tensor, DataType* dtype);
 // `tensor`'s memory, type and shape; the tensor is contiguous.
 Status ViewOf(const char* name, const Tensor& tensor, TensorView* view);
 
+// InvalidArgument unless `tensor` is on the device of `other`, such as cuda:0.
+Status CheckDevice(const char* name, const Tensor& tensor, const Tensor& other);
+
 // `tensor` itself, or a contiguous copy of it.
 Tensor Contiguous(const Tensor& tensor);
 

@@ -1,5 +1,5 @@
-// The ops of namespace fastertransformer on the CPU: arguments and tensors are converted here, the
-// rest is core's Runner. fastertransformer_torch/ops.py documents them.
+// The ops of namespace fastertransformer on every device: arguments and tensors are converted here,
+// the rest is core's Runner. fastertransformer_torch/ops.py documents them.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -9,19 +9,16 @@
 
 #include "tf_ops/core/prepared_tensor.h"
 #include "tf_ops/core/runner.h"
-#include "tf_ops/cpu/backend.h"
 #include "torch_ops/call.h"
 #include "torch_ops/convert.h"
 #include "torch_ops/masks.h"
+#include "torch_ops/prepared_cuda.h"
+#ifdef FT_WITH_CUDA
+#include "torch_ops/masks_cuda.h"
+#endif
 
 namespace ft::torch_op {
 namespace {
-
-// The CPU's encoders keep nothing from call to call, and modules keep the prepared weights.
-Runner MakeRunner(const EncoderConfig& config) {
-  static const auto* const caches = new std::shared_ptr<DeviceCaches>(new DeviceCaches(0));
-  return Runner(config, {}, &cpu::CpuBackend(), *caches);
-}
 
 Status Prepare(const std::vector<Tensor>& weights, const std::vector<Tensor>& amax_lists,
                int64_t head_num, int64_t size_per_head, int64_t int8_mode, Tensor* prepared) {
@@ -45,6 +42,12 @@ Status Prepare(const std::vector<Tensor>& weights, const std::vector<Tensor>& am
   // A bias: the kernel before it may be int8.
   FT_RETURN_IF_ERROR(ToDataType(WeightFields()[1].op_input, weights[1], &config.dtype));
 
+  for (int64_t i = 0; i < count; ++i) {
+    const char* const name = WeightFields()[i % kWeightsPerLayer].op_input;
+    FT_RETURN_IF_ERROR(CheckDevice(name, weights[i], weights[0]));
+  }
+  Call call(weights[0]);
+  FT_RETURN_IF_ERROR(call.Init(/*allow_tf32=*/false));
   std::vector<Tensor> dense;
   std::vector<LayerWeights> layers(config.num_layers);
   for (int64_t i = 0; i < count; ++i) {
@@ -54,15 +57,23 @@ Status Prepare(const std::vector<Tensor>& weights, const std::vector<Tensor>& am
         ViewOf(field.op_input, dense.back(), &(layers[i / kWeightsPerLayer].*field.view)));
   }
   for (int64_t layer = 0; layer < num_lists; ++layer) {
+    // Numbers that the host reads, which a GPU's preparation fetches from either.
+    if (!amax_lists[layer].is_cpu()) {
+      FT_RETURN_IF_ERROR(CheckDevice("amax_lists", amax_lists[layer], weights[0]));
+    }
     dense.push_back(Contiguous(amax_lists[layer]));
     FT_RETURN_IF_ERROR(ViewOf("amax_lists", dense.back(), &layers[layer].amax_list));
   }
-  Runner runner = MakeRunner(config);
+  std::shared_ptr<Runner> runner;
+  FT_RETURN_IF_ERROR(call.GetRunner(config, &runner));
   std::shared_ptr<Encoder> encoder;
-  FT_RETURN_IF_ERROR(runner.CheckWeights(layers, &encoder));
-  *prepared = ::torch::stable::empty({PreparedTensorBytes(*encoder)}, ScalarType::Byte);
-  const Call call;
-  return PrepareTensor(*encoder, layers, prepared->mutable_data_ptr(), call.execution());
+  FT_RETURN_IF_ERROR(runner->CheckWeights(layers, &encoder));
+  const int64_t bytes =
+      call.is_cuda() ? CudaPreparedBytes(*encoder) : PreparedTensorBytes(*encoder);
+  *prepared = call.Empty({bytes}, ScalarType::Byte);
+  void* const memory = prepared->mutable_data_ptr();
+  if (!call.is_cuda()) return PrepareTensor(*encoder, layers, memory, memory, call.execution());
+  return PrepareCudaTensor(*encoder, layers, memory, call.execution());
 }
 
 Tensor PrepareEncoder(const std::vector<Tensor>& weights, const std::vector<Tensor>& amax_lists,
@@ -79,11 +90,41 @@ struct Attributes {
   double layernorm_epsilon;
   const std::string& activation;
   int64_t int8_mode;
+  bool allow_tf32;
 };
+
+// The weights in a prepared tensor, on the call's device.
+Status Open(const Encoder& encoder, const TensorView& prepared, const Call& call,
+            std::shared_ptr<const PreparedWeights>* weights) {
+  if (!call.is_cuda()) return OpenPreparedTensor(encoder, prepared, prepared.data, weights);
+  return OpenCudaPrepared(encoder, prepared, call.execution(), weights);
+}
+
+Status ReadAttentionOf(const TensorView& hidden_states,
+                       const std::optional<Tensor>& sequence_length,
+                       const std::optional<Tensor>& attention_mask, bool remove_padding, Call* call,
+                       AttentionInputs* attention) {
+#ifdef FT_WITH_CUDA
+  if (call->is_cuda()) {
+    return ReadCudaAttention(hidden_states, sequence_length, attention_mask, remove_padding,
+                             call->execution(), attention);
+  }
+#endif
+  return ReadAttention(hidden_states, sequence_length, attention_mask, call, attention);
+}
 
 Status Encode(const Tensor& given, const std::optional<Tensor>& sequence_length,
               const std::optional<Tensor>& attention_mask, const Tensor& prepared,
               const Attributes& attributes, std::vector<Tensor>* outputs) {
+  FT_RETURN_IF_ERROR(CheckDevice("prepared", prepared, given));
+  if (attention_mask.has_value()) {
+    FT_RETURN_IF_ERROR(CheckDevice("attention_mask", *attention_mask, given));
+  }
+  if (sequence_length.has_value() && !sequence_length->is_cpu()) {
+    FT_RETURN_IF_ERROR(CheckDevice("sequence_length", *sequence_length, given));
+  }
+  Call call(given);
+  FT_RETURN_IF_ERROR(call.Init(attributes.allow_tf32));
   const Tensor hidden_states = Contiguous(given), weights = Contiguous(prepared);
   EncoderInputs inputs;
   FT_RETURN_IF_ERROR(ViewOf("hidden_states", hidden_states, &inputs.hidden_states));
@@ -102,17 +143,16 @@ Status Encode(const Tensor& given, const std::optional<Tensor>& sequence_length,
   FT_RETURN_IF_ERROR(ParseInt8Mode(attributes.int8_mode, &config.int8_mode));
   FT_RETURN_IF_ERROR(ValidateConfig(config));
   FT_RETURN_IF_ERROR(ValidateNumOutputs(config, attributes.num_outputs));
-  Runner runner = MakeRunner(config);
+  std::shared_ptr<Runner> runner;
+  FT_RETURN_IF_ERROR(call.GetRunner(config, &runner));
   PreparedEncoder encoder;
-  FT_RETURN_IF_ERROR(runner.GetEncoder(config.inner_size, &encoder.encoder));
+  FT_RETURN_IF_ERROR(runner->GetEncoder(config.inner_size, &encoder.encoder));
   TensorView weights_view;
   FT_RETURN_IF_ERROR(ViewOf("prepared", weights, &weights_view));
-  FT_RETURN_IF_ERROR(OpenPreparedTensor(*encoder.encoder, weights_view, &encoder.weights));
-
-  Call call;
+  FT_RETURN_IF_ERROR(Open(*encoder.encoder, weights_view, call, &encoder.weights));
   AttentionInputs attention;
-  FT_RETURN_IF_ERROR(
-      ReadAttention(inputs.hidden_states, sequence_length, attention_mask, &call, &attention));
+  FT_RETURN_IF_ERROR(ReadAttentionOf(inputs.hidden_states, sequence_length, attention_mask,
+                                     attributes.remove_padding, &call, &attention));
   inputs.sequence_length = attention.sequence_length;
   inputs.attention_mask = attention.attention_mask;
   // Without lengths there is no padding.
@@ -122,10 +162,10 @@ Status Encode(const Tensor& given, const std::optional<Tensor>& sequence_length,
   FT_RETURN_IF_ERROR(PlanEncoder(config, inputs, &plan));
   std::vector<void*> addresses;
   for (int64_t i = 0; i < attributes.num_outputs; ++i) {
-    outputs->push_back(::torch::stable::empty(hidden_states.sizes(), hidden_states.scalar_type()));
+    outputs->push_back(call.Empty(hidden_states.sizes(), hidden_states.scalar_type()));
     addresses.push_back(outputs->back().mutable_data_ptr());
   }
-  return runner.Run(encoder, inputs, plan, addresses, call.execution());
+  return runner->Run(encoder, inputs, plan, addresses, call.execution());
 }
 
 std::vector<Tensor> BertEncoder(const Tensor& hidden_states,
@@ -134,11 +174,11 @@ std::vector<Tensor> BertEncoder(const Tensor& hidden_states,
                                 int64_t head_num, int64_t size_per_head, int64_t inner_size,
                                 int64_t num_layers, int64_t num_outputs, bool remove_padding,
                                 double layernorm_epsilon, const std::string& activation,
-                                int64_t int8_mode) {
+                                int64_t int8_mode, bool allow_tf32) {
   std::vector<Tensor> outputs;
   ThrowIfError(Encode(hidden_states, sequence_length, attention_mask, prepared,
                       {head_num, size_per_head, inner_size, num_layers, num_outputs, remove_padding,
-                       layernorm_epsilon, activation, int8_mode},
+                       layernorm_epsilon, activation, int8_mode, allow_tf32},
                       &outputs));
   return outputs;
 }
@@ -153,10 +193,16 @@ STABLE_TORCH_LIBRARY(fastertransformer, m) {
       "bert_encoder(Tensor hidden_states, Tensor? sequence_length, Tensor? attention_mask, "
       "Tensor prepared, int head_num, int size_per_head, int inner_size, int num_layers, "
       "int num_outputs=1, bool remove_padding=True, float layernorm_epsilon=1e-12, "
-      "str activation=\"gelu_tanh\", int int8_mode=0) -> Tensor[]");
+      "str activation=\"gelu_tanh\", int int8_mode=0, bool allow_tf32=False) -> Tensor[]");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastertransformer, CPU, m) {
+  m.impl("prepare_encoder", TORCH_BOX(&PrepareEncoder));
+  m.impl("bert_encoder", TORCH_BOX(&BertEncoder));
+}
+
+// Without CUDA in the library the calls say so.
+STABLE_TORCH_LIBRARY_IMPL(fastertransformer, CUDA, m) {
   m.impl("prepare_encoder", TORCH_BOX(&PrepareEncoder));
   m.impl("bert_encoder", TORCH_BOX(&BertEncoder));
 }

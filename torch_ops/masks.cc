@@ -17,11 +17,6 @@ Status ReadAllowed(const Tensor& mask, std::vector<uint8_t>* allowed) {
     if (count > 0) std::memcpy(allowed->data(), mask.const_data_ptr(), count);
     return OkStatus();
   }
-  if (mask.scalar_type() != ScalarType::Float) {
-    return InvalidArgument("attention_mask has dtype ",
-                           ::torch::headeronly::toString(mask.scalar_type()),
-                           ", expected Bool, or Float as it is added to the scores");
-  }
   const float* const added = static_cast<const float*>(mask.const_data_ptr());
   for (int64_t i = 0; i < count; ++i) {
     (*allowed)[i] = added[i] == 0.0f;
@@ -69,6 +64,25 @@ void WriteMask(const std::vector<uint8_t>& allowed, int64_t seq_len, int64_t rep
 
 }  // namespace
 
+Status CheckMask(const Tensor& mask, int64_t batch_size, int64_t seq_len, MaskForm* form) {
+  const ScalarType type = mask.scalar_type();
+  if (type != ScalarType::Bool && type != ScalarType::Float) {
+    return InvalidArgument("attention_mask has dtype ", ::torch::headeronly::toString(type),
+                           ", expected Bool, or Float as it is added to the scores");
+  }
+  Shape shape;
+  for (const int64_t size : mask.sizes()) shape.push_back(size);
+  form->for_all = shape == Shape{batch_size, seq_len} || shape == Shape{batch_size, 1, 1, seq_len};
+  if (!form->for_all && shape != Shape{batch_size, seq_len, seq_len} &&
+      shape != Shape{batch_size, 1, seq_len, seq_len}) {
+    return InvalidArgument("attention_mask has shape ", ShapeString(shape), ", expected [",
+                           batch_size, ",", seq_len, "], [", batch_size, ",1,1,", seq_len, "], [",
+                           batch_size, ",", seq_len, ",", seq_len, "] or [", batch_size, ",1,",
+                           seq_len, ",", seq_len, "] by hidden_states");
+  }
+  return OkStatus();
+}
+
 Status ReadAttention(const TensorView& hidden_states, const std::optional<Tensor>& sequence_length,
                      const std::optional<Tensor>& attention_mask, Allocator* allocator,
                      AttentionInputs* inputs) {
@@ -80,17 +94,9 @@ Status ReadAttention(const TensorView& hidden_states, const std::optional<Tensor
   if (!attention_mask.has_value()) return OkStatus();
 
   const int64_t batch_size = hidden_states.shape[0], seq_len = hidden_states.shape[1];
-  Shape shape;
-  for (const int64_t size : attention_mask->sizes()) shape.push_back(size);
-  const bool for_all =
-      shape == Shape{batch_size, seq_len} || shape == Shape{batch_size, 1, 1, seq_len};
-  if (!for_all && shape != Shape{batch_size, seq_len, seq_len} &&
-      shape != Shape{batch_size, 1, seq_len, seq_len}) {
-    return InvalidArgument("attention_mask has shape ", ShapeString(shape), ", expected [",
-                           batch_size, ",", seq_len, "], [", batch_size, ",1,1,", seq_len, "], [",
-                           batch_size, ",", seq_len, ",", seq_len, "] or [", batch_size, ",1,",
-                           seq_len, ",", seq_len, "] by hidden_states");
-  }
+  MaskForm form;
+  FT_RETURN_IF_ERROR(CheckMask(*attention_mask, batch_size, seq_len, &form));
+  const bool for_all = form.for_all;
   std::vector<uint8_t> allowed;
   FT_RETURN_IF_ERROR(ReadAllowed(Contiguous(*attention_mask), &allowed));
   const int64_t queries = for_all ? 1 : seq_len;  // rows of a sequence that `allowed` has

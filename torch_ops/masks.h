@@ -14,9 +14,18 @@ struct AttentionInputs {
   TensorView sequence_length = {nullptr, DataType::kInt32, {0}};
   TensorView attention_mask = {nullptr, DataType::kFloat32, {0}};
   std::vector<int32_t> lengths;
+  std::vector<char> fetched_lengths;  // a GPU's sequence_length on the host
   std::optional<Tensor> length_tensor;
   Buffer mask;
 };
+
+// What the shape of an attention_mask says.
+struct MaskForm {
+  bool for_all = false;  // all queries of a sequence see the same keys
+};
+
+// InvalidArgument for another type or shape than ReadAttention's.
+Status CheckMask(const Tensor& mask, int64_t batch_size, int64_t seq_len, MaskForm* form);
 
 // Reads an op's sequence_length, integers [B], and attention_mask, bool or float32:
 // [B,S] or [B,1,1,S] for the keys of all queries, or [B,S,S] or [B,1,S,S]. `hidden_states` is

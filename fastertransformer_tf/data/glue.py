@@ -13,9 +13,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fastertransformer_tf import google_bert
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import text_files
-from fastertransformer_tf.models import bert_compat
 
 TRAIN, DEV, TEST = "train", "dev", "test"
 # Name of a task of own files.
@@ -182,7 +182,7 @@ class Task:
             raise FileNotFoundError(
                 f"--data_dir={data_dir} has no {which} data of {self.name}: {path} not found"
             )
-        example = bert_compat.run_classifier().InputExample
+        example = google_bert.run_classifier().InputExample
         lines = text_files.read_lines(path)
         if isinstance(split, NamedSplit):
             split = split.located(lines, path)

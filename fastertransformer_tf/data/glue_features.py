@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import tqdm
 
+from fastertransformer_tf import google_bert
 from fastertransformer_tf.errors import UserError
-from fastertransformer_tf.models import bert_compat
 
 
 def make_features(
@@ -32,7 +32,7 @@ def make_features(
     unknown = sorted({str(e.label) for e in examples} - set(labels))
     if labels and unknown:
         raise UserError(f"the data has the labels {unknown}, expected {labels}")
-    convert = bert_compat.run_classifier().convert_single_example
+    convert = google_bert.run_classifier().convert_single_example
     rows = len(examples)
     arrays: dict[str, np.ndarray] = {
         name: np.zeros((rows, max_seq_length), np.int32)

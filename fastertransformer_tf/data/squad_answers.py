@@ -20,11 +20,11 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
+from fastertransformer_tf import google_bert
 from fastertransformer_tf.data.squad_files import SquadOptions
 from fastertransformer_tf.data.squad_windows import SquadData
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import atomic
-from fastertransformer_tf.models import bert_compat
 
 PREDICTIONS_FILE = "predictions.json"
 NBEST_FILE = "nbest_predictions.json"
@@ -118,7 +118,7 @@ def _question(
     start_logits: np.ndarray,
     end_logits: np.ndarray,
 ) -> _Question:
-    run_squad = bert_compat.run_squad()
+    run_squad = google_bert.run_squad()
     features, results = [], []
     for row in rows:
         window = data.windows[row]
@@ -207,7 +207,7 @@ def _select(
             features.append(feature)
     paths = [str(Path(folder) / name) for name in (PREDICTIONS_FILE, NBEST_FILE, NULL_ODDS_FILE)]
     with _module_flags(options):
-        bert_compat.run_squad().write_predictions(
+        google_bert.run_squad().write_predictions(
             [question.example for question in questions],
             features,
             [result for question in questions for result in question.results],
@@ -250,5 +250,5 @@ def _module_flags(options: SquadOptions) -> Iterator[None]:
         "null_score_diff_threshold", options.null_score_diff_threshold, "", flag_values=values
     )
     values.mark_as_parsed()
-    with bert_compat.bound_flags(values):
+    with google_bert.bound_flags(values):
         yield

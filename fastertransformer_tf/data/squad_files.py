@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastertransformer_tf import google_bert
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import text_files
-from fastertransformer_tf.models import bert_compat
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class _Reader:
         if name in self._ids:
             raise self._wrong(f"{where}.id", name, f"another than that of {self._ids[name]}")
         self._ids[name] = where
-        example = bert_compat.run_squad().SquadExample(
+        example = google_bert.run_squad().SquadExample(
             name, self._get(qa, where, "question", str), words
         )
         if self._is_training and not self._read_answer(

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from fastertransformer_tf import google_bert
 from fastertransformer_tf.data.squad_files import SquadOptions, read_examples
 from fastertransformer_tf.errors import UserError
-from fastertransformer_tf.models import bert_compat
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def make_windows(
             positions.append((feature.start_position, feature.end_position))
         windows.append(window)
 
-    bert_compat.run_squad().convert_examples_to_features(
+    google_bert.run_squad().convert_examples_to_features(
         examples=tqdm(examples, desc="tokenizing", unit="question"),
         tokenizer=tokenizer,
         max_seq_length=options.max_seq_length,

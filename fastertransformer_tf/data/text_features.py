@@ -14,10 +14,9 @@ import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
-from fastertransformer_tf import spec
+from fastertransformer_tf import google_bert, spec
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import vocabulary
-from fastertransformer_tf.models import bert_compat
 
 Text = str | tuple[str, str]
 
@@ -95,7 +94,7 @@ class TextTokenizer:
             raise UserError(
                 f"text {next(places)} has half of a surrogate pair, expected Unicode"
             ) from None
-        truncate = bert_compat.run_classifier()._truncate_seq_pair
+        truncate = google_bert.run_classifier()._truncate_seq_pair
         result = []
         for text in texts:
             first = next(encoded).ids

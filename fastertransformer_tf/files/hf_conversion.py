@@ -1,4 +1,4 @@
-"""Turns the configuration and the weights of a Hugging Face BERT into google-research BERT's.
+"""Turns a Hugging Face BERT, configuration and weights, into google-research BERT's, and back.
 
 Names and layouts: google-research/bert modeling.py, run_classifier.py, run_squad.py and
 run_pretraining.py on one side, transformers' BertModel, BertForSequenceClassification,
@@ -30,6 +30,8 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu",
     "relu": "relu",
 }
+# The way back: of transformers' tanh forms the one that PyTorch computes in one kernel.
+_HUGGING_FACE_ACTIVATIONS = {"gelu": "gelu_pytorch_tanh", "gelu_erf": "gelu", "relu": "relu"}
 # What config.json says of a plain encoder; None: it says nothing.
 ENCODER_CONFIG: Mapping[str, tuple[Any, ...]] = {
     "model_type": ("bert", None),
@@ -145,7 +147,7 @@ def convert_tensors(
             f"{num_layers} num_hidden_layers of config.json"
         )
     prefix = "bert." if any(name.startswith("bert.") for name in tensors) else ""
-    targets = _targets(tensors, config, prefix, architectures)
+    targets = _targets(config, prefix, _heads(tensors, architectures))
     faults: list[str] = []
     variables: dict[str, np.ndarray] = {}
     used: set[str] = set()
@@ -199,13 +201,102 @@ def _convert(name: str, value: np.ndarray, target: _Target) -> np.ndarray:
     return value
 
 
+def hugging_face_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Converts bert_config.json to config.json: the reverse of `convert_config`.
+
+    Args:
+      config: As `bert_config.load` returns it.
+
+    Returns:
+      Arguments of transformers' BertConfig.
+
+    Raises:
+      UserError: The activation is one that the op does not compute.
+    """
+    known = _HUGGING_FACE_ACTIVATIONS
+    if config["hidden_act"] not in known:
+        raise UserError(
+            f"hidden_act is {config['hidden_act']!r}, expected one of {', '.join(known)}"
+        )
+    return {key: config[key] for key in _CONFIG_KEYS} | {
+        "hidden_act": known[config["hidden_act"]],
+        "layer_norm_eps": config.get("layer_norm_eps", spec.GOOGLE_LAYER_NORM_EPS),
+    }
+
+
+def hugging_face_tensors(
+    variables: Mapping[str, np.ndarray], config: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Renames and transposes google's variables: the reverse of `convert_tensors`.
+
+    Args:
+      variables: Variable name to value, in a float type. Others than those of the model, such as
+        an optimizer's, are left out.
+      config: As `bert_config.load` returns it.
+
+    Returns:
+      The state_dict of transformers' BertForSequenceClassification or BertForQuestionAnswering,
+      as the checkpoint has a head; "bert." before the names of the encoder's. Without a pooler
+      where there is none.
+
+    Raises:
+      UserError: Variables are missing or of another shape, all by name.
+    """
+    heads = {}
+    for name, head in (
+        ("output_weights", "classifier"),
+        ("cls/squad/output_weights", "qa_outputs"),
+    ):
+        if name in variables:
+            heads[head] = len(variables[name])
+    targets = _targets(config, "bert.", heads)
+    if not any(name.startswith("bert/pooler/") for name in variables):
+        targets = {name: t for name, t in targets.items() if not t.name.startswith("bert/pooler/")}
+    faults = []
+    tensors = {}
+    for name, target in targets.items():
+        shape = target.hf_shape[::-1] if target.transpose else target.hf_shape
+        value = variables.get(target.name)
+        if value is None:
+            faults.append(f"missing: {target.name} {list(shape)}")
+        elif value.shape != shape:
+            faults.append(f"{target.name} has shape {list(value.shape)}, expected {list(shape)}")
+        else:
+            tensors[name] = np.ascontiguousarray(value.T if target.transpose else value)
+    if faults:
+        raise UserError(f"the checkpoint is not of its configuration: {listed(faults)}")
+    return tensors
+
+
+def _heads(
+    tensors: Mapping[str, np.ndarray], architectures: tuple[str, ...] | list[str]
+) -> dict[str, int]:
+    """The heads that a Hugging Face model has, and their outputs; see `_targets`."""
+    heads = {}
+    is_other_classifier = architectures and not any(
+        a.endswith("ForSequenceClassification") for a in architectures
+    )
+    if "classifier.weight" in tensors and not is_other_classifier:
+        heads["classifier"] = (tensors["classifier.weight"].shape or (1,))[0]
+    for head in ("qa_outputs", "cls.seq_relationship"):
+        if f"{head}.weight" in tensors:
+            heads[head] = 2
+    if any(n.startswith("cls.predictions.") for n in tensors):
+        heads["cls.predictions"] = 0
+    return heads
+
+
 def _targets(
-    tensors: Mapping[str, np.ndarray],
-    config: Mapping[str, Any],
-    prefix: str,
-    architectures: tuple[str, ...] | list[str],
+    config: Mapping[str, Any], prefix: str, heads: Mapping[str, int]
 ) -> dict[str, _Target]:
-    """Every HF tensor that the model must have, with the variable that it becomes."""
+    """Every HF tensor that the model must have, with the variable that it becomes.
+
+    Args:
+      config: As `convert_config` returns it.
+      prefix: Before the names of the encoder's.
+      heads: "classifier", "qa_outputs", "cls.seq_relationship" and "cls.predictions", those that
+        there are, to their outputs, which the last needs not.
+    """
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     targets: dict[str, _Target] = {}
 
@@ -239,18 +330,14 @@ def _targets(
             )
     dense(f"{prefix}pooler.dense", "bert/pooler/dense", hidden, hidden)
 
-    # Heads are optional: present ones are converted whole.
-    is_other_classifier = architectures and not any(
-        a.endswith("ForSequenceClassification") for a in architectures
-    )
-    if "classifier.weight" in tensors and not is_other_classifier:
-        (num_labels, *_) = tensors["classifier.weight"].shape or (1,)
-        head("classifier", "", num_labels)
-    if "qa_outputs.weight" in tensors:
-        head("qa_outputs", "cls/squad/", 2)
-    if "cls.seq_relationship.weight" in tensors:
-        head("cls.seq_relationship", "cls/seq_relationship/", 2)
-    if any(n.startswith("cls.predictions.") for n in tensors):
+    for hf, name in (
+        ("classifier", ""),
+        ("qa_outputs", "cls/squad/"),
+        ("cls.seq_relationship", "cls/seq_relationship/"),
+    ):
+        if hf in heads:
+            head(hf, name, heads[hf])
+    if "cls.predictions" in heads:
         transform = "cls.predictions.transform"
         dense(f"{transform}.dense", "cls/predictions/transform/dense", hidden, hidden)
         layer_norm(transform, "cls/predictions/transform")

@@ -13,11 +13,11 @@ import tensorflow as tf
 from absl import flags
 from tqdm import tqdm
 
-from fastertransformer_tf import __version__, spec
+from fastertransformer_tf import __version__, google_bert, spec
 from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.loading import library
-from fastertransformer_tf.models import bert_compat, modeling
+from fastertransformer_tf.models import modeling
 from fastertransformer_tf.programs import (
     accuracy_tables,
     accuracy_tasks,
@@ -242,7 +242,7 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
         does not fit its model: what was measured before is kept.
       OSError: A file is not there or cannot be read.
     """
-    with bert_compat.bound_flags(values):
+    with google_bert.bound_flags(values):
         plan = prepare(values)
         cache = Cache(plan.output_dir / "cells")
         results: list[Measurement] = []

@@ -19,17 +19,18 @@ from fastertransformer_tf.data import (
     glue_features,
     squad_answers,
     squad_files,
+    squad_scores,
     squad_windows,
 )
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import bert_config
 from fastertransformer_tf.models import modeling
 from fastertransformer_tf.programs import (
+    batch_runs,
     checked_inputs,
     classification,
     inference,
     question_answering,
-    squad_scores,
 )
 from fastertransformer_tf.programs.accuracy_cells import Measurement
 from fastertransformer_tf.training import settings
@@ -280,7 +281,7 @@ def _part(count: int, total: int, what: str) -> str:
 
 
 def _measurement(
-    metrics: Mapping[str, float], run: inference.BatchRun, model: inference.Model
+    metrics: Mapping[str, float], run: batch_runs.BatchRun, model: inference.Model
 ) -> Measurement:
     variables = model.graph.get_collection(_tf1.GraphKeys.GLOBAL_VARIABLES)
     return Measurement(

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import rich.box
-import rich.console
-import rich.table
 import tqdm
 from absl import flags
 
@@ -20,11 +16,12 @@ from fastertransformer_tf.checkpoints import reading, writing
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import atomic
 from fastertransformer_tf.models import modeling, point_encoder
-from fastertransformer_tf.programs import cli, inference, range_search
+from fastertransformer_tf.programs import calibration_flags, cli, inference, layer_errors
+from fastertransformer_tf.programs.calibration_flags import CHECKPOINT, RANGES_CSV
 from fastertransformer_tf.quantization import (
     calibrated,
+    calibrating,
     collecting,
-    fold_shift,
     histograms,
     points,
     ranges,
@@ -33,55 +30,12 @@ from fastertransformer_tf.quantization import (
 
 _T = TypeVar("_T")
 
-# The method that is no function of a tensor's histogram alone.
-BY_ERROR = "layer_error"
-METHODS = (BY_ERROR, *histograms.METHODS)
-CHECKPOINT = "model.ckpt-calibrated"
-RANGES_CSV = "calibrated_ranges.csv"
-# As google's run_squad shuffles, and the original's calibration with it.
-_SEED = 12345
-# Tokens that the method `layer_error` runs its layers on: more of them change no choice.
-_SEARCH_TOKENS = 2048
-
 # Builds the model of a checkpoint with an encoder of its options.
 Build = Callable[[reading.Checkpoint, modeling.EncoderOptions], inference.Model]
 
 
-@dataclasses.dataclass(frozen=True)
-class CalibrationOptions:
-    """How ranges are calibrated.
-
-    Attributes:
-      num_batches: Batches to look at.
-      batch_size: Examples a batch.
-      method: One of METHODS.
-      percentile: Of the values to represent, for the method percentile.
-      quant_mode: ft1, ft2 or ft3: the mode that the ranges are for.
-      fold_shift: Centre the channels of activations first; see `quantization.fold_shift`.
-      kernels_by_column: A range for each column of a kernel, else one for all.
-    """
-
-    num_batches: int
-    batch_size: int
-    method: str
-    percentile: float
-    quant_mode: str
-    fold_shift: bool
-    kernels_by_column: bool
-
-    @property
-    def num_examples(self) -> int:
-        """How many examples are looked at."""
-        return self.num_batches * self.batch_size
-
-    @property
-    def int8_mode(self) -> int:
-        """The mode of the op, 1 or 2: the third rounds as the second does."""
-        return min(points.QUANT_MODES[self.quant_mode], 2)
-
-
 def define_flags(flag_values: flags.FlagValues, owner: str) -> None:
-    """Defines the flags of calibration.
+    """Defines the flags of calibration, and of its simulation.
 
     Args:
       flag_values: Where to define them.
@@ -99,34 +53,10 @@ def define_flags(flag_values: flags.FlagValues, owner: str) -> None:
         "checkpoint (without --do_train, of --do_calib in the same run) and the mode of "
         "--quant_mode.",
     )
-    define.integer("calib_batch", 4, "Batches of --train_batch_size to calibrate on.", minimum=1)
-    define.enum(
-        "calib_method",
-        BY_ERROR,
-        METHODS,
-        "How the range of an activation is chosen: of several the one with the least error of the "
-        "layer's output, or of the histogram of its magnitudes.",
-    )
-    define.number("percentile", 99.99, "Of the method percentile.", 50.0, 100.0)
-    define.enum(
-        "quant_mode",
-        "ft2",
-        list(points.QUANT_MODES),
-        "What the ranges are for: int8_mode 1, 2 or 3.",
-    )
-    define.boolean(
-        "fold_shift",
-        "Centre the channels of activations first, by biases that change no result.",
-        default=True,
-    )
-    define.boolean(
-        "per_tensor_kernels",
-        "One range for each kernel in ft2 and ft3, as the original, instead of one for each "
-        "column.",
-    )
+    calibration_flags.define_flags(flag_values, owner)
 
 
-def options(values: flags.FlagValues) -> CalibrationOptions:
+def options(values: flags.FlagValues) -> calibrating.CalibrationOptions:
     """Makes the options of parsed flags.
 
     Raises:
@@ -134,17 +64,7 @@ def options(values: flags.FlagValues) -> CalibrationOptions:
     """
     if values.if_quant:
         _check_simulation(values)
-    if values.per_tensor_kernels and values.quant_mode == "ft1":
-        raise UserError("--per_tensor_kernels is of ft2 and ft3, but --quant_mode=ft1")
-    return CalibrationOptions(
-        num_batches=values.calib_batch,
-        batch_size=values.train_batch_size,
-        method=values.calib_method,
-        percentile=values.percentile,
-        quant_mode=values.quant_mode,
-        fold_shift=values.fold_shift,
-        kernels_by_column=not values.per_tensor_kernels,
-    )
+    return calibration_flags.options(values)
 
 
 def _check_simulation(values: flags.FlagValues) -> None:
@@ -172,7 +92,7 @@ def _check_simulation(values: flags.FlagValues) -> None:
 
 
 def simulated_encoder(
-    source: reading.Checkpoint, chosen: CalibrationOptions
+    source: reading.Checkpoint, chosen: calibrating.CalibrationOptions
 ) -> modeling.EncoderOptions:
     """Makes the options of an encoder that rounds as int8 does, by the ranges of a checkpoint.
 
@@ -192,27 +112,26 @@ def kernels_and_ranges(source: reading.Checkpoint) -> dict[str, np.ndarray]:
     }
 
 
-def choose_examples(examples: Sequence[_T], chosen: CalibrationOptions) -> list[_T]:
-    """Returns the examples to look at: as many as are wanted, or all, in a fixed random order."""
-    order = np.random.default_rng(_SEED).permutation(len(examples))
-    return [examples[index] for index in order[: chosen.num_examples]]
+def choose_examples(examples: Sequence[_T], values: flags.FlagValues) -> list[_T]:
+    """Returns the examples that --calib_batch and --train_batch_size ask for."""
+    return calibrating.choose_examples(examples, values.calib_batch * values.train_batch_size)
 
 
 def calibrate(
     build: Build,
     source: reading.Checkpoint,
     features: Mapping[str, np.ndarray],
-    chosen: CalibrationOptions,
-    output_dir: str,
+    values: flags.FlagValues,
 ) -> str:
     """Calibrates a checkpoint, writes it with its ranges and prints a table of them.
+
+    The checkpoint and the table of all ranges appear in --output_dir together.
 
     Args:
       build: Builds the model.
       source: The float checkpoint.
       features: The model's inputs, [examples, ...].
-      chosen: How.
-      output_dir: Folder for the checkpoint and the table of all ranges; both appear together.
+      values: The parsed flags.
 
     Returns:
       The prefix of the checkpoint.
@@ -221,26 +140,29 @@ def calibrate(
       UserError: The checkpoint is quantized already, or has values that are not
         finite.
     """
+    chosen = options(values)
     tensors = _float_tensors(source)
-    features = {name: value[: chosen.num_examples] for name, value in features.items()}
-    batches = _batches(features, chosen.batch_size)
+    num_examples = values.calib_batch * values.train_batch_size
+    features = {name: value[:num_examples] for name, value in features.items()}
+    batches = calibrating.batches(features, values.train_batch_size)
     with tempfile.TemporaryDirectory() as folder:
-        if chosen.fold_shift:
-            tensors = _shifted(build, source, tensors, batches)
-            prefix = os.path.join(folder, "model.ckpt")
-            writing.save_checkpoint(prefix, tensors)
-            source = reading.Checkpoint(prefix)
-        counted = _count(build, source, batches)
-        kernels = calibrated.kernel_ranges(tensors, by_column=chosen.kernels_by_column)
-        if chosen.quant_mode in points.FUSE_QKV:
-            kernels = calibrated.fuse_qkv(kernels)  # Before the search, which rounds with them.
-        amax = _choose(build, source, counted, kernels, features, chosen)
-    if chosen.quant_mode in points.FUSE_QKV:
-        amax = calibrated.fuse_qkv(amax)
+
+        def observe(changed: Mapping[str, np.ndarray]) -> _Observed:
+            checkpoint = source
+            if changed is not tensors:
+                prefix = os.path.join(folder, "model.ckpt")
+                writing.save_checkpoint(prefix, changed)
+                checkpoint = reading.Checkpoint(prefix)
+            return _Observed(build, checkpoint, batches, calibrating.few_tokens(features))
+
+        found = calibrating.calibrate(tensors, observe, chosen)
+    output_dir = values.output_dir
     with atomic.staged_folder(output_dir) as stage:
-        writing.write_checkpoint(stage / CHECKPOINT, tensors | calibrated.variables(amax))
-        (stage / RANGES_CSV).write_text(calibrated.csv_text(amax, counted), encoding="utf-8")
-    _print_ranges(amax, len(kernels) // len(points.KERNELS), chosen)
+        variables = dict(found.tensors) | calibrated.variables(found.amax)
+        writing.write_checkpoint(stage / CHECKPOINT, variables)
+        text = calibrated.csv_text(found.amax, found.counted)
+        (stage / RANGES_CSV).write_text(text, encoding="utf-8")
+    calibration_flags.print_ranges(found, chosen)
     prefix = os.path.join(output_dir, CHECKPOINT)
     print(f"calibrated: {prefix}, all ranges: {os.path.join(output_dir, RANGES_CSV)}")
     return prefix
@@ -258,17 +180,6 @@ def _float_tensors(source: reading.Checkpoint) -> dict[str, np.ndarray]:
     return {name: np.asarray(source.load(name)) for name in names}
 
 
-def _batches(features: Mapping[str, np.ndarray], batch_size: int) -> list[dict[str, np.ndarray]]:
-    """Cuts features into batches, each without the columns past its longest sequence."""
-    result = []
-    for begin in range(0, len(features["input_mask"]), batch_size):
-        batch = {name: value[begin : begin + batch_size] for name, value in features.items()}
-        is_real = batch["input_mask"].any(axis=0)
-        length = int(np.max(np.flatnonzero(is_real), initial=0)) + 1
-        result.append({name: v[:, :length] if v.ndim == 2 else v for name, v in batch.items()})
-    return result
-
-
 def _with_progress(batches: Sequence[_T], description: str) -> Iterator[_T]:
     return iter(tqdm.tqdm(batches, desc=description, unit="batch", file=sys.stderr))
 
@@ -277,97 +188,45 @@ def _with_point(point: point_encoder.Point) -> modeling.EncoderOptions:
     return modeling.EncoderOptions(use_tensorflow=True, taps=point_encoder.Taps(point))
 
 
-def _shifted(
-    build: Build,
-    source: reading.Checkpoint,
-    tensors: Mapping[str, np.ndarray],
-    batches: Sequence[Mapping[str, np.ndarray]],
-) -> dict[str, np.ndarray]:
-    """Centres the channels of activations on the batches; returns all variables."""
-    names = fold_shift.shift_points(ranges.model_sizes(tensors).layers)
-    recorder = collecting.Recorder()
-    with build(source, _with_point(recorder)) as model, model.graph.as_default():
-        collector = collecting.ChannelCollector(
-            {name: recorder.tensors[name] for name in names}, model.inputs["input_mask"]
+class _Observed:
+    """`calibrating.Observed` of a checkpoint's graph."""
+
+    def __init__(
+        self,
+        build: Build,
+        source: reading.Checkpoint,
+        batches: Sequence[Mapping[str, np.ndarray]],
+        few: Sequence[Mapping[str, np.ndarray]],
+    ) -> None:
+        self._build, self._source, self._batches, self._few = build, source, batches, few
+
+    def centres(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """See `calibrating.Observed`."""
+        recorder = collecting.Recorder()
+        with self._model(recorder) as model, model.graph.as_default():
+            collector = collecting.ChannelCollector(
+                {name: recorder.tensors[name] for name in names}, model.inputs["input_mask"]
+            )
+            for batch in _with_progress(self._batches, "centring channels"):
+                collector.run(model.session, layer_errors.feed_dict(model, batch))
+        return collector.centres()
+
+    def count(self) -> dict[str, histograms.Histogram]:
+        """See `calibrating.Observed`."""
+        recorder = collecting.Recorder()
+        with self._model(recorder) as model, model.graph.as_default():
+            collector = collecting.HistogramCollector(recorder.tensors, model.inputs["input_mask"])
+            for batch in _with_progress(self._batches, "counting"):
+                collector.run(model.session, layer_errors.feed_dict(model, batch))
+        return collector.histograms
+
+    def errors_of_layers(
+        self, kernels: Sequence[Mapping[str, np.ndarray]], int8_mode: int
+    ) -> layer_errors.LayerErrors:
+        """See `calibrating.Observed`."""
+        return layer_errors.LayerErrors(
+            lambda encoder: self._build(self._source, encoder), kernels, int8_mode, self._few
         )
-        for batch in _with_progress(batches, "centring channels"):
-            collector.run(model.session, range_search.feed_dict(model, batch))
-    return fold_shift.fold_shift(tensors, collector.centres())
 
-
-def _count(
-    build: Build,
-    source: reading.Checkpoint,
-    batches: Sequence[Mapping[str, np.ndarray]],
-) -> dict[str, histograms.Histogram]:
-    """Counts the magnitudes of every activation on the batches."""
-    recorder = collecting.Recorder()
-    with build(source, _with_point(recorder)) as model, model.graph.as_default():
-        collector = collecting.HistogramCollector(recorder.tensors, model.inputs["input_mask"])
-        for batch in _with_progress(batches, "counting"):
-            collector.run(model.session, range_search.feed_dict(model, batch))
-    return collector.histograms
-
-
-def _choose(
-    build: Build,
-    source: reading.Checkpoint,
-    counted: Mapping[str, histograms.Histogram],
-    kernels: Mapping[str, np.ndarray],
-    features: Mapping[str, np.ndarray],
-    chosen: CalibrationOptions,
-) -> dict[str, Any]:
-    """Chooses the range of every point, by the method that was asked for."""
-    by_error = chosen.method == BY_ERROR
-    method = "percentile" if by_error else chosen.method
-    percentile = range_search.START_PERCENTILE if by_error else chosen.percentile
-    amax: dict[str, Any] = {
-        name: histograms.choose_range(histogram, method, percentile)
-        for name, histogram in counted.items()
-    }
-    if by_error:
-        by_layer = calibrated.kernels_by_layer(kernels)
-        slots = calibrated.activation_slots(amax, len(by_layer))
-        with range_search.LayerErrors(
-            lambda encoder: build(source, encoder),
-            by_layer,
-            chosen.int8_mode,
-            _few_tokens(features),
-        ) as errors:
-            slots = range_search.search(counted, slots, chosen.int8_mode, errors)
-        amax = calibrated.with_slots(amax, slots, chosen.int8_mode)
-    return amax | dict(kernels)
-
-
-def _few_tokens(features: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """Returns the first examples, up to a number of tokens, at least one, in one batch."""
-    tokens = np.cumsum(features["input_mask"].sum(axis=1))
-    count = max(1, int(np.searchsorted(tokens, _SEARCH_TOKENS, side="right")))
-    return _batches({name: value[:count] for name, value in features.items()}, count)
-
-
-def _print_ranges(amax: Mapping[str, Any], num_layers: int, chosen: CalibrationOptions) -> None:
-    """Prints the ranges that the op rounds activations with, a row for each layer."""
-    table = rich.table.Table(
-        title=f"Ranges for int8_mode {chosen.int8_mode}, by {chosen.method}",
-        box=rich.box.SIMPLE_HEAD,
-        title_justify="left",
-    )
-    table.add_column("layer", justify="right")
-    slots = range_search.searched_slots(chosen.int8_mode)
-    for slot in slots:
-        table.add_column(_COLUMNS[slot], justify="right")
-    for layer in range(num_layers):
-        row = [amax[points.full_name(layer, points.BY_SLOT[slot].scope)] for slot in slots]
-        table.add_row(str(layer), *(f"{value:.4g}" for value in row))
-    rich.console.Console().print(table)
-
-
-_COLUMNS = {
-    0: "input",
-    9: "context",
-    10: "projection",
-    11: "layer norm 1",
-    13: "activation",
-    14: "output product",
-}
+    def _model(self, point: point_encoder.Point) -> inference.Model:
+        return self._build(self._source, _with_point(point))

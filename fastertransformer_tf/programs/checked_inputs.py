@@ -7,6 +7,7 @@ from typing import Any
 
 from absl import flags
 
+from fastertransformer_tf import google_bert
 from fastertransformer_tf.checkpoints import reading
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import bert_config, paths, vocabulary
@@ -168,7 +169,7 @@ def make_tokenizer(
         checkpoint's name says.
     """
     path_flags.require_file(vocab_file, "vocab_file")
-    tokenization = bert_compat.tokenization()
+    tokenization = google_bert.tokenization()
     try:
         tokenization.validate_case_matches_checkpoint(do_lower_case, init_checkpoint)
     except ValueError as error:

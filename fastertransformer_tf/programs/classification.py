@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import flags
-from scipy import stats
-from sklearn import metrics
 
-from fastertransformer_tf import spec
+from fastertransformer_tf import google_bert, spec
 from fastertransformer_tf.checkpoints import reading, restoring
-from fastertransformer_tf.data import glue, glue_features
+from fastertransformer_tf.data import glue, glue_features, glue_metrics
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import atomic
-from fastertransformer_tf.models import bert_compat, heads, modeling
+from fastertransformer_tf.models import heads, modeling
 from fastertransformer_tf.programs import (
+    batch_runs,
     calibration,
     checked_inputs,
     cli,
@@ -96,7 +93,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     define.string(
         "label_column", "label", f"{own} the column of the label, in train.tsv and dev.tsv."
     )
-    bert_compat.define_google_flags("run_classifier", flag_values, _OWNER, _HELP)
+    google_bert.define_google_flags("run_classifier", flag_values, _OWNER, _HELP)
 
 
 class Classifier(inference.Model):
@@ -156,26 +153,7 @@ class Classifier(inference.Model):
         super().__init__(graph, inputs, outputs, restored, session_config)
 
 
-def _correlation(
-    function: Callable[[np.ndarray, np.ndarray], Any], labels: np.ndarray, found: np.ndarray
-) -> float:
-    """A correlation by scipy; NaN where it is undefined: all numbers of a side are the same."""
-    if np.ptp(labels) == 0 or np.ptp(found) == 0:
-        return math.nan
-    return float(function(labels, found)[0])
-
-
-# Metric of a task -> how tables call it, and its function of labels and predictions.
-_METRICS: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], float]]] = {
-    "accuracy": ("accuracy", metrics.accuracy_score),
-    "f1": ("F1", metrics.f1_score),
-    "mcc": ("Matthews correlation", metrics.matthews_corrcoef),
-    "pearson": ("Pearson correlation", functools.partial(_correlation, stats.pearsonr)),
-    "spearman": ("Spearman correlation", functools.partial(_correlation, stats.spearmanr)),
-}
-
-
-def evaluate(task: glue.Task, label_ids: np.ndarray, run: inference.BatchRun) -> dict[str, Any]:
+def evaluate(task: glue.Task, label_ids: np.ndarray, run: batch_runs.BatchRun) -> dict[str, Any]:
     """Computes what google's program does, and the task's metrics in GLUE.
 
     Args:
@@ -187,12 +165,8 @@ def evaluate(task: glue.Task, label_ids: np.ndarray, run: inference.BatchRun) ->
       eval_METRIC of each of the task's metrics, eval_loss (mean over examples) and loss (mean over
       batches).
     """
-    logits = run.outputs["logits"]
-    predictions = logits[:, 0] if task.is_regression else logits.argmax(axis=-1)
-    result = {
-        f"eval_{name}": np.float32(_METRICS[name][1](label_ids, predictions))
-        for name in task.metrics
-    }
+    found = glue_metrics.evaluate(task, label_ids, run.outputs["logits"])
+    result = {f"eval_{name}": np.float32(value) for name, value in found.items()}
     result["eval_loss"] = np.float32(run.outputs["per_example_loss"].mean(dtype=np.float64))
     result["loss"] = np.float32(run.outputs["loss"].mean(dtype=np.float64))
     return result
@@ -380,11 +354,11 @@ def run_eval(job: Job, model: Classifier) -> dict[str, Any]:
         with atomic.atomic_path(values.output_logits) as path, path.open("wb") as file:
             np.save(file, run.outputs["logits"])
     rows: dict[str, object] = {
-        _METRICS[name][0]: result[f"eval_{name}"] for name in job.task.metrics
+        glue_metrics.TITLES[name]: result[f"eval_{name}"] for name in job.task.metrics
     }
     rows["loss"] = result["eval_loss"]
     title = f"{job.task.name.upper()} evaluation"
-    reports.report(title, job.options, rows, run, values.eval_batch_size)
+    reports.report(title, reports.encoder_name(job.options), rows, run, values.eval_batch_size)
     return result
 
 
@@ -400,7 +374,7 @@ def run_predict(job: Job, model: Classifier) -> np.ndarray:
     text = "".join("\t".join(str(p) for p in row) + "\n" for row in predicted)
     atomic.write_text(os.path.join(values.output_dir, "test_results.tsv"), text)
     title = f"{job.task.name.upper()} prediction"
-    reports.report(title, job.options, {}, run, values.predict_batch_size)
+    reports.report(title, reports.encoder_name(job.options), {}, run, values.predict_batch_size)
     return predicted
 
 
@@ -428,9 +402,8 @@ def run_train(job: Job) -> str:
 
 def run_calib(job: Job, source: reading.Checkpoint) -> str:
     """Calibrates a checkpoint on the train set; returns the prefix of the new one."""
-    chosen = calibration.options(job.values)
-    features = job.tokenized(calibration.choose_examples(job.examples["train"], chosen))
-    return calibration.calibrate(job.classifier, source, features, chosen, job.values.output_dir)
+    features = job.tokenized(calibration.choose_examples(job.examples["train"], job.values))
+    return calibration.calibrate(job.classifier, source, features, job.values)
 
 
 def run(values: flags.FlagValues) -> dict[str, Any]:
@@ -443,7 +416,7 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
       UserError: A flag is missing, wrong, or not in this version.
       FileNotFoundError: A file is not there.
     """
-    with bert_compat.bound_flags(values):
+    with google_bert.bound_flags(values):
         job = prepare(values)
         result: dict[str, Any] = {}
         if values.do_train:

@@ -14,12 +14,12 @@ import tensorflow as tf
 import tqdm
 from absl import flags
 
-from fastertransformer_tf import spec
+from fastertransformer_tf import google_bert, spec
 from fastertransformer_tf.checkpoints import reading, restoring
 from fastertransformer_tf.data import text_features
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.files import atomic, text_files
-from fastertransformer_tf.models import bert, bert_compat, modeling
+from fastertransformer_tf.models import bert, modeling
 from fastertransformer_tf.programs import (
     checked_inputs,
     cli,
@@ -55,7 +55,7 @@ _BATCHES_SORTED = 4
 def define_flags(flag_values: flags.FlagValues) -> None:
     """Defines the program's flags."""
     model_flags.define_encoder_flags(flag_values, _OWNER)
-    bert_compat.define_google_flags("extract_features", flag_values, _OWNER, _HELP)
+    google_bert.define_google_flags("extract_features", flag_values, _OWNER, _HELP)
 
 
 class FeatureExtractor(inference.Model):

@@ -2,52 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import sys
-import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from fastertransformer_tf.checkpoints import restoring
 from fastertransformer_tf.files import atomic
 from fastertransformer_tf.graphs import sessions
-from fastertransformer_tf.programs import path_flags
+from fastertransformer_tf.programs import batch_runs, path_flags
 
 if TYPE_CHECKING:  # typing has Self from Python 3.11 on.
     from typing_extensions import Self
 
 
 _tf1 = tf.compat.v1
-
-
-@dataclasses.dataclass
-class BatchRun:
-    """Result of `run_batches`.
-
-    Attributes:
-      outputs: Name to all examples' values, [examples, ...]; of a fetch without a batch axis
-        [batches].
-      num_examples: Examples run.
-      batch_seconds: Time of each batch, [batches], seconds.
-    """
-
-    outputs: dict[str, np.ndarray]
-    num_examples: int
-    batch_seconds: np.ndarray
-
-    @property
-    def examples_per_second(self) -> float:
-        """Examples a second over all timed batches."""
-        return self.num_examples / float(self.batch_seconds.sum())
-
-    @property
-    def ms_per_batch(self) -> float:
-        """Median milliseconds a batch."""
-        return float(np.median(self.batch_seconds)) * 1e3
 
 
 class Model:
@@ -91,7 +61,7 @@ class Model:
 
     def run(
         self, features: Mapping[str, np.ndarray], batch_size: int, description: str
-    ) -> BatchRun:
+    ) -> batch_runs.BatchRun:
         """Runs the model over arrays [examples,...], one for each input; see `run_batches`."""
         feeds = {placeholder: features[name] for name, placeholder in self.inputs.items()}
         return run_batches(self.session, self.outputs, feeds, batch_size, description)
@@ -131,11 +101,10 @@ def run_batches(
     feeds: Mapping[tf.Tensor, np.ndarray],
     batch_size: int,
     description: str,
-) -> BatchRun:
-    """Runs a graph over data, batch by batch, with a progress bar on stderr.
+) -> batch_runs.BatchRun:
+    """Runs a graph over data, batch by batch; see `batch_runs.run_batches`.
 
-    The first batch runs twice: once unmeasured, which optimises the graph and packs the weights,
-    then as every other. The last batch may be smaller than the others.
+    The first call, which is not measured, optimises the graph and packs the weights.
 
     Args:
       session: A tf.compat.v1.Session with a graph whose batch axis is unknown.
@@ -143,31 +112,6 @@ def run_batches(
       feeds: Placeholder to all examples' values, [examples, ...] each.
       batch_size: Examples a batch, at least 1.
       description: Of the progress bar.
-
-    Raises:
-      ValueError: batch_size below 1, no example, or feeds of different lengths.
     """
-    counts = {len(values) for values in feeds.values()}
-    if batch_size < 1 or len(counts) != 1 or 0 in counts:
-        raise ValueError(
-            f"batch size is {batch_size} and the inputs have {sorted(counts)} examples, expected "
-            "at least 1 and one number above 0"
-        )
-    (num_examples,) = counts
-    callable_ = session.make_callable(dict(fetches), feed_list=list(feeds))
-    values = list(feeds.values())
-    callable_(*(v[:batch_size] for v in values))
-    results: list[dict[str, np.ndarray]] = []
-    seconds = []
-    with tqdm.tqdm(total=num_examples, desc=description, unit="ex", file=sys.stderr) as bar:
-        for begin in range(0, num_examples, batch_size):
-            batch = [v[begin : begin + batch_size] for v in values]
-            start = time.perf_counter()
-            results.append(callable_(*batch))
-            seconds.append(time.perf_counter() - start)
-            bar.update(len(batch[0]))
-    outputs = {}
-    for name in fetches:
-        parts = [np.asarray(result[name]) for result in results]
-        outputs[name] = np.concatenate(parts) if parts[0].ndim else np.stack(parts)
-    return BatchRun(outputs, num_examples, np.array(seconds))
+    function = session.make_callable(dict(fetches), feed_list=list(feeds))
+    return batch_runs.run_batches(function, list(feeds.values()), batch_size, description)

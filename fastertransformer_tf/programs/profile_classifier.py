@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 from absl import flags
 
+from fastertransformer_tf import google_bert
 from fastertransformer_tf.errors import UserError
-from fastertransformer_tf.models import bert_compat, encoder_graphs
+from fastertransformer_tf.models import encoder_graphs
 from fastertransformer_tf.programs import classification, model_flags, profiling
 
 _OWNER = "fastertransformer_tf.profile_bert_inference"
@@ -47,7 +48,7 @@ def run(values: flags.FlagValues) -> list[np.ndarray]:
                 "run_classifier_wrap"
             )
     values["do_eval"].value = True  # what prepare expects of a job over the dev set
-    with bert_compat.bound_flags(values):
+    with google_bert.bound_flags(values):
         job = classification.prepare(values)
         assert job.source is not None  # Without training there is always one.
         features = job.features("dev")

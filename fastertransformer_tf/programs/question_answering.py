@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from fastertransformer_tf import spec
+from fastertransformer_tf import google_bert, spec
 from fastertransformer_tf.checkpoints import reading, restoring
-from fastertransformer_tf.data import squad_answers, squad_files, squad_windows
+from fastertransformer_tf.data import squad_answers, squad_files, squad_scores, squad_windows
 from fastertransformer_tf.errors import UserError
-from fastertransformer_tf.files import text_files
-from fastertransformer_tf.models import bert_compat, heads, modeling
+from fastertransformer_tf.models import heads, modeling
 from fastertransformer_tf.programs import (
     calibration,
     checked_inputs,
@@ -26,7 +23,6 @@ from fastertransformer_tf.programs import (
     model_flags,
     path_flags,
     reports,
-    squad_scores,
 )
 from fastertransformer_tf.training import tasks
 from fastertransformer_tf.training.folder import TrainingFolder
@@ -45,7 +41,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     model_flags.define_export_flag(flag_values, _OWNER)
     calibration.define_flags(flag_values, _OWNER)
     fine_tuning.define_flags(flag_values, _OWNER)
-    bert_compat.define_google_flags("run_squad", flag_values, _OWNER, _HELP)
+    google_bert.define_google_flags("run_squad", flag_values, _OWNER, _HELP)
 
 
 class QuestionAnswerer(inference.Model):
@@ -105,7 +101,7 @@ def run(values: flags.FlagValues) -> dict[str, str]:
       UserError: A flag is missing, wrong, or does not go with another.
       FileNotFoundError: A file is not there.
     """
-    with bert_compat.bound_flags(values):
+    with google_bert.bound_flags(values):
         job = prepare(values)
         source = job.source
         if values.do_train:
@@ -221,62 +217,22 @@ def _predict(job: Job, model: QuestionAnswerer) -> dict[str, str]:
         values.output_dir,
     )
     rows: dict[str, object] = {"questions": len(answers)}
-    rows |= _scores(values.predict_file, answers, job.options, values.output_dir)
-    reports.report("SQuAD prediction", job.encoder, rows, result, values.predict_batch_size)
+    rows |= squad_scores.known_scores(values.predict_file, answers, job.options, values.output_dir)
+    reports.report(
+        "SQuAD prediction",
+        reports.encoder_name(job.encoder),
+        rows,
+        result,
+        values.predict_batch_size,
+    )
     return answers
-
-
-# Metric of SQuAD 2 -> how the table calls it.
-_NAMES_OF_V2 = {
-    "exact": "exact match",
-    "f1": "F1",
-    "HasAns_f1": "F1 of those with an answer",
-    "NoAns_f1": "F1 of those without",
-    "best_exact": "best exact match",
-    "best_exact_thresh": "null_score_diff_threshold of that",
-    "best_f1": "best F1",
-    "best_f1_thresh": "null_score_diff_threshold of that F1",
-}
-
-
-def _scores(
-    file: str, answers: dict[str, str], options: squad_files.SquadOptions, output_dir: str
-) -> dict[str, object]:
-    """The scores of squad_evaluate_v1_1 or squad_evaluate_v2_0; none where answers are not known.
-
-    Args:
-      file: The questions.
-      answers: Question id to answer.
-      options: Of which version they are.
-      output_dir: Has null_odds.json of SQuAD 2.
-    """
-    is_v2 = options.version_2_with_negative
-    dataset = text_files.read_json(file)
-    paragraphs = [paragraph for one in dataset["data"] for paragraph in one["paragraphs"]]
-    questions = [qa for paragraph in paragraphs for qa in paragraph["qas"]]
-    if not all(qa.get("answers") or (is_v2 and qa.get("is_impossible")) for qa in questions):
-        return {}
-    try:
-        version = None if is_v2 else squad_scores.VERSION
-        articles = squad_scores.articles_of(dataset, file, version)
-        if not is_v2:
-            scores = squad_scores.evaluate(articles, answers)
-            return {"exact match": scores["exact_match"], "F1": scores["f1"]}
-        odds = text_files.read_json(Path(output_dir) / squad_answers.NULL_ODDS_FILE)
-        # By their own threshold the answers are chosen already.
-        scores = squad_scores.evaluate_v2(articles, answers, odds, threshold=math.inf)
-    except UserError as error:
-        print(f"no scores: {error}")  # Of the answers; the questions were checked before.
-        return {}
-    return {name: scores[key] for key, name in _NAMES_OF_V2.items() if key in scores}
 
 
 def _calibrate(job: Job, source: reading.Checkpoint) -> str:
     """Calibrates a checkpoint on --train_file; returns the prefix of the new one."""
-    chosen = calibration.options(job.values)
     questions, dropped = job.questions["train_file"]
     data = squad_windows.make_windows(
-        calibration.choose_examples(questions, chosen),
+        calibration.choose_examples(questions, job.values),
         dropped,
         job.tokenizer,
         job.options,
@@ -286,7 +242,7 @@ def _calibrate(job: Job, source: reading.Checkpoint) -> str:
     def build(source: reading.Checkpoint, encoder: modeling.EncoderOptions) -> inference.Model:
         return QuestionAnswerer(job.config, source, encoder)
 
-    return calibration.calibrate(build, source, data.arrays, chosen, job.values.output_dir)
+    return calibration.calibrate(build, source, data.arrays, job.values)
 
 
 def _train(job: Job) -> str:

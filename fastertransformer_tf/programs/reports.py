@@ -1,15 +1,18 @@
-"""The tables that programs print."""
+"""The tables that programs print. Free of TensorFlow."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import rich.box
 import rich.console
 import rich.table
 
-from fastertransformer_tf.models import modeling
-from fastertransformer_tf.programs.inference import BatchRun
+from fastertransformer_tf.programs.batch_runs import BatchRun
+
+if TYPE_CHECKING:
+    from fastertransformer_tf.models import modeling
 
 
 def print_table(title: str, rows: Mapping[str, object], caption: str | None = None) -> None:
@@ -30,13 +33,13 @@ def print_table(title: str, rows: Mapping[str, object], caption: str | None = No
 
 def report(
     title: str,
-    options: modeling.EncoderOptions,
+    encoder: str,
     results: Mapping[str, object],
     run: BatchRun,
     batch_size: int,
 ) -> None:
     """Prints the table that ends a run over data: which encoder, its results and its speed."""
-    rows: dict[str, object] = {"encoder": encoder_name(options), **results}
+    rows: dict[str, object] = {"encoder": encoder, **results}
     rows |= {
         "examples": run.num_examples,
         "batch size": batch_size,
@@ -46,7 +49,9 @@ def report(
     print_table(title, rows, TIMING_CAPTION)
 
 
-TIMING_CAPTION = "times: session runs alone, after one warm-up batch; no building, no tokenizing"
+TIMING_CAPTION = (
+    "times: calls of the model alone, after one warm-up batch; no building, no tokenizing"
+)
 
 
 def encoder_name(options: modeling.EncoderOptions) -> str:

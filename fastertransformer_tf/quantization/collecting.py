@@ -12,12 +12,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from fastertransformer_tf.errors import UserError, listed
 from fastertransformer_tf.quantization import histograms, points
 
 _tf1 = tf.compat.v1
-# The points whose tensors are [B,N,S,S].
-_OVER_KEYS = ("attention/self/softmax_input_quantizer", "attention/self/matmul_a_input_quantizer")
 
 
 class Recorder:
@@ -82,7 +79,7 @@ class HistogramCollector:
         """
         if not self.histograms:
             largest = session.run(self._largest, feeds)
-            _check_finite(largest)
+            histograms.check_finite(largest)
             made = {
                 name: histograms.Histogram.for_values_up_to(float(value))
                 for name, value in largest.items()
@@ -90,18 +87,13 @@ class HistogramCollector:
             self.histograms = {name: made[first] for name, first in self._counted_as.items()}
         widths = {width: self.histograms[name].width for name, width in self._widths.items()}
         counts, largest = session.run((self._counts, self._largest), {**feeds, **widths})
-        _check_finite(largest)
+        histograms.check_finite(largest)
         for name, largest_value in largest.items():
             self.histograms[name].add(counts[name], largest_value)
 
 
-class ChannelCollector:
-    """Finds the smallest and the largest value of every channel.
-
-    Attributes:
-      lowest: Point name to float32 [channels], of all batches so far.
-      highest: Likewise.
-    """
+class ChannelCollector(histograms.ChannelExtremes):
+    """Finds the smallest and the largest value of every channel."""
 
     def __init__(self, tensors: Mapping[str, tf.Tensor], input_mask: tf.Tensor) -> None:
         """Adds the search to the default graph.
@@ -110,8 +102,7 @@ class ChannelCollector:
           tensors: Point name to tensor, [B,S,channels].
           input_mask: int32 [B,S], not 0 for real tokens.
         """
-        self.lowest: dict[str, np.ndarray] = {}
-        self.highest: dict[str, np.ndarray] = {}
+        super().__init__()
         self._extremes: dict[str, tuple[tf.Tensor, tf.Tensor]] = {}
         is_real = tf.not_equal(input_mask, 0)
         for name, tensor in tensors.items():
@@ -125,31 +116,14 @@ class ChannelCollector:
           UserError: Values are not finite, by the names of their points.
         """
         found = session.run(self._extremes, feeds)
-        _check_finite({name: high - low for name, (low, high) in found.items()})
         for name, (low, high) in found.items():
-            self.lowest[name] = np.minimum(self.lowest.get(name, low), low)
-            self.highest[name] = np.maximum(self.highest.get(name, high), high)
-
-    def centres(self) -> dict[str, np.ndarray]:
-        """Returns the middle between the extremes of each channel, float64."""
-        return {
-            name: (self.lowest[name].astype(np.float64) + self.highest[name]) / 2
-            for name in self.lowest
-        }
+            self.add(name, low, high)
 
 
 def real_values(tensor: tf.Tensor, is_real: tf.Tensor, scope: str) -> tf.Tensor:
     """Returns, in one dimension, the values of a point's tensor that belong to real tokens."""
-    if scope not in _OVER_KEYS:
+    if scope not in points.OVER_KEYS:
         return tf.reshape(tf.boolean_mask(tensor, is_real), [-1])
     pairs = is_real[:, :, tf.newaxis] & is_real[:, tf.newaxis, :]
     by_heads = tf.transpose(tensor, [0, 2, 3, 1])
     return tf.reshape(tf.boolean_mask(by_heads, pairs), [-1])
-
-
-def _check_finite(values: Mapping[str, np.ndarray]) -> None:
-    bad = [name for name, value in values.items() if not np.isfinite(value).all()]
-    if bad:
-        raise UserError(
-            f"the model has values that are not finite, expected a trained one: {listed(bad)}"
-        )

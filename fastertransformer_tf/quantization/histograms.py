@@ -9,9 +9,11 @@ with TensorRT", 2017) and max.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
+from fastertransformer_tf.errors import UserError, listed
 from fastertransformer_tf.quantization import integers
 
 NUM_BINS = 2048
@@ -68,6 +70,50 @@ class Histogram:
         """Returns the share, 0 to 1, of values in bins that do not lie beyond a range."""
         total = self.counts.sum()
         return float(self.counts[self.centres <= amax].sum() / total) if total else 1.0
+
+
+class ChannelExtremes:
+    """The smallest and the largest value of every channel of some tensors.
+
+    Attributes:
+      lowest: Point name to float32 [channels], of all batches so far.
+      highest: Likewise.
+    """
+
+    def __init__(self) -> None:
+        """No value has come yet."""
+        self.lowest: dict[str, np.ndarray] = {}
+        self.highest: dict[str, np.ndarray] = {}
+
+    def add(self, name: str, low: np.ndarray, high: np.ndarray) -> None:
+        """Adds a batch's extremes, float32 [channels] each.
+
+        Raises:
+          UserError: They are not finite.
+        """
+        check_finite({name: high - low})
+        self.lowest[name] = np.minimum(self.lowest.get(name, low), low)
+        self.highest[name] = np.maximum(self.highest.get(name, high), high)
+
+    def centres(self) -> dict[str, np.ndarray]:
+        """Returns the middle between the extremes of each channel, float64."""
+        return {
+            name: (self.lowest[name].astype(np.float64) + self.highest[name]) / 2
+            for name in self.lowest
+        }
+
+
+def check_finite(values: Mapping[str, np.ndarray | float]) -> None:
+    """Refuses values that are not finite.
+
+    Raises:
+      UserError: Naming their points.
+    """
+    bad = [name for name, value in values.items() if not np.isfinite(value).all()]
+    if bad:
+        raise UserError(
+            f"the model has values that are not finite, expected a trained one: {listed(bad)}"
+        )
 
 
 def choose_range(histogram: Histogram, method: str, percentile: float = 99.99) -> float:

@@ -72,6 +72,8 @@ POINTS: tuple[Point, ...] = (
     Point("output/add_local_input_quantizer", None),
 )
 
+# Those whose tensors are [B,N,S,S].
+OVER_KEYS = ("attention/self/softmax_input_quantizer", "attention/self/matmul_a_input_quantizer")
 BY_SCOPE = {point.scope: point for point in POINTS}
 BY_SLOT = {point.slot: point for point in POINTS if point.slot is not None}
 # Where query, key and value have one range, as the original's fused attention needs it: of the

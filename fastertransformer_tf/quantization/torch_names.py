@@ -61,3 +61,24 @@ def quantizer_variables(amax: Mapping[str, np.ndarray], num_layers: int) -> dict
     if faults:
         raise UserError(f"{len(faults)} ranges cannot be used: {listed(faults)}")
     return calibrated.variables(found)
+
+
+def amax_buffers(amax: Mapping[str, np.ndarray | float]) -> dict[str, np.ndarray]:
+    """Gives calibrated ranges the names of the toolkit's buffers: the reverse of the above.
+
+    Args:
+      amax: Point name to range: of an activation a number, of a kernel [] or [out]. Points that the
+        scale list has no place for are left out.
+
+    Returns:
+      `layer.<i>.<module>.<quantizer>._amax`, float32: [], or of a kernel with a range for each
+      column [out,1], as the toolkit has it.
+    """
+    buffers = {scope: name for name, scope in _SCOPES.items()}
+    result = {}
+    for name, value in amax.items():
+        layer, scope = points.split_name(name) or (0, "")
+        if scope in buffers:
+            array = np.array(value, np.float32)
+            result[f"layer.{layer}.{buffers[scope]}"] = array[:, None] if array.ndim else array
+    return result

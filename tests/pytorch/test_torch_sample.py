@@ -42,6 +42,26 @@ def test_prints_the_lines_of_the_original(sample, capsys, precision):
     assert all(float(line.split()[4]) > 0 for line in lines)
 
 
+@pytest.mark.parametrize("mode", ["1", "2", "3"])
+def test_int8(sample, capsys, mode):
+    sample.main([*SIZES, "--time", "--int8_mode", mode])
+    out = capsys.readouterr().out
+    assert 1e-4 < float(re.search(r"^FT Mean diff: +(\S+)$", out, re.M).group(1)) < 0.1
+    assert "EFF-FasterTransformer time costs" in out
+
+
+def test_what_a_thread_raises_is_raised(sample):
+    calls = []
+
+    def run():
+        calls.append(0)
+        if len(calls) > 3:  # The calls that do not count are over.
+            raise ValueError("in a thread")
+
+    with pytest.raises(ValueError, match="in a thread"):
+        sample.time_ms(run, 3, threads=2)
+
+
 def test_without_removing_padding(sample, capsys):
     sample.main([*SIZES, "--no-remove_padding"])
     out = capsys.readouterr().out

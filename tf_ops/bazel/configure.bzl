@@ -59,13 +59,6 @@ cc_library(
     name = "framework",
     srcs = ["libtensorflow_framework.so.2"],
 )
-
-# cuBLAS's headers alone: the wheel's other CUDA headers are of another version than the toolkit's.
-cc_library(
-    name = "cublas_headers",
-    hdrs = glob(["cublas/*.h"]),
-    includes = ["cublas"],
-)
 """
 
 def _tensorflow_impl(ctx):
@@ -74,10 +67,6 @@ def _tensorflow_impl(ctx):
         fail("tensorflow of %s is %s, expected 2.21.*" % (_python(ctx), version))
     ctx.symlink(root + "/include", "include")
     ctx.symlink(root + "/libtensorflow_framework.so.2", "libtensorflow_framework.so.2")
-    for header in ["cublas.h", "cublas_v2.h", "cublas_api.h", "cublasLt.h"]:
-        path = root + "/include/third_party/gpus/cuda/include/" + header
-        if ctx.path(path).exists:
-            ctx.symlink(path, "cublas/" + header)
     ctx.file("BUILD", _TENSORFLOW_BUILD)
 
 tensorflow_configure = repository_rule(
@@ -144,6 +133,13 @@ cc_library(
     linkopts = {linkopts},
 )
 
+# cuBLAS's headers alone: what else lies beside them may be of another version than the toolkit.
+cc_library(
+    name = "cublas_headers",
+    hdrs = glob(["cublas/*.h"], allow_empty = True),
+    includes = ["cublas"],
+)
+
 # Headers alone. `includes` makes them system headers, whose warnings are not ours.
 cc_library(
     name = "cutlass",
@@ -196,6 +192,23 @@ def _find_cuda(ctx):
              ctx.os.environ["CUDA_HOME"])
     return None
 
+def _link_cublas_headers(ctx, home):
+    """Links cuBLAS's headers, which pip's toolkit has not, but the wheel of TensorFlow."""
+    folders = []
+    result = ctx.execute([_python(ctx), "-c", _FIND_PACKAGE, "tensorflow"])
+    if result.return_code == 0:
+        root = result.stdout.strip().split("\n")[0]
+        folders.append(root + "/include/third_party/gpus/cuda/include")
+    folders.append(home + "/include")
+    for folder in folders:
+        if ctx.path(folder + "/cublasLt.h").exists:
+            for header in ["cublas.h", "cublas_v2.h", "cublas_api.h", "cublasLt.h"]:
+                if ctx.path(folder + "/" + header).exists:
+                    ctx.symlink(folder + "/" + header, "cublas/" + header)
+            return
+    fail("no cublasLt.h in %s: pip install nvidia-cublas for pip's toolkit, or set FT_CUDA=0" %
+         " or ".join(folders))
+
 def _link_cutlass(ctx):
     """Links CUTLASS's headers; they are needed, so that a build without them fails."""
     python = _python(ctx)
@@ -229,6 +242,7 @@ def _cuda_impl(ctx):
     # buildifier: disable=print
     print("fastertransformer_tf: building CPU and CUDA kernels with %s" % home)
     ctx.symlink(home + "/include", "cuda/include")
+    _link_cublas_headers(ctx, home)
     libraries = []
     for name in ["libcudart_static.a", "libculibos.a"]:
         if ctx.path("%s/%s/%s" % (home, folder, name)).exists:

@@ -24,17 +24,21 @@ int64_t PreparedTensorBytes(const Encoder& encoder) {
   return kAlignment + encoder.PreparedWeightBytes();
 }
 
+std::string PreparedTensorLabel(const Encoder& encoder) {
+  std::string label = Label(encoder);
+  label.resize(kAlignment, '\0');
+  return label;
+}
+
 Status PrepareTensor(const Encoder& encoder, const std::vector<LayerWeights>& layers, void* tensor,
-                     const ExecutionContext& context) {
-  const std::string label = Label(encoder);
-  if (label.size() >= kAlignment) return Internal("no room for the label: ", label);
-  std::memset(tensor, 0, kAlignment);
-  std::memcpy(tensor, label.data(), label.size());
+                     void* label, const ExecutionContext& context) {
+  const std::string text = PreparedTensorLabel(encoder);
+  if (text.back() != '\0') return Internal("no room for the label: ", text);
+  std::memcpy(label, text.data(), kAlignment);
   return encoder.PrepareWeights(layers, static_cast<char*>(tensor) + kAlignment, context);
 }
 
-Status OpenPreparedTensor(const Encoder& encoder, const TensorView& tensor,
-                          std::shared_ptr<const PreparedWeights>* prepared) {
+Status CheckPreparedTensor(const TensorView& tensor) {
   if (tensor.dtype != DataType::kUint8 || tensor.shape.size() != 1 ||
       tensor.shape[0] < kAlignment) {
     return InvalidArgument("prepared is ", Name(tensor.dtype), " ", ShapeString(tensor.shape),
@@ -44,7 +48,13 @@ Status OpenPreparedTensor(const Encoder& encoder, const TensorView& tensor,
     return InvalidArgument("prepared begins at an address that is no multiple of ",
                            kTensorAlignment, ", expected a tensor of its own, no view");
   }
-  const char* const text = static_cast<const char*>(tensor.data);
+  return OkStatus();
+}
+
+Status OpenPreparedTensor(const Encoder& encoder, const TensorView& tensor, const void* label_bytes,
+                          std::shared_ptr<const PreparedWeights>* prepared) {
+  FT_RETURN_IF_ERROR(CheckPreparedTensor(tensor));
+  const char* const text = static_cast<const char*>(label_bytes);
   const std::string label(text, std::find(text, text + kAlignment, '\0'));
   if (label.rfind(kMagic, 0) != 0) {
     return InvalidArgument("prepared does not begin as what prepare_encoder returns does");
@@ -60,7 +70,8 @@ Status OpenPreparedTensor(const Encoder& encoder, const TensorView& tensor,
                            PreparedTensorBytes(encoder));
   }
   auto weights = std::make_shared<PreparedWeights>();
-  weights->memory = Buffer(const_cast<char*>(text) + kAlignment, [](void*) {});
+  weights->memory =
+      Buffer(const_cast<char*>(static_cast<const char*>(tensor.data)) + kAlignment, [](void*) {});
   *prepared = std::move(weights);
   return OkStatus();
 }

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "tf_ops/core/weight_cache.h"
@@ -20,14 +21,22 @@ inline constexpr int64_t kTensorAlignment = 64;
 // Bytes of label and weights.
 int64_t PreparedTensorBytes(const Encoder& encoder);
 
-// Writes label and weights; `tensor` is host memory of that many bytes, aligned to
-// kTensorAlignment. `layers` are checked (Runner::CheckWeights).
-Status PrepareTensor(const Encoder& encoder, const std::vector<LayerWeights>& layers, void* tensor,
-                     const ExecutionContext& context);
+// The label, filled up with zeros to kAlignment bytes.
+std::string PreparedTensorLabel(const Encoder& encoder);
 
-// The weights in `tensor`, uint8 [PreparedTensorBytes], which stay there. InvalidArgument if it is
-// no tensor that PrepareTensor wrote for such an encoder.
-Status OpenPreparedTensor(const Encoder& encoder, const TensorView& tensor,
+// Writes label and weights; `tensor` is memory of that many bytes, aligned to kTensorAlignment.
+// `label` is host memory that gets the first kAlignment of them: `tensor` itself, or on a GPU what
+// the caller copies there. `layers` are checked (Runner::CheckWeights).
+Status PrepareTensor(const Encoder& encoder, const std::vector<LayerWeights>& layers, void* tensor,
+                     void* label, const ExecutionContext& context);
+
+// InvalidArgument if `tensor`, whose numbers are not read, cannot be one that PrepareTensor wrote.
+Status CheckPreparedTensor(const TensorView& tensor);
+
+// The weights in `tensor`, uint8 [PreparedTensorBytes], which stay there. `label` is its first
+// kAlignment bytes, in host memory. InvalidArgument if it is no tensor that PrepareTensor wrote for
+// such an encoder.
+Status OpenPreparedTensor(const Encoder& encoder, const TensorView& tensor, const void* label,
                           std::shared_ptr<const PreparedWeights>* prepared);
 
 }  // namespace ft

@@ -18,6 +18,8 @@ from fastertransformer_torch import ops
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
+# Where the op has kernels.
+_DEVICES = ("cpu", "cuda")
 _FLOAT_TYPES = {getattr(torch, name): name for name in spec.FLOAT_TYPES}
 # Arguments of BertModel.forward that reach the encoder and change nothing here.
 _HARMLESS_ARGUMENTS = frozenset({"output_hidden_states", "position_ids", "return_dict"})
@@ -30,7 +32,7 @@ def optimize(
     int8_mode: int = 0,
     amax: Mapping[str, torch.Tensor] | None = None,
 ) -> _Model:
-    """Replaces every BERT encoder of a model by the op, for inference on the CPU.
+    """Replaces every BERT encoder of a model by the op, for inference on CPUs and NVIDIA GPUs.
 
     Embeddings, pooler, heads, tokenizer and configuration stay what they are, and so does the
     state_dict: the encoder keeps its layers' parameters and holds their prepared form beside them,
@@ -42,7 +44,9 @@ def optimize(
       dtype: What the encoder computes in: torch.float32, float16 or bfloat16; what it is given is
         converted to that, and what it returns back. None: the type of its weights.
       remove_padding: Compute the tokens that attention_mask keeps alone. The hidden states of the
-        padding behind them are then 0, where transformers has numbers that mean nothing.
+        padding behind them are then 0, where transformers has numbers that mean nothing. On a GPU
+        the host waits for the attention_mask, so that such a model cannot be captured into a CUDA
+        graph.
       int8_mode: 0, or 1, 2 or 3 (which is 2): products of int8 (docs/int8.md). The model's weights
         stay; their prepared form is int8.
       amax: With int8_mode, the ranges of activations and weights: the state_dict of this model, as
@@ -181,6 +185,8 @@ class OptimizedEncoder(nn.Module):
         self.remove_padding = remove_padding
         self.int8_mode = int8_mode
         self._scales = list(scales)
+        # PyTorch's setting at the last call that was not compiled.
+        self._allow_tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
         self._owners = [
             (layer.get_submodule(path), name)
             for layer in encoder.layer
@@ -204,7 +210,7 @@ class OptimizedEncoder(nn.Module):
         if self._is_current():
             return
         weights = [module._parameters[name] for module, name in self._owners]
-        if any(weight.device.type != "cpu" for weight in weights):
+        if weights[0].device.type not in _DEVICES:
             self._sources = []  # forward refuses other devices.
             return
         dtype = self.dtype or weights[0].dtype
@@ -236,9 +242,10 @@ class OptimizedEncoder(nn.Module):
         layer = {}
         for field, weight in zip(spec.LAYER_WEIGHTS, weights, strict=True):
             if self.int8_mode and field.is_quantized:
-                kernel = weight.T.float().numpy()
+                kernel = weight.T.float().cpu().numpy()
                 amax = self._scales[index].kernels[field.op_input]
-                layer[field.op_input] = torch.from_numpy(integers.quantize_kernel(kernel, amax))
+                rounded = torch.from_numpy(integers.quantize_kernel(kernel, amax))
+                layer[field.op_input] = rounded.to(weight.device)
             else:
                 layer[field.op_input] = (weight.T if field.is_kernel else weight).to(dtype)
         return layer
@@ -296,7 +303,7 @@ class OptimizedEncoder(nn.Module):
         Raises:
           RuntimeError: The module is in training mode.
           ValueError: Something is asked for that the op does not compute: attentions, a cache, a
-            bias on the scores, another device than the CPU.
+            bias on the scores, another device than a CPU or an NVIDIA GPU.
         """
         if self.training:
             raise RuntimeError(
@@ -314,10 +321,11 @@ class OptimizedEncoder(nn.Module):
         for name, value in asked.items():
             if name not in _HARMLESS_ARGUMENTS and value is not None and value is not False:
                 raise ValueError(f"{name} is given, which an optimized encoder does not have")
-        if hidden_states.device.type != "cpu":
-            raise ValueError(f"the model is on {hidden_states.device}, expected cpu")
+        if hidden_states.device.type not in _DEVICES:
+            raise ValueError(f"the model is on {hidden_states.device}, expected cpu or cuda")
         if not torch.compiler.is_compiling():
             self.refresh()
+            self._allow_tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
         if attention_mask is not None and attention_mask.is_floating_point():
             attention_mask = attention_mask.float()
         records = kwargs.get("output_hidden_states", self.config.output_hidden_states)
@@ -336,6 +344,7 @@ class OptimizedEncoder(nn.Module):
             layernorm_epsilon=self.config.layer_norm_eps,
             activation=spec.OP_ACTIVATIONS[hf_conversion.ACTIVATIONS[self.config.hidden_act]],
             int8_mode=self.int8_mode,
+            allow_tf32=self._allow_tf32,
         )
         outputs = [output.to(hidden_states.dtype) for output in outputs]
         if records:

@@ -1,9 +1,9 @@
 """The ops with types and documentation; importing this module loads the .so with them.
 
 They are PyTorch's dispatcher ops, `torch.ops.fastertransformer.prepare_encoder` and `bert_encoder`:
-without state, traceable by torch.compile and torch.export, on the CPU. Shape letters: B batch,
-S padded length, L layers, N heads, D size of a head, H = N*D, I inner size of the feed-forward
-network.
+without state, traceable by torch.compile and torch.export, on the CPU and on NVIDIA GPUs. Shape
+letters: B batch, S padded length, L layers, N heads, D size of a head, H = N*D, I inner size of the
+feed-forward network.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def _bert_encoder_fake(
     layernorm_epsilon: float = spec.GOOGLE_LAYER_NORM_EPS,
     activation: str = "gelu_tanh",
     int8_mode: int = 0,
+    allow_tf32: bool = False,
 ) -> list[torch.Tensor]:
     return [hidden_states.new_empty(hidden_states.shape) for _ in range(num_outputs)]
 
@@ -86,27 +87,29 @@ def prepare_encoder(
     int8_mode: int = 0,
     amax_lists: Sequence[torch.Tensor] = (),
 ) -> torch.Tensor:
-    """Brings the weights of an encoder into the layout of this processor's kernels.
+    """Brings the weights of an encoder into the layout of the kernels of their device.
 
-    The result is for this kind of processor, these sizes and this type; `bert_encoder` refuses
-    another. It does not follow the weights when they change.
+    The result is for this kind of processor or GPU, these sizes and this type; `bert_encoder`
+    refuses another. It does not follow the weights when they change.
 
     Args:
       layers: The weights of every layer, first to last, keyed as `LAYER_WEIGHTS`; shapes as
         `spec.LAYER_WEIGHTS` has them, kernels [in,out]. Any strides: a torch.nn.Linear's
-        `weight.T` will do. All of one type, float32, float16 or bfloat16, but with int8_mode, where
-        the six kernels are int8.
+        `weight.T` will do. All of one device and of one type, float32, float16 or bfloat16, but
+        with int8_mode, where the six kernels are int8.
       head_num: N.
       size_per_head: D.
       int8_mode: 0, or 1, 2 or 3 (which is 2): the kernels are int8 (docs/int8.md).
       amax_lists: L times float32 [80+5*H+I+11], the scales of int8_mode 1 to 3; none when it is 0.
+        On the CPU or beside the weights.
 
     Returns:
-      uint8 [bytes].
+      uint8 [bytes], on the weights' device.
 
     Raises:
       ValueError: `layers` is empty, a layer's keys are not exactly `LAYER_WEIGHTS`, or weights have
-        a wrong type or shape.
+        a wrong type, shape or device.
+      RuntimeError: They are on a GPU, and the library was built without CUDA.
     """
     spec.check_layers(layers)
     return torch.ops.fastertransformer.prepare_encoder(
@@ -133,38 +136,48 @@ def bert_encoder(
     layernorm_epsilon: float = spec.GOOGLE_LAYER_NORM_EPS,
     activation: str = "gelu_tanh",
     int8_mode: int = 0,
+    allow_tf32: bool = False,
 ) -> list[torch.Tensor]:
     """Computes a stack of post-layer-norm BERT layers in one call.
 
-    Source: google-research/bert, modeling.py, transformer_model. It runs on PyTorch's intra-op
-    threads (torch.set_num_threads). There is no gradient.
+    Source: google-research/bert, modeling.py, transformer_model. On the CPU it runs on PyTorch's
+    intra-op threads (torch.set_num_threads), on a GPU on PyTorch's current stream. There is no
+    gradient.
+
+    On a GPU the host waits for it where numbers decide what is computed: with `remove_padding` for
+    the lengths, where they are there or in a mask, and for the numbers of a float mask. While a
+    CUDA graph is captured such a call is refused.
 
     Args:
-      hidden_states: [B,S,H], the embeddings: float32, float16 or bfloat16, on the CPU.
-      prepared: `prepare_encoder`'s, of weights of the same type.
+      hidden_states: [B,S,H], the embeddings: float32, float16 or bfloat16.
+      prepared: `prepare_encoder`'s, of weights of the same type and device.
       head_num: N.
       size_per_head: D.
       inner_size: I.
       num_layers: L.
       sequence_length: int32 or int64 [B], each in [0,S]: the first sequence_length[b] tokens of
-        sequence b are real. None: all are.
+        sequence b are real. None: all are. On the CPU, or, which a GPU has to be waited for,
+        beside hidden_states.
       attention_mask: Which keys a query sees, on top of the lengths: bool, True where it does, or
         float32 as it is added to the scores, 0 where it does and at most -10000 where not; another
         number is refused. [B,S] or [B,1,1,S]: the same for all queries; [B,S,S] or [B,1,S,S].
         Without lengths, a mask that is the same for all queries says them too: a sequence ends
-        with the last key that is seen.
+        with the last key that is seen. (On a GPU only with remove_padding.)
       num_outputs: 1, the last layer's, or L.
       remove_padding: Compute the real tokens alone, where lengths are known.
       layernorm_epsilon: Added to the variance in both layer norms.
       activation: Of the feed-forward network: gelu_tanh (google's gelu), gelu_erf or relu.
       int8_mode: That of `prepare_encoder`.
+      allow_tf32: On a GPU: products of float32 may use TensorFloat-32.
 
     Returns:
       num_outputs tensors [B,S,H] of hidden_states' type. With remove_padding the rows past a
       sequence's length are 0.
 
     Raises:
-      ValueError: An input has a wrong shape, type or value.
+      ValueError: An input has a wrong shape, type, device or value.
+      RuntimeError: A GPU's stream is captured, and the host would have to wait for it; or the
+        library was built without CUDA.
     """
     return torch.ops.fastertransformer.bert_encoder(
         hidden_states,
@@ -180,4 +193,5 @@ def bert_encoder(
         layernorm_epsilon,
         activation,
         int8_mode,
+        allow_tf32,
     )

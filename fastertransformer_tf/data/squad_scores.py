@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fastertransformer_tf.data.squad_answers import NULL_ODDS_FILE
+from fastertransformer_tf.data.squad_files import SquadOptions
 from fastertransformer_tf.errors import UserError, listed
 from fastertransformer_tf.files import text_files
 
@@ -229,6 +231,51 @@ def evaluate_files(dataset_file: str | Path, predictions_file: str | Path) -> di
     """
     articles = read_articles(dataset_file)
     return evaluate(articles, _checked_predictions(predictions_file))
+
+
+# Metric of SQuAD 2 -> how the table calls it.
+NAMES_OF_V2 = {
+    "exact": "exact match",
+    "f1": "F1",
+    "HasAns_f1": "F1 of those with an answer",
+    "NoAns_f1": "F1 of those without",
+    "best_exact": "best exact match",
+    "best_exact_thresh": "null_score_diff_threshold of that",
+    "best_f1": "best F1",
+    "best_f1_thresh": "null_score_diff_threshold of that F1",
+}
+
+
+def known_scores(
+    file: str, answers: Mapping[str, str], options: SquadOptions, output_dir: str
+) -> dict[str, object]:
+    """The scores of a run's answers, by what a table calls them; none where none are known.
+
+    Args:
+      file: The questions.
+      answers: Question id to answer.
+      options: Of which version they are.
+      output_dir: Has null_odds.json of SQuAD 2.
+    """
+    is_v2 = options.version_2_with_negative
+    dataset = text_files.read_json(file)
+    paragraphs = [paragraph for one in dataset["data"] for paragraph in one["paragraphs"]]
+    questions = [qa for paragraph in paragraphs for qa in paragraph["qas"]]
+    if not all(qa.get("answers") or (is_v2 and qa.get("is_impossible")) for qa in questions):
+        return {}
+    try:
+        version = None if is_v2 else VERSION
+        articles = articles_of(dataset, file, version)
+        if not is_v2:
+            scores = evaluate(articles, answers)
+            return {"exact match": scores["exact_match"], "F1": scores["f1"]}
+        odds = text_files.read_json(Path(output_dir) / NULL_ODDS_FILE)
+        # By their own threshold the answers are chosen already.
+        scores = evaluate_v2(articles, answers, odds, threshold=math.inf)
+    except UserError as error:
+        print(f"no scores: {error}")  # Of the answers; the questions were checked before.
+        return {}
+    return {name: scores[key] for key, name in NAMES_OF_V2.items() if key in scores}
 
 
 def read_articles(dataset_file: str | Path, version: str | None = VERSION) -> list[Any]:
