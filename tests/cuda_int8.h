@@ -778,7 +778,9 @@ inline void TestInt8Layer(const Int8LayerCase& c) {
   errors.mean /= std::max<int64_t>(1, errors.count);
   // Another integer here and there moves a result by some steps of 3 / 127.
   const bool one_step = c.layers == 1 && c.dtype != DataType::kBFloat16;
-  const double largest = c.layers == 1 ? 0.3 : 0.6, mean = one_step ? 0.01 : 0.05;
+  // Tensor cores' sums of float8 are coarse, and a float8 number's neighbour is 1/16 away.
+  const double largest = c.layers == 1 ? 0.3 : 0.6;
+  const double mean = one_step ? (c.mode == kFp8 ? 0.02 : 0.01) : 0.05;
   // Of several layers or half precision float64 cannot say which integers there are.
   const bool is_exact = c.mode != kFp8 && c.layers == 1 && c.dtype == DataType::kFloat32;
   char text[160];

@@ -367,7 +367,8 @@ inline void TestSplitChoices() {
   for (auto [rows, n, k, kind] : std::vector<std::tuple<int64_t, int64_t, int64_t, SplitGemmKind>>{
            {1, 2304, 768, SplitGemmKind::kFewRows},
            {16, 3072, 768, SplitGemmKind::kFewRows},
-           {16, 768, 3072, SplitGemmKind::kHopper64},  // in parts
+           {16, 768, 3072, SplitGemmKind::kFewRows},  // in parts
+           {17, 768, 3072, SplitGemmKind::kHopper64},
            {17, 2304, 768, SplitGemmKind::kHopper64},
            {1024, 3072, 768, SplitGemmKind::kHopper64},
            {12288, 3072, 768, SplitGemmKind::kHopper128}}) {

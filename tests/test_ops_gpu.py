@@ -516,7 +516,7 @@ def test_float8(rng, dtype, remove_padding, heads, size, inner):
         hidden.numpy().astype(np.float32), test_int8_ops.rounded(layers, dtype), lists, heads, 1,
         lengths, float8=True,
     )  # fmt: skip
-    test_int8_ops.check(outputs, expected, doubtful, lengths, dtype)
+    test_int8_ops.check(outputs, expected, doubtful, lengths, dtype, tolerances.FP8_MEAN)
 
 
 @needs_gpu

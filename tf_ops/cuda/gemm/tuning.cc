@@ -139,8 +139,10 @@ struct SplitProducts {
   static bool IsSupported(const SplitGemmArgs& args, SplitGemmKind kind,
                           const LaunchContext& context) {
     // Launches one after the other, as here, flatter kFewRows where a product is in parts: in a
-    // layer it was slower than what lost here (benchmarks/gpu_profile.md).
-    if (kind == SplitGemmKind::kFewRows && args.num_splits > 1) return false;
+    // layer of more rows it was slower than what lost here (benchmarks/gpu_profile.md).
+    if (kind == SplitGemmKind::kFewRows && args.num_splits > 1 && args.rows > kMaxSplitFewRows) {
+      return false;
+    }
     return SplitGemmSupported(args, kind, context);
   }
 };

@@ -11,10 +11,6 @@ namespace {
 
 using Launcher = Status (*)(const SplitGemmArgs&, const LaunchContext&);
 
-// H100: up to this many rows kFewRows is the fastest, but not for products in parts, which take
-// longer by it between a layer's other steps than one after the other (benchmarks/gpu_profile.md).
-constexpr int64_t kFewRows = 16;
-
 FewRowsGemmArgs MakeFewRowsArgs(const SplitGemmArgs& args) {
   FewRowsGemmArgs few;
   few.dtype = DataType::kFloat32;
@@ -108,9 +104,8 @@ int SplitGemmSplits(int64_t rows, int64_t n, int64_t k, const LaunchContext& con
 
 SplitGemmKind SelectSplitGemm(const SplitGemmArgs& args, int64_t few_rows,
                               const LaunchContext& context) {
-  const bool few =
-      few_rows < 0 ? args.rows <= kFewRows && args.num_splits == 1 : args.rows <= few_rows;
-  if (few && SplitGemmSupported(args, SplitGemmKind::kFewRows, context)) {
+  if (args.rows <= (few_rows < 0 ? kMaxSplitFewRows : few_rows) &&
+      SplitGemmSupported(args, SplitGemmKind::kFewRows, context)) {
     return SplitGemmKind::kFewRows;
   }
   // A small tile takes about 5/8 of a large one's time; a multiprocessor computes one at a time.

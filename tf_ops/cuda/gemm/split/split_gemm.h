@@ -65,6 +65,10 @@ int SplitGemmSplits(int64_t rows, int64_t n, int64_t k, const LaunchContext& con
 bool SplitGemmSupported(const SplitGemmArgs& args, SplitGemmKind kind,
                         const LaunchContext& context);
 
+// H100: up to so many rows a layer is the fastest with kFewRows for all products
+// (benchmarks/gpu_profile.md).
+inline constexpr int64_t kMaxSplitFewRows = 16;
+
 // The kind that should be the fastest of those that are supported. Up to `few_rows` rows kFewRows;
 // -1: where that was the fastest.
 SplitGemmKind SelectSplitGemm(const SplitGemmArgs& args, int64_t few_rows,
