@@ -202,7 +202,8 @@ def main(argv: list[str]) -> None:
     length = seq // 2 if _AVG_SEQ.value == -1 else _AVG_SEQ.value
     if _INT8.value and _FP8.value:
         raise UserError(
-            f"--fp8_mode is {_FP8.value} and --int8_mode {_INT8.value}, expected one of them to be 0"
+            f"--fp8_mode is {_FP8.value} and --int8_mode {_INT8.value}, expected one of them "
+            "to be 0"
         )
     if length > seq:
         raise UserError(f"--avg_seq_len is {length}, expected at most --max_seq_len {seq}")

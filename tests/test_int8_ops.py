@@ -221,8 +221,11 @@ def test_fp8_modes_that_there_are_not(rng, mode, fp8_mode, message):
 
 
 def test_fp8_by_a_cpu(rng):
-    with tf.device("/CPU:0"), pytest.raises(
-        tf.errors.UnimplementedError, match="fp8_mode is 1: CPUs have no float8 products"
+    with (
+        tf.device("/CPU:0"),
+        pytest.raises(
+            tf.errors.UnimplementedError, match="fp8_mode is 1: CPUs have no float8 products"
+        ),
     ):
         call(rng, mode=0, fp8_mode=1)
 

@@ -51,8 +51,8 @@ LOGITS: dict[str, Tolerance] = {
 INT8_CERTAIN = 1e-4
 INT8_MEAN: dict[str, float] = {"float32": 0.02, "float16": 0.03, "bfloat16": 0.06}
 
-# FP8 against float8 numbers and exact sums in float64, two layers: tensor cores' sums are coarse, and
-# a float8 number's neighbour is a sixteenth away. Measured: 0.022 in float32.
+# FP8 against float8 numbers and exact sums in float64, two layers: tensor cores' sums are coarse,
+# and a float8 number's neighbour is a sixteenth away. Measured: 0.022 in float32.
 FP8_MEAN = 0.06
 
 # Our error against float64 may be this many times that of TensorFlow's graph in the same precision

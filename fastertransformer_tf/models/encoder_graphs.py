@@ -141,8 +141,8 @@ def op_encoder(
 ) -> tf.Tensor:
     """The same by one BertEncoder op; arguments as for tensorflow_encoder.
 
-    With int8_mode or fp8_mode the weights are those of `int8_weights.quantize`. Rows past a length are 0 with
-    remove_padding.
+    With int8_mode or fp8_mode the weights are those of `int8_weights.quantize`. Rows past a length
+    are 0 with remove_padding.
     """
     (output,) = ops.bert_encoder(
         hidden,

@@ -121,8 +121,8 @@ def load_weights(
 ) -> tuple[encoder_weights.Weights, encoder_weights.Weights]:
     """Makes the weights of both sides.
 
-    With int8_mode or fp8_mode those of the op are a quantized checkpoint's, or else the float ones with the
-    ranges that the timed batch shows.
+    With int8_mode or fp8_mode those of the op are a quantized checkpoint's, or else the float ones
+    with the ranges that the timed batch shows.
 
     Returns:
       Float weights, and those of the op.

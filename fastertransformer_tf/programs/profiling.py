@@ -134,9 +134,7 @@ def compare(
         )
         if simulated is not None:
             expected = simulated
-        error = check_agreement(
-            expected, actual, values.floatx, values.int8_mode, values.fp8_mode
-        )
+        error = check_agreement(expected, actual, values.floatx, values.int8_mode, values.fp8_mode)
         seconds = time_in_turn(sides, values.num_iter)
         if values.tf_profile:
             write_traces(sides, values.output_dir, values.num_iter)
