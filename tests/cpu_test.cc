@@ -326,8 +326,9 @@ TEST_P(Int8Test, MatchesFloat64) {
   for (size_t i = 0; i < outcome.got.size(); ++i) {
     total += std::abs(outcome.got[i] - outcome.expected[i]);
   }
+  // The smallest cases have 9 rows, of which one may have another integer.
   const bool precise = c.layers == 1 && c.dtype != DataType::kBFloat16;
-  EXPECT_LT(total / outcome.got.size(), precise ? 0.006 : 0.05);
+  EXPECT_LT(total / outcome.got.size(), precise ? 0.015 : 0.05);
   if (!tells_certain) return;
   EXPECT_GT(NumCertain(outcome), needs_certain ? 0 : -1);
   EXPECT_LT(MaxDifference(outcome, true), 3e-5);
