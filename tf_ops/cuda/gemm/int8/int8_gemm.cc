@@ -10,58 +10,49 @@ namespace {
 using Launcher = Status (*)(const Int8GemmArgs&, const LaunchContext&);
 
 #ifdef FT_WITH_CUTLASS
-// The kernel of a tile, 128x128 first, for an output type and activation, or null.
-Launcher FindInt8Launcher(const Int8GemmArgs& args, int tile) {
-  constexpr Launcher kIntegers[] = {LaunchHopperInt8Integer128, LaunchHopperInt8Integer64,
-                                    LaunchHopperInt8IntegerFew};
-  constexpr Launcher kGelu[] = {LaunchHopperInt8Gelu128, LaunchHopperInt8Activated64,
-                                LaunchHopperInt8IntegerFew};
-  constexpr Launcher kActivated[] = {nullptr, LaunchHopperInt8Activated64,
-                                     LaunchHopperInt8IntegerFew};
-  constexpr Launcher kHalfs[] = {LaunchHopperInt8Half128, LaunchHopperInt8Half64,
-                                 LaunchHopperInt8HalfFew};
-  constexpr Launcher kBFloats[] = {LaunchHopperInt8BFloat128, LaunchHopperInt8BFloat64,
-                                   LaunchHopperInt8BFloatFew};
-  constexpr Launcher kFloats[] = {nullptr, LaunchHopperInt8Float64, nullptr};
-  switch (args.output_dtype) {
-    case DataType::kInt8:
-      switch (args.activation) {
-        case Int8Activation::kNone:
-          return kIntegers[tile];
-        case Int8Activation::kGeluTanh:
-          return kGelu[tile];
-        default:
-          return kActivated[tile];
-      }
-    case DataType::kFloat16:
-      return kHalfs[tile];
-    case DataType::kBFloat16:
-      return kBFloats[tile];
-    default:
-      return kFloats[tile];
-  }
-}
+// The kernels of one input type by output, tiles of 128x128, 64x128 and 64x64 each; null: none.
+struct Launchers {
+  Launcher rounded[3];    // of the input's type, without activation
+  Launcher gelu[3];       // kGeluTanh
+  Launcher activated[3];  // any other activation
+  Launcher half[3], bfloat[3], number[3];
+};
 
-// The same of float8. A layer has no output of float8 without an activation.
-Launcher FindFloat8Launcher(const Int8GemmArgs& args, int tile) {
-  constexpr Launcher kGelu[] = {LaunchHopperFloat8Gelu128, LaunchHopperFloat8Activated64,
-                                LaunchHopperFloat8ActivatedFew};
-  constexpr Launcher kActivated[] = {nullptr, LaunchHopperFloat8Activated64,
-                                     LaunchHopperFloat8ActivatedFew};
-  constexpr Launcher kHalfs[] = {LaunchHopperFloat8Half128, LaunchHopperFloat8Half64,
-                                 LaunchHopperFloat8HalfFew};
-  constexpr Launcher kBFloats[] = {LaunchHopperFloat8BFloat128, LaunchHopperFloat8BFloat64,
-                                   LaunchHopperFloat8BFloatFew};
-  constexpr Launcher kFloats[] = {nullptr, LaunchHopperFloat8Float64, nullptr};
+constexpr Launchers kInt8 = {
+    {LaunchHopperInt8Integer128, LaunchHopperInt8Integer64, LaunchHopperInt8IntegerFew},
+    {LaunchHopperInt8Gelu128, LaunchHopperInt8Activated64, LaunchHopperInt8IntegerFew},
+    {nullptr, LaunchHopperInt8Activated64, LaunchHopperInt8IntegerFew},
+    {LaunchHopperInt8Half128, LaunchHopperInt8Half64, LaunchHopperInt8HalfFew},
+    {LaunchHopperInt8BFloat128, LaunchHopperInt8BFloat64, LaunchHopperInt8BFloatFew},
+    {nullptr, LaunchHopperInt8Float64, nullptr}};
+
+constexpr Launchers kFloat8 = {
+    {nullptr, LaunchHopperFloat8Activated64, LaunchHopperFloat8ActivatedFew},
+    {LaunchHopperFloat8Gelu128, LaunchHopperFloat8Activated64, LaunchHopperFloat8ActivatedFew},
+    {nullptr, LaunchHopperFloat8Activated64, LaunchHopperFloat8ActivatedFew},
+    {LaunchHopperFloat8Half128, LaunchHopperFloat8Half64, LaunchHopperFloat8HalfFew},
+    {LaunchHopperFloat8BFloat128, LaunchHopperFloat8BFloat64, LaunchHopperFloat8BFloatFew},
+    {nullptr, LaunchHopperFloat8Float64, nullptr}};
+
+Launcher FindHopperLauncher(const Int8GemmArgs& args, int tile) {
+  const Launchers& launchers = args.input_dtype == DataType::kFloat8 ? kFloat8 : kInt8;
+  if (args.output_dtype == args.input_dtype) {
+    switch (args.activation) {
+      case Int8Activation::kNone:
+        return launchers.rounded[tile];
+      case Int8Activation::kGeluTanh:
+        return launchers.gelu[tile];
+      default:
+        return launchers.activated[tile];
+    }
+  }
   switch (args.output_dtype) {
-    case DataType::kFloat8:
-      return (args.activation == Int8Activation::kGeluTanh ? kGelu : kActivated)[tile];
     case DataType::kFloat16:
-      return kHalfs[tile];
+      return launchers.half[tile];
     case DataType::kBFloat16:
-      return kBFloats[tile];
+      return launchers.bfloat[tile];
     default:
-      return kFloats[tile];
+      return launchers.number[tile];
   }
 }
 #endif
@@ -71,8 +62,7 @@ Launcher FindLauncher(const Int8GemmArgs& args, Int8GemmKind kind) {
   if (kind == Int8GemmKind::kPlain) return LaunchPlainInt8Gemm;
 #ifdef FT_WITH_CUTLASS
   const int tile = static_cast<int>(kind) - static_cast<int>(Int8GemmKind::kHopper128);
-  return args.input_dtype == DataType::kFloat8 ? FindFloat8Launcher(args, tile)
-                                               : FindInt8Launcher(args, tile);
+  return FindHopperLauncher(args, tile);
 #else
   return nullptr;  // built for no architecture that could run one
 #endif
