@@ -1,7 +1,7 @@
 // Products of 8 bits on Hopper's tensor cores, by CUTLASS: persistent, with tensor copies and all
-// that follows the product in the epilogue. Included by hopper_*.cu, which instantiate it one
-// kernel a file; compiled for sm_90a alone, with NDEBUG: asserts make ptxas put the wgmma
-// instructions one behind the other.
+// that follows the product in the epilogue. Included by hopper_*.cu, which instantiate it for three
+// to five kernels a file (the headers alone take as long to compile as a kernel); compiled for
+// sm_90a alone, with NDEBUG: asserts make ptxas put the wgmma instructions one behind the other.
 #pragma once
 
 #include <type_traits>

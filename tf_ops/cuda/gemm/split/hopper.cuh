@@ -1,5 +1,5 @@
 // Products of split rows on Hopper's tensor cores, by CUTLASS with a main loop of our own. Included
-// by hopper_*.cu, which instantiate it one kernel a file; compiled as gemm/int8/hopper.cuh is.
+// by hopper_split.cu, which instantiates it; compiled as gemm/int8/hopper.cuh is.
 #pragma once
 
 #include <algorithm>

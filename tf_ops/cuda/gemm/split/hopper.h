@@ -1,5 +1,4 @@
-// The instances of CUTLASS's kernel, one a file, by tile. They count on sizes that
-// SplitGemmSupported has checked.
+// The instances of CUTLASS's kernel, by tile. They count on sizes that SplitGemmSupported has checked.
 #pragma once
 
 #include "tf_ops/cuda/gemm/split/split_gemm.h"

@@ -7,5 +7,9 @@ Status LaunchHopperSplit128(const SplitGemmArgs& args, const LaunchContext& cont
   return hopper_split::Launch<hopper_split::Gemm128>(args, context);
 }
 
+Status LaunchHopperSplit64(const SplitGemmArgs& args, const LaunchContext& context) {
+  return hopper_split::Launch<hopper_split::Gemm64>(args, context);
+}
+
 }  // namespace cuda
 }  // namespace ft
