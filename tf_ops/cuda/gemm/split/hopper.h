@@ -1,4 +1,5 @@
-// The instances of CUTLASS's kernel, by tile. They count on sizes that SplitGemmSupported has checked.
+// The instances of CUTLASS's kernel, by tile. They count on sizes that SplitGemmSupported has
+// checked.
 #pragma once
 
 #include "tf_ops/cuda/gemm/split/split_gemm.h"
