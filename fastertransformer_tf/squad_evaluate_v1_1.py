@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from fastertransformer_tf.data.squad_scores import evaluate_files
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.programs import cli
 
 
 def main() -> None:
     """Entry point of the console script, also `python -m fastertransformer_tf....`."""
+    # Here `cli` has told where absl is missing.
+    from fastertransformer_tf.data.squad_scores import evaluate_files
 
     def run(argv: Sequence[str]) -> None:
         if len(argv) != 3:

@@ -12,7 +12,6 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fastertransformer_tf.data.squad_scores import evaluate_v2_files
 from fastertransformer_tf.errors import UserError
 from fastertransformer_tf.programs import cli
 
@@ -41,7 +40,10 @@ def define_flags(flag_values: flags.FlagValues) -> None:
 
 def main() -> None:
     """Entry point of the console script, also `python -m fastertransformer_tf....`."""
-    from absl import flags  # Here `cli` has told where it is missing.
+    # Here `cli` has told where absl is missing.
+    from absl import flags
+
+    from fastertransformer_tf.data.squad_scores import evaluate_v2_files
 
     def run(argv: Sequence[str]) -> None:
         if len(argv) != 3:

@@ -26,13 +26,6 @@ tf1 = tf.compat.v1
 pytestmark = pytest.mark.gpu
 
 ON_GPU = "GPU" in DEVICE
-GPU_CAPABILITY = (
-    tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0]).get(
-        "compute_capability", (0, 0)
-    )
-    if ON_GPU
-    else (0, 0)
-)
 needs_gpu = pytest.mark.skipif(not ON_GPU, reason=f"FT_TEST_DEVICE is {DEVICE}")
 BERT_BASE = encoder_graphs.EncoderSizes(12, 12, 64, 3072)
 NINE_SHAPES = [(b, s) for b in (1, 8, 32) for s in (32, 128, 384)]
@@ -502,8 +495,9 @@ def test_integers_are_the_cpu_s(rng, dtype, heads, size, inner):
 @pytest.mark.parametrize("heads,size,inner", [(12, 64, 3072), (3, 20, 100)])
 def test_float8(rng, dtype, remove_padding, heads, size, inner):
     """Two layers by float8 products, beside the same roundings in float64."""
-    if GPU_CAPABILITY < (8, 9):
-        pytest.skip(f"compute capability {GPU_CAPABILITY} has no float8")
+    details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
+    if details["compute_capability"] < (8, 9):
+        pytest.skip(f"compute capability {details['compute_capability']} has no float8")
     seq_len, lengths = 70, np.array([70, 0, 64, 1], np.int32)
     layers, lists = reference_int8.random_model(rng, 2, heads * size, inner)
     hidden = tf.cast(rng.normal(size=(4, seq_len, heads * size)), dtype)

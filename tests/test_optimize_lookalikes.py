@@ -164,11 +164,14 @@ def test_padding_is_removed_from_every_form(style, tmp_path, rng) -> None:
             tf.identity(mean, "output_all")
             changed = graph.as_graph_def()
         (tmp_path / "all.pb").write_bytes(changed.SerializeToString())
+        feeds = inputs(changed, rng, 4, 9)
+        if "mask" in feeds:
+            feeds["mask"][:, -2:] = 0  # Of random masks all may end with a token.
         fastertransformer_tf.optimize(
             tmp_path / "all.pb",
             tmp_path / "fast_all.pb",
             remove_padding=True,
-            sample_inputs=inputs(changed, rng, 4, 9),
+            sample_inputs=feeds,
             outputs=["output_all"],
         )
     report, _ = optimize(graph_def, tmp_path, rng, remove_padding=True)

@@ -172,7 +172,7 @@ output_layernorm_beta: [H].
 output_layernorm_gamma: [H].
 sequence_id_offset: With remove_padding [T]: packed row i is row i + sequence_id_offset[i] of the
   padded layout, as BuildMaskRemovePadding makes it. Otherwise empty or ignored.
-amax_list: [80+5*H+I+11], the scales of int8_mode 1 to 3 and of fp8_mode 1; ignored without them.
+amax_list: [80+5*H+I+11], the scales of int8_mode 1 to 3 and fp8_mode 1; else ignored.
 trt_seqlen_offset: Row boundaries of the sequences. With remove_padding [B+1]: 0, s1, s1+s2, ..., T.
   Otherwise [2B+1]: 0, s1, S, S+s2, 2S, ... (a real and a padding segment for each sequence).
 output: Same shape as from_tensor.
@@ -188,8 +188,7 @@ activation: Of the feed-forward network; gelu_tanh is google-research BERT's gel
 is_weight_const: Has no effect any more: weights are prepared once, constant or not.
 cache_weights: Keep the prepared weights and find them by their buffers. False where weights may be
   assigned in place, as TensorFlow 1's reference variables are: then they are prepared in every call.
-fp8_mode: 0 off; 1: products of float8_e4m3fn from the int8 matrices and scale lists of int8_mode,
-  which is 0 then (docs/fp8.md). GPUs of compute capability 8.9 and later alone.
+fp8_mode: 0 off; 1: products of float8 from the int8 matrices, int8_mode is 0 (docs/fp8.md).
 )doc");
 
 REGISTER_OP("BertEncoder")
@@ -261,8 +260,7 @@ output_kernel: L times [I,H].
 output_bias: L times [H].
 output_layernorm_beta: L times [H].
 output_layernorm_gamma: L times [H].
-amax_list: L times [80+5*H+I+11], the scales of int8_mode 1 to 3 and of fp8_mode 1; no list
-  without them.
+amax_list: L times [80+5*H+I+11], the scales of int8_mode 1 to 3 and fp8_mode 1; else none.
 output: [B,S,H]: the last layer's, or with num_outputs = num_layers every layer's. With
   remove_padding the rows past a sequence's length are 0.
 num_layers: L.
@@ -277,8 +275,7 @@ activation: Of the feed-forward network; gelu_tanh is google-research BERT's gel
 is_weight_const: Has no effect any more: weights are prepared once, constant or not.
 cache_weights: Keep the prepared weights and find them by their buffers. False where weights may be
   assigned in place, as TensorFlow 1's reference variables are: then they are prepared in every call.
-fp8_mode: 0 off; 1: products of float8_e4m3fn from the int8 matrices and scale lists of int8_mode,
-  which is 0 then (docs/fp8.md). GPUs of compute capability 8.9 and later alone.
+fp8_mode: 0 off; 1: products of float8 from the int8 matrices, int8_mode is 0 (docs/fp8.md).
 )doc");
 
 REGISTER_OP("BuildMaskRemovePadding")
