@@ -35,6 +35,8 @@ _BINARY = pathlib.Path(os.environ.get("FT_CUDA_TEST", _REPO / "build" / "cuda" /
         "int8_norm",
         "int8_attention",
         "int8_layers",
+        "fp8_gemm",
+        "fp8_layers",
     ],
 )
 def test_cuda_backend(part: str) -> None:
