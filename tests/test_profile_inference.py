@@ -203,6 +203,9 @@ def test_flags_of_what_is_not_done_are_refused(tmp_path):
     ):
         with pytest.raises(UserError, match=f"{flag.split('=')[0]}: this program only times"):
             run(flag)
+    for flag in ("--int8_mode=2", "--fp8_mode=1"):
+        with pytest.raises(UserError, match=f"{flag}: TensorFlow's own transformer has none"):
+            run(flag)
     with pytest.raises(UserError, match="--eval_batch_size=100, expected at most the"):
         run("--eval_batch_size=100")
     for name in ("sub/t.tsv", "..", "t.png"):

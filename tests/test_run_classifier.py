@@ -383,6 +383,9 @@ def test_a_regression_learns_scores(tmp_path: pathlib.Path) -> None:
 BAD = [
     ({"int8_mode": 4}, "int8_mode is 4, expected 0, 1, 2 or 3"),
     ({"int8_mode": 2}, "--int8_mode=2 found a float checkpoint"),
+    ({"fp8_mode": 2}, "fp8_mode is 2, expected 0 or 1"),
+    ({"fp8_mode": 1}, "--fp8_mode=1 found a float checkpoint"),
+    ({"fp8_mode": 1, "int8_mode": 1}, "fp8_mode is 1 and int8_mode 1, expected one of them"),
     ({"do_train": True, "floatx": "float16"}, "--do_train trains float32 weights"),
     ({"do_eval": False}, "nothing to do: give --do_train, --do_calib, --do_eval, --do_predict"),
     ({"task_name": "sst"}, "--task_name=sst, expected cola, mnli, mnli-mm, mrpc, xnli, sst-2,"),

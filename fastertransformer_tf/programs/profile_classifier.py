@@ -47,6 +47,12 @@ def run(values: flags.FlagValues) -> list[np.ndarray]:
                 f"--{name}: this program only times the dev set; give that flag to "
                 "run_classifier_wrap"
             )
+    for name in ("int8_mode", "fp8_mode"):
+        if values[name].value:
+            raise UserError(
+                f"--{name}={values[name].value}: TensorFlow's own transformer has none, expected 0; "
+                "profile_transformer_inference times it"
+            )
     values["do_eval"].value = True  # what prepare expects of a job over the dev set
     with google_bert.bound_flags(values):
         job = classification.prepare(values)
