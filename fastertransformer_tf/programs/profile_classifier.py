@@ -50,8 +50,8 @@ def run(values: flags.FlagValues) -> list[np.ndarray]:
     for name in ("int8_mode", "fp8_mode"):
         if values[name].value:
             raise UserError(
-                f"--{name}={values[name].value}: TensorFlow's own transformer has none, expected 0; "
-                "profile_transformer_inference times it"
+                f"--{name}={values[name].value}: TensorFlow's own transformer has none, expected "
+                "0; profile_transformer_inference times it"
             )
     values["do_eval"].value = True  # what prepare expects of a job over the dev set
     with google_bert.bound_flags(values):
