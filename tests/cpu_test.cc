@@ -539,18 +539,20 @@ TEST(PhasesTest, WaitsForItsRows) {
     for (int64_t p = 0; p < kPhases; ++p) {
       const cpu::RowParts& parts = cuts[p % cuts.size()];
       const auto order = p % 2 == 0 ? cpu::Phases::Order::kInTurn : cpu::Phases::Order::kPartByPart;
-      phases.Add(parts, tasks_per_part(p), order, [&, p](int64_t part, int64_t index, int worker) {
-        if (worker < 0 || worker >= threads) ++bad_workers;
-        for (int64_t row = parts.edges[part]; row < parts.edges[part + 1]; ++row) {
-          if (p > 0 && done[p - 1][row] != tasks_per_part(p - 1)) ++early;
-        }
-        if (p > 0 && done[p - 1][kRows - 1] != tasks_per_part(p - 1)) ++ahead;
-        // Long enough for the others to fall asleep.
-        if (p % 8 == 0 && part + 1 == parts.count() && index == 0) {
-          std::this_thread::sleep_for(std::chrono::milliseconds(2));
-        }
-        for (int64_t row = parts.edges[part]; row < parts.edges[part + 1]; ++row) ++done[p][row];
-      });
+      phases.Add(std::make_shared<cpu::RowParts>(parts), tasks_per_part(p), order,
+                 [&, p](int64_t part, int64_t index, int worker) {
+                   if (worker < 0 || worker >= threads) ++bad_workers;
+                   for (int64_t row = parts.edges[part]; row < parts.edges[part + 1]; ++row) {
+                     if (p > 0 && done[p - 1][row] != tasks_per_part(p - 1)) ++early;
+                   }
+                   if (p > 0 && done[p - 1][kRows - 1] != tasks_per_part(p - 1)) ++ahead;
+                   // Long enough for the others to fall asleep.
+                   if (p % 8 == 0 && part + 1 == parts.count() && index == 0) {
+                     std::this_thread::sleep_for(std::chrono::milliseconds(2));
+                   }
+                   for (int64_t row = parts.edges[part]; row < parts.edges[part + 1]; ++row)
+                     ++done[p][row];
+                 });
     }
     std::atomic<int64_t> whole{0};
     phases.Add(3, [&](int64_t, int) {
@@ -559,9 +561,10 @@ TEST(PhasesTest, WaitsForItsRows) {
       }
       ++whole;
     });
-    phases.Add(cuts[0], 1, cpu::Phases::Order::kInTurn, [&](int64_t, int64_t, int) {
-      if (whole != 3) ++early;
-    });
+    phases.Add(std::make_shared<cpu::RowParts>(cuts[0]), 1, cpu::Phases::Order::kInTurn,
+               [&](int64_t, int64_t, int) {
+                 if (whole != 3) ++early;
+               });
     cpu::StdThreadPool pool(threads);
     phases.Run(&pool);
     EXPECT_EQ(early, 0);

@@ -26,19 +26,19 @@ std::pair<int64_t, int64_t> LayerSteps::Block(int64_t task) const {
   return {first, std::min(end, batch_.num_tokens) - first};
 }
 
-RowParts LayerSteps::Blocks() const {
-  RowParts parts;
+std::shared_ptr<const RowParts> LayerSteps::Blocks() const {
+  auto parts = std::make_shared<RowParts>();
   for (int64_t i = 0; i < workspace_.num_blocks; ++i) {
     const auto [row, rows] = Block(i);
-    parts.edges.push_back(row + rows);
+    parts->edges.push_back(row + rows);
   }
   return parts;
 }
 
-RowParts LayerSteps::Sequences() const {
-  RowParts parts;
+std::shared_ptr<const RowParts> LayerSteps::Sequences() const {
+  auto parts = std::make_shared<RowParts>();
   for (int64_t b = 1; b <= batch_.batch_size; ++b) {
-    parts.edges.push_back(batch_.packed ? batch_.seq_offsets[b] : b * batch_.max_seq_len);
+    parts->edges.push_back(batch_.packed ? batch_.seq_offsets[b] : b * batch_.max_seq_len);
   }
   return parts;
 }

@@ -1,6 +1,7 @@
 // The steps of the layers on parts of a batch: what tasks of the schedules are made of.
 #pragma once
 
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -32,8 +33,8 @@ class LayerSteps {
   std::pair<int64_t, int64_t> Block(int64_t task) const;
 
   // The rows by blocks, and by sequences.
-  RowParts Blocks() const;
-  RowParts Sequences() const;
+  std::shared_ptr<const RowParts> Blocks() const;
+  std::shared_ptr<const RowParts> Sequences() const;
 
   // Whether the batch's input has to be brought into another type before the first layer.
   bool has_input_step() const { return converts() || integers(); }

@@ -90,35 +90,36 @@ int NumWorkers(const ThreadPool& pool) {
 }
 
 std::pair<int64_t, int64_t> Phases::Phase::Find(int64_t task) const {
-  if (order == Order::kInTurn) return {task % parts.count(), task / parts.count()};
+  if (order == Order::kInTurn) return {task % parts->count(), task / parts->count()};
   return {task / tasks_per_part, task % tasks_per_part};
 }
 
 std::pair<int64_t, int64_t> Phases::Phase::Overlap(const RowParts& others, int64_t part) const {
-  const std::vector<int64_t>& edges = parts.edges;
+  const std::vector<int64_t>& edges = parts->edges;
   const int64_t begin = others.edges[part], end = others.edges[part + 1];
   // The part that has the row `begin` is before the first edge behind it, the part that has the
   // row before `end` begins at the last edge before that.
   const auto first = std::upper_bound(edges.begin(), edges.end(), begin) - edges.begin() - 1;
   const auto last = std::lower_bound(edges.begin(), edges.end(), end) - edges.begin();
-  return {first, std::min<int64_t>(last, parts.count())};
+  return {first, std::min<int64_t>(last, parts->count())};
 }
 
-void Phases::Add(RowParts parts, int64_t tasks_per_part, Order order, PartTask task) {
-  if (parts.count() == 0 || tasks_per_part == 0) return;
+void Phases::Add(std::shared_ptr<const RowParts> parts, int64_t tasks_per_part, Order order,
+                 PartTask task) {
+  if (parts->count() == 0 || tasks_per_part == 0) return;
   phases_.push_back({std::move(parts), tasks_per_part, order, std::move(task)});
 }
 
 void Phases::Add(int64_t num_tasks, Task task) {
   constexpr int64_t kAllRows = std::numeric_limits<int64_t>::max();
-  Add({{0, kAllRows}}, num_tasks, Order::kPartByPart,
+  Add(std::make_shared<const RowParts>(RowParts{{0, kAllRows}}), num_tasks, Order::kPartByPart,
       [task = std::move(task)](int64_t, int64_t index, int worker) { task(index, worker); });
 }
 
 void Phases::Run(ThreadPool* pool) const {
   std::vector<Progress> progress(phases_.size());
   for (size_t p = 0; p < phases_.size(); ++p) {
-    progress[p].Init(phases_[p].parts.count(), phases_[p].tasks_per_part);
+    progress[p].Init(phases_[p].parts->count(), phases_[p].tasks_per_part);
   }
   pool->ParallelFor(NumWorkers(*pool), [&](int64_t worker) {
     for (size_t p = 0; p < phases_.size(); ++p) {
@@ -126,7 +127,7 @@ void Phases::Run(ThreadPool* pool) const {
       for (int64_t task; (task = progress[p].Take()) < phase.num_tasks();) {
         const auto [part, index] = phase.Find(task);
         if (p > 0) {
-          const auto [first, last] = phases_[p - 1].Overlap(phase.parts, part);
+          const auto [first, last] = phases_[p - 1].Overlap(*phase.parts, part);
           progress[p - 1].Wait(first, last);
         }
         phase.task(part, index, static_cast<int>(worker));

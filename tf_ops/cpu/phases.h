@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -36,8 +37,10 @@ class Phases {
     kInTurn,      // the first task of every part, then the second of every part
   };
 
-  // `tasks_per_part` tasks for each part. Every phase that has parts must cut the same rows.
-  void Add(RowParts parts, int64_t tasks_per_part, Order order, PartTask task);
+  // `tasks_per_part` tasks for each part. Every phase that has parts must cut the same rows; those
+  // that cut them alike may share the parts.
+  void Add(std::shared_ptr<const RowParts> parts, int64_t tasks_per_part, Order order,
+           PartTask task);
 
   // A phase that waits for all rows of the phase before, and is waited for as a whole.
   void Add(int64_t num_tasks, Task task);
@@ -47,12 +50,12 @@ class Phases {
 
  private:
   struct Phase {
-    RowParts parts;
+    std::shared_ptr<const RowParts> parts;
     int64_t tasks_per_part;
     Order order;
     PartTask task;
 
-    int64_t num_tasks() const { return parts.count() * tasks_per_part; }
+    int64_t num_tasks() const { return parts->count() * tasks_per_part; }
     // Part and index of a task.
     std::pair<int64_t, int64_t> Find(int64_t task) const;
     // The parts [first, last) that have some of the rows of `part` of another phase.

@@ -1,6 +1,8 @@
 #include "tf_ops/cpu/schedules.h"
 
 #include <algorithm>
+#include <memory>
+#include <utility>
 
 namespace ft::cpu {
 namespace {
@@ -10,10 +12,11 @@ using Order = Phases::Order;
 // One layer's attention: tasks are heads, or parts of their queries where there are few. What reads
 // the result of a sequence's rows may overwrite its keys and values: all its heads are done by
 // then.
-void AddAttention(const LayerSteps& steps, int64_t num_threads, int64_t layer, Phases* phases) {
+void AddAttention(const LayerSteps& steps, std::shared_ptr<const RowParts> sequences,
+                  int64_t num_threads, int64_t layer, Phases* phases) {
   const int64_t num_heads = steps.config().num_heads, heads = steps.batch().batch_size * num_heads;
   const int64_t splits = heads >= 2 * num_threads ? 1 : (2 * num_threads + heads - 1) / heads;
-  phases->Add(steps.Sequences(), num_heads * splits, Order::kPartByPart,
+  phases->Add(std::move(sequences), num_heads * splits, Order::kPartByPart,
               [&steps, layer, splits](int64_t b, int64_t task, int worker) {
                 steps.Attention(layer, b, task, splits,
                                 steps.workspace().workers[worker].attention);
@@ -24,17 +27,18 @@ void AddAttention(const LayerSteps& steps, int64_t num_threads, int64_t layer, P
 
 void ScheduleByRows(const LayerSteps& steps, int64_t num_threads, Phases* phases) {
   const int64_t num_layers = steps.config().num_layers, hidden = steps.hidden();
-  const auto blocks = [&](Phases::Task task) {
-    phases->Add(steps.Blocks(), 1, Order::kPartByPart,
+  const auto sequences = steps.Sequences(), blocks = steps.Blocks();
+  const auto add = [&](Phases::Task task) {
+    phases->Add(blocks, 1, Order::kPartByPart,
                 [task](int64_t block, int64_t, int worker) { task(block, worker); });
   };
-  blocks([&steps, hidden](int64_t block, int worker) {
+  add([&steps, hidden](int64_t block, int worker) {
     const auto [row, rows] = steps.Block(block);
     steps.Qkv(0, row, rows, 0, 3 * hidden, steps.workspace().workers[worker]);
   });
   for (int64_t l = 0; l < num_layers; ++l) {
-    AddAttention(steps, num_threads, l, phases);
-    blocks([&steps, l, hidden, num_layers](int64_t block, int worker) {
+    AddAttention(steps, sequences, num_threads, l, phases);
+    add([&steps, l, hidden, num_layers](int64_t block, int worker) {
       const auto [row, rows] = steps.Block(block);
       const WorkerScratch& s = steps.workspace().workers[worker];
       const int64_t inner = steps.config().inner_size;
@@ -91,15 +95,24 @@ void ScheduleByGrid(const LayerSteps& steps, int64_t num_threads, Phases* phases
   const int64_t tokens = steps.batch().num_tokens;
   // work(row, rows, begin, end, s) for all parts of a product of n columns.
   using Work = std::function<void(int64_t, int64_t, int64_t, int64_t, const WorkerScratch&)>;
-  const auto deal = [&](int64_t n) { return Grid(steps.primitives(), tokens, n, num_threads); };
-  const Grid to_hidden = deal(hidden), to_qkv = deal(3 * hidden), to_inner = deal(inner);
-  const auto product = [&](const Grid& grid, int64_t n, Work work) {
-    RowParts parts;
+  const auto sequences = steps.Sequences(), blocks = steps.Blocks();
+  struct Deal {
+    Grid grid;
+    std::shared_ptr<const RowParts> parts;
+  };
+  const auto deal = [&](int64_t n) {
+    const Grid grid(steps.primitives(), tokens, n, num_threads);
+    auto parts = std::make_shared<RowParts>();
     for (int64_t row = 0; row < tokens; row += grid.rows) {
-      parts.edges.push_back(std::min(row + grid.rows, tokens));
+      parts->edges.push_back(std::min(row + grid.rows, tokens));
     }
+    return Deal{grid, std::move(parts)};
+  };
+  const Deal to_hidden = deal(hidden), to_qkv = deal(3 * hidden), to_inner = deal(inner);
+  const auto product = [&](const Deal& dealt, int64_t n, Work work) {
+    const Grid& grid = dealt.grid;
     // Threads that are at the same columns share their weights in a cache.
-    phases->Add(std::move(parts), (n + grid.columns - 1) / grid.columns, Order::kInTurn,
+    phases->Add(dealt.parts, (n + grid.columns - 1) / grid.columns, Order::kInTurn,
                 [&steps, n, tokens, grid, work](int64_t part, int64_t index, int worker) {
                   const int64_t row = part * grid.rows, begin = index * grid.columns;
                   work(row, std::min(grid.rows, tokens - row), begin,
@@ -108,7 +121,7 @@ void ScheduleByGrid(const LayerSteps& steps, int64_t num_threads, Phases* phases
   };
   using Norm = void (LayerSteps::*)(int64_t, int64_t, int64_t, const WorkerScratch&) const;
   const auto norm = [&](int64_t l, Norm step) {
-    phases->Add(steps.Blocks(), 1, Order::kPartByPart,
+    phases->Add(blocks, 1, Order::kPartByPart,
                 [&steps, l, step](int64_t block, int64_t, int worker) {
                   const auto [row, rows] = steps.Block(block);
                   (steps.*step)(l, row, rows, steps.workspace().From(row, worker));
@@ -118,7 +131,7 @@ void ScheduleByGrid(const LayerSteps& steps, int64_t num_threads, Phases* phases
     product(to_qkv, 3 * hidden,
             [&steps, l](int64_t row, int64_t rows, int64_t begin, int64_t end,
                         const WorkerScratch& s) { steps.Qkv(l, row, rows, begin, end, s); });
-    AddAttention(steps, num_threads, l, phases);
+    AddAttention(steps, sequences, num_threads, l, phases);
     product(to_hidden, hidden,
             [&steps, l](int64_t row, int64_t rows, int64_t begin, int64_t end,
                         const WorkerScratch& s) { steps.Projection(l, row, rows, begin, end, s); });
