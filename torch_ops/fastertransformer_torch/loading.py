@@ -83,9 +83,11 @@ def _load_hugging_face(folder: Path, model_class: Any) -> LoadedModel:
     # A head for tokens leaves the pooler out.
     unknown = [name for name in unknown if ".pooler." not in name]
     _check_complete(str(folder), model_class, info["missing_keys"], unknown)
+    if not any(name.endswith(_AMAX) for name in info["unexpected_keys"]):
+        return LoadedModel(model.eval(), None)
     tensors = hf_weights.read_tensors(folder)
     amax = {name: torch.tensor(v) for name, v in tensors.items() if name.endswith(_AMAX)}
-    return LoadedModel(model.eval(), amax or None)
+    return LoadedModel(model.eval(), amax)
 
 
 def _load_google(path: str, model_class: Any) -> LoadedModel:
