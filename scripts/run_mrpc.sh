@@ -7,13 +7,7 @@
 set -euo pipefail
 repo=$(cd "$(dirname "$0")/.." && pwd)
 source "$repo/scripts/lib.sh"
-if [ $# -lt 2 ]; then
-  sed -n '2,4s/^# //p' "$0" >&2
-  exit 1
-fi
-model_type=$1 data_type=$2
-shift 2
-data=${FT_TEST_DATA:-$repo/../shared/data}
+source "$repo/scripts/run_lib.sh"
 exec "$FT_PYTHON" "$repo/sample/pytorch/run_glue.py" --do_eval --model_type="$model_type" --data_type="$data_type" \
   --task_name=MRPC --model_name_or_path="${MODEL:-$data/minilm_mrpc}" --data_dir="${DATA_DIR:-$data/glue_data/MRPC}" \
   --max_seq_length=128 --per_gpu_eval_batch_size=8 --output_dir="mrpc_${model_type}_$data_type" "$@"
