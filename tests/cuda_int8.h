@@ -489,7 +489,7 @@ inline std::vector<AttentionChoice> AttentionChoices(AttentionArgs args,
   if (best.kind == AttentionKind::kSplit) choices.push_back(best);
   if (best.kind != AttentionKind::kTensorCore) return choices;
   choice = best;
-  for (int rows : {64, 128}) {
+  for (int rows : {32, 64, 128}) {
     choice.rows_per_block = rows;
     choices.push_back(choice);
   }

@@ -297,8 +297,10 @@ inline void TestSplitGemm(int64_t rows, int64_t n, int64_t k, SplitData data, bo
         got[i] = static_cast<float>(got[i]) + static_cast<float>(product.bias[i % n]);
       }
       const SplitErrors errors = MeasureSplit(got, product);
-      // Two numbers of 22 bits, and sums that are no worse than IEEE's.
-      const double bound = ieee.worst + std::exp2(-21), rms_bound = 1.5 * ieee.rms + 1e-7;
+      // Two numbers of 22 bits, and sums that are no worse than IEEE's. Of a few results most may
+      // be small by chance, and rms is in parts of their size.
+      const double bound = ieee.worst + std::exp2(-21);
+      const double rms_bound = 1.5 * ieee.rms + (rows * n < 64 ? 1e-6 : 1e-7);
       Check(
           errors.worst <= bound && errors.rms <= rms_bound && errors.wrong_kinds == 0 && untouched,
           StrCat(name, " error ", errors.worst, " <= ", bound, ", rms ", errors.rms,
@@ -366,10 +368,10 @@ inline void TestSplitChoices() {
   }
   for (auto [rows, n, k, kind] : std::vector<std::tuple<int64_t, int64_t, int64_t, SplitGemmKind>>{
            {1, 2304, 768, SplitGemmKind::kFewRows},
-           {16, 3072, 768, SplitGemmKind::kFewRows},
-           {16, 768, 3072, SplitGemmKind::kFewRows},  // in parts
-           {17, 768, 3072, SplitGemmKind::kHopper64},
-           {17, 2304, 768, SplitGemmKind::kHopper64},
+           {32, 3072, 768, SplitGemmKind::kFewRows},
+           {32, 768, 3072, SplitGemmKind::kFewRows},  // in parts
+           {33, 768, 3072, SplitGemmKind::kHopper64},
+           {33, 2304, 768, SplitGemmKind::kHopper64},
            {1024, 3072, 768, SplitGemmKind::kHopper64},
            {12288, 3072, 768, SplitGemmKind::kHopper128}}) {
     SplitGemmArgs product;

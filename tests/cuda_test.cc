@@ -347,7 +347,7 @@ void TestAttentionKernels() {
       if (best.kind == AttentionKind::kSplit) choices.push_back(best);
       if (best.kind == AttentionKind::kTensorCore) {
         choice = best;
-        for (int rows : {64, 128}) {
+        for (int rows : {32, 64, 128}) {
           choice.rows_per_block = rows;
           choices.push_back(choice);
         }
@@ -605,7 +605,7 @@ void BenchAttention() {
     std::vector<AttentionChoice> choices;
     AttentionChoice mma = best;
     mma.kind = AttentionKind::kTensorCore;
-    for (int rows : {64, 128}) {
+    for (int rows : {32, 64, 128}) {
       mma.rows_per_block = rows;
       choices.push_back(mma);
     }

@@ -14,9 +14,9 @@ namespace ft {
 namespace cuda {
 namespace {
 
-// Below this many rows weights dominate and LaunchFewRowsGemm wins over cuBLASLt: H100, BERT-base,
+// Up to this many rows weights dominate and LaunchFewRowsGemm wins over cuBLASLt: H100, BERT-base,
 // see benchmarks/gpu_profile.md.
-constexpr int64_t kFewRows = 32;
+constexpr int64_t kFewRows = 64;
 
 bool UsesFewRows(const EncoderConfig& config, int64_t rows, const PlanOptions& options,
                  const LaunchContext& context) {

@@ -1,5 +1,5 @@
 // Fused attention on tensor cores (mma.sync m16n8k16), for float16 and bfloat16, sm_80 and later.
-// Included by attention_mma_<head size>.cu, which instantiate it.
+// Included by mma_<head size>.cu, which instantiate it.
 //
 // Source: "FlashAttention-2" (Dao, 2023), algorithm 1: scores never leave the multiprocessor, the
 // softmax is kept up to date with a running maximum and sum per query row.
@@ -12,15 +12,15 @@
 namespace ft {
 namespace cuda {
 
-// A block of 4 warps owns 64 * kRowTiles query rows of one head; a warp owns 16 * kRowTiles of
-// them, with queries, scores and the output in registers. Keys and values come in tiles of 64, two
-// tiles deep, by cp.async. Rows in shared memory are kD + 8 elements apart, so ldmatrix meets no
-// bank conflict. Head sizes below kD are filled with zeros. float32 scores, softmax and output
-// sums.
-template <typename T, int kD, int kRowTiles>
-__global__ void __launch_bounds__(128) AttentionMmaKernel(const AttentionParams p) {
+// A block of kWarps warps owns 16 * kRowTiles * kWarps query rows of one head; a warp owns 16 *
+// kRowTiles of them, with queries, scores and the output in registers. Keys and values come in
+// tiles of kKeys, two tiles deep, by cp.async. Rows in shared memory are kD + 8 elements apart, so
+// ldmatrix meets no bank conflict. Head sizes below kD are filled with zeros. float32 scores,
+// softmax and output sums.
+template <typename T, int kD, int kRowTiles, int kWarps, int kKeys>
+__global__ void __launch_bounds__(32 * kWarps) AttentionMmaKernel(const AttentionParams p) {
 #if __CUDA_ARCH__ >= 800
-  constexpr int kRows = 64 * kRowTiles, kKeys = 64;
+  constexpr int kRows = 16 * kRowTiles * kWarps;
   constexpr int kPitch = kD + 8, kChunks = kD / 8;
   extern __shared__ __align__(128) unsigned char shared[];
   T* shared_q = reinterpret_cast<T*>(shared);
@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(128) AttentionMmaKernel(const AttentionParams 
   const int64_t hidden = static_cast<int64_t>(p.num_heads) * p.head_size;
   const T* q = static_cast<const T*>(p.qkv) + range.first * 3 * hidden + head * p.head_size;
   const auto load = [&](const T* source, int row0, int limit, int count, T* target) {
-    for (int i = thread; i < count * kChunks; i += 128) {
+    for (int i = thread; i < count * kChunks; i += 32 * kWarps) {
       const int r = i / kChunks, c = i % kChunks;
       const bool valid = row0 + r < limit && c * 8 < p.head_size;
       CopyAsync16(target + r * kPitch + c * 8,
@@ -244,26 +244,26 @@ __global__ void __launch_bounds__(128) AttentionMmaKernel(const AttentionParams 
 #endif
 }
 
-template <typename T, int kD, int kRowTiles>
+template <typename T, int kD, int kRowTiles, int kWarps, int kKeys>
 Status LaunchMma(AttentionParams params, const LaunchContext& context) {
-  constexpr int kRows = 64 * kRowTiles;
+  constexpr int kRows = 16 * kRowTiles * kWarps;
   params.row_tiles = (params.max_seq_len + kRows - 1) / kRows;
   const int64_t blocks =
       static_cast<int64_t>(params.row_tiles) * params.num_heads * params.batch_size;
-  return Launch(AttentionMmaKernel<T, kD, kRowTiles>, Grid{blocks}, 128, MmaSharedBytes(kD, kRows),
-                context, params);
+  return Launch(AttentionMmaKernel<T, kD, kRowTiles, kWarps, kKeys>, Grid{blocks}, 32 * kWarps,
+                MmaSharedBytes(kD, kRows, kKeys), context, params);
 }
 
 template <int kD>
 Status LaunchMmaHeadSize(DataType dtype, int rows_per_block, const AttentionParams& params,
                          const LaunchContext& context) {
-  const bool large = rows_per_block == 128;
-  if (dtype == DataType::kFloat16) {
-    return large ? LaunchMma<half, kD, 2>(params, context)
-                 : LaunchMma<half, kD, 1>(params, context);
-  }
-  return large ? LaunchMma<__nv_bfloat16, kD, 2>(params, context)
-               : LaunchMma<__nv_bfloat16, kD, 1>(params, context);
+  const auto launch = [&](auto type) {
+    using T = decltype(type);
+    if (rows_per_block == 32) return LaunchMma<T, kD, 1, 2, 32>(params, context);
+    if (rows_per_block == 64) return LaunchMma<T, kD, 1, 4, 64>(params, context);
+    return LaunchMma<T, kD, 2, 4, 64>(params, context);
+  };
+  return dtype == DataType::kFloat16 ? launch(half()) : launch(__nv_bfloat16());
 }
 
 }  // namespace cuda

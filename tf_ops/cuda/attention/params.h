@@ -65,9 +65,9 @@ __device__ __forceinline__ SequenceRange GetSequenceRange(const AttentionParams&
 }
 #endif
 
-// Shared memory of the tensor core kernel: queries, and two tiles of 64 keys and values.
-inline int64_t MmaSharedBytes(int head_size_tile, int rows) {
-  return static_cast<int64_t>(rows + 4 * 64) * (head_size_tile + 8) * 2;
+// Shared memory of the tensor core kernel: queries, and two tiles of keys and values.
+inline int64_t MmaSharedBytes(int head_size_tile, int rows, int keys_per_tile) {
+  return static_cast<int64_t>(rows + 4 * keys_per_tile) * (head_size_tile + 8) * 2;
 }
 
 // The same of the split kernel: a tile of 64 keys and one of values, as float32 and as halves.

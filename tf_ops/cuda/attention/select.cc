@@ -12,6 +12,10 @@ constexpr int64_t kMaxGridYZ = 65535;
 constexpr int kWarpgroupMinShared = 227 * 1024;  // compute capability 9.0 has it
 constexpr int kSplitStaticShared = 1024;         // at most
 
+// Up to it a block of the tensor core kernel with a single small tile is the fastest
+// (benchmarks/gpu_profile.md).
+constexpr int kShortLength = 32;
+
 int HeadSizeTile(int64_t head_size) {
   return head_size <= 32 ? 32 : head_size <= 64 ? 64 : head_size <= 96 ? 96 : 128;
 }
@@ -113,6 +117,12 @@ AttentionChoice SelectAttention(const AttentionArgs& args, const LaunchContext& 
   } else if (args.head_size % 8 != 0) {
     choice.reason = "the tensor core kernel needs a head size that is a multiple of 8";
   } else {
+    choice.kind = AttentionKind::kTensorCore;
+    if (args.max_seq_len <= kShortLength) {
+      choice.rows_per_block = choice.keys_per_tile = kShortLength;
+      choice.reason = "16-bit type of short sequences";
+      return choice;
+    }
     // Code of sm_90a runs on compute capability 9.0 alone.
     if (context.compute_capability != 90) {
       choice.reason = "wgmma needs compute capability 9.0";
@@ -125,11 +135,10 @@ AttentionChoice SelectAttention(const AttentionArgs& args, const LaunchContext& 
     } else {
       return WarpgroupAttention(args, context);
     }
-    choice.kind = AttentionKind::kTensorCore;
     // 128 rows use each key twice as often; 64 rows fill the device earlier.
     const int64_t large_blocks = (args.max_seq_len + 127) / 128 * args.batch_size * args.num_heads;
     const bool large = args.max_seq_len > 64 && large_blocks >= context.num_multiprocessors &&
-                       MmaSharedBytes(choice.head_size_tile, 128) <= context.max_shared_bytes &&
+                       MmaSharedBytes(choice.head_size_tile, 128, 64) <= context.max_shared_bytes &&
                        choice.head_size_tile <= 64;
     choice.rows_per_block = large ? 128 : 64;
   }

@@ -5,14 +5,14 @@
 #include "tf_ops/cuda/device_utils.cuh"
 #include "tf_ops/cuda/gemm/few_rows.h"
 #include "tf_ops/cuda/gemm/split/split_gemm.h"
+#include "tf_ops/cuda/norm/layer_norm.h"
 
 namespace ft {
 namespace cuda {
 namespace {
 
-constexpr int kStep = 128;                    // of k in one stage
-[[maybe_unused]] constexpr int kChunks = 16;  // 16-byte chunks of a stage's row
-constexpr int kThreads = 128;                 // 4 warps
+constexpr int kWarps = 8, kThreads = 32 * kWarps;
+constexpr int kCols = 32;  // of a block's tile
 
 struct FewRowsParams {
   const void *x, *w, *bias;
@@ -23,84 +23,141 @@ struct FewRowsParams {
   int rows, n, k, activation;
 };
 
-// The block computes y[kRows, kCols] over the k range of blockIdx.z. kWarpCols warps split the
-// columns, 4 / kWarpCols split the k of each stage and are added up at the end. Stages go round in
-// shared memory; the first kStages stages of w are on their way before the previous kernel ends.
-// Rows of a stage are 256 bytes; chunk c of row r lies at c ^ (r % 8), so that ldmatrix meets no
-// bank conflict. Accumulates in float32. Requires k % 8 == 0, n % 2 == 0.
+// One stage of a warp in shared memory: kRows rows of x and kCols rows of w, kStep numbers of each.
+// Chunks of 16 bytes are put where ldmatrix meets no bank conflict.
+template <bool kSplit, int kRows, int kStages>
+struct FewRowsTile {
+  static constexpr int kStep = kSplit ? 2 * kSplitGroup : 32;
+  static constexpr int kChunks = kStep / 8;  // of a row
+  static constexpr int kStageElems = (kRows + kCols) * kStep;
+  static constexpr int kWarpElems = kStages * kStageElems;
+  static constexpr int64_t kBytes = int64_t{kWarps} * kWarpElems * 2;
+  static constexpr int kSumPitch = kCols + 8;
+  static_assert(kRows * kSumPitch * 4 <= kWarpElems * 2, "a warp's sums take its stages' place");
+
+  // Elements from the first of the rows to a chunk. A row is half of all banks, or all.
+  static __device__ int At(int row, int chunk) {
+    return row * kStep + (chunk ^ (kSplit ? row & 7 : row / 2 & 3)) * 8;
+  }
+};
+
+// A gelu_tanh whose error is far below what 16 bits keep: 2^x and a reciprocal of the hardware.
+__device__ __forceinline__ float FastGeluTanh(float x) {
+  constexpr float kLog2e = 1.4426950408889634f;
+  const float u = 0.79788456080286536f * (x + 0.044715f * x * x * x);
+  return __fdividef(x, 1.f + FastExp2(-2.f * kLog2e * u));
+}
+
+template <bool kSplit>
+__device__ __forceinline__ float ActivateResult(int activation, float y) {
+  switch (activation) {
+    case static_cast<int>(Activation::kGeluTanh):
+      return kSplit ? Activate<Activation::kGeluTanh>(y) : FastGeluTanh(y);
+    case static_cast<int>(Activation::kGeluErf):
+      return Activate<Activation::kGeluErf>(y);
+    case static_cast<int>(Activation::kRelu):
+      return Activate<Activation::kRelu>(y);
+    default:
+      return y;
+  }
+}
+
+// The block computes y[kRows, kCols] over the k range of blockIdx.z, of which each warp takes a
+// part; their sums are added up at the end. No warp waits for another until then: what it
+// multiplies it has fetched itself. The first stages of w are on their way before the previous
+// kernel ends. Accumulates in float32. Requires k % 8 == 0, n % 2 == 0.
 //
 // kSplit: x and w are split rows, k counts their halves, and what each 16 numbers give is added to
 // the sums by float32 arithmetic: see gemm/split/split_gemm.h.
-template <typename T, bool kSplit, int kRows, int kCols, int kWarpCols, int kStages>
+template <typename T, bool kSplit, int kRows, int kStages>
 __global__ void __launch_bounds__(kThreads)
     FewRowsGemmKernel(const FewRowsParams p, int k_per_split) {
 #if __CUDA_ARCH__ >= 800
+  using Tile = FewRowsTile<kSplit, kRows, kStages>;
   using Output = std::conditional_t<kSplit, float, T>;
+  constexpr int kStep = Tile::kStep, kChunks = Tile::kChunks;
   const T* const __restrict__ x = static_cast<const T*>(p.x);
   const T* const __restrict__ w = static_cast<const T*>(p.w);
-  const Output* const __restrict__ bias = static_cast<const Output*>(p.bias);
   const int rows = p.rows, n = p.n, k = p.k;
-  constexpr int kWarpsK = 4 / kWarpCols;
-  constexpr int kTileCols = kCols / kWarpCols;  // of a warp
-  constexpr int kRowTiles = kRows / 16, kColTiles = kTileCols / 8;
-  constexpr int kStageElems = (kRows + kCols) * kStep;
+  constexpr int kRowTiles = kRows / 16, kColTiles = kCols / 8;
   extern __shared__ __align__(128) unsigned char shared[];
-  T* stages = reinterpret_cast<T*>(shared);
 
   const int row0 = blockIdx.y * kRows, col0 = blockIdx.x * kCols;
-  const int k_begin = blockIdx.z * k_per_split;
-  const int k_end = min(k, k_begin + k_per_split);
-  const int num_steps = (k_end - k_begin + kStep - 1) / kStep;
   const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+  const int k_begin = blockIdx.z * k_per_split, k_end = min(k, k_begin + k_per_split);
+  // The steps [first_step, end_step) of the block are this warp's.
+  const int block_steps = max(0, (k_end - k_begin + kStep - 1) / kStep);
+  const int first_step = block_steps * warp / kWarps;
+  const int num_steps = block_steps * (warp + 1) / kWarps - first_step;
+  T* const stages = reinterpret_cast<T*>(shared) + warp * Tile::kWarpElems;
 
   const auto load = [&](const T* source, int first, int limit, int count, T* target, int step) {
-    for (int i = thread; i < count * kChunks; i += kThreads) {
+#pragma unroll
+    for (int i = lane; i < count * kChunks; i += 32) {
       const int r = i / kChunks, c = i % kChunks;
-      const int column = k_begin + step * kStep + c * 8;
+      const int column = k_begin + (first_step + step) * kStep + c * 8;
       const bool valid = first + r < limit && column < k_end;
-      CopyAsync16(target + r * kStep + ((c ^ (r & 7)) * 8),
+      CopyAsync16(target + Tile::At(r, c),
                   valid ? source + static_cast<int64_t>(first + r) * k + column : source, valid);
     }
   };
-  const auto load_x = [&](int step) {
-    load(x, row0, rows, kRows, stages + step % kStages * kStageElems, step);
-  };
-  const auto load_w = [&](int step) {
-    load(w, col0, n, kCols, stages + step % kStages * kStageElems + kRows * kStep, step);
-  };
+  const auto stage_x = [&](int step) { return stages + step % kStages * Tile::kStageElems; };
+  const auto stage_w = [&](int step) { return stage_x(step) + kRows * kStep; };
+  const auto load_x = [&](int step) { load(x, row0, rows, kRows, stage_x(step), step); };
+  const auto load_w = [&](int step) { load(w, col0, n, kCols, stage_w(step), step); };
 
   AllowNextKernel();
-  for (int s = 0; s < kStages && s < num_steps; ++s) load_w(s);
+#pragma unroll
+  for (int s = 0; s < kStages; ++s) {
+    if (s < num_steps) load_w(s);
+  }
+  // This thread's columns of the result. Weights too: at the end it would wait for them.
+  const int column = thread % (kCols / 2) * 2;
+  float2 column_bias = make_float2(0.f, 0.f), column_scale = make_float2(1.f, 1.f);
+  if (col0 + column < n) {
+    if (p.bias != nullptr) {
+      const Output* const bias = static_cast<const Output*>(p.bias) + col0 + column;
+      column_bias = make_float2(ToFloat(bias[0]), ToFloat(bias[1]));
+    }
+    if constexpr (kSplit) {
+      column_scale = make_float2(p.w_scale[col0 + column], p.w_scale[col0 + column + 1]);
+    }
+  }
   WaitForPreviousKernel();
 #pragma unroll
   for (int s = 0; s < kStages; ++s) {
     if (s < num_steps) load_x(s);
     CommitCopies();
   }
+  // This thread's rows of the result.
+  constexpr int kRowsApart = kThreads / (kCols / 2);
+  [[maybe_unused]] float row_scale[kRows / kRowsApart];
+  if constexpr (kSplit) {
+#pragma unroll
+    for (int i = 0; i < kRows / kRowsApart; ++i) {
+      const int row = row0 + thread / (kCols / 2) + i * kRowsApart;
+      row_scale[i] = row < rows ? p.x_scale[row] : 0.f;
+    }
+  }
 
   float acc[kRowTiles][kColTiles][4] = {};
-  const int warp_col = warp % kWarpCols * kTileCols, warp_k = warp / kWarpCols;
   for (int step = 0; step < num_steps; ++step) {
     WaitCopies<kStages - 1>();
-    __syncthreads();
-    const T* stage_x = stages + step % kStages * kStageElems;
-    const T* stage_w = stage_x + kRows * kStep;
+    __syncwarp();
     // `chunk` is the first of two that have 16 numbers.
     const auto load_x_matrices = [&](int i, int chunk, uint32_t(&a)[4]) {
-      const int r = i * 16 + lane % 16;
-      LoadMatrices(a, SharedAddress(stage_x + r * kStep + (((chunk + lane / 16) ^ (r & 7)) * 8)));
+      LoadMatrices(a,
+                   SharedAddress(stage_x(step) + Tile::At(i * 16 + lane % 16, chunk + lane / 16)));
     };
     const auto load_w_matrices = [&](int j, int chunk, uint32_t(&b)[4]) {
-      const int r = warp_col + j * 8 + lane % 8 + lane / 16 * 8;
-      LoadMatrices(b,
-                   SharedAddress(stage_w + r * kStep + (((chunk + lane / 8 % 2) ^ (r & 7)) * 8)));
+      LoadMatrices(b, SharedAddress(stage_w(step) + Tile::At(j * 8 + lane % 8 + lane / 16 * 8,
+                                                             chunk + lane / 8 % 2)));
     };
     if constexpr (kSplit) {
       constexpr int kLow = kSplitGroup / 8;  // chunks from high halves to low ones
 #pragma unroll
-      for (int kk = 0; kk < kStep / 32 / kWarpsK; ++kk) {
-        const int block = kk * kWarpsK + warp_k;
-        const int chunk = block / 2 * (2 * kLow) + block % 2 * 2;
+      for (int block = 0; block < kSplitGroup / 16; ++block) {
+        const int chunk = block * 2;
         uint32_t high[kRowTiles][4], low[kRowTiles][4];
 #pragma unroll
         for (int i = 0; i < kRowTiles; ++i) {
@@ -128,8 +185,7 @@ __global__ void __launch_bounds__(kThreads)
       }
     } else {
 #pragma unroll
-      for (int kk = 0; kk < kStep / 16 / kWarpsK; ++kk) {
-        const int chunk = (kk * kWarpsK + warp_k) * 2;
+      for (int chunk = 0; chunk < kChunks; chunk += 2) {
         uint32_t a[kRowTiles][4];
 #pragma unroll
         for (int i = 0; i < kRowTiles; ++i) load_x_matrices(i, chunk, a[i]);
@@ -145,68 +201,56 @@ __global__ void __launch_bounds__(kThreads)
         }
       }
     }
-    if (num_steps > kStages) {
-      __syncthreads();
-      if (step + kStages < num_steps) {
-        load_w(step + kStages);
-        load_x(step + kStages);
-      }
+    if (step + kStages < num_steps) {
+      __syncwarp();
+      load_w(step + kStages);
+      load_x(step + kStages);
     }
     CommitCopies();
   }
 
-  // Add up the warps that share columns, in shared memory, as float32 [kWarpsK][kRows][kCols + 8].
-  constexpr int kPitch = kCols + 8;
-  static_assert(kWarpsK * kRows * kPitch * 4 <= kStages * kStageElems * 2, "room for the sums");
+  // The sums of all warps, float32 [kRows][kSumPitch] each, in the place of their stages.
   WaitCopies<0>();
-  __syncthreads();
-  float* sums = reinterpret_cast<float*>(shared);
+  __syncwarp();
+  const auto sums_of = [&](int of_warp) {
+    return reinterpret_cast<float*>(reinterpret_cast<T*>(shared) + of_warp * Tile::kWarpElems);
+  };
+  float* const sums = sums_of(warp);
 #pragma unroll
   for (int i = 0; i < kRowTiles; ++i) {
 #pragma unroll
     for (int j = 0; j < kColTiles; ++j) {
-      float* to =
-          sums + (warp_k * kRows + i * 16 + lane / 4) * kPitch + warp_col + j * 8 + lane % 4 * 2;
+      float* to = sums + (i * 16 + lane / 4) * Tile::kSumPitch + j * 8 + lane % 4 * 2;
       *reinterpret_cast<float2*>(to) = make_float2(acc[i][j][0], acc[i][j][1]);
-      *reinterpret_cast<float2*>(to + 8 * kPitch) = make_float2(acc[i][j][2], acc[i][j][3]);
+      *reinterpret_cast<float2*>(to + 8 * Tile::kSumPitch) =
+          make_float2(acc[i][j][2], acc[i][j][3]);
     }
   }
   __syncthreads();
-  for (int i = thread; i < kRows * kCols / 2; i += kThreads) {
-    const int r = i / (kCols / 2), c = i % (kCols / 2) * 2;
-    if (row0 + r >= rows || col0 + c >= n) continue;
+#pragma unroll
+  for (int i = 0; i < kRows / kRowsApart; ++i) {
+    const int r = thread / (kCols / 2) + i * kRowsApart;
+    if (row0 + r >= rows || col0 + column >= n) continue;
     float2 y = make_float2(0.f, 0.f);
 #pragma unroll
-    for (int part = 0; part < kWarpsK; ++part) {
-      const float2 f = *reinterpret_cast<const float2*>(sums + (part * kRows + r) * kPitch + c);
+    for (int part = 0; part < kWarps; ++part) {
+      const float2 f =
+          *reinterpret_cast<const float2*>(sums_of(part) + r * Tile::kSumPitch + column);
       y.x += f.x;
       y.y += f.y;
     }
     if constexpr (kSplit) {
-      const float of_row = p.x_scale[row0 + r];
-      y.x = y.x * p.w_scale[col0 + c] * of_row;
-      y.y = y.y * p.w_scale[col0 + c + 1] * of_row;
+      y.x = y.x * column_scale.x * row_scale[i];
+      y.y = y.y * column_scale.y * row_scale[i];
     }
     if (p.partials != nullptr) {
-      *reinterpret_cast<float2*>(
-          p.partials + (static_cast<int64_t>(blockIdx.z) * rows + row0 + r) * n + col0 + c) = y;
+      const int64_t row = static_cast<int64_t>(blockIdx.z) * rows + row0 + r;
+      *reinterpret_cast<float2*>(p.partials + row * n + col0 + column) = y;
       continue;
     }
-    if (bias != nullptr) {
-      y.x += ToFloat(bias[col0 + c]);
-      y.y += ToFloat(bias[col0 + c + 1]);
-    }
-    if (p.activation == static_cast<int>(Activation::kGeluTanh)) {
-      y.x = Activate<Activation::kGeluTanh>(y.x);
-      y.y = Activate<Activation::kGeluTanh>(y.y);
-    } else if (p.activation == static_cast<int>(Activation::kGeluErf)) {
-      y.x = Activate<Activation::kGeluErf>(y.x);
-      y.y = Activate<Activation::kGeluErf>(y.y);
-    } else if (p.activation == static_cast<int>(Activation::kRelu)) {
-      y.x = Activate<Activation::kRelu>(y.x);
-      y.y = Activate<Activation::kRelu>(y.y);
-    }
-    Output* const to = static_cast<Output*>(p.output) + (row0 + r) * p.output_pitch + col0 + c;
+    y.x = ActivateResult<kSplit>(p.activation, y.x + column_bias.x);
+    y.y = ActivateResult<kSplit>(p.activation, y.y + column_bias.y);
+    Output* const to = static_cast<Output*>(p.output) + (row0 + r) * p.output_pitch + col0 + column;
     if constexpr (kSplit) {
       *reinterpret_cast<float2*>(to) = y;
     } else {
@@ -216,22 +260,20 @@ __global__ void __launch_bounds__(kThreads)
 #endif
 }
 
-// Tile sizes by rows: {rows, columns} of a block.
-void TileSize(int64_t rows, int* tile_rows, int* tile_cols) {
-  *tile_rows = rows <= 16 ? 16 : rows <= 32 ? 32 : 64;
-  *tile_cols = rows <= 64 ? 32 : 64;
-}
+// Rows of a block's tile, of 16-bit weights.
+int64_t TileRows(int64_t rows) { return rows <= 16 ? 16 : rows <= 32 ? 32 : 64; }
 
 // Elements of T in a row of x or w.
 int64_t RowElements(DataType dtype, int64_t k) {
   return dtype == DataType::kFloat32 ? 2 * SplitPitch(k) : k;
 }
 
-template <typename T, bool kSplit, int kRows, int kCols, int kWarpCols, int kStages>
+template <typename T, bool kSplit, int kRows, int kStages>
 Status LaunchTile(const FewRowsGemmArgs& args, const LaunchContext& context) {
+  using Tile = FewRowsTile<kSplit, kRows, kStages>;
   const int64_t k = RowElements(args.dtype, args.k);
   const int64_t k_per_split =
-      AlignUp((k + args.num_splits - 1) / args.num_splits, static_cast<int64_t>(kStep));
+      AlignUp((k + args.num_splits - 1) / args.num_splits, int64_t{Tile::kStep});
   const Grid grid = {(args.n + kCols - 1) / kCols, (args.rows + kRows - 1) / kRows,
                      args.num_splits};
   const FewRowsParams params = {args.x,
@@ -246,19 +288,22 @@ Status LaunchTile(const FewRowsGemmArgs& args, const LaunchContext& context) {
                                 static_cast<int>(args.n),
                                 static_cast<int>(k),
                                 args.has_activation ? static_cast<int>(args.activation) : -1};
-  return Launch(FewRowsGemmKernel<T, kSplit, kRows, kCols, kWarpCols, kStages>, grid, kThreads,
-                int64_t{kStages} * (kRows + kCols) * kStep * sizeof(T), context, params,
-                static_cast<int>(k_per_split));
+  return Launch(FewRowsGemmKernel<T, kSplit, kRows, kStages>, grid, kThreads, Tile::kBytes, context,
+                params, static_cast<int>(k_per_split));
 }
 
-template <typename T, bool kSplit>
+// As many stages as leave room for a block of the next kernel.
+template <typename T>
 Status LaunchTyped(const FewRowsGemmArgs& args, const LaunchContext& context) {
-  int tile_rows, tile_cols;
-  TileSize(args.rows, &tile_rows, &tile_cols);
-  if (tile_rows == 16) return LaunchTile<T, kSplit, 16, 32, 1, 6>(args, context);
-  if (tile_rows == 32) return LaunchTile<T, kSplit, 32, 32, 1, 6>(args, context);
-  if (tile_cols == 32) return LaunchTile<T, kSplit, 64, 32, 1, 4>(args, context);
-  return LaunchTile<T, kSplit, 64, 64, 2, 3>(args, context);
+  const int64_t rows = TileRows(args.rows);
+  if (rows == 16) return LaunchTile<T, false, 16, 4>(args, context);
+  if (rows == 32) return LaunchTile<T, false, 32, 3>(args, context);
+  return LaunchTile<T, false, 64, 2>(args, context);
+}
+
+Status LaunchSplit(const FewRowsGemmArgs& args, const LaunchContext& context) {
+  if (args.rows <= 16) return LaunchTile<half, true, 16, 2>(args, context);
+  return LaunchTile<half, true, 32, 2>(args, context);
 }
 
 }  // namespace
@@ -271,24 +316,23 @@ bool FewRowsGemmSupported(const FewRowsGemmArgs& args, const LaunchContext& cont
 }
 
 int FewRowsGemmSplits(int64_t rows, int64_t n, int64_t k, const LaunchContext& context) {
-  int tile_rows, tile_cols;
-  TileSize(rows, &tile_rows, &tile_cols);
-  const int64_t tiles = (rows + tile_rows - 1) / tile_rows * ((n + tile_cols - 1) / tile_cols);
+  constexpr int64_t kMinPerSplit = 256;  // a split of less is not worth its partial sums
+  const int64_t tile_rows = TileRows(rows);
+  const int64_t tiles = (rows + tile_rows - 1) / tile_rows * ((n + kCols - 1) / kCols);
   const int64_t wanted = std::max<int64_t>(1, context.num_multiprocessors * 5 / 4 / tiles);
-  // A split of less than two steps is not worth its partial sums.
-  return static_cast<int>(
-      std::min<int64_t>({wanted, std::max<int64_t>(1, k / (2 * kStep)), int64_t{8}}));
+  return static_cast<int>(std::min<int64_t>(
+      {wanted, std::max<int64_t>(1, k / kMinPerSplit), int64_t{kMaxNormPartials}}));
 }
 
 Status LaunchFewRowsGemm(const FewRowsGemmArgs& args, const LaunchContext& context) {
   if (args.rows == 0) return OkStatus();
   switch (args.dtype) {
     case DataType::kFloat32:
-      return LaunchTyped<half, true>(args, context);
+      return LaunchSplit(args, context);
     case DataType::kFloat16:
-      return LaunchTyped<half, false>(args, context);
+      return LaunchTyped<half>(args, context);
     case DataType::kBFloat16:
-      return LaunchTyped<__nv_bfloat16, false>(args, context);
+      return LaunchTyped<__nv_bfloat16>(args, context);
     default:
       return Unimplemented("a product of few rows in ", Name(args.dtype),
                            "; there are float32, float16 and bfloat16");

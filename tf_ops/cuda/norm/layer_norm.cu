@@ -13,8 +13,9 @@ namespace {
 // One row is owned by kThreads threads of a block; kRows rows per block. A thread keeps its
 // kVectors vectors of 16 bytes of the row in registers, so that the row is read once and the
 // variance is that of the differences from the mean. Requires H % Vector16::kSize == 0 and H <=
-// kThreads * kVectors * Vector16::kSize.
-template <typename T, int kThreads, int kRows, int kVectors>
+// kThreads * kVectors * Vector16::kSize. kAtOnce: all partial sums are on their way before the
+// first is added, which takes registers.
+template <typename T, int kThreads, int kRows, int kVectors, bool kAtOnce>
 __global__ void __launch_bounds__(kThreads* kRows)
     LayerNormKernel(const T* __restrict__ input, const float* __restrict__ partials,
                     int num_partials, const T* __restrict__ bias, const T* __restrict__ residual,
@@ -28,18 +29,26 @@ __global__ void __launch_bounds__(kThreads* kRows)
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kRows + threadIdx.x / kThreads;
 
   AllowNextKernel();
-  // The bias is a weight: it may be read before the previous kernel has ended.
+  // Weights may be read before the previous kernel has ended. Many rows have no registers to spare
+  // for all of them, nor would they wait for them.
+  constexpr bool kEarly = kRows == 1;
   float x[kVectors][kSize];
+  Vector16<T> scale[kVectors], shift[kVectors];
+  const auto load_scale_and_shift = [&](int i, int column) {
+    scale[i] = *reinterpret_cast<const Vector16<T>*>(gamma + column);
+    shift[i] = *reinterpret_cast<const Vector16<T>*>(beta + column);
+  };
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
     const int column = (thread + i * kThreads) * kSize;
 #pragma unroll
     for (int e = 0; e < kSize; ++e) x[i][e] = 0.f;
-    if (bias != nullptr && column < hidden) {
-      const Vector16<T> b = *reinterpret_cast<const Vector16<T>*>(bias + column);
+    if (column >= hidden) continue;
+    if (kEarly) load_scale_and_shift(i, column);
+    if (bias == nullptr) continue;
+    const Vector16<T> b = *reinterpret_cast<const Vector16<T>*>(bias + column);
 #pragma unroll
-      for (int e = 0; e < kSize; ++e) x[i][e] = ToFloat(b.v[e]);
-    }
+    for (int e = 0; e < kSize; ++e) x[i][e] = ToFloat(b.v[e]);
   }
   WaitForPreviousKernel();
   if (row >= rows) return;  // whole warps (kThreads == 32) or, with kRows == 1, nobody
@@ -54,16 +63,27 @@ __global__ void __launch_bounds__(kThreads* kRows)
 #pragma unroll
       for (int e = 0; e < kSize; ++e) x[i][e] += ToFloat(p.v[e]);
     }
-    for (int part = 0; part < num_partials; ++part) {
-      const float4* p =
-          reinterpret_cast<const float4*>(partials + (part * rows + row) * hidden + column);
+    constexpr int kAhead = kAtOnce ? kMaxNormPartials : 1;
+    for (int first = 0; first < num_partials; first += kAhead) {
+      float4 parts[kAhead][kSize / 4];
 #pragma unroll
-      for (int e = 0; e < kSize; e += 4) {
-        const float4 f = p[e / 4];
-        x[i][e] += f.x;
-        x[i][e + 1] += f.y;
-        x[i][e + 2] += f.z;
-        x[i][e + 3] += f.w;
+      for (int part = 0; part < kAhead; ++part) {
+        if (first + part >= num_partials) continue;
+        const float4* p = reinterpret_cast<const float4*>(
+            partials + ((first + part) * rows + row) * hidden + column);
+#pragma unroll
+        for (int e = 0; e < kSize / 4; ++e) parts[part][e] = p[e];
+      }
+#pragma unroll
+      for (int part = 0; part < kAhead; ++part) {
+        if (first + part >= num_partials) continue;
+#pragma unroll
+        for (int e = 0; e < kSize; e += 4) {
+          x[i][e] += parts[part][e / 4].x;
+          x[i][e + 1] += parts[part][e / 4].y;
+          x[i][e + 2] += parts[part][e / 4].z;
+          x[i][e + 3] += parts[part][e / 4].w;
+        }
       }
     }
     if (residual != nullptr) {
@@ -79,12 +99,11 @@ __global__ void __launch_bounds__(kThreads* kRows)
   for (int i = 0; i < kVectors; ++i) {
     const int column = (thread + i * kThreads) * kSize;
     if (column >= hidden) continue;
-    const Vector16<T> g = *reinterpret_cast<const Vector16<T>*>(gamma + column);
-    const Vector16<T> b = *reinterpret_cast<const Vector16<T>*>(beta + column);
+    if (!kEarly) load_scale_and_shift(i, column);
     Vector16<T> y;
 #pragma unroll
     for (int e = 0; e < kSize; ++e) {
-      x[i][e] = x[i][e] * ToFloat(g.v[e]) + ToFloat(b.v[e]);
+      x[i][e] = x[i][e] * ToFloat(scale[i].v[e]) + ToFloat(shift[i].v[e]);
       y.v[e] = FromFloat<T>(x[i][e]);
     }
     *reinterpret_cast<Vector16<T>*>(output + row * hidden + column) = y;
@@ -147,15 +166,21 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-template <typename T, int kThreads, int kRows, int kVectors>
+template <typename T, int kThreads, int kRows, int kVectors, bool kAtOnce = false>
 Status LaunchRegisters(const LayerNormArgs& args, const LaunchContext& context) {
+  if constexpr (kRows == 1 && !kAtOnce) {
+    if (args.num_partials > 1) {
+      return LaunchRegisters<T, kThreads, kRows, kVectors, true>(args, context);
+    }
+  }
   const int64_t blocks = (args.rows + kRows - 1) / kRows;
-  return Launch(LayerNormKernel<T, kThreads, kRows, kVectors>, Grid{blocks}, kThreads * kRows, 0,
-                context, static_cast<const T*>(args.input), args.partials, args.num_partials,
-                static_cast<const T*>(args.bias), static_cast<const T*>(args.residual),
-                static_cast<const T*>(args.gamma), static_cast<const T*>(args.beta), args.epsilon,
-                static_cast<T*>(args.output), static_cast<half*>(args.split), args.split_scale,
-                args.rows, static_cast<int>(args.hidden_size));
+  return Launch(LayerNormKernel<T, kThreads, kRows, kVectors, kAtOnce>, Grid{blocks},
+                kThreads * kRows, 0, context, static_cast<const T*>(args.input), args.partials,
+                args.num_partials, static_cast<const T*>(args.bias),
+                static_cast<const T*>(args.residual), static_cast<const T*>(args.gamma),
+                static_cast<const T*>(args.beta), args.epsilon, static_cast<T*>(args.output),
+                static_cast<half*>(args.split), args.split_scale, args.rows,
+                static_cast<int>(args.hidden_size));
 }
 
 // Vectors of a row, at most, that LayerNormKernel takes.

@@ -8,6 +8,9 @@
 namespace ft {
 namespace cuda {
 
+// More partial sums than this are not worth what the layer norm takes to add them up.
+inline constexpr int kMaxNormPartials = 8;
+
 struct LayerNormArgs {
   DataType dtype = DataType::kFloat32;
   int64_t rows = 0, hidden_size = 0;

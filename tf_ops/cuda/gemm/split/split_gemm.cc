@@ -4,6 +4,7 @@
 
 #include "tf_ops/cuda/gemm/few_rows.h"
 #include "tf_ops/cuda/gemm/split/hopper.h"
+#include "tf_ops/cuda/norm/layer_norm.h"
 
 namespace ft {
 namespace cuda {
@@ -87,13 +88,12 @@ bool SplitGemmSupported(const SplitGemmArgs& args, SplitGemmKind kind,
 }
 
 int SplitGemmSplits(int64_t rows, int64_t n, int64_t k, const LaunchContext& context) {
-  constexpr int kMaxSplits = 8;
   constexpr int64_t kMinGroups = 4;  // a part of fewer is not worth its sums
   SplitGemmArgs args;
   args.rows = rows;
   args.n = n;
   const int64_t tiles = Tiles(args, 64), groups = SplitPitch(k) / kSplitGroup;
-  for (int splits = kMaxSplits; splits > 1; --splits) {
+  for (int splits = kMaxNormPartials; splits > 1; --splits) {
     if (groups % splits == 0 && groups / splits >= kMinGroups &&
         tiles * splits <= context.num_multiprocessors) {
       return splits;

@@ -67,7 +67,7 @@ bool SplitGemmSupported(const SplitGemmArgs& args, SplitGemmKind kind,
 
 // H100: up to so many rows a layer is the fastest with kFewRows for all products
 // (benchmarks/gpu_profile.md).
-inline constexpr int64_t kMaxSplitFewRows = 16;
+inline constexpr int64_t kMaxSplitFewRows = 32;
 
 // The kind that should be the fastest of those that are supported. Up to `few_rows` rows kFewRows;
 // -1: where that was the fastest.
