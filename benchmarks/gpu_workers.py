@@ -15,7 +15,7 @@ with padding kept and removed; "..._repeated": the same batches, each a few time
 that the work is the same. "constants": as "full", with weights that are constants of the graph; in
 all others the op's weights are variables.
 
-"int8_1", "int8_2": the op in float16 with int8_mode 1 and 2. "fp8", "int8" of PyTorch: products of
+"int8_1", "int8_2", "fp8_1": the op in float16 with int8_mode 1 and 2, and fp8_mode. "fp8", "int8" of PyTorch: products of
 e4m3 or int8 with one range a tensor, taken from the batch itself, all else float16.
 """
 
@@ -47,7 +47,7 @@ RUNS = 5
 # Largest ||output - truth|| / ||truth||.
 TOLERANCE = {
     "fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2, "bf16": 6e-2,
-    "int8_1": 0.15, "int8_2": 0.15, "int8": 0.25, "fp8": 0.25,
+    "int8_1": 0.15, "int8_2": 0.15, "fp8_1": 0.15, "int8": 0.25, "fp8": 0.25,
 }  # fmt: skip
 
 RAGGED_BATCHES = 32
@@ -61,9 +61,10 @@ CONSTANTS_SHAPES = ((1, 32), (1, 128), (8, 128))
 Layers = list[dict[str, np.ndarray]]
 
 
-def int8_mode(precision: str) -> int:
-    """The op's int8_mode of a precision; 0 of those that are not int8."""
-    return int(precision.removeprefix("int8_")) if precision.startswith("int8_") else 0
+def eight_bit_mode(precision: str) -> dict[str, int]:
+    """The op's attribute that a precision of 8 bits stands for; empty of others."""
+    name, _, mode = precision.partition("_")
+    return {f"{name}_mode": int(mode)} if mode else {}
 
 
 def random_layers(layers: int) -> Layers:
@@ -415,7 +416,7 @@ def _torch_times(run_once: Callable, gpu: bool, forwards: int = 50) -> float:
 
 TF_DTYPES = {
     "fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "tf32": "float32",
-    "int8_1": "float16", "int8_2": "float16",
+    "int8_1": "float16", "int8_2": "float16", "fp8_1": "float16",
 }  # fmt: skip
 
 
@@ -573,7 +574,7 @@ class OpLoops:
     def __init__(
         self, worker: Worker, precision: str, layers: Layers, constants: bool = False
     ) -> None:
-        """Loads the weights onto the device, int8 ones with the ranges of a batch."""
+        """Loads the weights onto the device, those of 8 bits with the ranges of a batch."""
         import tensorflow.compat.v1 as tf
 
         from fastertransformer_tf import ops
@@ -583,7 +584,7 @@ class OpLoops:
         self._worker, self._precision = worker, precision
         self._device = _device(worker)
         self.sizes = encoder_graphs.EncoderSizes(worker.layers, HEADS, SIZE, INNER)
-        if int8_mode(precision):
+        if eight_bit_mode(precision):
             from fastertransformer_tf.models import int8_weights
 
             layers = int8_weights.quantize(
@@ -623,11 +624,10 @@ class OpLoops:
             given = self._variable(f"mask_{batch}x{seq_len}", mask)
         else:
             given = None
-        if int8_mode(self._precision):
+        if mode := eight_bit_mode(self._precision):
             return lambda x, lengths: self._graphs.op_encoder(
-                x, lengths, self.sizes, self._weights,
-                remove_padding=variant == "packed", int8_mode=int8_mode(self._precision),
-            )  # fmt: skip
+                x, lengths, self.sizes, self._weights, remove_padding=variant == "packed", **mode
+            )
         layers = spec.by_op_input(self._weights)
 
         def run(x: object, lengths: object) -> object:
@@ -706,14 +706,15 @@ def run_op(worker: Worker) -> None:
     layers = random_layers(worker.layers)
     if worker.engine == "op_tuned":
         plan = [("fp16", "masked"), ("fp16", "packed"), ("fp16", "full")]
-        for precision in ("int8_2", "int8_1"):
+        for precision in ("fp8_1", "int8_2", "int8_1"):
             plan += [(precision, "full"), (precision, "packed")]
         plan += [("fp16", variant) for variant in RAGGED_VARIANTS]
     else:
         plan = [
-            ("fp32", "tensorflow"), ("fp32", "full"), ("tf32", "full"), ("fp16", "full"),
-            ("bf16", "full"), ("fp32", "packed"), ("bf16", "packed"), ("fp16", "masktensor"),
-            ("fp16", "tensorflow"),
+            ("fp16", "full"), ("fp16", "packed"), ("fp32", "full"), ("fp32", "packed"),
+            ("fp8_1", "full"), ("fp8_1", "packed"), ("bf16", "full"), ("bf16", "packed"),
+            ("tf32", "full"), ("fp16", "masktensor"), ("fp16", "tensorflow"),
+            ("fp32", "tensorflow"),
         ]  # fmt: skip
     loops: dict[str, OpLoops] = {}
     wait_for_turn()

@@ -150,11 +150,17 @@ void Multiply(const void* a, int64_t row_bytes, const void* panel, int64_t steps
   }
   const char* x = static_cast<const char*>(a);
   const char* y = static_cast<const char*>(panel);
+  // Panels come from the second-level cache: without this a step takes a fifth longer where another
+  // thread shares the core (benchmarks/results/cpu_tiles_2026-11-28.md).
+  constexpr int64_t kStepsAhead = 2;
   for (int64_t s = 0; s < steps; ++s, x += kTileBytes, y += kTileRows * kPanelRow) {
     Load<6>(y, kPanelRow);
     Load<4>(x, row_bytes);
     Load<7>(y + kColumnBytes, kPanelRow);
     if (kRowTiles == 2) Load<5>(x + kTileRows * row_bytes, row_bytes);
+    for (int64_t at = 0; at < kTileRows * kPanelRow; at += 64) {
+      __builtin_prefetch(y + kStepsAhead * kTileRows * kPanelRow + at, 0, 3);
+    }
     for (int64_t at = 0; at < ahead.step_bytes; at += 64) {
       __builtin_prefetch(ahead.next + at, 0, 2);
     }

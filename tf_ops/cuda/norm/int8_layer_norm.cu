@@ -62,16 +62,24 @@ __global__ void __launch_bounds__(kThreads* kRows)
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kRows + threadIdx.x / kThreads;
 
   AllowNextKernel();
-  // Weights may be read before the previous kernel has ended.
+  // Weights may be read before the previous kernel has ended. Many rows have no registers to spare
+  // for all of them, nor would they wait for them.
+  constexpr bool kEarly = kRows == 1;
   const float input_unit = ReadUnit(p.input_unit), residual_unit = ReadUnit(p.residual_unit);
   const float scale = ReadUnit(p.scale), output_unit = ReadUnit(p.output_unit);
   float x[kVectors][kSize];
+  Piece<T, kSize> gamma[kVectors], beta[kVectors];
+  const auto load_gamma_and_beta = [&](int i, int column) {
+    gamma[i] = *reinterpret_cast<const Piece<T, kSize>*>(p.gamma + column);
+    beta[i] = *reinterpret_cast<const Piece<T, kSize>*>(p.beta + column);
+  };
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
     const int column = (thread + i * kThreads) * kSize;
 #pragma unroll
     for (int e = 0; e < kSize; ++e) x[i][e] = 0.f;
     if (column >= p.hidden) continue;
+    if (kEarly) load_gamma_and_beta(i, column);
     const auto bias = *reinterpret_cast<const Piece<T, kSize>*>(p.bias + column);
 #pragma unroll
     for (int e = 0; e < kSize; ++e) x[i][e] = ToFloat(bias.v[e]);
@@ -97,11 +105,10 @@ __global__ void __launch_bounds__(kThreads* kRows)
   for (int i = 0; i < kVectors; ++i) {
     const int column = (thread + i * kThreads) * kSize;
     if (column >= p.hidden) continue;
-    const auto gamma = *reinterpret_cast<const Piece<T, kSize>*>(p.gamma + column);
-    const auto beta = *reinterpret_cast<const Piece<T, kSize>*>(p.beta + column);
+    if (!kEarly) load_gamma_and_beta(i, column);
 #pragma unroll
     for (int e = 0; e < kSize; ++e) {
-      x[i][e] = x[i][e] * ToFloat(gamma.v[e]) + ToFloat(beta.v[e]);
+      x[i][e] = x[i][e] * ToFloat(gamma[i].v[e]) + ToFloat(beta[i].v[e]);
     }
     StoreNormalized(p, row * p.hidden + column, x[i], scale, output_unit);
   }
