@@ -15,8 +15,9 @@ with padding kept and removed; "..._repeated": the same batches, each a few time
 that the work is the same. "constants": as "full", with weights that are constants of the graph; in
 all others the op's weights are variables.
 
-"int8_1", "int8_2", "fp8_1": the op in float16 with int8_mode 1 and 2, and fp8_mode. "fp8", "int8" of PyTorch: products of
-e4m3 or int8 with one range a tensor, taken from the batch itself, all else float16.
+"int8_1", "int8_2", "fp8_1": the op in float16 with int8_mode 1 and 2, and fp8_mode. "fp8", "int8"
+of PyTorch: products of e4m3 or int8 with one range a tensor, taken from the batch itself, all else
+float16.
 """
 
 from __future__ import annotations

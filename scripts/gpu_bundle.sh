@@ -33,7 +33,7 @@ for program in $programs; do cp "build/cuda/$program" "$work/bin/"; done
 cp tests/*.py "$work/tests/"
 cp sample/*.py "$work/sample/"
 cp benchmarks/*.py "$work/benchmarks/"
-cp scripts/lib.sh scripts/profile_lib.sh scripts/gpu_test.sh scripts/gpu_int8.sh scripts/gpu_float32.sh \
+cp scripts/lib.sh scripts/profile_lib.sh scripts/gpu_test.sh scripts/gpu_times.sh \
   scripts/gpu_unload.sh scripts/profile_encoder_performance.sh "$work/scripts/"
 cp pyproject.toml README.md LICENSE "$work/"
 commit=$(git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)

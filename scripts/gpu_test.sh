@@ -39,13 +39,13 @@ start() {
   ) &
 }
 
-CUDA_TEST_PARTS="padding layer_norm attention wgmma interface runner ragged graphs nonfinite gemm_config layers split_rows split_gemm split_config split_choices int8_gemm int8_norm int8_attention int8_layers int8_config fp8_gemm fp8_layers"
 # The float64 references are what takes the time; the cores are shared out.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=passive
 case $parts in *" cuda_test "*)
-  for part in $CUDA_TEST_PARTS; do
+  # What has each kernel once is for the sanitizer.
+  for part in $("$bin/cuda_test" list | grep -v 'kernels*$'); do
     threads=2
-    case $part in layers | int8_layers | int8_gemm | fp8_layers) threads=6 ;; esac
+    case $part in *layers | *gemm) threads=6 ;; esac
     start "cuda_test.$part" env OMP_NUM_THREADS=$threads "$bin/cuda_test" $part
   done ;;
 esac
@@ -64,7 +64,7 @@ esac
 case $parts in *" sanitizer "*)
   if command -v compute-sanitizer > /dev/null; then
     for tool in memcheck racecheck initcheck; do
-      for part in padding layer_norm attention wgmma layers split_kernels int8_kernels fp8_kernels; do
+      for part in padding layer_norm attention attention_projection wgmma layers split_kernels int8_kernels fp8_kernels; do
         # racecheck follows every access to shared memory: all layers would only be cut off.
         [ $tool.$part = racecheck.layers ] && part=each_kernel
         start "$tool.$part" nice -n 10 compute-sanitizer --tool $tool --error-exitcode 99 "$bin/cuda_test" $part

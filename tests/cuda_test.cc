@@ -32,6 +32,7 @@
 #include "tests/runner_checks.h"
 #include "tf_ops/core/encoder.h"
 #include "tf_ops/cuda/attention/attention.h"
+#include "tf_ops/cuda/attention/projection.h"
 #include "tf_ops/cuda/backend.h"
 #include "tf_ops/cuda/cuda_check.h"
 #include "tf_ops/cuda/encoder.h"
@@ -366,6 +367,70 @@ void TestAttentionKernels() {
         Check(error <= bound, StrCat(name, " error ", error, " <= ", bound));
       }
     }
+  }
+}
+
+// Attention and its product in one kernel, against the two of the reference.
+void TestAttentionProjection() {
+  LaunchContext context;
+  MustBeOk(GetLaunchContext({}, &context), "context");
+  struct {
+    int64_t heads, d, n, seq_len;
+    int32_t length;  // keys of padded rows, rows of packed ones
+    bool packed;
+  } cases[] = {
+      {12, 64, 768, 32, 32, false}, {12, 64, 768, 32, 9, false}, {12, 64, 768, 17, 17, true},
+      {12, 32, 384, 1, 1, false},   {12, 32, 384, 16, 16, true}, {1, 64, 64, 31, 30, false},
+      {5, 64, 98, 20, 0, false},    {6, 32, 30, 32, 32, true},   {32, 32, 1024, 8, 8, true}};
+  for (DataType dtype : {DataType::kFloat16, DataType::kBFloat16}) {
+    for (const auto& c : cases) {
+      const int64_t hidden = c.heads * c.d, rows = c.packed ? c.length : c.seq_len;
+      const Sequences s = MakeSequences(c.seq_len, {c.length}, c.packed);
+      Doubles qkv = Random(rows * 3 * hidden, 1.5), w = Random(c.n * hidden, 0.05);
+      const Device input(&qkv, dtype), weights(&w, dtype);
+      const Device numbers(c.packed ? std::vector<int32_t>{0, c.length}
+                                    : std::vector<int32_t>{c.length});
+      AttentionProjectionArgs args;
+      args.attention.dtype = dtype;
+      args.attention.batch_size = 1;
+      args.attention.max_seq_len = c.seq_len;
+      args.attention.num_heads = c.heads;
+      args.attention.head_size = c.d;
+      args.attention.qkv = input.data();
+      const auto* const lengths = static_cast<const int32_t*>(numbers.data());
+      (c.packed ? args.attention.seq_offsets : args.attention.key_lengths) = lengths;
+      args.w = weights.data();
+      args.n = c.n;
+      args.rows = rows;
+      const int parts = AttentionProjectionParts(c.heads);
+      Device partials(parts * rows * c.n * 4);
+      args.partials = static_cast<float*>(partials.data());
+      const std::string name =
+          StrCat("attention and product ", Name(dtype), " ", c.heads, "x", c.d, " to ", c.n,
+                 ", S=", c.seq_len, ", length ", c.length, c.packed ? " packed" : "");
+      MustBeOk(LaunchAttentionProjection(args, context), name);
+      MustBeOk(cudaDeviceSynchronize(), name.c_str());
+      const Doubles all = partials.Read(parts * rows * c.n, DataType::kFloat32);
+      const Doubles attention = Attention(qkv, s, c.heads, c.d, {});
+      Doubles expected(rows * c.n), got(rows * c.n);
+      for (int64_t i = 0; i < rows * c.n; ++i) {
+        for (int64_t k = 0; k < hidden; ++k) {
+          expected[i] += attention[i / c.n * hidden + k] * w[i % c.n * hidden + k];
+        }
+        for (int part = 0; part < parts; ++part) got[i] += all[part * rows * c.n + i];
+      }
+      const double error = RelativeError(got, expected);
+      const double bound = dtype == DataType::kFloat16 ? 1e-3 : 8e-3;
+      Check(error <= bound, StrCat(name, " error ", error, " <= ", bound));
+    }
+    AttentionProjectionArgs args;
+    args.attention.dtype = dtype;
+    args.attention.batch_size = 1;
+    args.attention.max_seq_len = 33;
+    args.attention.num_heads = 12;
+    args.attention.head_size = 64;
+    args.n = args.rows = 32;
+    Check(!LaunchAttentionProjection(args, context).ok(), "33 rows are refused");
   }
 }
 
@@ -1332,6 +1397,8 @@ void TestSplitGemmConfig() {
 
 }  // namespace
 
+// cuda_test [PART]: all parts, or those whose name has PART in it, or the one that it is. `list`:
+// their names. bench_<what>: times.
 int main(int argc, char** argv) {
   int count = 0;
   if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
@@ -1341,21 +1408,22 @@ int main(int argc, char** argv) {
   const char* seed_text = getenv("FT_TEST_SEED");
   const uint64_t seed =
       seed_text != nullptr ? strtoull(seed_text, nullptr, 10) : std::random_device()();
-  printf("FT_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
+  const std::string part = argc < 2 ? "" : argv[1];
+  if (part != "list") printf("FT_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
   generator.seed(seed);
-  if (argc == 2 && std::string(argv[1]) == "bench_attention") {
+  if (part == "bench_attention") {
     BenchAttention();
     return failures == 0 ? 0 : 1;
   }
-  if (argc == 2 && std::string(argv[1]) == "bench_int8") {
+  if (part == "bench_int8") {
     BenchInt8Gemms();
     return failures == 0 ? 0 : 1;
   }
-  if (argc == 2 && std::string(argv[1]) == "bench_split") {
+  if (part == "bench_split") {
     BenchSplit();
     return failures == 0 ? 0 : 1;
   }
-  if (argc == 2 && std::string(argv[1]) == "bench_ragged") {
+  if (part == "bench_ragged") {
     BenchRagged();
     return failures == 0 ? 0 : 1;
   }
@@ -1365,6 +1433,7 @@ int main(int argc, char** argv) {
   } tests[] = {{"padding", TestPadding},
                {"layer_norm", TestLayerNorms},
                {"attention", TestAttentionKernels},
+               {"attention_projection", TestAttentionProjection},
                {"wgmma", TestWgmmaAttention},
                {"interface", TestInterface},
                {"runner", TestRunner},
@@ -1388,7 +1457,10 @@ int main(int argc, char** argv) {
                {"fp8_layers", TestFp8Layers},
                {"fp8_kernels", TestEachFp8Kernel},
                {"each_kernel", TestEachKernel}};
-  const std::string part = argc < 2 ? "" : argv[1];
+  if (part == "list") {
+    for (const auto& test : tests) printf("%s\n", test.name);
+    return 0;
+  }
   const bool is_name = std::any_of(std::begin(tests), std::end(tests),
                                    [&](const auto& test) { return test.name == part; });
   for (const auto& test : tests) {

@@ -155,6 +155,22 @@ __device__ __forceinline__ void CopyAsync16(void* shared, const void* global, bo
 #endif
 }
 
+// copy(row, chunk) for each of kRows rows of kChunks chunks, which kThreads threads share. Unrolled
+// where a thread always has the same chunk, so that a copy takes few instructions.
+template <int kThreads, int kRows, int kChunks, typename Copy>
+__device__ __forceinline__ void ForEachChunk(unsigned int thread, const Copy& copy) {
+  constexpr int kRowsAtOnce = kThreads / kChunks;
+  if constexpr (kThreads % kChunks == 0 && kRows % kRowsAtOnce == 0) {
+    const int row = thread / kChunks, chunk = thread % kChunks;
+#pragma unroll
+    for (int first = 0; first < kRows; first += kRowsAtOnce) copy(first + row, chunk);
+  } else {
+    for (unsigned int i = thread; i < kRows * kChunks; i += kThreads) {
+      copy(static_cast<int>(i / kChunks), static_cast<int>(i % kChunks));
+    }
+  }
+}
+
 __device__ __forceinline__ void CommitCopies() {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.commit_group;\n" ::: "memory");

@@ -8,6 +8,7 @@
 #include <variant>
 
 #include "tf_ops/cuda/attention/attention.h"
+#include "tf_ops/cuda/attention/projection.h"
 #include "tf_ops/cuda/cuda_check.h"
 #include "tf_ops/cuda/gemm/few_rows.h"
 #include "tf_ops/cuda/gemm/gemm.h"
@@ -212,6 +213,16 @@ class StepRunner {
   Status Run(const AttentionStep&, const LaunchContext& context) const {
     return attention_->Launch(
         config_.is_quantized() ? &ScalesOf(place_.weights)->context_scale : nullptr, context);
+  }
+
+  Status Run(const AttentionProjectionStep& step, const LaunchContext& context) const {
+    AttentionProjectionArgs args;
+    args.attention = attention_->args;
+    args.w = place_.weights + step.kernel;
+    args.n = config_.hidden_size();
+    args.rows = rows_;
+    args.partials = static_cast<float*>(At(Edge::kPartials));
+    return LaunchAttentionProjection(args, context);
   }
 
   Status Run(const NormStep& step, const LaunchContext& context) const {

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "tf_ops/core/arena.h"
+#include "tf_ops/cuda/attention/projection.h"
 #include "tf_ops/cuda/gemm/few_rows.h"
 #include "tf_ops/cuda/norm/layer_norm.h"
 
@@ -29,6 +30,16 @@ bool UsesFewRows(const EncoderConfig& config, int64_t rows, const PlanOptions& o
   if (!FewRowsGemmSupported(args, context)) return false;
   std::swap(args.n, args.k);
   return FewRowsGemmSupported(args, context);
+}
+
+// Whether attention and its product are one kernel where a layer has few rows.
+bool FusesProjection(const EncoderConfig& config, const EncoderBatch& batch,
+                     const LaunchContext& context) {
+  AttentionProjectionArgs args;
+  args.attention = MakeAttentionArgs(config, batch);
+  args.n = config.hidden_size();
+  args.rows = batch.rows();
+  return AttentionProjectionSupported(args, context);
 }
 
 // What cuBLASLt's epilogue does of the activation.
@@ -64,6 +75,15 @@ class Builder {
     if (has_activation && epilogue == GemmEpilogue::kBias) {
       steps_->push_back(ActivationStep{output, n});
     }
+  }
+
+  // kMiddle = LayerNorm(context of kQkv x kernel + bias + kInput), with few rows.
+  void AttentionProjectionAddNorm(int64_t kernel, int64_t bias, int64_t gamma, int64_t beta) {
+    const int parts = AttentionProjectionParts(config_.num_heads);
+    max_splits_ = std::max(max_splits_, parts);
+    steps_->push_back(AttentionProjectionStep{kernel});
+    steps_->push_back(
+        NormStep{Edge::kPartials, parts, Edge::kInput, Edge::kMiddle, bias, gamma, beta});
   }
 
   // output = LayerNorm(input x kernel + bias + residual).
@@ -365,10 +385,15 @@ LayerPlan MakeLayerPlan(const EncoderConfig& config, const WeightLayout& weights
   Builder builder(config, rows, few_rows, context, &plan.steps);
   builder.Dense("QKV", Edge::kInput, h, Edge::kQkv, 3 * h, weights.qkv_kernel, weights.qkv_bias,
                 false);
-  plan.steps.push_back(AttentionStep{});
-  builder.DenseAddNorm("attention output", Edge::kContext, h, Edge::kInput, Edge::kMiddle,
-                       weights.attention_kernel, weights.attention_bias, weights.attention_gamma,
-                       weights.attention_beta);
+  if (few_rows && FusesProjection(config, batch, context)) {
+    builder.AttentionProjectionAddNorm(weights.attention_kernel, weights.attention_bias,
+                                       weights.attention_gamma, weights.attention_beta);
+  } else {
+    plan.steps.push_back(AttentionStep{});
+    builder.DenseAddNorm("attention output", Edge::kContext, h, Edge::kInput, Edge::kMiddle,
+                         weights.attention_kernel, weights.attention_bias, weights.attention_gamma,
+                         weights.attention_beta);
+  }
   builder.Dense("intermediate", Edge::kMiddle, h, Edge::kInner, i, weights.inner_kernel,
                 weights.inner_bias, true);
   builder.DenseAddNorm("output", Edge::kInner, i, Edge::kMiddle, Edge::kOutput,
@@ -394,7 +419,7 @@ std::shared_ptr<const LayerPlan> LayerPlans::Get(const EncoderBatch& batch,
                                                  const LaunchContext& context) {
   constexpr size_t kMaxPlans = 1024;
   const Key key = {batch.rows(), batch.attention_mask == nullptr ? -1 : batch.batch_size,
-                   context.allow_tf32, context.device};
+                   FusesProjection(config_, batch, context), context.allow_tf32, context.device};
   std::lock_guard<std::mutex> lock(mutex_);
   if (plans_.size() >= kMaxPlans) plans_.clear();
   std::shared_ptr<const LayerPlan>& plan = plans_[key];

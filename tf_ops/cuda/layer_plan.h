@@ -78,6 +78,11 @@ struct ActivationStep {
 
 struct AttentionStep {};
 
+// kPartials = the context of kQkv x weights, of one short sequence (attention/projection.h).
+struct AttentionProjectionStep {
+  int64_t kernel;  // byte offset in the layer's prepared weights
+};
+
 // `output` = numbers or, rounded, integers or float8 from the product of such.
 struct Int8GemmStep {
   const char* name;   // for people
@@ -109,8 +114,9 @@ struct NormStep {
   bool splits = false;  // the output, too, into kSplit, where a product follows
 };
 
-using Step = std::variant<GemmStep, FewRowsStep, ActivationStep, AttentionStep, NormStep,
-                          Int8GemmStep, Int8NormStep, SplitStep, SplitGemmStep>;
+using Step =
+    std::variant<GemmStep, FewRowsStep, ActivationStep, AttentionStep, AttentionProjectionStep,
+                 NormStep, Int8GemmStep, Int8NormStep, SplitStep, SplitGemmStep>;
 
 struct LayerPlan {
   std::vector<Step> steps;
@@ -145,8 +151,9 @@ class LayerPlans {
   std::shared_ptr<const LayerPlan> Get(const EncoderBatch& batch, const LaunchContext& context);
 
  private:
-  // Rows, sequences if there is a mask, TF32, device.
-  using Key = std::tuple<int64_t, int64_t, bool, int>;
+  // Rows, sequences if there is a mask, whether attention and its product are one kernel, TF32,
+  // device.
+  using Key = std::tuple<int64_t, int64_t, bool, bool, int>;
 
   const EncoderConfig& config_;
   const WeightLayout& weights_;

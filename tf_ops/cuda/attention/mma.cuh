@@ -5,6 +5,8 @@
 // softmax is kept up to date with a running maximum and sum per query row.
 #pragma once
 
+#include <type_traits>
+
 #include "tf_ops/cuda/attention/params.h"
 #include "tf_ops/cuda/device_utils.cuh"
 #include "tf_ops/cuda/integers.cuh"
@@ -37,17 +39,19 @@ __global__ void __launch_bounds__(32 * kWarps) AttentionMmaKernel(const Attentio
 
   const int64_t hidden = static_cast<int64_t>(p.num_heads) * p.head_size;
   const T* q = static_cast<const T*>(p.qkv) + range.first * 3 * hidden + head * p.head_size;
-  const auto load = [&](const T* source, int row0, int limit, int count, T* target) {
-    for (int i = thread; i < count * kChunks; i += 32 * kWarps) {
-      const int r = i / kChunks, c = i % kChunks;
+  const auto load = [&](auto count, const T* source, int row0, int limit, T* target) {
+    ForEachChunk<32 * kWarps, count, kChunks>(thread, [&](int r, int c) {
       const bool valid = row0 + r < limit && c * 8 < p.head_size;
       CopyAsync16(target + r * kPitch + c * 8,
                   valid ? source + (row0 + r) * 3 * hidden + c * 8 : source, valid);
-    }
+    });
   };
-  load(q, first_row, range.rows, kRows, shared_q);
-  load(q + hidden, 0, range.keys, kKeys, shared_k);
-  load(q + 2 * hidden, 0, range.keys, kKeys, shared_v);
+  const auto load_keys = [&](const T* source, int row0, T* target) {
+    load(std::integral_constant<int, kKeys>(), source, row0, range.keys, target);
+  };
+  load(std::integral_constant<int, kRows>(), q, first_row, range.rows, shared_q);
+  load_keys(q + hidden, 0, shared_k);
+  load_keys(q + 2 * hidden, 0, shared_v);
   CommitCopies();
 
   constexpr int kColTiles = kD / 8;
@@ -69,8 +73,8 @@ __global__ void __launch_bounds__(32 * kWarps) AttentionMmaKernel(const Attentio
     __syncthreads();
     if (t + 1 < num_tiles) {
       const int next = (t + 1) % 2 * kKeys * kPitch;
-      load(q + hidden, (t + 1) * kKeys, range.keys, kKeys, shared_k + next);
-      load(q + 2 * hidden, (t + 1) * kKeys, range.keys, kKeys, shared_v + next);
+      load_keys(q + hidden, (t + 1) * kKeys, shared_k + next);
+      load_keys(q + 2 * hidden, (t + 1) * kKeys, shared_v + next);
       CommitCopies();
     }
     if (!active) continue;

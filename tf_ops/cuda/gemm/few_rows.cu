@@ -91,20 +91,22 @@ __global__ void __launch_bounds__(kThreads)
   const int num_steps = block_steps * (warp + 1) / kWarps - first_step;
   T* const stages = reinterpret_cast<T*>(shared) + warp * Tile::kWarpElems;
 
-  const auto load = [&](const T* source, int first, int limit, int count, T* target, int step) {
-#pragma unroll
-    for (int i = lane; i < count * kChunks; i += 32) {
-      const int r = i / kChunks, c = i % kChunks;
+  const auto load = [&](auto count, const T* source, int first, int limit, T* target, int step) {
+    ForEachChunk<32, count, kChunks>(lane, [&](int r, int c) {
       const int column = k_begin + (first_step + step) * kStep + c * 8;
       const bool valid = first + r < limit && column < k_end;
       CopyAsync16(target + Tile::At(r, c),
                   valid ? source + static_cast<int64_t>(first + r) * k + column : source, valid);
-    }
+    });
   };
   const auto stage_x = [&](int step) { return stages + step % kStages * Tile::kStageElems; };
   const auto stage_w = [&](int step) { return stage_x(step) + kRows * kStep; };
-  const auto load_x = [&](int step) { load(x, row0, rows, kRows, stage_x(step), step); };
-  const auto load_w = [&](int step) { load(w, col0, n, kCols, stage_w(step), step); };
+  const auto load_x = [&](int step) {
+    load(std::integral_constant<int, kRows>(), x, row0, rows, stage_x(step), step);
+  };
+  const auto load_w = [&](int step) {
+    load(std::integral_constant<int, kCols>(), w, col0, n, stage_w(step), step);
+  };
 
   AllowNextKernel();
 #pragma unroll
@@ -153,50 +155,67 @@ __global__ void __launch_bounds__(kThreads)
       LoadMatrices(b, SharedAddress(stage_w(step) + Tile::At(j * 8 + lane % 8 + lane / 16 * 8,
                                                              chunk + lane / 8 % 2)));
     };
+    // All that a product needs is loaded before the first, and neighbours add to different sums:
+    // few warps have nobody else to fill the time that each takes.
     if constexpr (kSplit) {
       constexpr int kLow = kSplitGroup / 8;  // chunks from high halves to low ones
 #pragma unroll
       for (int block = 0; block < kSplitGroup / 16; ++block) {
         const int chunk = block * 2;
         uint32_t high[kRowTiles][4], low[kRowTiles][4];
+        uint32_t w_high[kColTiles / 2][4], w_low[kColTiles / 2][4];
 #pragma unroll
         for (int i = 0; i < kRowTiles; ++i) {
           load_x_matrices(i, chunk, high[i]);
           load_x_matrices(i, chunk + kLow, low[i]);
         }
 #pragma unroll
-        for (int j = 0; j < kColTiles; j += 2) {
-          uint32_t b_high[4], b_low[4];
-          load_w_matrices(j, chunk, b_high);
-          load_w_matrices(j, chunk + kLow, b_low);
+        for (int j = 0; j < kColTiles / 2; ++j) {
+          load_w_matrices(2 * j, chunk, w_high[j]);
+          load_w_matrices(2 * j, chunk + kLow, w_low[j]);
+        }
+        float part[kRowTiles][kColTiles][4] = {};
+        const auto multiply = [&](const uint32_t(&x_half)[kRowTiles][4],
+                                  const uint32_t(&w_half)[kColTiles / 2][4]) {
 #pragma unroll
           for (int i = 0; i < kRowTiles; ++i) {
 #pragma unroll
-            for (int h = 0; h < 2; ++h) {
-              float part[4] = {};
-              MultiplyAdd<T>(part, low[i], b_high[2 * h], b_high[2 * h + 1]);
-              MultiplyAdd<T>(part, high[i], b_low[2 * h], b_low[2 * h + 1]);
-              MultiplyAdd<T>(part, high[i], b_high[2 * h], b_high[2 * h + 1]);
-#pragma unroll
-              for (int e = 0; e < 4; ++e) acc[i][j + h][e] += part[e];
+            for (int j = 0; j < kColTiles; ++j) {
+              const uint32_t(&w2)[4] = w_half[j / 2];
+              MultiplyAdd<T>(part[i][j], x_half[i], w2[j % 2 * 2], w2[j % 2 * 2 + 1]);
             }
+          }
+        };
+        multiply(low, w_high);
+        multiply(high, w_low);
+        multiply(high, w_high);
+#pragma unroll
+        for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+          for (int j = 0; j < kColTiles; ++j) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) acc[i][j][e] += part[i][j][e];
           }
         }
       }
     } else {
+      constexpr int kBlocks = kChunks / 2;  // of 16 numbers
+      uint32_t a[kBlocks][kRowTiles][4], b[kBlocks][kColTiles / 2][4];
 #pragma unroll
-      for (int chunk = 0; chunk < kChunks; chunk += 2) {
-        uint32_t a[kRowTiles][4];
+      for (int block = 0; block < kBlocks; ++block) {
 #pragma unroll
-        for (int i = 0; i < kRowTiles; ++i) load_x_matrices(i, chunk, a[i]);
+        for (int i = 0; i < kRowTiles; ++i) load_x_matrices(i, block * 2, a[block][i]);
 #pragma unroll
-        for (int j = 0; j < kColTiles; j += 2) {
-          uint32_t b[4];
-          load_w_matrices(j, chunk, b);
+        for (int j = 0; j < kColTiles / 2; ++j) load_w_matrices(2 * j, block * 2, b[block][j]);
+      }
 #pragma unroll
-          for (int i = 0; i < kRowTiles; ++i) {
-            MultiplyAdd<T>(acc[i][j], a[i], b[0], b[1]);
-            MultiplyAdd<T>(acc[i][j + 1], a[i], b[2], b[3]);
+      for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+        for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+          for (int j = 0; j < kColTiles; ++j) {
+            const uint32_t(&w2)[4] = b[block][j / 2];
+            MultiplyAdd<T>(acc[i][j], a[block][i], w2[j % 2 * 2], w2[j % 2 * 2 + 1]);
           }
         }
       }
