@@ -25,6 +25,7 @@
 #include <tuple>
 #include <vector>
 
+#include "tests/cuda_half.h"
 #include "tests/cuda_int8.h"
 #include "tests/cuda_split.h"
 #include "tests/cuda_support.h"
@@ -37,6 +38,7 @@
 #include "tf_ops/cuda/cuda_check.h"
 #include "tf_ops/cuda/encoder.h"
 #include "tf_ops/cuda/gemm/gemm.h"
+#include "tf_ops/cuda/gemm/half/half_kinds.h"
 #include "tf_ops/cuda/gemm/split/split_kinds.h"
 #include "tf_ops/cuda/graph_cache.h"
 #include "tf_ops/cuda/layer_plan.h"
@@ -65,6 +67,7 @@ struct LayerCase {
   int64_t few_rows = -1;
   bool mask_of_keys = false;  // masks that are numbers of keys, and others beside them
   bool ieee_float32 = false;  // no split products
+  bool cublaslt_only = false;
 };
 
 std::string Describe(const LayerCase& c) {
@@ -77,6 +80,7 @@ std::string Describe(const LayerCase& c) {
   if (c.activation == Activation::kRelu) text += " relu";
   if (c.few_rows >= 0) text += StrCat(" few_rows=", c.few_rows);
   if (c.ieee_float32) text += " IEEE";
+  if (c.cublaslt_only) text += " cuBLASLt";
   return text;
 }
 
@@ -156,6 +160,7 @@ void TestLayer(const LayerCase& c) {
   CudaEncoderOptions options;
   options.few_rows = c.few_rows;
   options.ieee_float32 = c.ieee_float32;
+  options.cublaslt_only = c.cublaslt_only;
   options.gemm_config_dir = gemm_config_dir;
   std::unique_ptr<Encoder> encoder;
   const std::string name = Describe(c);
@@ -275,13 +280,15 @@ void TestLayers() {
     TestLayer({dtype, 12, 64, 32, {32}, false, false, 3});
     TestLayer({dtype, 12, 64, 32, {16}, true, false, 3});
     TestLayer({dtype, 4, 32, 64, {64, 20, 3}, true, false, 4, Activation::kGeluTanh, 200});
-    // Both GEMM paths at the same sizes.
+    // All GEMM paths at the same sizes.
     for (int64_t rows : {1, 16, 20, 32, 50, 64, 100, 200}) {
+      LayerCase c{dtype, 12, 64, rows, {static_cast<int32_t>(rows)}, true};
       for (int64_t few_rows : {1000, 0}) {
-        LayerCase c{dtype, 12, 64, rows, {static_cast<int32_t>(rows)}, true};
         c.few_rows = few_rows;
         TestLayer(c);
       }
+      c.cublaslt_only = true;
+      if (dtype != DataType::kFloat32) TestLayer(c);
     }
   }
   // float32 without split products.
@@ -1295,8 +1302,11 @@ void TestGemmConfig() {
   }
   MustBeOk(UpdateGemmConfig(garbage + "/gemm_config.in", environment, all_bad), "write");
   gemm_config_dir = garbage;
-  TestLayer({DataType::kFloat16, 12, 64, 97, {97, 50}, false});
-  TestLayer({DataType::kFloat16, 12, 64, 97, {97, 50}, true});
+  for (bool packed : {false, true}) {
+    LayerCase c{DataType::kFloat16, 12, 64, 97, {97, 50}, packed};
+    c.cublaslt_only = true;
+    TestLayer(c);
+  }
   gemm_config_dir.clear();
   // Neither lock nor file follows a link, and nothing waits for a pipe.
   const std::string victim = std::string(directory) + "/victim";
@@ -1338,6 +1348,62 @@ void TestGemmConfig() {
   Check(rows.size() == 4, "GEMM test writes four rows");
   TestLayer({DataType::kFloat16, 12, 64, 97, {97, 50, 97, 97}, false});
   gemm_config_dir.clear();
+}
+
+// half_gemm_config.in: what is tuned is written, read again and used, and each kernel that a row
+// may name gives right layers.
+void TestHalfGemmConfig() {
+  char directory[] = "/tmp/ft_half_XXXXXX";
+  if (mkdtemp(directory) == nullptr) return Check(false, "mkdtemp");
+  const std::string path = HalfGemmConfigPath(directory);
+  LaunchContext context;
+  MustBeOk(GetLaunchContext({}, &context), "context");
+  EncoderConfig config;
+  config.dtype = DataType::kFloat16;
+  config.num_heads = 12;
+  config.head_size = 64;
+  config.inner_size = 3072;
+  std::vector<std::string> report;
+  MustBeOk(TuneEncoderGemms(config, 4, 97, false, false, directory, &report), "GEMM test");
+  for (const std::string& line : report) printf("       %s\n", line.c_str());
+  std::string environment;
+  MustBeOk(HalfGemmEnvironment(&environment), "environment");
+  std::vector<TunedHalfGemm> rows;
+  int num_foreign = 0;
+  MustBeOk(ReadHalfGemmConfig(path, environment, &rows, &num_foreign), "read");
+  Check(rows.size() == 4 && report.size() == 8 && num_foreign == 0,
+        "the GEMM test of float16 writes four rows");
+  if (rows.size() != 4) return;
+  for (int i = 0; i < kNumHalfGemmKinds; ++i) {
+    const auto kind = static_cast<HalfGemmKind>(i);
+    for (TunedHalfGemm& row : rows) row.kind = kind;
+    MustBeOk(UpdateHalfGemmConfig(path, environment, rows), "write");
+    HalfKinds kinds(/*cublaslt_only=*/false), limited(/*cublaslt_only=*/true);
+    kinds.LoadConfig(directory);
+    limited.LoadConfig(directory);
+    const bool is_chosen = std::all_of(rows.begin(), rows.end(), [&](const TunedHalfGemm& row) {
+      // Not every kernel has every epilogue.
+      const HalfGemmKind expected = HalfGemmSupported(row.product, kind, context)
+                                        ? kind
+                                        : SelectHalfGemm(row.product, context);
+      return kinds.IsTuned(row.product) && kinds.Choose(row.product, context) == expected &&
+             limited.Choose(row.product, context) == HalfGemmKind::kCublasLt;
+    });
+    Check(is_chosen, StrCat(Name(kind), " is taken from the file"));
+    gemm_config_dir = directory;
+    TestLayer({DataType::kFloat16, 12, 64, 97, {97, 50, 97, 97}, false});
+    gemm_config_dir.clear();
+  }
+  for (const char* damage :
+       {"8 128 12 64 1 ### 1 768 10\n", "8 128 12 64 0 ### 1 8 8 8 1 0 1 1 x\n",
+        "8 128 12 64 1 ### 1 8 8 8 1 0 77 1 x\n"}) {
+    std::ofstream(path, std::ios::app) << damage;
+    rows.clear();
+    Check(ReadHalfGemmConfig(path, environment, &rows, &num_foreign).code() ==
+              StatusCode::kInvalidArgument,
+          "a damaged half_gemm_config.in is refused");
+    MustBeOk(UpdateHalfGemmConfig(path, environment, {}), "a damaged file is replaced");
+  }
 }
 
 // split_gemm_config.in: what is tuned is written, read again and used, and each kernel that a row
@@ -1442,6 +1508,11 @@ int main(int argc, char** argv) {
                {"nonfinite", TestNonFinite},
                {"gemm_config", TestGemmConfig},
                {"layers", TestLayers},
+               {"half_gemm", TestHalfGemms},
+               {"half_nonfinite", TestHalfNonFinite},
+               {"half_config", TestHalfGemmConfig},
+               {"half_choices", TestHalfChoices},
+               {"half_kernels", TestEachHalfKernel},
                {"split_rows", TestSplitRows},
                {"split_gemm", TestSplitGemms},
                {"split_config", TestSplitGemmConfig},

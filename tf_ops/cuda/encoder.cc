@@ -31,13 +31,16 @@ constexpr int64_t kShortAttentionRows = 32, kAttentionRows = 64;
 // What was tuned for one batch.
 struct TunedProducts {
   std::vector<TunedGemm> gemms;
+  std::vector<TunedHalfGemm> half_gemms;
   std::vector<TunedInt8Gemm> int8_gemms;
   std::vector<TunedSplitGemm> split_gemms;
 
-  bool empty() const { return gemms.empty() && int8_gemms.empty() && split_gemms.empty(); }
+  bool empty() const {
+    return gemms.empty() && half_gemms.empty() && int8_gemms.empty() && split_gemms.empty();
+  }
 
-  // Keeps it in gemm_config.in, igemm_config.in or split_gemm_config.in, with the sizes that the
-  // guide's files have.
+  // Keeps it in gemm_config.in, half_gemm_config.in, igemm_config.in or split_gemm_config.in, with
+  // the sizes that the guide's files have.
   Status Write(const EncoderConfig& config, int64_t batch_size, int64_t seq_len,
                const std::string& config_dir) {
     const auto set_sizes = [&](auto* row) {
@@ -51,6 +54,12 @@ struct TunedProducts {
       for (TunedGemm& row : gemms) set_sizes(&row);
       FT_RETURN_IF_ERROR(GemmEnvironment(&environment));
       FT_RETURN_IF_ERROR(UpdateGemmConfig(GemmConfigPath(config_dir), environment, gemms));
+    }
+    if (!half_gemms.empty()) {
+      for (TunedHalfGemm& row : half_gemms) set_sizes(&row);
+      FT_RETURN_IF_ERROR(HalfGemmEnvironment(&environment));
+      FT_RETURN_IF_ERROR(
+          UpdateHalfGemmConfig(HalfGemmConfigPath(config_dir), environment, half_gemms));
     }
     if (!int8_gemms.empty()) {
       for (TunedInt8Gemm& row : int8_gemms) set_sizes(&row);
@@ -70,10 +79,14 @@ struct TunedProducts {
 
 // Times the products of a plan that are not tuned yet, and remembers the fastest.
 Status TuneProducts(const LayerPlan& plan, const ExecutionContext& execution, Gemm* gemm,
-                    Int8Kinds* int8_kinds, SplitKinds* split_kinds, TunedProducts* tuned) {
-  std::vector<GemmShape> shapes;
+                    HalfKinds* half_kinds, Int8Kinds* int8_kinds, SplitKinds* split_kinds,
+                    TunedProducts* tuned) {
+  std::vector<GemmShape> shapes, half_shapes;
   for (const GemmStep& step : Products<GemmStep>(plan)) {
     if (!gemm->IsTuned(step.shape)) shapes.push_back(step.shape);
+    if (IsHalf(step.shape.dtype) && !half_kinds->IsTuned(step.shape)) {
+      half_shapes.push_back(step.shape);
+    }
   }
   std::vector<Int8GemmArgs> int8_products;
   for (const Int8GemmStep& step : Products<Int8GemmStep>(plan)) {
@@ -84,6 +97,8 @@ Status TuneProducts(const LayerPlan& plan, const ExecutionContext& execution, Ge
     if (!split_kinds->IsTuned(step.args)) split_products.push_back(step.args);
   }
   FT_RETURN_IF_ERROR(TuneGemms(shapes, execution, gemm, &tuned->gemms));
+  // Beside cuBLASLt's fastest.
+  FT_RETURN_IF_ERROR(TuneHalfGemms(half_shapes, execution, gemm, half_kinds, &tuned->half_gemms));
   FT_RETURN_IF_ERROR(TuneInt8Gemms(int8_products, execution, int8_kinds, &tuned->int8_gemms));
   return TuneSplitGemms(split_products, execution, split_kinds, &tuned->split_gemms);
 }
@@ -120,14 +135,15 @@ struct LayerPlace {
 class StepRunner {
  public:
   StepRunner(const EncoderConfig& config, const WeightLayout& layout, const LayerPlan& plan,
-             int64_t rows, char* workspace, Gemm* gemm, Int8Kinds* int8_kinds,
-             SplitKinds* split_kinds, const AttentionLaunches* attention)
+             int64_t rows, char* workspace, Gemm* gemm, HalfKinds* half_kinds,
+             Int8Kinds* int8_kinds, SplitKinds* split_kinds, const AttentionLaunches* attention)
       : config_(config),
         layout_(layout),
         plan_(plan),
         rows_(rows),
         workspace_(workspace),
         gemm_(gemm),
+        half_kinds_(half_kinds),
         int8_kinds_(int8_kinds),
         split_kinds_(split_kinds),
         attention_(attention) {}
@@ -182,7 +198,7 @@ class StepRunner {
     args.residual = At(step.residual);
     args.output = At(step.output);
     args.workspace = workspace_ + plan_.gemm_workspace;
-    return gemm_->Run(args, context.stream);
+    return RunHalfGemm(args, half_kinds_->Choose(step.shape, context), gemm_, context);
   }
 
   Status Run(const FewRowsStep& step, const LaunchContext& context) const {
@@ -333,6 +349,7 @@ class StepRunner {
   const int64_t rows_;
   char* const workspace_;
   Gemm* const gemm_;
+  HalfKinds* const half_kinds_;
   Int8Kinds* const int8_kinds_;
   SplitKinds* const split_kinds_;
   const AttentionLaunches* const attention_;
@@ -346,6 +363,7 @@ class CudaEncoder : public Encoder {
         options_(options),
         weights_(config, !options.ieee_float32 && CanSplit(config)),
         plans_(config_, weights_, PlanOptions{options.few_rows}),
+        half_kinds_(options.cublaslt_only),
         int8_kinds_(options.plain_int8),
         split_kinds_(options.few_rows),
         graphs_(options.max_graphs) {}
@@ -394,6 +412,7 @@ class CudaEncoder : public Encoder {
     std::call_once(config_loaded_, [this] {
       if (!config_.is_quantized()) {
         gemm_.LoadConfig(options_.gemm_config_dir);
+        half_kinds_.LoadConfig(options_.gemm_config_dir);
         if (weights_.has_split) split_kinds_.LoadConfig(options_.gemm_config_dir);
       } else {
         int8_kinds_.LoadConfig(options_.gemm_config_dir);
@@ -434,8 +453,8 @@ class CudaEncoder : public Encoder {
     }
     attention.choice = SelectAttention(attention.args, context);
 
-    StepRunner steps(config_, weights_, plan, batch.rows(), work, &gemm_, &int8_kinds_,
-                     &split_kinds_, &attention);
+    StepRunner steps(config_, weights_, plan, batch.rows(), work, &gemm_, &half_kinds_,
+                     &int8_kinds_, &split_kinds_, &attention);
     for (int64_t l = 0; l < config_.num_layers; ++l) {
       const LayerPlace place = PlaceOf(l, batch, static_cast<const char*>(prepared));
       if (l == 0 && config_.is_quantized()) {
@@ -471,8 +490,8 @@ class CudaEncoder : public Encoder {
     rounded.num_rows = RoundRows(batch.rows());
     std::lock_guard<std::mutex> lock(test_mutex_);
     TunedProducts tuned;
-    FT_RETURN_IF_ERROR(TuneProducts(*plans_.Get(rounded, context), execution, &gemm_, &int8_kinds_,
-                                    &split_kinds_, &tuned));
+    FT_RETURN_IF_ERROR(TuneProducts(*plans_.Get(rounded, context), execution, &gemm_, &half_kinds_,
+                                    &int8_kinds_, &split_kinds_, &tuned));
     if (tuned.empty() || options_.gemm_config_dir.empty()) return OkStatus();
     const Status written =
         tuned.Write(config_, batch.batch_size, batch.max_seq_len, options_.gemm_config_dir);
@@ -512,6 +531,7 @@ class CudaEncoder : public Encoder {
   // Caches only: results do not depend on them.
   mutable LayerPlans plans_;
   mutable Gemm gemm_;
+  mutable HalfKinds half_kinds_;
   mutable Int8Kinds int8_kinds_;
   mutable SplitKinds split_kinds_;
   mutable GraphCache graphs_;
@@ -555,10 +575,12 @@ Status TuneEncoderGemms(const EncoderConfig& config, int64_t batch_size, int64_t
   const WeightLayout weights(config, !ieee_float32 && CanSplit(config));
   const LayerPlan plan = MakeLayerPlan(config, weights, batch, options, context);
   Gemm gemm;
+  HalfKinds half_kinds(/*cublaslt_only=*/false);
   Int8Kinds int8_kinds(/*plain_only=*/false);
   SplitKinds split_kinds(/*few_rows=*/-1);
   TunedProducts tuned;
-  FT_RETURN_IF_ERROR(TuneProducts(plan, execution, &gemm, &int8_kinds, &split_kinds, &tuned));
+  FT_RETURN_IF_ERROR(
+      TuneProducts(plan, execution, &gemm, &half_kinds, &int8_kinds, &split_kinds, &tuned));
   const auto add = [report](int64_t rows, int64_t n, int64_t k, const char* name, float time,
                             const std::string& how) {
     report->push_back(StrCat("GEMM test ", report->size(), ": [M: ", rows, " K: ", k, " N: ", n,
@@ -576,6 +598,7 @@ Status TuneEncoderGemms(const EncoderConfig& config, int64_t batch_size, int64_t
           Name(rows[i].kind));
     }
   };
+  add_kinds(tuned.half_gemms, gemms);
   add_kinds(tuned.int8_gemms, Products<Int8GemmStep>(plan));
   add_kinds(tuned.split_gemms, Products<SplitGemmStep>(plan));
   return tuned.Write(config, batch_size, seq_len, config_dir);

@@ -13,14 +13,17 @@ namespace cuda {
 struct CudaEncoderOptions {
   // Time the kernels and cuBLASLt's algorithms of each product at the first call of a new shape.
   bool allow_gemm_test = false;
-  // Where gemm_config.in lies, of int8_mode igemm_config.in, of split products
-  // split_gemm_config.in: what was tuned is read from it and written to it. Empty: no file.
+  // Where gemm_config.in and half_gemm_config.in lie, of int8_mode igemm_config.in, of split
+  // products split_gemm_config.in: what was tuned is read from it and written to it. Empty: no
+  // file.
   std::string gemm_config_dir;
   // Replay a CUDA graph when sizes and addresses of a call were seen before.
   bool use_graphs = true;
   int max_graphs = 64;
   // Up to this many tokens products use the kernel for few rows. -1: the measured default.
   int64_t few_rows = -1;
+  // float16 and bfloat16: products by cuBLASLt, also where kernels of CUTLASS are faster.
+  bool cublaslt_only = false;
   // INT8: products by the kernels for any size alone, also where CUTLASS's are faster.
   bool plain_int8 = false;
   // float32: products by IEEE arithmetic on the CUDA cores, also where split ones
@@ -37,9 +40,9 @@ Status CreateCudaEncoder(const EncoderConfig& config, const CudaEncoderOptions& 
 // Whether FT_IEEE_FLOAT32 asks for CudaEncoderOptions::ieee_float32.
 bool IeeeFloat32Requested();
 
-// GEMM test of the sizes of one batch (what allow_gemm_test does). Rows go to gemm_config.in in
-// `config_dir`, of int8_mode to igemm_config.in, of split products to split_gemm_config.in;
-// `report` gets one line per product.
+// GEMM test of the sizes of one batch (what allow_gemm_test does). Rows go to gemm_config.in and
+// half_gemm_config.in in `config_dir`, of int8_mode to igemm_config.in, of split products to
+// split_gemm_config.in; `report` gets one line per product and file.
 Status TuneEncoderGemms(const EncoderConfig& config, int64_t batch_size, int64_t seq_len,
                         bool allow_tf32, bool ieee_float32, const std::string& config_dir,
                         std::vector<std::string>* report);

@@ -38,7 +38,8 @@ enum class Edge {
 };
 inline constexpr int kNumEdges = 12;
 
-// `output` = epilogue(`input` x weights), by cuBLASLt.
+// `output` = epilogue(`input` x weights), by cuBLASLt or, of float16 and bfloat16, a kernel that is
+// faster (gemm/half/half_gemm.h).
 struct GemmStep {
   const char* name;  // for people
   GemmShape shape;   // sizes, and the types of the edges

@@ -99,19 +99,22 @@ struct Int8Products {
   static OperandBytes Bytes(const Int8GemmArgs& p) {
     return {p.rows * p.k, p.rows * p.n * 4, p.n * 4, p.n * p.k};
   }
-  static void SetOperands(const Operands& operands, Int8GemmArgs* args) {
-    args->x = reinterpret_cast<const int8_t*>(operands.x);
-    args->scale = args->bias = reinterpret_cast<const float*>(operands.bias);
-    args->output = operands.y;
+  static Int8GemmArgs MakeArgs(const Int8GemmArgs& product, const Operands& operands) {
+    Int8GemmArgs args = product;
+    args.x = operands.x;
+    args.scale = args.bias = reinterpret_cast<const float*>(operands.bias);
+    args.output = operands.y;
+    return args;
   }
-  static Status Launch(Int8GemmArgs args, const void* weights, Int8GemmKind kind,
-                       const LaunchContext& context) {
-    args.w = static_cast<const int8_t*>(weights);
+  static Status Launch(const Int8GemmArgs& args, Int8GemmKind kind, const LaunchContext& context) {
     return LaunchInt8Gemm(args, kind, context);
   }
   static bool IsSupported(const Int8GemmArgs& args, Int8GemmKind kind,
                           const LaunchContext& context) {
     return Int8GemmSupported(args, kind, context);
+  }
+  static std::string Describe(const Int8GemmArgs& p) {
+    return StrCat(Name(p.input_dtype), " ", p.rows, "x", p.k, "x", p.n);
   }
 };
 
@@ -125,15 +128,16 @@ struct SplitProducts {
     return {p.rows * row, p.num_splits * p.rows * p.output_pitch * 4, std::max(p.rows, p.n) * 4,
             p.n * row};
   }
-  static void SetOperands(const Operands& operands, SplitGemmArgs* args) {
-    args->x = operands.x;
-    args->x_scale = args->w_scale = reinterpret_cast<const float*>(operands.bias);
-    if (args->num_splits == 1) args->bias = args->w_scale;
-    args->output = reinterpret_cast<float*>(operands.y);
+  static SplitGemmArgs MakeArgs(const SplitGemmArgs& product, const Operands& operands) {
+    SplitGemmArgs args = product;
+    args.x = operands.x;
+    args.x_scale = args.w_scale = reinterpret_cast<const float*>(operands.bias);
+    if (args.num_splits == 1) args.bias = args.w_scale;
+    args.output = reinterpret_cast<float*>(operands.y);
+    return args;
   }
-  static Status Launch(SplitGemmArgs args, const void* weights, SplitGemmKind kind,
+  static Status Launch(const SplitGemmArgs& args, SplitGemmKind kind,
                        const LaunchContext& context) {
-    args.w = weights;
     return LaunchSplitGemm(args, kind, context);
   }
   static bool IsSupported(const SplitGemmArgs& args, SplitGemmKind kind,
@@ -145,11 +149,54 @@ struct SplitProducts {
     }
     return SplitGemmSupported(args, kind, context);
   }
+  static std::string Describe(const SplitGemmArgs& p) {
+    return StrCat("split ", p.rows, "x", p.k, "x", p.n);
+  }
+};
+
+// Of cuBLASLt's and our products of float16 and bfloat16 alike.
+OperandBytes GemmBytes(const GemmShape& s) {
+  const int64_t size = SizeOf(s.dtype);
+  // The residual is read from x.
+  return {s.rows * std::max(s.k, s.n) * size, s.rows * s.n * size, s.n * size, s.n * s.k * size};
+}
+
+GemmArgs MakeGemmArgs(const GemmShape& shape, const Operands& operands) {
+  GemmArgs args;
+  args.shape = shape;
+  args.x = operands.x;
+  args.bias = operands.bias;
+  args.residual = operands.x;
+  args.output = operands.y;
+  args.workspace = operands.workspace;
+  return args;
+}
+
+// The same of products of float16 and bfloat16.
+struct HalfProducts {
+  using Row = TunedHalfGemm;
+  static constexpr int kNumKinds = kNumHalfGemmKinds;
+
+  static OperandBytes Bytes(const GemmShape& p) { return GemmBytes(p); }
+  static GemmArgs MakeArgs(const GemmShape& product, const Operands& operands) {
+    return MakeGemmArgs(product, operands);
+  }
+  Status Launch(const GemmArgs& args, HalfGemmKind kind, const LaunchContext& context) const {
+    return RunHalfGemm(args, kind, gemm, context);
+  }
+  static bool IsSupported(const GemmShape& shape, HalfGemmKind kind, const LaunchContext& context) {
+    return HalfGemmSupported(shape, kind, context);
+  }
+  static std::string Describe(const GemmShape& p) {
+    return StrCat(Name(p.dtype), " ", p.rows, "x", p.k, "x", p.n);
+  }
+
+  Gemm* gemm;
 };
 
 // Times the kernels that support each product, and keeps the fastest in `kinds`.
 template <typename Products, typename Kinds>
-Status TuneKinds(const std::vector<typename Products::Row::Product>& products,
+Status TuneKinds(const Products& sort, const std::vector<typename Products::Row::Product>& products,
                  const ExecutionContext& execution, Kinds* kinds,
                  std::vector<typename Products::Row>* rows) {
   if (products.empty()) return OkStatus();
@@ -164,8 +211,7 @@ Status TuneKinds(const std::vector<typename Products::Row::Product>& products,
   LaunchTimer timer;
   FT_RETURN_IF_ERROR(timer.Init(context.stream));
   for (const auto& product : products) {
-    auto args = product;
-    Products::SetOperands(*operands, &args);
+    auto args = Products::MakeArgs(product, *operands);
     typename Products::Row row;
     row.product = product;
     row.milliseconds = -1.f;
@@ -176,7 +222,8 @@ Status TuneKinds(const std::vector<typename Products::Row::Product>& products,
         LaunchContext on = context;
         on.stream = stream;
         on.overlap = run > 0 && context.compute_capability >= 90;  // as between a layer's steps
-        return Products::Launch(args, weights[run % weights.size()], kind, on);
+        args.w = weights[run % weights.size()];
+        return sort.Launch(args, kind, on);
       };
       float milliseconds;
       // What a first launch prepares is not for a capture.
@@ -186,6 +233,11 @@ Status TuneKinds(const std::vector<typename Products::Row::Product>& products,
         row.milliseconds = milliseconds;
         row.kind = kind;
       }
+    }
+    if (row.milliseconds < 0.f) {
+      return Unimplemented("this GPU, of compute capability ", context.compute_capability / 10, ".",
+                           context.compute_capability % 10, ", has no kernel for a product of ",
+                           Products::Describe(product));
     }
     kinds->Keep(row);
     rows->push_back(row);
@@ -199,25 +251,14 @@ Status TuneGemms(const std::vector<GemmShape>& shapes, const ExecutionContext& e
                  Gemm* gemm, std::vector<TunedGemm>* rows) {
   if (shapes.empty()) return OkStatus();
   std::vector<OperandBytes> bytes;
-  for (const GemmShape& s : shapes) {
-    const int64_t size = SizeOf(s.dtype);
-    // The residual is read from x.
-    bytes.push_back(
-        {s.rows * std::max(s.k, s.n) * size, s.rows * s.n * size, s.n * size, s.n * s.k * size});
-  }
+  for (const GemmShape& shape : shapes) bytes.push_back(GemmBytes(shape));
   Buffer memory;
   std::unique_ptr<Operands> operands;
   FT_RETURN_IF_ERROR(MakeOperands(bytes, execution, &memory, &operands));
   const std::vector<const void*> weights = operands->Weights();
   for (const GemmShape& shape : shapes) {
-    GemmArgs args;
-    args.shape = shape;
-    args.x = operands->x;
+    GemmArgs args = MakeGemmArgs(shape, *operands);
     args.w = weights[0];
-    args.bias = operands->bias;
-    args.residual = operands->x;
-    args.output = operands->y;
-    args.workspace = operands->workspace;
     TunedGemm row;
     FT_RETURN_IF_ERROR(
         gemm->Tune(args, weights, static_cast<cudaStream_t>(execution.stream), &row));
@@ -226,14 +267,19 @@ Status TuneGemms(const std::vector<GemmShape>& shapes, const ExecutionContext& e
   return OkStatus();
 }
 
+Status TuneHalfGemms(const std::vector<GemmShape>& products, const ExecutionContext& execution,
+                     Gemm* gemm, HalfKinds* kinds, std::vector<TunedHalfGemm>* rows) {
+  return TuneKinds(HalfProducts{gemm}, products, execution, kinds, rows);
+}
+
 Status TuneInt8Gemms(const std::vector<Int8GemmArgs>& products, const ExecutionContext& execution,
                      Int8Kinds* kinds, std::vector<TunedInt8Gemm>* rows) {
-  return TuneKinds<Int8Products>(products, execution, kinds, rows);
+  return TuneKinds(Int8Products{}, products, execution, kinds, rows);
 }
 
 Status TuneSplitGemms(const std::vector<SplitGemmArgs>& products, const ExecutionContext& execution,
                       SplitKinds* kinds, std::vector<TunedSplitGemm>* rows) {
-  return TuneKinds<SplitProducts>(products, execution, kinds, rows);
+  return TuneKinds(SplitProducts{}, products, execution, kinds, rows);
 }
 
 }  // namespace cuda

@@ -8,6 +8,7 @@
 
 #include "tf_ops/core/execution.h"
 #include "tf_ops/cuda/gemm/gemm.h"
+#include "tf_ops/cuda/gemm/half/half_kinds.h"
 #include "tf_ops/cuda/gemm/int8/int8_kinds.h"
 #include "tf_ops/cuda/gemm/split/split_kinds.h"
 
@@ -20,8 +21,13 @@ namespace cuda {
 Status TuneGemms(const std::vector<GemmShape>& shapes, const ExecutionContext& execution,
                  Gemm* gemm, std::vector<TunedGemm>* rows);
 
+// Times cuBLASLt's algorithm that `gemm` has for each product of float16 or bfloat16, and the
+// kernels that support it, and keeps the fastest in `kinds`. Others are left out.
+Status TuneHalfGemms(const std::vector<GemmShape>& products, const ExecutionContext& execution,
+                     Gemm* gemm, HalfKinds* kinds, std::vector<TunedHalfGemm>* rows);
+
 // The same of products of integers, whose pointers are not read: times the kernels that support
-// each, and keeps the fastest in `kinds`.
+// each, and keeps the fastest in `kinds`. Unimplemented: no kernel does.
 Status TuneInt8Gemms(const std::vector<Int8GemmArgs>& products, const ExecutionContext& execution,
                      Int8Kinds* kinds, std::vector<TunedInt8Gemm>* rows);
 

@@ -1,7 +1,7 @@
 // encoder_gemm <batch> <seq> <heads> <size> <is_use_fp16> <int8_mode>
-// Times what can compute the products of a BERT layer, and writes gemm_config.in, with int8_mode 1
-// to 3 igemm_config.in, of float32's split products split_gemm_config.in. FT_IEEE_FLOAT32=1:
-// float32 without split products.
+// Times what can compute the products of a BERT layer, and writes gemm_config.in, of float16
+// half_gemm_config.in too, with int8_mode 1 to 3 igemm_config.in, of float32's split products
+// split_gemm_config.in. FT_IEEE_FLOAT32=1: float32 without split products.
 #include <cuda_runtime_api.h>
 #include <stdio.h>
 #include <stdlib.h>

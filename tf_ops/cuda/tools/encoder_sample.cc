@@ -5,8 +5,9 @@
 // padding removed. Environment: FT_SAMPLE_MASKED=1 keeps S rows but masks the keys from S/2 on, by
 // lengths, FT_SAMPLE_MASK_TENSOR=1 by a mask [B,S,S]; FT_SAMPLE_TF32=1 allows TF32;
 // FT_IEEE_FLOAT32=1 computes float32 without split products; FT_SAMPLE_FEW_ROWS sets the
-// limit of the kernel for few rows; FT_SAMPLE_PLAIN_INT8=1 computes int8_mode's products without
-// CUTLASS; FT_SAMPLE_PROFILE=1 runs once, without graphs, for a profiler.
+// limit of the kernel for few rows; FT_SAMPLE_CUBLASLT=1 computes float16's products without
+// CUTLASS, FT_SAMPLE_PLAIN_INT8=1 int8_mode's; FT_SAMPLE_PROFILE=1 runs once, without graphs, for a
+// profiler.
 #include <cuda_runtime_api.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -126,6 +127,7 @@ int main(int argc, char** argv) {
   options.allow_gemm_test = argc == 10 && atoi(argv[9]) != 0;
   options.gemm_config_dir = ft::cuda::CommandLineGemmConfigDir();
   options.use_graphs = !Flag("FT_SAMPLE_PROFILE");
+  options.cublaslt_only = Flag("FT_SAMPLE_CUBLASLT");
   options.plain_int8 = Flag("FT_SAMPLE_PLAIN_INT8");
   options.ieee_float32 = ft::cuda::IeeeFloat32Requested();
   if (const char* rows = getenv("FT_SAMPLE_FEW_ROWS")) options.few_rows = atol(rows);

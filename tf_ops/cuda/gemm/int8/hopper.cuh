@@ -1,20 +1,12 @@
 // Products of 8 bits on Hopper's tensor cores, by CUTLASS: persistent, with tensor copies and all
-// that follows the product in the epilogue. Included by hopper_*.cu, which instantiate it for three
-// to five kernels a file (the headers alone take as long to compile as a kernel); compiled for
-// sm_90a alone, with NDEBUG: asserts make ptxas put the wgmma instructions one behind the other.
+// that follows the product in the epilogue. Included by hopper_*.cu, which instantiate it; compiled
+// as gemm/cutlass.cuh says.
 #pragma once
 
 #include <type_traits>
 
-#include "cutlass/cutlass.h"
-// CUTLASS's headers depend on this order.
-#include "cutlass/epilogue/collective/collective_builder.hpp"
-#include "cutlass/epilogue/fusion/sm90_callbacks_tma_warpspecialized.hpp"
-#include "cutlass/gemm/collective/collective_builder.hpp"
-#include "cutlass/gemm/device/gemm_universal_adapter.h"
-#include "cutlass/gemm/kernel/gemm_universal.hpp"
-#include "cutlass/util/packed_stride.hpp"
 #include "tf_ops/cuda/device_utils.cuh"
+#include "tf_ops/cuda/gemm/cutlass.cuh"
 #include "tf_ops/cuda/gemm/int8/activation.cuh"
 #include "tf_ops/cuda/gemm/int8/hopper.h"
 
@@ -110,12 +102,6 @@ typename Gemm::Epilogue::Arguments EpilogueArguments(const Int8GemmArgs& args) {
   }
 }
 
-inline Status CutlassStatus(cutlass::Status status, const char* what, const Int8GemmArgs& args) {
-  if (status == cutlass::Status::kSuccess) return OkStatus();
-  return Internal("CUTLASS: ", what, " of ", args.rows, "x", args.k, "x", args.n, " to ",
-                  Name(args.output_dtype), " returned ", cutlassGetStatusString(status));
-}
-
 template <typename Gemm>
 Status Launch(const Int8GemmArgs& args, const LaunchContext& context) {
   using Kernel = typename Gemm::Kernel;
@@ -133,18 +119,10 @@ Status Launch(const Int8GemmArgs& args, const LaunchContext& context) {
   arguments.epilogue.thread = EpilogueArguments<Gemm>(args);
   arguments.epilogue.ptr_D = static_cast<Output*>(args.output);
   arguments.epilogue.dD = cutlass::make_cute_packed_stride(typename Kernel::StrideD{}, {m, n, 1});
-  arguments.hw_info.device_id = context.device;
-  arguments.hw_info.sm_count = context.num_multiprocessors;
-  FT_RETURN_IF_ERROR(CutlassStatus(Gemm::Device::can_implement(arguments), "the check", args));
-  // The persistent scheduler has nothing to keep in device memory.
-  if (Gemm::Device::get_workspace_size(arguments) != 0) {
-    return Internal("CUTLASS wants a workspace for ", args.rows, "x", args.k, "x", args.n);
-  }
-  typename Gemm::Device gemm;
-  FT_RETURN_IF_ERROR(
-      CutlassStatus(gemm.initialize(arguments, nullptr, context.stream), "the preparation", args));
-  // The kernels wait for the previous one before they load what it wrote; until then they overlap.
-  return CutlassStatus(gemm.run(context.stream, nullptr, context.overlap), "the launch", args);
+  return LaunchCutlass<typename Gemm::Device>(arguments, context, [&] {
+    return StrCat(Name(args.input_dtype), " ", args.rows, "x", args.k, "x", args.n, " to ",
+                  Name(args.output_dtype));
+  });
 }
 
 using Tile128 = cute::Shape<cute::_128, cute::_128, cute::_128>;

@@ -1,16 +1,8 @@
 // Products of split rows on Hopper's tensor cores, by CUTLASS with a main loop of our own. Included
-// by hopper_split.cu, which instantiates it; compiled as gemm/int8/hopper.cuh is.
+// by hopper_split.cu, which instantiates it; compiled as gemm/cutlass.cuh says.
 #pragma once
 
-#include <algorithm>
-
-#include "cutlass/cutlass.h"
-// CUTLASS's headers depend on this order.
-#include "cutlass/epilogue/collective/collective_builder.hpp"
-#include "cutlass/epilogue/fusion/sm90_callbacks_tma_warpspecialized.hpp"
-#include "cutlass/gemm/collective/collective_builder.hpp"
-#include "cutlass/gemm/device/gemm_universal_adapter.h"
-#include "cutlass/gemm/kernel/gemm_universal.hpp"
+#include "tf_ops/cuda/gemm/cutlass.cuh"
 #include "tf_ops/cuda/gemm/split/hopper.h"
 
 namespace ft {
@@ -134,12 +126,6 @@ struct SplitGemm {
   using Device = cutlass::gemm::device::GemmUniversalAdapter<Kernel>;
 };
 
-inline Status CutlassStatus(cutlass::Status status, const char* what, const SplitGemmArgs& args) {
-  if (status == cutlass::Status::kSuccess) return OkStatus();
-  return Internal("CUTLASS: ", what, " of split ", args.rows, "x", args.k, "x", args.n,
-                  " returned ", cutlassGetStatusString(status));
-}
-
 template <typename Gemm>
 Status Launch(const SplitGemmArgs& args, const LaunchContext& context) {
   using Kernel = typename Gemm::Kernel;
@@ -161,18 +147,8 @@ Status Launch(const SplitGemmArgs& args, const LaunchContext& context) {
   arguments.epilogue.ptr_D = args.output;
   arguments.epilogue.dD =
       typename Kernel::StrideD{args.output_pitch, {}, args.rows * args.output_pitch};
-  arguments.hw_info.device_id = context.device;
-  arguments.hw_info.sm_count = context.num_multiprocessors;
-  FT_RETURN_IF_ERROR(CutlassStatus(Gemm::Device::can_implement(arguments), "the check", args));
-  // The persistent scheduler has nothing to keep in device memory.
-  if (Gemm::Device::get_workspace_size(arguments) != 0) {
-    return Internal("CUTLASS wants a workspace for split ", args.rows, "x", args.k, "x", args.n);
-  }
-  typename Gemm::Device gemm;
-  FT_RETURN_IF_ERROR(
-      CutlassStatus(gemm.initialize(arguments, nullptr, context.stream), "the preparation", args));
-  // The kernels wait for the previous one before they load what it wrote; until then they overlap.
-  return CutlassStatus(gemm.run(context.stream, nullptr, context.overlap), "the launch", args);
+  return LaunchCutlass<typename Gemm::Device>(
+      arguments, context, [&] { return StrCat("split ", args.rows, "x", args.k, "x", args.n); });
 }
 
 // Halves in a stage: both of one group. Two warpgroups have 64 rows each.

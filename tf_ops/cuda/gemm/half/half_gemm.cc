@@ -1,0 +1,157 @@
+#include "tf_ops/cuda/gemm/half/half_gemm.h"
+
+#include "tf_ops/cuda/gemm/half/hopper.h"
+
+namespace ft {
+namespace cuda {
+namespace {
+
+using Launcher = Status (*)(const GemmArgs&, const LaunchContext&);
+
+// What a kind computes at a time, and how much longer its tiles take for their size.
+struct TileShape {
+  int64_t rows, columns;
+  double weight;
+};
+
+TileShape TileOf(HalfGemmKind kind) {
+  switch (kind) {
+    case HalfGemmKind::kCublasLt:
+      break;
+    case HalfGemmKind::kHopper128x192:
+    case HalfGemmKind::kHopperOne128x192:
+      return {128, 192, 1.0};
+    case HalfGemmKind::kHopper128:
+      return {128, 128, 1.03};
+    case HalfGemmKind::kHopper64x192:
+      return {64, 192, 1.07};
+    case HalfGemmKind::kHopper64x96:
+      return {64, 96, 1.0};
+    case HalfGemmKind::kHopper64:
+      return {64, 64, 1.0};
+  }
+  return {1, 1, 1.0};
+}
+
+#ifdef FT_WITH_CUTLASS
+// The kernels of one epilogue, by kind; null: none.
+using Launchers = Launcher[kNumHalfGemmKinds];
+
+template <DataType kDtype>
+Launcher FindHopperLauncher(const GemmShape& shape, HalfGemmKind kind) {
+  using Hopper = HopperHalf<kDtype>;
+  constexpr Launchers kBias = {nullptr,
+                               Hopper::Bias128x192,
+                               Hopper::Bias128,
+                               nullptr,
+                               Hopper::BiasOne128x192,
+                               Hopper::Activated64x96,
+                               Hopper::Activated64};
+  constexpr Launchers kGelu = {nullptr,
+                               Hopper::Gelu128x192,
+                               nullptr,
+                               nullptr,
+                               Hopper::GeluOne128x192,
+                               Hopper::Activated64x96,
+                               Hopper::Activated64};
+  constexpr Launchers kResidual = {
+      nullptr, Hopper::Residual128x192, nullptr,           Hopper::Residual64x192,
+      nullptr, Hopper::Residual64x96,   Hopper::Residual64};
+  const int index = static_cast<int>(kind);
+  if (shape.epilogue == GemmEpilogue::kBias) {
+    return shape.residual ? kResidual[index] : kBias[index];
+  }
+  return shape.epilogue == GemmEpilogue::kBiasGelu && !shape.residual ? kGelu[index] : nullptr;
+}
+#endif
+
+// The kernel of CUTLASS for what `shape` has but sizes, or null.
+Launcher FindLauncher(const GemmShape& shape, HalfGemmKind kind) {
+#ifdef FT_WITH_CUTLASS
+  if (shape.dtype == DataType::kFloat16) {
+    return FindHopperLauncher<DataType::kFloat16>(shape, kind);
+  }
+  if (shape.dtype == DataType::kBFloat16) {
+    return FindHopperLauncher<DataType::kBFloat16>(shape, kind);
+  }
+#endif
+  return nullptr;  // or built for no architecture that could run one
+}
+
+int64_t Tiles(const GemmShape& shape, HalfGemmKind kind) {
+  const TileShape tile = TileOf(kind);
+  return (shape.rows + tile.rows - 1) / tile.rows * ((shape.n + tile.columns - 1) / tile.columns);
+}
+
+}  // namespace
+
+const char* Name(HalfGemmKind kind) {
+  switch (kind) {
+    case HalfGemmKind::kCublasLt:
+      return "cuBLASLt";
+    case HalfGemmKind::kHopper128x192:
+      return "wgmma 128x192";
+    case HalfGemmKind::kHopper128:
+      return "wgmma 128x128";
+    case HalfGemmKind::kHopper64x192:
+      return "wgmma 64x192";
+    case HalfGemmKind::kHopperOne128x192:
+      return "wgmma one 128x192";
+    case HalfGemmKind::kHopper64x96:
+      return "wgmma 64x96";
+    case HalfGemmKind::kHopper64:
+      return "wgmma 64x64";
+  }
+  return "unknown";
+}
+
+bool HalfGemmSupported(const GemmShape& shape, HalfGemmKind kind, const LaunchContext& context) {
+  if (kind == HalfGemmKind::kCublasLt) return true;
+  // Tensor copies move 16 bytes of a row at least.
+  return FindLauncher(shape, kind) != nullptr && context.compute_capability == 90 &&
+         shape.k % 8 == 0 && shape.n % 8 == 0;
+}
+
+// As an H200 measured BERT-base's products (benchmarks/gpu_profile.md): small tiles while each
+// multiprocessor has one at most; then those that leave few multiprocessors idle in the last round,
+// and cuBLASLt, which has tiles of more sizes, where too many are.
+HalfGemmKind SelectHalfGemm(const GemmShape& shape, const LaunchContext& context) {
+  constexpr double kMinUse = 0.75;
+  const int64_t multiprocessors = context.num_multiprocessors;
+  for (const HalfGemmKind kind : {HalfGemmKind::kHopper64, HalfGemmKind::kHopper64x96}) {
+    if (HalfGemmSupported(shape, kind, context) && Tiles(shape, kind) <= multiprocessors) {
+      return kind;
+    }
+  }
+  HalfGemmKind best = HalfGemmKind::kCublasLt;
+  double best_time = 0, best_use = 0;
+  for (const HalfGemmKind kind : {HalfGemmKind::kHopperOne128x192, HalfGemmKind::kHopper128x192,
+                                  HalfGemmKind::kHopper128, HalfGemmKind::kHopper64x192}) {
+    if (!HalfGemmSupported(shape, kind, context)) continue;
+    const int64_t tiles = Tiles(shape, kind);
+    const int64_t rounds = (tiles + multiprocessors - 1) / multiprocessors;
+    if (kind == HalfGemmKind::kHopperOne128x192 && rounds > 1) continue;
+    const TileShape tile = TileOf(kind);
+    const double time = static_cast<double>(rounds * tile.rows * tile.columns) * tile.weight;
+    if (best == HalfGemmKind::kCublasLt || time < best_time) {
+      best = kind;
+      best_time = time;
+      best_use = static_cast<double>(tiles) / static_cast<double>(rounds * multiprocessors);
+    }
+  }
+  return best_use < kMinUse ? HalfGemmKind::kCublasLt : best;
+}
+
+Status RunHalfGemm(const GemmArgs& args, HalfGemmKind kind, Gemm* gemm,
+                   const LaunchContext& context) {
+  if (kind == HalfGemmKind::kCublasLt) return gemm->Run(args, context.stream);
+  if (args.shape.rows == 0) return OkStatus();
+  if (!HalfGemmSupported(args.shape, kind, context)) {
+    return Internal("a product of ", Name(args.shape.dtype), " ", args.shape.rows, "x",
+                    args.shape.k, "x", args.shape.n, " was given to the ", Name(kind), " kernel");
+  }
+  return FindLauncher(args.shape, kind)(args, context);
+}
+
+}  // namespace cuda
+}  // namespace ft

@@ -1,0 +1,14 @@
+#include "tf_ops/cuda/gemm/half/hopper.cuh"
+
+namespace ft {
+namespace cuda {
+
+template Status HopperHalf<DataType::kBFloat16>::Residual64x192(const GemmArgs&,
+                                                                const LaunchContext&);
+template Status HopperHalf<DataType::kBFloat16>::BiasOne128x192(const GemmArgs&,
+                                                                const LaunchContext&);
+template Status HopperHalf<DataType::kBFloat16>::GeluOne128x192(const GemmArgs&,
+                                                                const LaunchContext&);
+
+}  // namespace cuda
+}  // namespace ft
