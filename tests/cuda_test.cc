@@ -1,8 +1,8 @@
 // Tests of the CUDA backend without TensorFlow: kernels and whole layers against float64 on the
 // CPU. Runs wherever there is a GPU: `cuda_test [name, or a part of names]`. Prints one line per
 // case; exit code 1 if any failed, 77 without a GPU. `cuda_test bench_attention` measures the
-// attention kernels instead, `cuda_test bench_int8` the products of INT8, `cuda_test bench_split`
-// those of float32.
+// attention kernels instead, `cuda_test bench_half` the encoder by the kernels of its products in
+// 16 bits, `cuda_test bench_int8` the products of INT8, `cuda_test bench_split` those of float32.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
@@ -1151,6 +1151,149 @@ void BenchRagged() {
   }
 }
 
+// BERT-base with random weights, on the device; all layers have the same.
+struct HalfModel {
+  explicit HalfModel(DataType dtype) : layers(12) {
+    config.dtype = dtype;
+    config.num_heads = 12;
+    config.head_size = 64;
+    config.inner_size = 3072;
+    config.num_layers = static_cast<int64_t>(layers.size());
+    for (int f = 0; f < kWeightsPerLayer; ++f) {
+      const Shape shape = WeightShape(config, f);
+      const bool gamma = f == 9 || f == 15;
+      Doubles values =
+          Random(NumElements(shape), shape.size() == 2 ? 0.02 : 0.1, gamma ? 1.0 : 0.0);
+      memory.push_back(std::make_unique<Device>(&values, dtype));
+      for (LayerWeights& layer : layers) {
+        layer.*WeightFields()[f].view = {memory.back()->data(), dtype, shape};
+      }
+    }
+  }
+
+  EncoderConfig config;
+  std::vector<LayerWeights> layers;
+  std::vector<std::unique_ptr<Device>> memory;
+};
+
+// Milliseconds of a forward: the shortest of 4 runs.
+double TimeEncoder(const HalfModel& model, const CudaEncoderOptions& options,
+                   const EncoderBatch& batch, const void* prepared, void* workspace,
+                   cudaStream_t stream) {
+  constexpr double kRunMilliseconds = 12;
+  std::unique_ptr<Encoder> encoder;
+  MustBeOk(CreateCudaEncoder(model.config, options, &encoder), "encoder");
+  ExecutionContext execution;
+  execution.stream = stream;
+  cudaEvent_t begin, end;
+  MustBeOk(cudaEventCreate(&begin), "event");
+  MustBeOk(cudaEventCreate(&end), "event");
+  // The first run captures, the second says how many take long enough.
+  double best = INFINITY;
+  int forwards = 1;
+  for (int run = 0; run < 6; ++run) {
+    MustBeOk(cudaEventRecord(begin, stream), "record");
+    for (int i = 0; i < forwards; ++i) {
+      MustBeOk(encoder->Run(batch, prepared, workspace, execution), "run");
+    }
+    MustBeOk(cudaEventRecord(end, stream), "record");
+    MustBeOk(cudaEventSynchronize(end), "run");
+    float milliseconds = 0;
+    MustBeOk(cudaEventElapsedTime(&milliseconds, begin, end), "elapsed");
+    if (run == 1) forwards = std::max(2, static_cast<int>(kRunMilliseconds / milliseconds));
+    if (run > 1) best = std::min(best, static_cast<double>(milliseconds) / forwards);
+  }
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+  return best;
+}
+
+// BERT-base in 16 bits with products by cuBLASLt, by the rule, and with each kernel in the place of
+// the rule's for one product: in a layer a kernel that overlaps with its neighbours gains more than
+// one launched after itself shows. `cuda_test bench_half`.
+void BenchHalf() {
+  struct {
+    const char* name;
+    int64_t batch_size, seq_len;
+    bool packed;  // sequences of half the length
+  } const shapes[] = {{"8x128", 8, 128, false},       {"32x128", 32, 128, false},
+                      {"32x384 half", 32, 384, true}, {"32x384", 32, 384, false},
+                      {"1x64", 1, 64, false},         {"1x128", 1, 128, false},
+                      {"2x128", 2, 128, false},       {"4x128", 4, 128, false},
+                      {"16x128", 16, 128, false},     {"32x128 half", 32, 128, true}};
+  char directory[] = "/tmp/ft_half_XXXXXX";
+  if (mkdtemp(directory) == nullptr) return Check(false, "mkdtemp");
+  const std::string path = HalfGemmConfigPath(directory);
+  LaunchContext context;
+  MustBeOk(GetLaunchContext({}, &context), "context");
+  std::string environment;
+  MustBeOk(HalfGemmEnvironment(&environment), "environment");
+  for (const DataType dtype : {DataType::kFloat16, DataType::kBFloat16}) {
+    const HalfModel model(dtype);
+    const WeightLayout layout(model.config, false);
+    const int64_t h = model.config.hidden_size();
+    Doubles x = Random(int64_t{32} * 384 * h, 1.0);
+    const Device input(&x, dtype), output(x.size() * 2),
+        prepared(model.config.num_layers * layout.layer_bytes);
+    cudaStream_t stream;
+    MustBeOk(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
+    ExecutionContext execution;
+    execution.stream = stream;
+    MustBeOk(cudaDeviceSynchronize(), "inputs");
+    std::unique_ptr<Encoder> encoder;
+    MustBeOk(CreateCudaEncoder(model.config, {}, &encoder), "encoder");
+    MustBeOk(encoder->PrepareWeights(model.layers, prepared.data(), execution), "prepare");
+    for (const auto& shape : shapes) {
+      EncoderBatch batch;
+      batch.batch_size = shape.batch_size;
+      batch.max_seq_len = shape.seq_len;
+      batch.packed = shape.packed;
+      const int64_t length = shape.packed ? shape.seq_len / 2 : shape.seq_len;
+      batch.num_tokens = shape.batch_size * length;
+      std::vector<int32_t> offsets;
+      for (int64_t b = 0; b <= shape.batch_size; ++b) {
+        offsets.push_back(static_cast<int32_t>(b * length));
+      }
+      const Device offset_memory(offsets);
+      if (shape.packed) batch.seq_offsets = static_cast<const int32_t*>(offset_memory.data());
+      batch.input = input.data();
+      batch.outputs = {output.data()};
+      int64_t workspace_bytes = 0;
+      MustBeOk(encoder->WorkspaceBytes(batch, execution, &workspace_bytes), "workspace");
+      const Device workspace(workspace_bytes);
+      MustBeOk(cudaDeviceSynchronize(), "inputs");
+      const auto time = [&](bool cublaslt_only, const std::vector<TunedHalfGemm>& rows) {
+        CudaEncoderOptions options;
+        options.cublaslt_only = cublaslt_only;
+        options.gemm_config_dir = directory;
+        unlink(path.c_str());
+        MustBeOk(UpdateHalfGemmConfig(path, environment, rows), "write");
+        return TimeEncoder(model, options, batch, prepared.data(), workspace.data(), stream);
+      };
+      const auto plan = MakeLayerPlan(model.config, layout, batch, {}, context);
+      const double cublaslt = time(true, {}), rule = time(false, {});
+      printf("%s %s: cuBLASLt %.4f ms, the rule %.4f ms\n", Name(dtype), shape.name, cublaslt,
+             rule);
+      fflush(stdout);
+      if (dtype != DataType::kFloat16) continue;
+      for (const GemmStep& step : Products<GemmStep>(plan)) {
+        printf("  %-17s", step.name);
+        for (int i = 0; i < kNumHalfGemmKinds; ++i) {
+          TunedHalfGemm row;
+          row.product = step.shape;
+          row.kind = static_cast<HalfGemmKind>(i);
+          if (!HalfGemmSupported(step.shape, row.kind, context)) continue;
+          printf(" | %s%s %.4f", Name(row.kind),
+                 row.kind == SelectHalfGemm(step.shape, context) ? "*" : "", time(false, {row}));
+        }
+        printf("\n");
+        fflush(stdout);
+      }
+    }
+    cudaStreamDestroy(stream);
+  }
+}
+
 // NaN and infinity in weights, rows and masks come out where float64 has them.
 void TestNonFinite() {
   // Always the same numbers: a row whose activation float64 has at 1e-5 and half a type of 16 bits
@@ -1479,6 +1622,10 @@ int main(int argc, char** argv) {
   generator.seed(seed);
   if (part == "bench_attention") {
     BenchAttention();
+    return failures == 0 ? 0 : 1;
+  }
+  if (part == "bench_half") {
+    BenchHalf();
     return failures == 0 ? 0 : 1;
   }
   if (part == "bench_int8") {

@@ -47,6 +47,45 @@ struct Activate {
   };
 };
 
+// Has the weights brought into the L2 cache before the wait for the previous kernel: each block
+// asks for a part of all.
+template <typename Base>
+struct FetchAhead : public Base {
+  struct Arguments : public Base::Arguments {
+    const void* weights = nullptr;
+    int64_t weight_bytes = 0;  // 0: nothing is fetched ahead
+  };
+  struct Params : public Base::Params {
+    const char* weights;
+    int64_t weight_bytes;
+  };
+
+  template <typename ProblemShape>
+  static Params to_underlying_arguments(const ProblemShape& problem, const Arguments& arguments,
+                                        void* workspace) {
+    return {Base::to_underlying_arguments(problem, arguments, workspace),
+            static_cast<const char*>(arguments.weights), arguments.weight_bytes};
+  }
+
+  // CUTLASS calls it before that wait.
+  template <typename ProblemShape>
+  CUTLASS_DEVICE auto load_init(const ProblemShape& problem, const Params& params) const {
+    constexpr int64_t kLine = 128, kMost = 16 << 10;  // of one instruction
+    if (threadIdx.x == 0) {
+      const int64_t blocks = int64_t{gridDim.x} * gridDim.y * gridDim.z;
+      const int64_t block = blockIdx.x + gridDim.x * (blockIdx.y + int64_t{gridDim.y} * blockIdx.z);
+      const int64_t part = cutlass::round_up(cutlass::ceil_div(params.weight_bytes, blocks), kLine);
+      const int64_t end = cutlass::fast_min(params.weight_bytes, part * (block + 1));
+      for (int64_t at = part * block; at < end; at += kMost) {
+        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(params.weights + at),
+                     "r"(static_cast<int>(cutlass::fast_min(end - at, kMost)))
+                     : "memory");
+      }
+    }
+    return Base::load_init(problem, params);
+  }
+};
+
 // T is cutlass::half_t or cutlass::bfloat16_t. EpilogueTile: what is stored at a time; wide ones
 // have fewer barriers.
 template <typename T, typename Tile, typename Cluster, typename Schedule, typename EpilogueSchedule,
@@ -76,12 +115,12 @@ struct HalfGemm {
   using CollectiveEpilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster, EpilogueTile, float,
       float, Residual, Row, kAlignment, T, Row, kAlignment, EpilogueSchedule, Fused>::CollectiveOp;
-  using CollectiveMainloop = typename cutlass::gemm::collective::CollectiveBuilder<
+  using CollectiveMainloop = FetchAhead<typename cutlass::gemm::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, T, Row, kAlignment, T,
       cutlass::layout::ColumnMajor, kAlignment, float, Tile, Cluster,
       cutlass::gemm::collective::StageCountAutoCarveout<static_cast<int>(
           sizeof(typename CollectiveEpilogue::SharedStorage))>,
-      Schedule>::CollectiveOp;
+      Schedule>::CollectiveOp>;
   using Kernel =
       cutlass::gemm::kernel::GemmUniversal<cute::Shape<int, int, int, int>, CollectiveMainloop,
                                            CollectiveEpilogue, cutlass::gemm::PersistentScheduler>;
@@ -102,6 +141,12 @@ Status Launch(const GemmArgs& args, const LaunchContext& context) {
   arguments.mainloop.dA = cutlass::make_cute_packed_stride(typename Kernel::StrideA{}, {m, k, 1});
   arguments.mainloop.ptr_B = static_cast<const T*>(args.w);
   arguments.mainloop.dB = cutlass::make_cute_packed_stride(typename Kernel::StrideB{}, {n, k, 1});
+  // Few rows wait for their weights; where there are more it was lost time.
+  constexpr int kMaxRowsAhead = 512;
+  if (m <= kMaxRowsAhead) {
+    arguments.mainloop.weights = args.w;
+    arguments.mainloop.weight_bytes = args.shape.n * args.shape.k * int64_t{sizeof(T)};
+  }
   const typename Gemm::Bias::Arguments bias = {static_cast<const T*>(args.bias), T(0), {}};
   if constexpr (Gemm::kHasActivation) {
     arguments.epilogue.thread = {{{}, bias, {}}, {args.shape.epilogue == GemmEpilogue::kBiasGelu}};
