@@ -48,7 +48,7 @@ case $parts in *" encoder "*)
   tail -n +1 "$config"/*.in > "$out/configs.txt" ;;
 esac
 case $parts in *" kernels "*)
-  for part in bench_attention bench_split bench_int8; do
+  for part in bench_attention bench_half bench_split bench_int8; do
     run $part "$bin/cuda_test" $part
     cat "$out/$part.log"
   done ;;
