@@ -6,6 +6,7 @@
 
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <tuple>
 #include <utility>
 
@@ -573,6 +574,7 @@ struct Int8LayerCase {
   Activation activation = Activation::kGeluTanh;
   bool has_last_layer = true, all_outputs = false, plain = false;
   int64_t rows_past_end = 0;  // packed rows that nobody reads
+  std::optional<NormGemmKind> norm_kind;
 };
 
 inline std::string Describe(const Int8LayerCase& c) {
@@ -587,6 +589,7 @@ inline std::string Describe(const Int8LayerCase& c) {
   }
   if (!c.has_last_layer) text += " not the last";
   if (c.all_outputs) text += " all outputs";
+  if (c.norm_kind.has_value()) text += StrCat(" ", Name(*c.norm_kind));
   return text + (c.plain ? " plain" : "");
 }
 
@@ -698,6 +701,7 @@ inline void TestInt8Layer(const Int8LayerCase& c) {
 
   CudaEncoderOptions options;
   options.plain_int8 = c.plain;
+  options.norm_kind = c.norm_kind;
   std::unique_ptr<Encoder> encoder;
   MustBeOk(CreateCudaEncoder(config, options, &encoder), name);
   cudaStream_t stream;
@@ -908,8 +912,18 @@ inline void TestQuantizedLayers(const std::vector<int>& modes) {
           if (mode == 3) continue;  // computes as mode 2
           Int8LayerCase base{mode, dtype, 12, 64, 3072, length, {length, (length + 1) / 2}, packed};
           TestInt8Layer(base);
+          if (length != 97) continue;
           base.plain = true;
-          if (length == 97) TestInt8Layer(base);
+          TestInt8Layer(base);
+          base.plain = false;
+          // Each kernel of products that end with a norm; modes 2 and 3 have none.
+          if (mode != 1 && mode != kFp8) continue;
+          base.layers = 2;
+          for (int kind = 0; kind < kNumNormGemmKinds; ++kind) {
+            base.norm_kind = static_cast<NormGemmKind>(kind);
+            base.all_outputs = kind % 2 == 0;
+            TestInt8Layer(base);
+          }
         }
       }
     }

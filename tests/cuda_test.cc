@@ -27,6 +27,7 @@
 
 #include "tests/cuda_half.h"
 #include "tests/cuda_int8.h"
+#include "tests/cuda_norm.h"
 #include "tests/cuda_split.h"
 #include "tests/cuda_support.h"
 #include "tests/reference_layer.h"
@@ -1661,6 +1662,9 @@ int main(int argc, char** argv) {
                {"half_config", TestHalfGemmConfig},
                {"half_choices", TestHalfChoices},
                {"half_kernels", TestEachHalfKernel},
+               {"norm_product", TestNormGemms},
+               {"norm_choices", TestNormChoices},
+               {"norm_kernels", TestEachNormKernel},
                {"split_rows", TestSplitRows},
                {"split_gemm", TestSplitGemms},
                {"split_config", TestSplitGemmConfig},

@@ -167,6 +167,14 @@ class StepRunner {
     return OkStatus();
   }
 
+  // Before the first layer of a call.
+  Status ClearNormSums(const LaunchContext& context) const {
+    if (plan_.norm_sums_bytes == 0) return OkStatus();
+    FT_RETURN_IF_CUDA_ERROR(cudaMemsetAsync(workspace_ + plan_.norm_sums, 0xff,
+                                            2 * plan_.norm_sums_bytes, context.stream));
+    return OkStatus();
+  }
+
   // From the second step on, what came before the call has ended.
   Status RunLayer(const LayerPlace& place, LaunchContext* context) {
     place_ = place;
@@ -330,6 +338,33 @@ class StepRunner {
     return LaunchInt8LayerNorm(args, context);
   }
 
+  Status Run(const NormGemmStep& step, const LaunchContext& context) {
+    NormGemmArgs args = step.args;
+    args.x = At(step.input);
+    args.w = place_.weights + step.kernel;
+    args.scale = Scale(step.scale);
+    args.bias = place_.weights + step.bias;
+    args.residual = At(step.residual);
+    args.gamma = place_.weights + step.gamma;
+    args.beta = place_.weights + step.beta;
+    args.epsilon = config_.layernorm_epsilon;
+    args.output = At(step.output);
+    if (!step.is_last) {
+      args.quantized = At(Edge::kMiddleIntegers);
+      args.quantized_scale = Scale(step.quantized_scale);
+    } else if (!place_.is_last) {
+      args.quantized = At(Edge::kInputIntegers);
+      args.quantized_scale = &ScalesOf(place_.next_weights)->input_scale;
+    }
+    if (step.kind == NormGemmKind::kGroup) {
+      char* const sums = workspace_ + plan_.norm_sums;
+      args.sums = sums + (norm_sums_turn_ ? plan_.norm_sums_bytes : 0);
+      args.next_sums = sums + (norm_sums_turn_ ? 0 : plan_.norm_sums_bytes);
+      norm_sums_turn_ = !norm_sums_turn_;
+    }
+    return LaunchNormGemm(args, step.kind, context);
+  }
+
   // What a layer writes: see docs/int8.md. The next layer's input is the same tensor as this one's
   // output, so that their ranges are the same.
   void SetLayerOutput(Int8LayerNormArgs* args) const {
@@ -354,6 +389,7 @@ class StepRunner {
   SplitKinds* const split_kinds_;
   const AttentionLaunches* const attention_;
   LayerPlace place_ = {};
+  bool norm_sums_turn_ = false;
 };
 
 class CudaEncoder : public Encoder {
@@ -362,7 +398,9 @@ class CudaEncoder : public Encoder {
       : config_(config),
         options_(options),
         weights_(config, !options.ieee_float32 && CanSplit(config)),
-        plans_(config_, weights_, PlanOptions{options.few_rows}),
+        plans_(config_, weights_,
+               PlanOptions{options.few_rows, options.separate_norms || options.plain_int8,
+                           options.norm_kind}),
         half_kinds_(options.cublaslt_only),
         int8_kinds_(options.plain_int8),
         split_kinds_(options.few_rows),
@@ -457,6 +495,7 @@ class CudaEncoder : public Encoder {
                      &int8_kinds_, &split_kinds_, &attention);
     for (int64_t l = 0; l < config_.num_layers; ++l) {
       const LayerPlace place = PlaceOf(l, batch, static_cast<const char*>(prepared));
+      if (l == 0) FT_RETURN_IF_ERROR(steps.ClearNormSums(context));
       if (l == 0 && config_.is_quantized()) {
         FT_RETURN_IF_ERROR(steps.QuantizeInput(place, &context));
       } else if (l == 0 && UsesSplit(weights_, context)) {
@@ -569,9 +608,10 @@ Status TuneEncoderGemms(const EncoderConfig& config, int64_t batch_size, int64_t
   batch.batch_size = batch_size;
   batch.max_seq_len = seq_len;
   batch.num_tokens = batch_size * seq_len;
-  // cuBLASLt's products also where the kernel for few rows would be chosen.
+  // The products that are chosen by timing also where another kernel takes their place.
   PlanOptions options;
   options.few_rows = 0;
+  options.separate_norms = true;
   const WeightLayout weights(config, !ieee_float32 && CanSplit(config));
   const LayerPlan plan = MakeLayerPlan(config, weights, batch, options, context);
   Gemm gemm;

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "tf_ops/core/encoder.h"
+#include "tf_ops/cuda/gemm/norm/norm_gemm.h"
 
 namespace ft {
 namespace cuda {
@@ -26,6 +28,11 @@ struct CudaEncoderOptions {
   bool cublaslt_only = false;
   // INT8: products by the kernels for any size alone, also where CUTLASS's are faster.
   bool plain_int8 = false;
+  // INT8 and FP8: products and the layer norms after them are separate kernels, also where one for
+  // both is faster.
+  bool separate_norms = false;
+  // Else this one kernel takes all that it can, for comparisons.
+  std::optional<NormGemmKind> norm_kind;
   // float32: products by IEEE arithmetic on the CUDA cores, also where split ones
   // (gemm/split/split_gemm.h), on tensor cores and as accurate, are faster.
   bool ieee_float32 = false;

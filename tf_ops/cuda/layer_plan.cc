@@ -176,12 +176,30 @@ class SplitBuilder {
   int max_splits_ = 1;
 };
 
+// Whether the step is faster than a product and a layer norm; chooses its kind then.
+bool ChooseNormGemm(const PlanOptions& options, const LaunchContext& context, NormGemmStep* step) {
+  if (options.separate_norms) return false;
+  std::optional<NormGemmKind> kind = options.norm_kind;
+  if (!kind.has_value()) {
+    kind = SelectNormGemm(step->args, context);
+  } else if (!NormGemmSupported(step->args, context)) {
+    return false;
+  }
+  if (kind.has_value()) step->kind = *kind;
+  return kind.has_value();
+}
+
 // Appends the steps of one layer of INT8 (docs/int8.md) or FP8 (docs/fp8.md).
 class Int8Builder {
  public:
   Int8Builder(const EncoderConfig& config, const WeightLayout& weights, int64_t rows,
-              std::vector<Step>* steps)
-      : config_(config), weights_(weights), rows_(rows), steps_(steps) {}
+              const PlanOptions& options, const LaunchContext& context, std::vector<Step>* steps)
+      : config_(config),
+        weights_(weights),
+        rows_(rows),
+        options_(options),
+        context_(context),
+        steps_(steps) {}
 
   void Layer() {
     const int64_t h = config_.hidden_size(), i = config_.inner_size;
@@ -256,6 +274,27 @@ class Int8Builder {
 
   void SumAndNorm(const char* name, Edge input, int64_t k, int64_t kernel, int64_t scale,
                   const Int8NormStep& norm) {
+    NormGemmStep fused = {};
+    fused.args.dtype = config_.dtype;
+    fused.args.input_dtype = config_.product_dtype();
+    fused.args.rows = rows_;
+    fused.args.n = config_.hidden_size();
+    fused.args.k = k;
+    fused.input = input;
+    fused.residual = norm.residual;
+    fused.output = norm.is_last ? Edge::kOutput : Edge::kMiddle;
+    fused.kernel = kernel;
+    fused.scale = scale;
+    fused.bias = norm.bias;
+    fused.gamma = norm.gamma;
+    fused.beta = norm.beta;
+    fused.is_last = norm.is_last;
+    fused.quantized_scale = norm.scales.scale;
+    // Mode 2 rounds what lies between the two.
+    if (!config_.quantizes_residuals() && ChooseNormGemm(options_, context_, &fused)) {
+      steps_->push_back(fused);
+      return;
+    }
     const DataType dtype = config_.quantizes_residuals() ? DataType::kInt8 : config_.dtype;
     Int8GemmStep sum = Product(name, input, k, Edge::kSum, config_.hidden_size(), dtype);
     sum.kernel = kernel;
@@ -267,8 +306,16 @@ class Int8Builder {
   const EncoderConfig& config_;
   const WeightLayout& weights_;
   const int64_t rows_;
+  const PlanOptions& options_;
+  const LaunchContext& context_;
   std::vector<Step>* const steps_;
 };
+
+// Whether a layer norm reads what a product of its own has written to kSum.
+bool UsesSum(const LayerPlan& plan) {
+  return std::any_of(plan.steps.begin(), plan.steps.end(),
+                     [](const Step& step) { return std::holds_alternative<Int8NormStep>(step); });
+}
 
 // The offsets of a plan's edges in the workspace.
 class WorkspaceLayout {
@@ -291,6 +338,17 @@ class WorkspaceLayout {
     At(Edge::kContext) = At(Edge::kQkv) + aligned;
   }
 
+  // What kGroup steps exchange, where there are such.
+  void TakeNormSums(int64_t rows) {
+    for (const Step& step : plan_->steps) {
+      const auto* const fused = std::get_if<NormGemmStep>(&step);
+      if (fused == nullptr || fused->kind != NormGemmKind::kGroup) continue;
+      plan_->norm_sums_bytes = AlignUp(NormSumsBytes(rows), kAlignment);
+      plan_->norm_sums = Take(2 * plan_->norm_sums_bytes);
+      return;
+    }
+  }
+
   int64_t bytes() const { return arena_.used(); }
 
  private:
@@ -301,17 +359,19 @@ class WorkspaceLayout {
 };
 
 LayerPlan MakeInt8Plan(const EncoderConfig& config, const WeightLayout& weights, int64_t rows,
-                       int64_t mask_bytes) {
+                       int64_t mask_bytes, const PlanOptions& options,
+                       const LaunchContext& context) {
   const int64_t h = config.hidden_size(), size = SizeOf(config.dtype);
   const bool mode2 = config.quantizes_residuals();
   LayerPlan plan;
-  Int8Builder(config, weights, rows, &plan.steps).Layer();
+  Int8Builder(config, weights, rows, options, context, &plan.steps).Layer();
   WorkspaceLayout layout(&plan);
   layout.TakeQkvContextInner(rows * 3 * h * size, rows * h, rows * config.inner_size);
   layout.Take(Edge::kInputIntegers, rows * h);
   layout.Take(Edge::kMiddleIntegers, rows * h);
   if (!mode2) layout.Take(Edge::kMiddle, rows * h * size);
-  layout.Take(Edge::kSum, rows * h * (mode2 ? 1 : size));
+  if (UsesSum(plan)) layout.Take(Edge::kSum, rows * h * (mode2 ? 1 : size));
+  layout.TakeNormSums(rows);
   plan.mask_keys = layout.Take(mask_bytes);
   plan.gemm_workspace = layout.Take(0);
   plan.total_bytes = layout.bytes();
@@ -374,7 +434,9 @@ LayerPlan MakeLayerPlan(const EncoderConfig& config, const WeightLayout& weights
   const int64_t h = config.hidden_size(), i = config.inner_size, rows = batch.rows();
   const int64_t mask_bytes =
       batch.attention_mask == nullptr ? 0 : batch.batch_size * kMaskParts * 4;
-  if (config.is_quantized()) return MakeInt8Plan(config, weights, rows, mask_bytes);
+  if (config.is_quantized()) {
+    return MakeInt8Plan(config, weights, rows, mask_bytes, options, context);
+  }
   if (UsesSplit(weights, context)) {
     return MakeSplitPlan(config, weights, rows, mask_bytes, context);
   }

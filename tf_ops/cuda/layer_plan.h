@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <tuple>
 #include <variant>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "tf_ops/cuda/attention/attention.h"
 #include "tf_ops/cuda/gemm/gemm.h"
 #include "tf_ops/cuda/gemm/int8/int8_gemm.h"
+#include "tf_ops/cuda/gemm/norm/norm_gemm.h"
 #include "tf_ops/cuda/gemm/split/split_gemm.h"
 #include "tf_ops/cuda/prepared_weights.h"
 
@@ -115,20 +117,39 @@ struct NormStep {
   bool splits = false;  // the output, too, into kSplit, where a product follows
 };
 
+// An Int8GemmStep and the Int8NormStep after it in one: `output` = LayerNorm(`input` x weights +
+// bias + `residual`), rounded too where a product follows.
+struct NormGemmStep {
+  NormGemmArgs args;  // sizes and types; no pointers
+  NormGemmKind kind;
+  Edge input, residual, output;
+  // Byte offsets in the layer's prepared weights.
+  int64_t kernel, scale, bias, gamma, beta;
+  bool is_last;             // of the layer
+  int64_t quantized_scale;  // where it is not
+};
+
 using Step =
     std::variant<GemmStep, FewRowsStep, ActivationStep, AttentionStep, AttentionProjectionStep,
-                 NormStep, Int8GemmStep, Int8NormStep, SplitStep, SplitGemmStep>;
+                 NormStep, Int8GemmStep, Int8NormStep, SplitStep, SplitGemmStep, NormGemmStep>;
 
 struct LayerPlan {
   std::vector<Step> steps;
   // Byte offsets in the workspace, -1 where an edge is the caller's or not in use.
   int64_t edges[kNumEdges];
   int64_t mask_keys, gemm_workspace, total_bytes;
+  // Both buffers of NormGemmArgs::sums, side by side, which are to hold bytes 0xff before a call.
+  // norm_sums_bytes is of one; 0: no step needs them.
+  int64_t norm_sums = -1, norm_sums_bytes = 0;
 };
 
 struct PlanOptions {
   // Up to this many rows products use the kernel for few rows. -1: what was measured.
   int64_t few_rows = -1;
+  // INT8 and FP8: no product ends with its layer norm, also where that is faster.
+  bool separate_norms = false;
+  // Else all do that this kernel can take, instead of those where one was measured to be faster.
+  std::optional<NormGemmKind> norm_kind;
 };
 
 // Whether the products of a layer of these sizes can be split ones, on a device of this process

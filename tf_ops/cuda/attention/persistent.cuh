@@ -26,18 +26,6 @@ struct PersistentConfig : WgmmaConfig<Type, kHeadSize, 3, 128, 4, 1, false> {
   static constexpr int kSharedBytes = kBarrierOffset + (2 * kQueryBuffers + 3 * Base::kStages) * 8;
 };
 
-// A place in a ring of buffers: parity is that of the barriers' phase.
-template <int kSize>
-struct RingPlace {
-  int slot = 0, parity = 0;
-  __device__ __forceinline__ void Advance() {
-    if (++slot == kSize) {
-      slot = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 // Items are kRows query rows of a head of a sequence; block i computes every gridDim.x-th from i
 // on. While a warpgroup is in its softmax the products of the others run: they hand round a turn,
 // so that not all products come first and then all softmaxes. In a warpgroup the softmax of tile t

@@ -6,11 +6,10 @@
 // maximum, which is as exact and seldom has to move (an idea of FlashAttention-4).
 #pragma once
 
-#include <mutex>
-
-#include "tf_ops/cuda/attention/hopper.cuh"
 #include "tf_ops/cuda/attention/params.h"
+#include "tf_ops/cuda/hopper.cuh"
 #include "tf_ops/cuda/integers.cuh"
+#include "tf_ops/cuda/tensor_map.h"
 
 namespace ft {
 namespace cuda {
@@ -267,47 +266,21 @@ __device__ __forceinline__ void ClearValues(unsigned char* values, int valid, in
 // so that head sizes below kD work.
 inline Status MakeQkvMap(DataType dtype, const AttentionParams& p, int64_t num_tokens,
                          int panel_cols, int box_rows, CUtensorMap* map) {
-  // From the driver by name: the library is not linked against it.
-  static decltype(&cuTensorMapEncodeTiled) encode = nullptr;
-  static std::mutex mutex;
-  {
-    std::lock_guard<std::mutex> lock(mutex);
-    if (encode == nullptr) {
-      void* function = nullptr;
-      cudaDriverEntryPointQueryResult found;
-#if CUDART_VERSION >= 12050
-      FT_RETURN_IF_CUDA_ERROR(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function,
-                                                               12000, cudaEnableDefault, &found));
-#else
-      FT_RETURN_IF_CUDA_ERROR(
-          cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &found));
-#endif
-      if (found != cudaDriverEntryPointSuccess || function == nullptr) {
-        return FailedPrecondition("the CUDA driver has no cuTensorMapEncodeTiled (needs 12.0)");
-      }
-      encode = reinterpret_cast<decltype(encode)>(function);
-    }
-  }
-  const cuuint64_t head_bytes = static_cast<cuuint64_t>(p.head_size) * 2;
-  const cuuint64_t heads = static_cast<cuuint64_t>(p.num_heads) * 3;
-  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(p.head_size), heads,
-                               static_cast<cuuint64_t>(num_tokens)};
-  const cuuint64_t strides[2] = {head_bytes, head_bytes * heads};
-  const cuuint32_t box[3] = {static_cast<cuuint32_t>(panel_cols), 1,
-                             static_cast<cuuint32_t>(box_rows)};
-  const cuuint32_t steps[3] = {1, 1, 1};
-  const CUresult result =
-      encode(map,
-             dtype == DataType::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                         : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-             3, const_cast<void*>(p.qkv), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-             panel_cols == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
-             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS) {
-    return Internal("cuTensorMapEncodeTiled failed with ", static_cast<int>(result), " for ",
-                    num_tokens, " rows of 3 x ", p.num_heads, " x ", p.head_size);
-  }
-  return OkStatus();
+  TensorBoxes<3> boxes;
+  boxes.type = dtype == DataType::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                           : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  boxes.data = p.qkv;
+  const auto set = [&](int i, int64_t size, int64_t stride, int box) {
+    boxes.sizes[i] = static_cast<cuuint64_t>(size);
+    boxes.strides[i] = static_cast<cuuint64_t>(stride);
+    boxes.box[i] = static_cast<cuuint32_t>(box);
+  };
+  const int64_t head_bytes = static_cast<int64_t>(p.head_size) * 2, heads = p.num_heads * 3;
+  set(0, p.head_size, 2, panel_cols);
+  set(1, heads, head_bytes, 1);
+  set(2, num_tokens, head_bytes * heads, box_rows);
+  boxes.swizzle = panel_cols == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B;
+  return MakeTensorMap(boxes, map);
 }
 
 }  // namespace cuda

@@ -6,8 +6,9 @@
 // lengths, FT_SAMPLE_MASK_TENSOR=1 by a mask [B,S,S]; FT_SAMPLE_TF32=1 allows TF32;
 // FT_IEEE_FLOAT32=1 computes float32 without split products; FT_SAMPLE_FEW_ROWS sets the
 // limit of the kernel for few rows; FT_SAMPLE_CUBLASLT=1 computes float16's products without
-// CUTLASS, FT_SAMPLE_PLAIN_INT8=1 int8_mode's; FT_SAMPLE_PROFILE=1 runs once, without graphs, for a
-// profiler.
+// CUTLASS, FT_SAMPLE_PLAIN_INT8=1 int8_mode's; FT_SAMPLE_SEPARATE_NORMS=1 computes layer norms by
+// kernels of their own, FT_SAMPLE_NORM_KIND=0 or 1 by one kernel with the product before them where
+// it can; FT_SAMPLE_PROFILE=1 runs once, without graphs, for a profiler.
 #include <cuda_runtime_api.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -129,6 +130,16 @@ int main(int argc, char** argv) {
   options.use_graphs = !Flag("FT_SAMPLE_PROFILE");
   options.cublaslt_only = Flag("FT_SAMPLE_CUBLASLT");
   options.plain_int8 = Flag("FT_SAMPLE_PLAIN_INT8");
+  options.separate_norms = Flag("FT_SAMPLE_SEPARATE_NORMS");
+  if (const char* kind = getenv("FT_SAMPLE_NORM_KIND")) {
+    const int number = atoi(kind);
+    if (number < 0 || number >= ft::cuda::kNumNormGemmKinds) {
+      printf("[ERROR] FT_SAMPLE_NORM_KIND is %s, expected 0 to %d\n", kind,
+             ft::cuda::kNumNormGemmKinds - 1);
+      return 1;
+    }
+    options.norm_kind = static_cast<ft::cuda::NormGemmKind>(number);
+  }
   options.ieee_float32 = ft::cuda::IeeeFloat32Requested();
   if (const char* rows = getenv("FT_SAMPLE_FEW_ROWS")) options.few_rows = atol(rows);
   std::unique_ptr<ft::Encoder> encoder;

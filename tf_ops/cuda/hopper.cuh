@@ -1,6 +1,6 @@
-// Device helpers of sm_90a: mbarriers, tensor copies, warpgroup products. Included by the kernels
-// that are compiled for sm_90a alone. Semantics: PTX ISA 8.x, "mbarrier", "cp.async.bulk.tensor",
-// "wgmma".
+// Device helpers of sm_90a: mbarriers, clusters, tensor copies, warpgroup products. Included by the
+// kernels that are compiled for sm_90a alone. Semantics: PTX ISA 8.x, "mbarrier",
+// "cp.async.bulk.tensor", "mapa", "st.async", "wgmma".
 #pragma once
 
 #include <cuda.h>
@@ -47,6 +47,18 @@ __device__ __forceinline__ void WaitBarrier(uint32_t barrier, int parity) {
   } while (done == 0);
 }
 
+// A place in a ring of buffers: parity is that of the barriers' phase.
+template <int kSize>
+struct RingPlace {
+  int slot = 0, parity = 0;
+  __device__ __forceinline__ void Advance() {
+    if (++slot == kSize) {
+      slot = 0;
+      parity ^= 1;
+    }
+  }
+};
+
 // Orders this thread's ordinary accesses to shared memory before later ones of tensor cores and
 // copy engine.
 __device__ __forceinline__ void FenceAsyncProxy() {
@@ -76,6 +88,41 @@ __device__ __forceinline__ void TakeRegisters() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(kRegisters));
 }
 
+// ---- Clusters -----------------------------------------------------------------------------------
+
+// A barrier of all threads of the cluster, after which its blocks run, and see each other's
+// barriers that FenceBarrierInit made visible. It orders no other accesses to memory.
+__device__ __forceinline__ void SyncCluster() {
+  asm volatile(
+      "barrier.cluster.arrive.relaxed.aligned;\n"
+      "barrier.cluster.wait.acquire.aligned;\n" ::
+          : "memory");
+}
+
+// What `shared` of this block is in block `rank` of its cluster.
+__device__ __forceinline__ uint32_t MapToBlock(uint32_t shared, int rank) {
+  uint32_t address;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;\n" : "=r"(address) : "r"(shared), "r"(rank));
+  return address;
+}
+
+// Arrives at a barrier that MapToBlock gave: says that a tensor copy may overwrite what this thread
+// has read. It does not order writes to global memory, for which ".release.cluster" would fence,
+// half a microsecond each time.
+__device__ __forceinline__ void ArriveRemote(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];\n" ::"r"(barrier) : "memory");
+}
+
+// Puts two numbers into another block's shared memory and counts their 8 bytes on a barrier there;
+// both addresses are MapToBlock's.
+__device__ __forceinline__ void StoreRemote(uint32_t shared, float x, float y, uint32_t barrier) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];\n" ::"r"(
+          shared),
+      "f"(x), "f"(y), "r"(barrier)
+      : "memory");
+}
+
 // ---- Tensor copies ------------------------------------------------------------------------------
 
 __device__ __forceinline__ void PrefetchTensorMap(const CUtensorMap* map) {
@@ -91,6 +138,34 @@ __device__ __forceinline__ void CopyBox(uint32_t shared, const CUtensorMap* map,
       "[%0], [%1, {%2, %3, %4}], [%5];\n" ::"r"(shared),
       "l"(map), "r"(c0), "r"(c1), "r"(c2), "r"(barrier)
       : "memory");
+}
+
+// The same of two dimensions.
+__device__ __forceinline__ void CopyBox(uint32_t shared, const CUtensorMap* map, int c0, int c1,
+                                        uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%2, %3}], [%4];\n" ::"r"(shared),
+      "l"(map), "r"(c0), "r"(c1), "r"(barrier)
+      : "memory");
+}
+
+// The same to all blocks of the cluster whose bit is in `blocks`, at the same places of their
+// shared memory.
+__device__ __forceinline__ void CopyBoxTo(uint16_t blocks, uint32_t shared, const CUtensorMap* map,
+                                          int c0, int c1, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;\n" ::"r"(shared),
+      "l"(map), "r"(c0), "r"(c1), "r"(barrier), "h"(blocks)
+      : "memory");
+}
+
+// Brings the box to the L2 cache.
+__device__ __forceinline__ void PrefetchBox(const CUtensorMap* map, int c0, int c1) {
+  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];\n" ::"l"(map),
+               "r"(c0), "r"(c1)
+               : "memory");
 }
 
 // ---- Warpgroup products -------------------------------------------------------------------------
@@ -135,6 +210,11 @@ template <int kSize>
 __device__ __forceinline__ void PinRegisters(float (&r)[kSize]) {
 #pragma unroll
   for (int i = 0; i < kSize; ++i) asm volatile("" : "+f"(r[i]));
+}
+template <int kSize>
+__device__ __forceinline__ void PinRegisters(uint32_t (&r)[kSize]) {
+#pragma unroll
+  for (int i = 0; i < kSize; ++i) asm volatile("" : "+r"(r[i]));
 }
 template <int kSize>
 __device__ __forceinline__ void PinRegisters(uint32_t (&r)[kSize][4]) {
