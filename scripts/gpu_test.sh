@@ -64,7 +64,7 @@ esac
 case $parts in *" sanitizer "*)
   if command -v compute-sanitizer > /dev/null; then
     for tool in memcheck racecheck initcheck; do
-      for part in padding layer_norm attention attention_projection wgmma layers half_kernels split_kernels int8_kernels fp8_kernels; do
+      for part in padding layer_norm attention attention_projection wgmma layers half_kernels split_kernels int8_kernels fp8_kernels norm_kernels; do
         # racecheck follows every access to shared memory: all layers would only be cut off.
         [ $tool.$part = racecheck.layers ] && part=each_kernel
         start "$tool.$part" nice -n 10 compute-sanitizer --tool $tool --error-exitcode 99 "$bin/cuda_test" $part
