@@ -24,7 +24,7 @@ struct ProjectionParams {
 // ldmatrix meets no bank conflict.
 template <int kD>
 struct ProjectionTile {
-  static constexpr int kPitch = kHeads * kD + 8, kChunks = kHeads * kD / 8;
+  static constexpr int kPitch = kHeads * kD + 8;
   static constexpr int kSumPitch = kCols + 8;
   static constexpr int64_t kBytes = int64_t{kCols + 3 * kRows} * kPitch * 2;
   static_assert(kWarps * 16 * kSumPitch * 4 <= 3 * kRows * kPitch * 2,
@@ -39,7 +39,7 @@ template <typename T, int kD>
 __global__ void __launch_bounds__(kThreads) AttentionProjectionKernel(const ProjectionParams p) {
 #if __CUDA_ARCH__ >= 800
   using Tile = ProjectionTile<kD>;
-  constexpr int kPitch = Tile::kPitch, kChunks = Tile::kChunks;
+  constexpr int kPitch = Tile::kPitch, kChunks = kHeads * kD / 8;
   extern __shared__ __align__(128) unsigned char shared[];
   T* const shared_w = reinterpret_cast<T*>(shared);
   T* const shared_q = shared_w + kCols * kPitch;

@@ -28,7 +28,6 @@ struct FewRowsParams {
 template <bool kSplit, int kRows, int kStages>
 struct FewRowsTile {
   static constexpr int kStep = kSplit ? 2 * kSplitGroup : 32;
-  static constexpr int kChunks = kStep / 8;  // of a row
   static constexpr int kStageElems = (kRows + kCols) * kStep;
   static constexpr int kWarpElems = kStages * kStageElems;
   static constexpr int64_t kBytes = int64_t{kWarps} * kWarpElems * 2;
@@ -42,7 +41,7 @@ struct FewRowsTile {
 };
 
 // A gelu_tanh whose error is far below what 16 bits keep: 2^x and a reciprocal of the hardware.
-__device__ __forceinline__ float FastGeluTanh(float x) {
+[[maybe_unused]] __device__ __forceinline__ float FastGeluTanh(float x) {
   constexpr float kLog2e = 1.4426950408889634f;
   const float u = 0.79788456080286536f * (x + 0.044715f * x * x * x);
   return __fdividef(x, 1.f + FastExp2(-2.f * kLog2e * u));
@@ -75,7 +74,7 @@ __global__ void __launch_bounds__(kThreads)
 #if __CUDA_ARCH__ >= 800
   using Tile = FewRowsTile<kSplit, kRows, kStages>;
   using Output = std::conditional_t<kSplit, float, T>;
-  constexpr int kStep = Tile::kStep, kChunks = Tile::kChunks;
+  constexpr int kStep = Tile::kStep, kChunks = kStep / 8;
   const T* const __restrict__ x = static_cast<const T*>(p.x);
   const T* const __restrict__ w = static_cast<const T*>(p.w);
   const int rows = p.rows, n = p.n, k = p.k;
