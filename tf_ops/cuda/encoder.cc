@@ -25,8 +25,8 @@ namespace ft {
 namespace cuda {
 namespace {
 
-// Query rows of an attention kernel's block: of short sequences, and at least of others.
-constexpr int64_t kShortAttentionRows = 32, kAttentionRows = 64;
+// Query rows of an attention kernel's block, at least, but of short sequences.
+constexpr int64_t kAttentionRows = 64;
 
 // What was tuned for one batch.
 struct TunedProducts {
@@ -441,9 +441,9 @@ class CudaEncoder : public Encoder {
     // S is no more than a bound here, which gives the grid; rounded up, batches of about the same
     // length are the same work.
     if (batch.packed && batch.attention_mask == nullptr) {
-      batch.max_seq_len =
-          AlignUp(batch.max_seq_len,
-                  batch.max_seq_len <= kShortAttentionRows ? kShortAttentionRows : kAttentionRows);
+      batch.max_seq_len = batch.max_seq_len <= kShortSequence
+                              ? kShortSequence
+                              : AlignUp(batch.max_seq_len, kAttentionRows);
     }
     LaunchContext context;
     FT_RETURN_IF_ERROR(GetLaunchContext(execution, &context));

@@ -18,6 +18,9 @@ enum class AttentionKind {
   kSimple,      // any head size
 };
 
+// Sequences of up to this many rows have kernels of their own (benchmarks/gpu_profile.md).
+inline constexpr int kShortSequence = 32;
+
 struct AttentionChoice {
   AttentionKind kind = AttentionKind::kSimple;
   int head_size_tile = 0;  // head size the kernel is built for

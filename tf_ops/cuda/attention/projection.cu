@@ -7,9 +7,9 @@ namespace ft {
 namespace cuda {
 namespace {
 
-constexpr int kHeads = 4;           // of a block
-constexpr int kRows = 32;           // query rows, and keys
-constexpr int kWarps = 2 * kHeads;  // each has 16 rows of a head
+constexpr int kHeads = 4;              // of a block
+constexpr int kRows = kShortSequence;  // query rows, and keys
+constexpr int kWarps = 2 * kHeads;     // each has 16 rows of a head
 constexpr int kThreads = 32 * kWarps;
 constexpr int kCols = 32;  // of the result, of a block
 

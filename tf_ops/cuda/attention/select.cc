@@ -12,10 +12,6 @@ constexpr int64_t kMaxGridYZ = 65535;
 constexpr int kWarpgroupMinShared = 227 * 1024;  // compute capability 9.0 has it
 constexpr int kSplitStaticShared = 1024;         // at most
 
-// Up to it a block of the tensor core kernel with a single small tile is the fastest
-// (benchmarks/gpu_profile.md).
-constexpr int kShortLength = 32;
-
 int HeadSizeTile(int64_t head_size) {
   return head_size <= 32 ? 32 : head_size <= 64 ? 64 : head_size <= 96 ? 96 : 128;
 }
@@ -118,8 +114,8 @@ AttentionChoice SelectAttention(const AttentionArgs& args, const LaunchContext& 
     choice.reason = "the tensor core kernel needs a head size that is a multiple of 8";
   } else {
     choice.kind = AttentionKind::kTensorCore;
-    if (args.max_seq_len <= kShortLength) {
-      choice.rows_per_block = choice.keys_per_tile = kShortLength;
+    if (args.max_seq_len <= kShortSequence) {
+      choice.rows_per_block = choice.keys_per_tile = kShortSequence;
       choice.reason = "16-bit type of short sequences";
       return choice;
     }
