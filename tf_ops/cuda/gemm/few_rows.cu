@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kThreads)
   const int row0 = blockIdx.y * kRows, col0 = blockIdx.x * kCols;
   const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
   const int k_begin = blockIdx.z * k_per_split, k_end = min(k, k_begin + k_per_split);
-  // The steps [first_step, end_step) of the block are this warp's.
+  // The block's steps from first_step to before first_step + num_steps are this warp's.
   const int block_steps = max(0, (k_end - k_begin + kStep - 1) / kStep);
   const int first_step = block_steps * warp / kWarps;
   const int num_steps = block_steps * (warp + 1) / kWarps - first_step;
@@ -310,7 +310,7 @@ Status LaunchTile(const FewRowsGemmArgs& args, const LaunchContext& context) {
                 params, static_cast<int>(k_per_split));
 }
 
-// As many stages as leave room for a block of the next kernel.
+// As many stages as leave room for a block of the next kernel, but for 32 split rows.
 template <typename T>
 Status LaunchTyped(const FewRowsGemmArgs& args, const LaunchContext& context) {
   const int64_t rows = TileRows(args.rows);
@@ -327,10 +327,12 @@ Status LaunchSplit(const FewRowsGemmArgs& args, const LaunchContext& context) {
 }  // namespace
 
 bool FewRowsGemmSupported(const FewRowsGemmArgs& args, const LaunchContext& context) {
-  // Split rows have whole groups.
-  const bool whole_chunks = args.dtype == DataType::kFloat32 || args.k % 8 == 0;
+  const bool is_split = args.dtype == DataType::kFloat32;
+  const bool whole_chunks = is_split || args.k % 8 == 0;  // split rows have whole groups
+  const int64_t most_shared =
+      is_split ? FewRowsTile<true, 32, 2>::kBytes : FewRowsTile<false, 32, 3>::kBytes;
   return context.compute_capability >= 80 && whole_chunks && args.n % 8 == 0 &&
-         args.rows <= 65535 && context.max_shared_bytes >= 98304;
+         args.rows <= 65535 && context.max_shared_bytes >= most_shared;
 }
 
 int FewRowsGemmSplits(int64_t rows, int64_t n, int64_t k, const LaunchContext& context) {
