@@ -822,15 +822,9 @@ inline void TestInt8GemmConfig() {
   char directory[] = "/tmp/int8_config.XXXXXX";
   Check(mkdtemp(directory) != nullptr, "mkdtemp");
   const std::string path = Int8GemmConfigPath(directory);
-  EncoderConfig config;
-  config.dtype = DataType::kFloat16;
-  config.num_heads = 12;
-  config.head_size = 64;
-  config.inner_size = 3072;
+  EncoderConfig config = BertBaseConfig(DataType::kFloat16);
   config.int8_mode = 2;
-  std::vector<std::string> report;
-  MustBeOk(TuneEncoderGemms(config, 4, 97, false, false, directory, &report), "int8 GEMM test");
-  for (const std::string& line : report) printf("       %s\n", line.c_str());
+  const std::vector<std::string> report = TuneInto(directory, config);
   std::string environment;
   MustBeOk(Int8GemmEnvironment(&environment), "environment");
   std::vector<TunedInt8Gemm> rows;

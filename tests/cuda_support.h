@@ -19,6 +19,7 @@
 #include "tests/reference_layer.h"
 #include "tf_ops/core/types.h"
 #include "tf_ops/cuda/device_context.h"
+#include "tf_ops/cuda/encoder.h"
 
 namespace ft::cuda::testing {
 
@@ -183,6 +184,26 @@ inline double TimeLaunches(LaunchContext context,
   cudaGraphDestroy(graph);
   cudaStreamDestroy(stream);
   return times[times.size() / 2];
+}
+
+// A layer of BERT-base.
+inline EncoderConfig BertBaseConfig(DataType dtype) {
+  EncoderConfig config;
+  config.dtype = dtype;
+  config.num_heads = 12;
+  config.head_size = 64;
+  config.inner_size = 3072;
+  return config;
+}
+
+// Tunes the products of a layer for 4 sequences of 97 tokens into `directory`; what was found,
+// which is printed too.
+inline std::vector<std::string> TuneInto(const std::string& directory,
+                                         const EncoderConfig& config) {
+  std::vector<std::string> report;
+  MustBeOk(TuneEncoderGemms(config, 4, 97, false, false, directory, &report), "GEMM test");
+  for (const std::string& line : report) printf("       %s\n", line.c_str());
+  return report;
 }
 
 }  // namespace ft::cuda::testing

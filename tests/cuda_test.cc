@@ -1480,14 +1480,7 @@ void TestGemmConfig() {
   gemm_config_dir = directory;
   TestLayer({DataType::kFloat16, 12, 64, 97, {97, 50}, false});  // is ignored, with a warning
   // A GEMM test replaces it, and its algorithms give right results.
-  EncoderConfig config;
-  config.dtype = DataType::kFloat16;
-  config.num_heads = 12;
-  config.head_size = 64;
-  config.inner_size = 3072;
-  std::vector<std::string> report;
-  MustBeOk(TuneEncoderGemms(config, 4, 97, false, false, directory, &report), "GEMM test");
-  for (const std::string& line : report) printf("       %s\n", line.c_str());
+  TuneInto(directory, BertBaseConfig(DataType::kFloat16));
   rows.clear();
   MustBeOk(ReadGemmConfig(path, environment, &rows, &num_foreign), "read");
   Check(rows.size() == 4, "GEMM test writes four rows");
@@ -1503,14 +1496,7 @@ void TestHalfGemmConfig() {
   const std::string path = HalfGemmConfigPath(directory);
   LaunchContext context;
   MustBeOk(GetLaunchContext({}, &context), "context");
-  EncoderConfig config;
-  config.dtype = DataType::kFloat16;
-  config.num_heads = 12;
-  config.head_size = 64;
-  config.inner_size = 3072;
-  std::vector<std::string> report;
-  MustBeOk(TuneEncoderGemms(config, 4, 97, false, false, directory, &report), "GEMM test");
-  for (const std::string& line : report) printf("       %s\n", line.c_str());
+  const std::vector<std::string> report = TuneInto(directory, BertBaseConfig(DataType::kFloat16));
   std::string environment;
   MustBeOk(HalfGemmEnvironment(&environment), "environment");
   std::vector<TunedHalfGemm> rows;
@@ -1559,14 +1545,9 @@ void TestSplitGemmConfig() {
   const std::string path = SplitGemmConfigPath(directory);
   LaunchContext context;
   MustBeOk(GetLaunchContext({}, &context), "context");
-  EncoderConfig config;
-  config.num_heads = 12;
-  config.head_size = 64;
-  config.inner_size = 3072;
+  const EncoderConfig config = BertBaseConfig(DataType::kFloat32);
   if (!CanSplit(config)) return Check(true, "no split products on this device");
-  std::vector<std::string> report;
-  MustBeOk(TuneEncoderGemms(config, 4, 97, false, false, directory, &report), "GEMM test");
-  for (const std::string& line : report) printf("       %s\n", line.c_str());
+  const std::vector<std::string> report = TuneInto(directory, config);
   std::string environment;
   MustBeOk(SplitGemmEnvironment(&environment), "environment");
   std::vector<TunedSplitGemm> rows;
@@ -1622,73 +1603,64 @@ int main(int argc, char** argv) {
   const std::string part = argc < 2 ? "" : argv[1];
   if (part != "list") printf("FT_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
   generator.seed(seed);
-  if (part == "bench_attention") {
-    BenchAttention();
-    return failures == 0 ? 0 : 1;
-  }
-  if (part == "bench_half") {
-    BenchHalf();
-    return failures == 0 ? 0 : 1;
-  }
-  if (part == "bench_int8") {
-    BenchInt8Gemms();
-    return failures == 0 ? 0 : 1;
-  }
-  if (part == "bench_split") {
-    BenchSplit();
-    return failures == 0 ? 0 : 1;
-  }
-  if (part == "bench_ragged") {
-    BenchRagged();
-    return failures == 0 ? 0 : 1;
-  }
-  const struct {
+  struct Part {
     const char* name;
-    void (*test)();
-  } tests[] = {{"padding", TestPadding},
-               {"layer_norm", TestLayerNorms},
-               {"attention", TestAttentionKernels},
-               {"attention_projection", TestAttentionProjection},
-               {"wgmma", TestWgmmaAttention},
-               {"interface", TestInterface},
-               {"runner", TestRunner},
-               {"ragged", TestRagged},
-               {"graphs", TestGraphs},
-               {"nonfinite", TestNonFinite},
-               {"gemm_config", TestGemmConfig},
-               {"layers", TestLayers},
-               {"half_gemm", TestHalfGemms},
-               {"half_nonfinite", TestHalfNonFinite},
-               {"half_config", TestHalfGemmConfig},
-               {"half_choices", TestHalfChoices},
-               {"half_kernels", TestEachHalfKernel},
-               {"norm_product", TestNormGemms},
-               {"norm_choices", TestNormChoices},
-               {"norm_kernels", TestEachNormKernel},
-               {"split_rows", TestSplitRows},
-               {"split_gemm", TestSplitGemms},
-               {"split_config", TestSplitGemmConfig},
-               {"split_choices", TestSplitChoices},
-               {"split_kernels", TestEachSplitKernel},
-               {"int8_gemm", TestInt8Gemms},
-               {"int8_norm", TestInt8Norms},
-               {"int8_attention", TestInt8Attention},
-               {"int8_layers", TestInt8Layers},
-               {"int8_config", TestInt8GemmConfig},
-               {"int8_kernels", TestEachInt8Kernel},
-               {"fp8_gemm", TestFp8Gemms},
-               {"fp8_layers", TestFp8Layers},
-               {"fp8_kernels", TestEachFp8Kernel},
-               {"each_kernel", TestEachKernel}};
+    void (*run)();
+  };
+  const Part benchmarks[] = {{"bench_attention", BenchAttention},
+                             {"bench_half", BenchHalf},
+                             {"bench_int8", BenchInt8Gemms},
+                             {"bench_split", BenchSplit},
+                             {"bench_ragged", BenchRagged}};
+  for (const Part& benchmark : benchmarks) {
+    if (part != benchmark.name) continue;
+    benchmark.run();
+    return failures == 0 ? 0 : 1;
+  }
+  const Part tests[] = {{"padding", TestPadding},
+                        {"layer_norm", TestLayerNorms},
+                        {"attention", TestAttentionKernels},
+                        {"attention_projection", TestAttentionProjection},
+                        {"wgmma", TestWgmmaAttention},
+                        {"interface", TestInterface},
+                        {"runner", TestRunner},
+                        {"ragged", TestRagged},
+                        {"graphs", TestGraphs},
+                        {"nonfinite", TestNonFinite},
+                        {"gemm_config", TestGemmConfig},
+                        {"layers", TestLayers},
+                        {"half_gemm", TestHalfGemms},
+                        {"half_nonfinite", TestHalfNonFinite},
+                        {"half_config", TestHalfGemmConfig},
+                        {"half_choices", TestHalfChoices},
+                        {"half_kernels", TestEachHalfKernel},
+                        {"norm_product", TestNormGemms},
+                        {"norm_choices", TestNormChoices},
+                        {"norm_kernels", TestEachNormKernel},
+                        {"split_rows", TestSplitRows},
+                        {"split_gemm", TestSplitGemms},
+                        {"split_config", TestSplitGemmConfig},
+                        {"split_choices", TestSplitChoices},
+                        {"split_kernels", TestEachSplitKernel},
+                        {"int8_gemm", TestInt8Gemms},
+                        {"int8_norm", TestInt8Norms},
+                        {"int8_attention", TestInt8Attention},
+                        {"int8_layers", TestInt8Layers},
+                        {"int8_config", TestInt8GemmConfig},
+                        {"int8_kernels", TestEachInt8Kernel},
+                        {"fp8_gemm", TestFp8Gemms},
+                        {"fp8_layers", TestFp8Layers},
+                        {"fp8_kernels", TestEachFp8Kernel},
+                        {"each_kernel", TestEachKernel}};
   if (part == "list") {
-    for (const auto& test : tests) printf("%s\n", test.name);
+    for (const Part& test : tests) printf("%s\n", test.name);
     return 0;
   }
   const bool is_name = std::any_of(std::begin(tests), std::end(tests),
-                                   [&](const auto& test) { return test.name == part; });
-  for (const auto& test : tests) {
+                                   [&](const Part& test) { return test.name == part; });
+  for (const Part& test : tests) {
     const std::string name = test.name;
-    if (is_name ? name == part : name.find(part) != std::string::npos) test.test();
+    if (is_name ? name == part : name.find(part) != std::string::npos) test.run();
   }
   printf("%d cases, %d failures\n", cases, failures);
   return failures == 0 && cases > 0 ? 0 : 1;

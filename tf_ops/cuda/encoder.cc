@@ -77,30 +77,51 @@ struct TunedProducts {
   }
 };
 
+// What computes each sort of products: the fastest that was measured, else a rule's. Any number of
+// threads.
+struct ProductKinds {
+  explicit ProductKinds(const CudaEncoderOptions& options)
+      : half(options.cublaslt_only), int8(options.plain_int8), split(options.few_rows) {}
+
+  // Takes what was tuned for the products that a model has.
+  void LoadConfig(const EncoderConfig& config, const WeightLayout& layout,
+                  const std::string& directory) {
+    if (config.is_quantized()) return int8.LoadConfig(directory);
+    gemm.LoadConfig(directory);
+    half.LoadConfig(directory);
+    if (layout.has_split) split.LoadConfig(directory);
+  }
+
+  Gemm gemm;
+  HalfKinds half;
+  Int8Kinds int8;
+  SplitKinds split;
+};
+
 // Times the products of a plan that are not tuned yet, and remembers the fastest.
-Status TuneProducts(const LayerPlan& plan, const ExecutionContext& execution, Gemm* gemm,
-                    HalfKinds* half_kinds, Int8Kinds* int8_kinds, SplitKinds* split_kinds,
+Status TuneProducts(const LayerPlan& plan, const ExecutionContext& execution, ProductKinds* kinds,
                     TunedProducts* tuned) {
   std::vector<GemmShape> shapes, half_shapes;
   for (const GemmStep& step : Products<GemmStep>(plan)) {
-    if (!gemm->IsTuned(step.shape)) shapes.push_back(step.shape);
-    if (IsHalf(step.shape.dtype) && !half_kinds->IsTuned(step.shape)) {
+    if (!kinds->gemm.IsTuned(step.shape)) shapes.push_back(step.shape);
+    if (IsHalf(step.shape.dtype) && !kinds->half.IsTuned(step.shape)) {
       half_shapes.push_back(step.shape);
     }
   }
   std::vector<Int8GemmArgs> int8_products;
   for (const Int8GemmStep& step : Products<Int8GemmStep>(plan)) {
-    if (!int8_kinds->IsTuned(step.args)) int8_products.push_back(step.args);
+    if (!kinds->int8.IsTuned(step.args)) int8_products.push_back(step.args);
   }
   std::vector<SplitGemmArgs> split_products;
   for (const SplitGemmStep& step : Products<SplitGemmStep>(plan)) {
-    if (!split_kinds->IsTuned(step.args)) split_products.push_back(step.args);
+    if (!kinds->split.IsTuned(step.args)) split_products.push_back(step.args);
   }
-  FT_RETURN_IF_ERROR(TuneGemms(shapes, execution, gemm, &tuned->gemms));
+  FT_RETURN_IF_ERROR(TuneGemms(shapes, execution, &kinds->gemm, &tuned->gemms));
   // Beside cuBLASLt's fastest.
-  FT_RETURN_IF_ERROR(TuneHalfGemms(half_shapes, execution, gemm, half_kinds, &tuned->half_gemms));
-  FT_RETURN_IF_ERROR(TuneInt8Gemms(int8_products, execution, int8_kinds, &tuned->int8_gemms));
-  return TuneSplitGemms(split_products, execution, split_kinds, &tuned->split_gemms);
+  FT_RETURN_IF_ERROR(
+      TuneHalfGemms(half_shapes, execution, &kinds->gemm, &kinds->half, &tuned->half_gemms));
+  FT_RETURN_IF_ERROR(TuneInt8Gemms(int8_products, execution, &kinds->int8, &tuned->int8_gemms));
+  return TuneSplitGemms(split_products, execution, &kinds->split, &tuned->split_gemms);
 }
 
 // Attention of all sequences. With a mask that may say no more than lengths, two launches: of the
@@ -135,17 +156,13 @@ struct LayerPlace {
 class StepRunner {
  public:
   StepRunner(const EncoderConfig& config, const WeightLayout& layout, const LayerPlan& plan,
-             int64_t rows, char* workspace, Gemm* gemm, HalfKinds* half_kinds,
-             Int8Kinds* int8_kinds, SplitKinds* split_kinds, const AttentionLaunches* attention)
+             int64_t rows, char* workspace, ProductKinds* kinds, const AttentionLaunches* attention)
       : config_(config),
         layout_(layout),
         plan_(plan),
         rows_(rows),
         workspace_(workspace),
-        gemm_(gemm),
-        half_kinds_(half_kinds),
-        int8_kinds_(int8_kinds),
-        split_kinds_(split_kinds),
+        kinds_(kinds),
         attention_(attention) {}
 
   // INT8 and FP8: the first layer's input, rounded.
@@ -206,7 +223,7 @@ class StepRunner {
     args.residual = At(step.residual);
     args.output = At(step.output);
     args.workspace = workspace_ + plan_.gemm_workspace;
-    return RunHalfGemm(args, half_kinds_->Choose(step.shape, context), gemm_, context);
+    return RunHalfGemm(args, kinds_->half.Choose(step.shape, context), &kinds_->gemm, context);
   }
 
   Status Run(const FewRowsStep& step, const LaunchContext& context) const {
@@ -294,7 +311,7 @@ class StepRunner {
     args.w_scale = Scale(step.scale);
     args.bias = Scale(step.bias);
     args.output = static_cast<float*>(At(step.output));
-    return LaunchSplitGemm(args, split_kinds_->Choose(args, context), context);
+    return LaunchSplitGemm(args, kinds_->split.Choose(args, context), context);
   }
 
   // In device memory: for addresses alone.
@@ -310,7 +327,7 @@ class StepRunner {
     args.bias = Scale(step.bias);
     args.out_scale = Scale(step.out_scale);
     args.output = At(step.output);
-    return LaunchInt8Gemm(args, int8_kinds_->Choose(args, context), context);
+    return LaunchInt8Gemm(args, kinds_->int8.Choose(args, context), context);
   }
 
   Status Run(const Int8NormStep& step, const LaunchContext& context) const {
@@ -383,10 +400,7 @@ class StepRunner {
   const LayerPlan& plan_;
   const int64_t rows_;
   char* const workspace_;
-  Gemm* const gemm_;
-  HalfKinds* const half_kinds_;
-  Int8Kinds* const int8_kinds_;
-  SplitKinds* const split_kinds_;
+  ProductKinds* const kinds_;
   const AttentionLaunches* const attention_;
   LayerPlace place_ = {};
   bool norm_sums_turn_ = false;
@@ -401,9 +415,7 @@ class CudaEncoder : public Encoder {
         plans_(config_, weights_,
                PlanOptions{options.few_rows, options.separate_norms || options.plain_int8,
                            options.norm_kind}),
-        half_kinds_(options.cublaslt_only),
-        int8_kinds_(options.plain_int8),
-        split_kinds_(options.few_rows),
+        kinds_(options),
         graphs_(options.max_graphs) {}
 
   const EncoderConfig& config() const override { return config_; }
@@ -447,15 +459,8 @@ class CudaEncoder : public Encoder {
     }
     LaunchContext context;
     FT_RETURN_IF_ERROR(GetLaunchContext(execution, &context));
-    std::call_once(config_loaded_, [this] {
-      if (!config_.is_quantized()) {
-        gemm_.LoadConfig(options_.gemm_config_dir);
-        half_kinds_.LoadConfig(options_.gemm_config_dir);
-        if (weights_.has_split) split_kinds_.LoadConfig(options_.gemm_config_dir);
-      } else {
-        int8_kinds_.LoadConfig(options_.gemm_config_dir);
-      }
-    });
+    std::call_once(config_loaded_,
+                   [this] { kinds_.LoadConfig(config_, weights_, options_.gemm_config_dir); });
     // Timing and graphs of our own step back where the caller captures its stream.
     cudaStreamCaptureStatus capturing;
     FT_RETURN_IF_CUDA_ERROR(cudaStreamIsCapturing(context.stream, &capturing));
@@ -491,8 +496,7 @@ class CudaEncoder : public Encoder {
     }
     attention.choice = SelectAttention(attention.args, context);
 
-    StepRunner steps(config_, weights_, plan, batch.rows(), work, &gemm_, &half_kinds_,
-                     &int8_kinds_, &split_kinds_, &attention);
+    StepRunner steps(config_, weights_, plan, batch.rows(), work, &kinds_, &attention);
     for (int64_t l = 0; l < config_.num_layers; ++l) {
       const LayerPlace place = PlaceOf(l, batch, static_cast<const char*>(prepared));
       if (l == 0) FT_RETURN_IF_ERROR(steps.ClearNormSums(context));
@@ -529,8 +533,7 @@ class CudaEncoder : public Encoder {
     rounded.num_rows = RoundRows(batch.rows());
     std::lock_guard<std::mutex> lock(test_mutex_);
     TunedProducts tuned;
-    FT_RETURN_IF_ERROR(TuneProducts(*plans_.Get(rounded, context), execution, &gemm_, &half_kinds_,
-                                    &int8_kinds_, &split_kinds_, &tuned));
+    FT_RETURN_IF_ERROR(TuneProducts(*plans_.Get(rounded, context), execution, &kinds_, &tuned));
     if (tuned.empty() || options_.gemm_config_dir.empty()) return OkStatus();
     const Status written =
         tuned.Write(config_, batch.batch_size, batch.max_seq_len, options_.gemm_config_dir);
@@ -569,10 +572,7 @@ class CudaEncoder : public Encoder {
 
   // Caches only: results do not depend on them.
   mutable LayerPlans plans_;
-  mutable Gemm gemm_;
-  mutable HalfKinds half_kinds_;
-  mutable Int8Kinds int8_kinds_;
-  mutable SplitKinds split_kinds_;
+  mutable ProductKinds kinds_;
   mutable GraphCache graphs_;
   mutable std::once_flag config_loaded_;
   mutable std::mutex test_mutex_;
@@ -614,13 +614,9 @@ Status TuneEncoderGemms(const EncoderConfig& config, int64_t batch_size, int64_t
   options.separate_norms = true;
   const WeightLayout weights(config, !ieee_float32 && CanSplit(config));
   const LayerPlan plan = MakeLayerPlan(config, weights, batch, options, context);
-  Gemm gemm;
-  HalfKinds half_kinds(/*cublaslt_only=*/false);
-  Int8Kinds int8_kinds(/*plain_only=*/false);
-  SplitKinds split_kinds(/*few_rows=*/-1);
+  ProductKinds kinds{CudaEncoderOptions()};
   TunedProducts tuned;
-  FT_RETURN_IF_ERROR(
-      TuneProducts(plan, execution, &gemm, &half_kinds, &int8_kinds, &split_kinds, &tuned));
+  FT_RETURN_IF_ERROR(TuneProducts(plan, execution, &kinds, &tuned));
   const auto add = [report](int64_t rows, int64_t n, int64_t k, const char* name, float time,
                             const std::string& how) {
     report->push_back(StrCat("GEMM test ", report->size(), ": [M: ", rows, " K: ", k, " N: ", n,
