@@ -27,6 +27,20 @@ Status GetKernelTraits(const void* kernel, const LaunchContext& context, KernelT
   return OkStatus();
 }
 
+Status GetMaxActiveClusters(const void* kernel, const cudaLaunchConfig_t& config,
+                            const LaunchContext& context, int* clusters) {
+  static thread_local std::map<std::pair<const void*, int>, int> known;
+  const auto key = std::make_pair(kernel, context.device);
+  const auto found = known.find(key);
+  if (found != known.end()) {
+    *clusters = found->second;
+    return OkStatus();
+  }
+  FT_RETURN_IF_CUDA_ERROR(cudaOccupancyMaxActiveClusters(clusters, kernel, &config));
+  known[key] = *clusters;
+  return OkStatus();
+}
+
 Status ConfigureLaunch(const KernelTraits& traits, const Grid& grid, int threads,
                        int64_t shared_bytes, const LaunchContext& context,
                        cudaLaunchConfig_t* config) {

@@ -26,6 +26,11 @@ struct KernelTraits {
 // Asks CUDA at a thread's first launch of the kernel on the device.
 Status GetKernelTraits(const void* kernel, const LaunchContext& context, KernelTraits* traits);
 
+// How many clusters of blocks of the kernel the current device runs at a time; `config` is of a
+// launch of one, always the same for a kernel. Asks CUDA as GetKernelTraits does.
+Status GetMaxActiveClusters(const void* kernel, const cudaLaunchConfig_t& config,
+                            const LaunchContext& context, int* clusters);
+
 // Checks `grid` and `shared_bytes`, and fills `config` but for its attributes.
 Status ConfigureLaunch(const KernelTraits& traits, const Grid& grid, int threads,
                        int64_t shared_bytes, const LaunchContext& context,

@@ -12,7 +12,6 @@
 #include <cuda_fp16.h>
 
 #include <algorithm>
-#include <map>
 #include <type_traits>
 #include <utility>
 
@@ -611,18 +610,14 @@ Status ConfigureCluster(const LaunchContext& context, KernelTraits* traits,
 // Groups of blocks that the current device runs at a time.
 template <typename C>
 Status CountGroups(const LaunchContext& context, int* groups) {
-  static thread_local std::map<int, int> known;
-  int& found = known[context.device];
-  if (found == 0) {
-    KernelTraits traits;
-    cudaLaunchAttribute attributes[2] = {};
-    cudaLaunchConfig_t config = {};
-    FT_RETURN_IF_ERROR(ConfigureCluster<C>(context, &traits, attributes, &config));
-    int clusters = 0;
-    FT_RETURN_IF_CUDA_ERROR(cudaOccupancyMaxActiveClusters(&clusters, NormGemmKernel<C>, &config));
-    found = clusters / C::kGroupClusters;
-  }
-  *groups = found;
+  KernelTraits traits;
+  cudaLaunchAttribute attributes[2] = {};
+  cudaLaunchConfig_t config = {};
+  FT_RETURN_IF_ERROR(ConfigureCluster<C>(context, &traits, attributes, &config));
+  int clusters;
+  FT_RETURN_IF_ERROR(GetMaxActiveClusters(reinterpret_cast<const void*>(NormGemmKernel<C>), config,
+                                          context, &clusters));
+  *groups = clusters / C::kGroupClusters;
   return OkStatus();
 }
 
