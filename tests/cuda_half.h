@@ -1,6 +1,7 @@
 // Products of float16 and bfloat16 on CUDA (tf_ops/cuda/gemm/half/half_gemm.h) against float64.
 #pragma once
 
+#include <optional>
 #include <tuple>
 
 #include "tests/cuda_support.h"
@@ -16,7 +17,15 @@ struct HalfEpilogue {
 };
 inline constexpr HalfEpilogue kHalfEpilogues[] = {{"bias", GemmEpilogue::kBias, false},
                                                   {"gelu", GemmEpilogue::kBiasGelu, false},
+                                                  {"gelu erf", GemmEpilogue::kBiasGeluErf, false},
                                                   {"residual", GemmEpilogue::kBias, true}};
+
+// The activation of an epilogue that has one; null: none.
+inline std::optional<Activation> ActivationOf(const HalfEpilogue& epilogue) {
+  if (epilogue.epilogue == GemmEpilogue::kBiasGelu) return Activation::kGeluTanh;
+  if (epilogue.epilogue == GemmEpilogue::kBiasGeluErf) return Activation::kGeluErf;
+  return std::nullopt;
+}
 
 inline std::string DescribeHalf(const GemmShape& shape, const HalfEpilogue& epilogue) {
   return StrCat(Name(shape.dtype), " ", shape.rows, "x", shape.k, "x", shape.n, " ", epilogue.name);
@@ -60,9 +69,9 @@ inline int TestHalfGemm(DataType dtype, int64_t rows, int64_t n, int64_t k, Gemm
       for (int64_t e = 0; e < rows * n; ++e) {
         double want = sums[e], bound = 3e-6 * std::sqrt(static_cast<double>(k)) + std::exp2(-24);
         if (epilogue.residual) want += residual[e];
-        if (epilogue.epilogue == GemmEpilogue::kBiasGelu) {
+        if (const auto activation = ActivationOf(epilogue)) {
           bound += std::abs(want) * kHalfGeluError;
-          want = reference::Activate(want, Activation::kGeluTanh);
+          want = reference::Activate(want, *activation);
         }
         bound += half_unit * std::abs(want) * 1.001;
         const double error = std::abs(got[e] - want) / bound;
@@ -158,8 +167,8 @@ inline void TestHalfNonFinite() {
             };
             for (int64_t e = 0; e < kRows * kN; ++e) {
               if (epilogue.residual) want[e] += residual[e];
-              if (epilogue.epilogue == GemmEpilogue::kBiasGelu) {
-                want[e] = reference::Activate(want[e], Activation::kGeluTanh);
+              if (const auto activation = ActivationOf(epilogue)) {
+                want[e] = reference::Activate(want[e], *activation);
               }
               special += sort(want[e]) != 0;
               wrong += sort(got[e]) != sort(want[e]);
@@ -192,7 +201,7 @@ inline void TestHalfChoices() {
     return SelectHalfGemm(
         {DataType::kFloat16, false, rows, n, k, epilogue.epilogue, epilogue.residual}, h100);
   };
-  const auto& [bias, gelu, residual] = kHalfEpilogues;
+  const auto& [bias, gelu, gelu_erf, residual] = kHalfEpilogues;
   if (!HalfGemmSupported({DataType::kFloat16, false, 64, 64, 64, GemmEpilogue::kBias, false},
                          HalfGemmKind::kHopper64, h100)) {
     Check(choose(64, 64, 64, bias) == HalfGemmKind::kCublasLt, "built without CUTLASS: cuBLASLt");
@@ -208,6 +217,10 @@ inline void TestHalfChoices() {
            {2048, 768, 3072, residual, HalfGemmKind::kHopper64x192},
            {6144, 2304, 768, bias, HalfGemmKind::kHopper128},
            {6144, 3072, 768, gelu, HalfGemmKind::kHopper128x192},
+           {6144, 3072, 768, gelu_erf, HalfGemmKind::kHopper128x192},
+           // cuBLASLt would be chosen, if it had this GELU.
+           {1536, 3072, 768, gelu, HalfGemmKind::kCublasLt},
+           {1536, 3072, 768, gelu_erf, HalfGemmKind::kHopper128x192},
            {6144, 768, 3072, residual, HalfGemmKind::kHopper64x192},
            {12288, 2304, 768, bias, HalfGemmKind::kHopper128x192},
            {12288, 768, 3072, residual, HalfGemmKind::kHopper128x192}}) {

@@ -276,7 +276,10 @@ void TestLayers() {
     // Activations, inner size, several layers.
     for (Activation activation : {Activation::kGeluErf, Activation::kRelu}) {
       TestLayer({dtype, 4, 32, 40, {40, 9}, false, false, 1, activation});
-      TestLayer({dtype, 4, 32, 100, {100, 90}, false, false, 1, activation});
+      LayerCase c{dtype, 4, 32, 100, {100, 90}, false, false, 1, activation};
+      TestLayer(c);
+      c.cublaslt_only = true;
+      if (dtype != DataType::kFloat32) TestLayer(c);
     }
     TestLayer({dtype, 12, 64, 32, {32}, false, false, 3});
     TestLayer({dtype, 12, 64, 32, {16}, true, false, 3});

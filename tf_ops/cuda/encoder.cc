@@ -103,7 +103,9 @@ Status TuneProducts(const LayerPlan& plan, const ExecutionContext& execution, Pr
                     TunedProducts* tuned) {
   std::vector<GemmShape> shapes, half_shapes;
   for (const GemmStep& step : Products<GemmStep>(plan)) {
-    if (!kinds->gemm.IsTuned(step.shape)) shapes.push_back(step.shape);
+    if (step.shape.epilogue != GemmEpilogue::kBiasGeluErf && !kinds->gemm.IsTuned(step.shape)) {
+      shapes.push_back(step.shape);
+    }
     if (IsHalf(step.shape.dtype) && !kinds->half.IsTuned(step.shape)) {
       half_shapes.push_back(step.shape);
     }
@@ -413,8 +415,8 @@ class CudaEncoder : public Encoder {
         options_(options),
         weights_(config, !options.ieee_float32 && CanSplit(config)),
         plans_(config_, weights_,
-               PlanOptions{options.few_rows, options.separate_norms || options.plain_int8,
-                           options.norm_kind}),
+               PlanOptions{options.few_rows, options.cublaslt_only,
+                           options.separate_norms || options.plain_int8, options.norm_kind}),
         kinds_(options),
         graphs_(options.max_graphs) {}
 

@@ -42,22 +42,17 @@ bool FusesProjection(const EncoderConfig& config, const EncoderBatch& batch,
   return AttentionProjectionSupported(args, context);
 }
 
-// What cuBLASLt's epilogue does of the activation.
-GemmEpilogue EpilogueOf(const EncoderConfig& config) {
-  // In float32 the library's GELU is too coarse for an exact result: a kernel of ours follows.
-  if (config.activation == Activation::kRelu) return GemmEpilogue::kBiasRelu;
-  if (config.activation == Activation::kGeluTanh && config.dtype != DataType::kFloat32) {
-    return GemmEpilogue::kBiasGelu;
-  }
-  return GemmEpilogue::kBias;
-}
-
 // Appends the steps of one layer.
 class Builder {
  public:
-  Builder(const EncoderConfig& config, int64_t rows, bool few_rows, const LaunchContext& context,
-          std::vector<Step>* steps)
-      : config_(config), rows_(rows), few_rows_(few_rows), context_(context), steps_(steps) {}
+  Builder(const EncoderConfig& config, int64_t rows, bool few_rows, const PlanOptions& options,
+          const LaunchContext& context, std::vector<Step>* steps)
+      : config_(config),
+        rows_(rows),
+        few_rows_(few_rows),
+        options_(options),
+        context_(context),
+        steps_(steps) {}
 
   // The largest number of partial sums so far.
   int max_splits() const { return max_splits_; }
@@ -69,10 +64,10 @@ class Builder {
       steps_->push_back(FewRowsStep{n, k, 1, has_activation, input, output, kernel, bias});
       return;
     }
-    const GemmEpilogue epilogue = has_activation ? EpilogueOf(config_) : GemmEpilogue::kBias;
-    steps_->push_back(
-        GemmStep{name, Shape(n, k, epilogue, false), input, output, input, kernel, bias});
-    if (has_activation && epilogue == GemmEpilogue::kBias) {
+    GemmShape shape = Shape(n, k, GemmEpilogue::kBias, false);
+    if (has_activation) shape.epilogue = ActivationOf(shape);
+    steps_->push_back(GemmStep{name, shape, input, output, input, kernel, bias});
+    if (has_activation && shape.epilogue == GemmEpilogue::kBias) {
       steps_->push_back(ActivationStep{output, n});
     }
   }
@@ -110,9 +105,23 @@ class Builder {
     return {config_.dtype, tf32, rows_, n, k, epilogue, residual};
   }
 
+  // What the product's kernel does of the activation; kBias: nothing.
+  GemmEpilogue ActivationOf(GemmShape shape) const {
+    if (config_.activation == Activation::kRelu) return GemmEpilogue::kBiasRelu;
+    // The GELUs of products are too coarse for an exact result: a kernel of ours follows.
+    if (config_.dtype == DataType::kFloat32) return GemmEpilogue::kBias;
+    if (config_.activation == Activation::kGeluTanh) return GemmEpilogue::kBiasGelu;
+    shape.epilogue = GemmEpilogue::kBiasGeluErf;
+    return !options_.cublaslt_only &&
+                   HalfGemmSupported(shape, SelectHalfGemm(shape, context_), context_)
+               ? GemmEpilogue::kBiasGeluErf
+               : GemmEpilogue::kBias;
+  }
+
   const EncoderConfig& config_;
   const int64_t rows_;
   const bool few_rows_;
+  const PlanOptions& options_;
   const LaunchContext& context_;
   std::vector<Step>* const steps_;
   int max_splits_ = 0;
@@ -444,7 +453,7 @@ LayerPlan MakeLayerPlan(const EncoderConfig& config, const WeightLayout& weights
   const bool few_rows =
       config.dtype != DataType::kFloat32 && UsesFewRows(config, rows, options, context);
   LayerPlan plan;
-  Builder builder(config, rows, few_rows, context, &plan.steps);
+  Builder builder(config, rows, few_rows, options, context, &plan.steps);
   builder.Dense("QKV", Edge::kInput, h, Edge::kQkv, 3 * h, weights.qkv_kernel, weights.qkv_bias,
                 false);
   if (few_rows && FusesProjection(config, batch, context)) {

@@ -146,6 +146,8 @@ struct LayerPlan {
 struct PlanOptions {
   // Up to this many rows products use the kernel for few rows. -1: what was measured.
   int64_t few_rows = -1;
+  // Products of 16 bits are cuBLASLt's.
+  bool cublaslt_only = false;
   // INT8 and FP8: no product ends with its layer norm, also where that is faster.
   bool separate_norms = false;
   // Else all do that this kernel can take, instead of those where one was measured to be faster.

@@ -43,6 +43,9 @@ class Descriptors {
 
   Status Init(const CublasLt* api, const GemmShape& shape, const void* bias) {
     api_ = api;
+    if (shape.epilogue == GemmEpilogue::kBiasGeluErf) {
+      return Internal("a product with the GELU of erf was given to cuBLASLt");
+    }
     const cudaDataType_t type = CudaType(shape.dtype);
     const cublasComputeType_t compute = shape.dtype == DataType::kFloat32 && shape.allow_tf32
                                             ? CUBLAS_COMPUTE_32F_FAST_TF32

@@ -19,7 +19,13 @@ namespace cuda {
 // Given to cuBLASLt for its temporary data; NVIDIA's advice for Hopper.
 inline constexpr int64_t kGemmWorkspaceBytes = int64_t{32} << 20;
 
-enum class GemmEpilogue { kNone = 0, kBias = 1, kBiasGelu = 2, kBiasRelu = 3 };
+enum class GemmEpilogue {
+  kNone = 0,
+  kBias = 1,
+  kBiasGelu = 2,  // google's, with tanh
+  kBiasRelu = 3,
+  kBiasGeluErf = 4,  // which cuBLASLt has not
+};
 
 // What an algorithm is chosen for.
 struct GemmShape {

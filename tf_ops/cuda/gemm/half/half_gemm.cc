@@ -61,7 +61,9 @@ Launcher FindHopperLauncher(const GemmShape& shape, HalfGemmKind kind) {
   if (shape.epilogue == GemmEpilogue::kBias) {
     return shape.residual ? kResidual[index] : kBias[index];
   }
-  return shape.epilogue == GemmEpilogue::kBiasGelu && !shape.residual ? kGelu[index] : nullptr;
+  const bool is_gelu = shape.epilogue == GemmEpilogue::kBiasGelu ||
+                       shape.epilogue == GemmEpilogue::kBiasGeluErf;
+  return is_gelu && !shape.residual ? kGelu[index] : nullptr;
 }
 #endif
 
@@ -106,7 +108,7 @@ const char* Name(HalfGemmKind kind) {
 }
 
 bool HalfGemmSupported(const GemmShape& shape, HalfGemmKind kind, const LaunchContext& context) {
-  if (kind == HalfGemmKind::kCublasLt) return true;
+  if (kind == HalfGemmKind::kCublasLt) return shape.epilogue != GemmEpilogue::kBiasGeluErf;
   // Tensor copies move 16 bytes of a row at least.
   return FindLauncher(shape, kind) != nullptr && context.compute_capability == 90 &&
          shape.k % 8 == 0 && shape.n % 8 == 0;
@@ -139,7 +141,10 @@ HalfGemmKind SelectHalfGemm(const GemmShape& shape, const LaunchContext& context
       best_use = static_cast<double>(tiles) / static_cast<double>(rounds * multiprocessors);
     }
   }
-  return best_use < kMinUse ? HalfGemmKind::kCublasLt : best;
+  const bool wastes = best_use < kMinUse;
+  return wastes && HalfGemmSupported(shape, HalfGemmKind::kCublasLt, context)
+             ? HalfGemmKind::kCublasLt
+             : best;
 }
 
 Status RunHalfGemm(const GemmArgs& args, HalfGemmKind kind, Gemm* gemm,

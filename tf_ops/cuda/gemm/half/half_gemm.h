@@ -13,10 +13,10 @@ inline bool IsHalf(DataType dtype) {
   return dtype == DataType::kFloat16 || dtype == DataType::kBFloat16;
 }
 
-// CUTLASS's kernels take kBias and kBiasGelu, with kBias a residual too; none takes all three with
-// all tiles.
+// CUTLASS's kernels take kBias and both GELUs, with kBias a residual too; none takes all of these
+// with all tiles.
 enum class HalfGemmKind {
-  kCublasLt,          // any size and epilogue, float32 too
+  kCublasLt,          // any size, every epilogue but kBiasGeluErf, float32 too
   kHopper128x192,     // CUTLASS, wgmma and tensor copies; compute capability 9.0 alone. Two
                       // warpgroups have a tile each, one multiplies while the other stores
   kHopper128,         // the same, tiles of 128x128
@@ -29,14 +29,15 @@ inline constexpr int kNumHalfGemmKinds = 7;
 
 const char* Name(HalfGemmKind kind);
 
-// The tanh GELU of CUTLASS's kernels is right to this part of |x|: tanh.approx.f32 has an error of
-// up to 2^-11, and x / 2 is what it is multiplied by. float16 rounds to 2^-11.
-inline constexpr double kHalfGeluError = 1.0 / 4096;
+// The GELUs of CUTLASS's kernels are right to this part of |x|: 2^-12 by the hardware's tanh, 1.9e-5
+// by the polynomial of that of erf (gemm/gelu.cuh). float16 rounds to 2^-11.
+inline constexpr double kHalfGeluError = 2.7e-4;
 
 // Whether `kind` can compute it on this device; reads sizes and types alone.
 bool HalfGemmSupported(const GemmShape& shape, HalfGemmKind kind, const LaunchContext& context);
 
-// The kind that should be the fastest of those that are supported. Of float32: kCublasLt.
+// The kind that should be the fastest of those that are supported. Of float32, and where none is:
+// kCublasLt.
 HalfGemmKind SelectHalfGemm(const GemmShape& shape, const LaunchContext& context);
 
 // args.output = epilogue(args.x args.w^T + args.bias + args.residual), by `gemm` if `kind` is

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "tf_ops/cuda/gemm/cutlass.cuh"
+#include "tf_ops/cuda/gemm/gelu.cuh"
 #include "tf_ops/cuda/gemm/half/hopper.h"
 
 namespace ft {
@@ -20,9 +21,10 @@ enum class Epilogue { kNone, kGelu, kAnyActivation, kResidual };
 
 struct ActivationArguments {
   bool is_gelu = false;
+  FastGelu gelu = {};
 };
 
-// The tanh GELU of float32 sums, within kHalfGeluError of |x|, or x itself.
+// A GELU of float32 sums, within kHalfGeluError of |x|, or x itself.
 template <Epilogue kEpilogue>
 struct Activate {
   template <typename Fragment>
@@ -31,17 +33,9 @@ struct Activate {
 
     CUTLASS_DEVICE Fragment operator()(const Fragment& x, const Arguments& arguments) const {
       if (kEpilogue == Epilogue::kAnyActivation && !arguments.is_gelu) return x;
-      constexpr float kLinear = 0.79788456080286536f;
       Fragment y;
       CUTLASS_PRAGMA_UNROLL
-      for (int i = 0; i < Fragment::kElements; ++i) {
-        float tanh;
-        asm("tanh.approx.f32 %0, %1;"
-            : "=f"(tanh)
-            : "f"(x[i] * fmaf(kLinear * 0.044715f, x[i] * x[i], kLinear)));
-        const float half = 0.5f * x[i];
-        y[i] = fmaf(half, tanh, half);
-      }
+      for (int i = 0; i < Fragment::kElements; ++i) y[i] = arguments.gelu(x[i]);
       return y;
     }
   };
@@ -149,7 +143,10 @@ Status Launch(const GemmArgs& args, const LaunchContext& context) {
   }
   const typename Gemm::Bias::Arguments bias = {static_cast<const T*>(args.bias), T(0), {}};
   if constexpr (Gemm::kHasActivation) {
-    arguments.epilogue.thread = {{{}, bias, {}}, {args.shape.epilogue == GemmEpilogue::kBiasGelu}};
+    const bool is_erf = args.shape.epilogue == GemmEpilogue::kBiasGeluErf;
+    arguments.epilogue.thread = {{{}, bias, {}},
+                                 {is_erf || args.shape.epilogue == GemmEpilogue::kBiasGelu,
+                                  is_erf ? kFastGeluErf : kFastGeluTanh}};
   } else if constexpr (Gemm::kHasResidual) {
     arguments.epilogue.thread = {{}, {{}, bias, {}}, {}};
     arguments.epilogue.ptr_C = static_cast<const T*>(args.residual);
