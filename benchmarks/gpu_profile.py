@@ -3,11 +3,12 @@
     python3 -m benchmarks.gpu_profile --tools=build/cuda --out=benchmarks/results/gpu_profile
 
 Runs encoder_sample once under Nsight Compute, clocks and caches left alone, and sums each part of a
-layer: the median over the layers. The floor of a part is its arithmetic over the measured rate of
-the tensor cores, or its bytes (inputs once, outputs once) over the measured rate of the memory,
-whichever is longer. A kernel under the profiler runs alone, so what overlap of neighbours saves is
-the difference between the sum and encoder_sample's own time. --csv makes the table of a saved
-profile, without a GPU.
+layer, or the parts that one kernel computes: the median over the layers. The floor is the
+arithmetic over the measured rate of the tensor cores, or the bytes (inputs once, outputs once) over
+the measured rate of the memory, whichever is longer. A kernel under the profiler runs alone, so
+what overlap of neighbours saves is the difference between the sum and encoder_sample's own time.
+"32x384 half" are sequences of half the length, packed. --csv makes the table of a saved profile,
+without a GPU.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import collections
 import csv
 import dataclasses
+import functools
 import os
 import pathlib
 import re
@@ -35,7 +37,25 @@ FLOP_PER_S, BYTES_PER_S = 798e12, 3.0e12
 INT8_OP_PER_S = 1458e12
 LAYERS, HEADS, SIZE = 12, 12, 64
 HIDDEN, INNER, ELEMENT = HEADS * SIZE, 4 * HEADS * SIZE, 2
-GEMMS = ("QKV GEMM", "attention output GEMM", "intermediate GEMM", "output GEMM")
+# What a layer computes, in this order.
+PARTS = (
+    "QKV GEMM",
+    "attention",
+    "attention output GEMM",
+    "layer norm 1",
+    "intermediate GEMM",
+    "output GEMM",
+    "layer norm 2",
+)
+# What a kernel computes: the last word of each part of its, one after the other.
+KINDS = {
+    "gemm": ("GEMM",),
+    "attention": ("attention",),
+    "attention and gemm": ("attention", "GEMM"),
+    "layer norm": ("norm",),
+    "gemm and layer norm": ("GEMM", "norm"),
+}
+INT8_MODES = ("0", "1", "2", "fp8")  # as encoder_sample has them
 
 
 @dataclasses.dataclass
@@ -69,10 +89,12 @@ def read_csv(lines: Iterable[str]) -> list[Kernel]:
 
 
 def kind(name: str) -> str:
-    """What a kernel does, by its name."""
+    """What a kernel does, by its name: of KINDS, or what belongs to the kernel before it."""
     patterns = {
         "reduce": r"splitKreduce|splitk_reduce",
+        "attention and gemm": r"AttentionProjection",
         "attention": r"Attention",
+        "gemm and layer norm": r"NormGemm",
         "layer norm": r"LayerNorm",
         "activation": r"ActivationKernel",
         "gemm": r"gemm|nvjet|xmma|cutlass",
@@ -83,98 +105,145 @@ def kind(name: str) -> str:
     return "other"
 
 
-def parts_of_layers(kernels: Iterable[Kernel]) -> list[dict[str, list[Kernel]]]:
+def parts_of_layers(kernels: Iterable[Kernel]) -> list[dict[tuple[str, ...], list[Kernel]]]:
     """Sorts the launches into layers and their parts, by the order in which a layer runs.
+
+    Returns:
+      For each layer the launches by the parts, of PARTS, that they compute together.
 
     Raises:
       ValueError: The order is not that of an encoder.
     """
-    layers: list[dict[str, list[Kernel]]] = []
-    gemms = norms = len(GEMMS)  # nothing before the first GEMM belongs to a layer
-    part = ""
+    kernels = list(kernels)
+    layers: list[dict[tuple[str, ...], list[Kernel]]] = []
+    done = len(PARTS)  # nothing before the first GEMM belongs to a layer
+    parts: tuple[str, ...] = ()
     for kernel in kernels:
         what = kind(kernel.name)
-        if what == "gemm":
-            if gemms == len(GEMMS):
+        if what in KINDS:
+            if done == len(PARTS) and (layers or what == "gemm"):
                 layers.append(collections.defaultdict(list))
-                gemms = norms = 0
-            part = GEMMS[gemms]
-            gemms += 1
+                done = 0
+            parts = PARTS[done : done + len(KINDS[what])]
+            if not layers or tuple(map(_last_word, parts)) != KINDS[what]:
+                raise _not_layers(kernels)
+            done += len(parts)
         elif not layers:
             continue
-        elif what == "attention":
-            part = "attention"
-        elif what == "layer norm":
-            norms += 1
-            part = f"layer norm {norms}"
-        elif what == "other":
-            part = "other"
-        # A reduction or an activation belongs to the GEMM before it.
-        layers[-1][part].append(kernel)
-    if not layers or any("attention" not in layer or gemms != len(GEMMS) for layer in layers):
-        found = [kernel.name[:40] for kernel in kernels][:12]
-        raise ValueError(f"these kernels are not whole layers: {found}")
+        # A reduction, an activation or another kernel belongs to the one before it.
+        layers[-1][parts].append(kernel)
+    if not layers or done != len(PARTS):
+        raise _not_layers(kernels)
     return layers
 
 
-def floors(batch: int, seq_len: int, int8_mode: int = 0) -> dict[str, tuple[float, float]]:
-    """Microseconds that arithmetic and memory take at least, by part, all keys real."""
+def _last_word(part: str) -> str:
+    return part.rstrip(" 12").rpartition(" ")[2]
+
+
+def _not_layers(kernels: list[Kernel]) -> ValueError:
+    found = [kernel.name[:40] for kernel in kernels][:12]
+    return ValueError(f"these kernels are not whole layers: {found}")
+
+
+@dataclasses.dataclass
+class Floor:
+    """Microseconds that a part takes at least."""
+
+    arithmetic: float
+    memory: float
+    output: float  # of the memory's
+
+    @property
+    def least(self) -> float:
+        """The longer of both."""
+        return max(self.arithmetic, self.memory)
+
+    def then(self, following: Floor) -> Floor:
+        """Of both parts in one kernel: what the first hands on stays in the multiprocessors."""
+        return Floor(
+            self.arithmetic + following.arithmetic,
+            self.memory + following.memory - 2 * self.output,
+            following.output,
+        )
+
+
+def floors(batch: int, seq_len: int, int8_mode: str = "0") -> dict[str, Floor]:
+    """The floors by part, all keys real."""
     tokens = batch * seq_len
-    # Bytes of what is int8, and of sums and residuals, which mode 2 keeps as int8.
-    byte = 1 if int8_mode else ELEMENT
-    kept = 1 if int8_mode > 1 else ELEMENT
-    rate = INT8_OP_PER_S if int8_mode else FLOP_PER_S
-
-    def gemm(n: int, k: int, out: int, residual: bool = False) -> tuple[float, float]:
-        # float16 products add the residual themselves; of integers the layer norm reads it.
-        numbers = byte * (tokens * k + k * n) + out * tokens * n
-        numbers += ELEMENT * tokens * n if residual and not int8_mode else 0
-        return 1e6 * 2.0 * tokens * n * k / rate, 1e6 * numbers / BYTES_PER_S
-
+    # Bytes of what has 8 bits, and of sums and residuals, which mode 2 keeps as int8.
+    byte = 1 if int8_mode != "0" else ELEMENT
+    kept = 1 if int8_mode == "2" else ELEMENT
+    rate = INT8_OP_PER_S if int8_mode != "0" else FLOP_PER_S
     size = tokens * HIDDEN
-    norm = ELEMENT * 2 * size
-    if int8_mode:
-        norm = (2 * kept + 1 + (ELEMENT if int8_mode == 1 else 0)) * size
-    attention = 4.0 * tokens * seq_len * HIDDEN, (ELEMENT * 3 + byte) * size
-    return {
-        GEMMS[0]: gemm(3 * HIDDEN, HIDDEN, ELEMENT),
-        "attention": (1e6 * attention[0] / FLOP_PER_S, 1e6 * attention[1] / BYTES_PER_S),
-        GEMMS[1]: gemm(HIDDEN, HIDDEN, kept, residual=True),
-        "layer norm 1": (0.0, 1e6 * norm / BYTES_PER_S),
-        GEMMS[2]: gemm(INNER, HIDDEN, byte),
-        GEMMS[3]: gemm(HIDDEN, INNER, kept, residual=True),
-        "layer norm 2": (0.0, 1e6 * norm / BYTES_PER_S),
-    }
+
+    def us(flop: float, flop_per_s: float, read: float, written: float) -> Floor:
+        return Floor(
+            1e6 * flop / flop_per_s,
+            1e6 * (read + written) / BYTES_PER_S,
+            1e6 * written / BYTES_PER_S,
+        )
+
+    def gemm(n: int, k: int, out: int, residual: bool = False) -> Floor:
+        # float16 products add the residual themselves; of 8 bits the layer norm reads it.
+        read = byte * (tokens * k + k * n)
+        read += ELEMENT * tokens * n if residual and int8_mode == "0" else 0
+        return us(2.0 * tokens * n * k, rate, read, out * tokens * n)
+
+    norm = us(0.0, 1.0, ELEMENT * size, ELEMENT * size)
+    if int8_mode != "0":
+        # The numbers too, where they are a residual.
+        norm = us(0.0, 1.0, 2 * kept * size, (1 + (0 if int8_mode == "2" else ELEMENT)) * size)
+    attention = us(4.0 * tokens * seq_len * HIDDEN, FLOP_PER_S, ELEMENT * 3 * size, byte * size)
+    every = (
+        gemm(3 * HIDDEN, HIDDEN, ELEMENT),
+        attention,
+        gemm(HIDDEN, HIDDEN, kept, residual=True),
+        norm,
+        gemm(INNER, HIDDEN, byte),
+        gemm(HIDDEN, INNER, kept, residual=True),
+        norm,
+    )
+    return dict(zip(PARTS, every, strict=True))
 
 
 def table(
-    batch: int, seq_len: int, kernels: list[Kernel], whole_ms: float | None, int8_mode: int = 0
+    shape: str, kernels: list[Kernel], whole_ms: float | None, int8_mode: str = "0"
 ) -> dict[str, Any]:
     """One shape's parts: time, floor, kernels."""
     layers = parts_of_layers(kernels)
     rows = []
-    least = floors(batch, seq_len, int8_mode)
-    for part in [*least, *sorted({p for layer in layers for p in layer} - set(least))]:
-        times = [sum(k.microseconds for k in layer.get(part, [])) for layer in layers]
-        arithmetic, memory = least.get(part, (0.0, 0.0))
-        names = [k.name for k in layers[-1].get(part, [])]
+    batch, seq_len, packed = read_shape(shape)
+    least = floors(batch, seq_len // 2 if packed else seq_len, int8_mode)
+    for parts in layers[-1]:
+        times = [sum(k.microseconds for k in layer.get(parts, [])) for layer in layers]
+        floor = functools.reduce(Floor.then, (least[part] for part in parts))
         rows.append(
             {
-                "part": part,
+                "part": " and ".join(parts),
                 "us": round(statistics.median(times), 2),
-                "floor_us": round(max(arithmetic, memory), 2),
-                "bound": "arithmetic" if arithmetic > memory else "memory",
-                "kernels": names,
+                "floor_us": round(floor.least, 2),
+                "bound": "arithmetic" if floor.arithmetic > floor.memory else "memory",
+                "kernels": [k.name for k in layers[-1][parts]],
             }
         )
     return {
-        "shape": f"{batch}x{seq_len}",
+        "shape": shape,
         "layers": len(layers),
         "rows": rows,
         "sum_us": round(sum(row["us"] for row in rows), 2),
         "floor_us": round(sum(row["floor_us"] for row in rows), 2),
         "encoder_sample_ms": whole_ms,
     }
+
+
+def read_shape(shape: str) -> tuple[int, int, bool]:
+    """Batch, sequence length, and whether each sequence is of half that length, and packed."""
+    sizes, _, half = shape.partition(" ")
+    batch, seq_len = map(int, sizes.split("x"))
+    if half not in ("", "half"):
+        raise ValueError(f"the shape is {shape!r}, expected as '32x384' or '32x384 half'")
+    return batch, seq_len, half == "half"
 
 
 def short(name: str) -> str:
@@ -191,7 +260,7 @@ def markdown(data: dict[str, Any]) -> str:
         "",
         f"{data['commit']}. Nsight Compute, clocks and caches left alone, GEMMs by cuBLASLt's",
         "heuristic or our rule, median over the layers, microseconds. Floor: the longer of FLOP",
-        f"over {FLOP_PER_S / 1e12:.0f} TFLOP/s (of integers {INT8_OP_PER_S / 1e12:.0f}) and bytes",
+        f"over {FLOP_PER_S / 1e12:.0f} TFLOP/s (of 8 bits {INT8_OP_PER_S / 1e12:.0f}) and bytes",
         f"over {BYTES_PER_S / 1e12:.1f} TB/s.",
         "",
     ]
@@ -199,11 +268,10 @@ def markdown(data: dict[str, Any]) -> str:
         text += [f"## {shape['shape'].replace('x', ' x ')}", ""]
         rows = []
         for r in shape["rows"]:
-            floor, bound, factor = r["floor_us"], "", ""
-            if floor:
-                bound, factor = r["bound"], f"{r['us'] / floor:.2f}"
+            floor = r["floor_us"]
             names = ", ".join(short(name) for name in r["kernels"])
-            rows.append([r["part"], f"{r['us']:.1f}", f"{floor:.2f}", bound, factor, names])
+            factor = f"{r['us'] / floor:.2f}"
+            rows.append([r["part"], f"{r['us']:.1f}", f"{floor:.2f}", r["bound"], factor, names])
         rows.append(["sum", f"{shape['sum_us']:.1f}", f"{shape['floor_us']:.2f}", "", "", ""])
         text.append(
             report.markdown_table(["part", "us", "floor", "bound by", "of floor", "kernels"], rows)
@@ -219,9 +287,10 @@ def markdown(data: dict[str, Any]) -> str:
     return "\n".join(text) + "\n"
 
 
-def sample_command(tools: pathlib.Path, batch: int, seq_len: int, int8_mode: int) -> list[str]:
-    """encoder_sample of BERT-base in float16 with all keys."""
-    sizes = [batch, LAYERS, seq_len, HEADS, SIZE, 1, 0, int8_mode]
+def sample_command(tools: pathlib.Path, shape: str, int8_mode: str) -> list[str]:
+    """encoder_sample of BERT-base in float16 with all keys, or half of them and no padding."""
+    batch, seq_len, packed = read_shape(shape)
+    sizes = [batch, LAYERS, seq_len, HEADS, SIZE, 1, int(packed), int8_mode]
     return [str(tools / "encoder_sample"), *map(str, sizes)]
 
 
@@ -259,9 +328,9 @@ def main() -> None:
         (p for p in (_ROOT / "bin", _ROOT / "build" / "cuda") if p.is_dir()), _ROOT / "bin"
     )
     parser.add_argument("--tools", type=pathlib.Path, default=tools)
-    parser.add_argument("--shapes", default="32x384,1x32,8x128")
+    parser.add_argument("--shapes", default="1x32,8x128,32x384,32x384 half")
     parser.add_argument("--out", type=pathlib.Path, default=report.RESULTS / "gpu_profile")
-    parser.add_argument("--int8_mode", type=int, choices=[0, 1, 2], default=0)
+    parser.add_argument("--int8_mode", choices=INT8_MODES, default="0")
     parser.add_argument("--csv", type=pathlib.Path, help="a saved profile of the first shape")
     args = parser.parse_args()
     gpu = "unknown GPU"
@@ -270,20 +339,20 @@ def main() -> None:
         gpu = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
     data: dict[str, Any] = {**report.header(), "gpu": gpu, "shapes": [], "problems": []}
     mode = args.int8_mode
-    data["computes_in"] = f"INT8, int8_mode {mode}, FP16 between" if mode else "FP16"
+    eight_bits = "FP8" if mode == "fp8" else f"INT8, int8_mode {mode}"
+    data["computes_in"] = "FP16" if mode == "0" else f"{eight_bits}, FP16 between"
     args.out = args.out.resolve()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     logs = pathlib.Path(tempfile.mkdtemp(prefix="gpu_profile."))
     for shape in args.shapes.split(",")[: 1 if args.csv else None]:
-        batch, seq_len = map(int, shape.split("x"))
         try:
             if args.csv:
                 kernels, whole = read_csv(args.csv.read_text().splitlines()), None
             else:
-                sample = sample_command(args.tools, batch, seq_len, mode)
+                sample = sample_command(args.tools, shape, mode)
                 whole = sample_ms(sample)
-                kernels = profile(sample, logs / f"{shape}.csv")
-            data["shapes"].append(table(batch, seq_len, kernels, whole, mode))
+                kernels = profile(sample, logs / f"{shape.replace(' ', '_')}.csv")
+            data["shapes"].append(table(shape, kernels, whole, mode))
         except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
             data["problems"].append(f"{shape}: {error}")
     report.write_json(args.out.with_name(args.out.name + ".json"), data)

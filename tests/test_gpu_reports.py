@@ -29,7 +29,7 @@ def _profile(layers):
 
 
 def test_kernels_are_sorted_into_parts():
-    result = gpu_profile.table(32, 384, _profile(3), 5.0)
+    result = gpu_profile.table("32x384", _profile(3), 5.0)
     times = {row["part"]: row["us"] for row in result["rows"]}
     assert times == {
         "QKV GEMM": 70, "attention": 40, "attention output GEMM": 30, "layer norm 1": 14,
@@ -46,10 +46,37 @@ def test_kernels_are_sorted_into_parts():
 
 
 def test_floors_of_integers():
-    floors = gpu_profile.floors(32, 384, int8_mode=2)
+    floors = gpu_profile.floors(32, 384, int8_mode="2")
     # 12288 x 3072 x 768 at 1458 TOPS; three times 12288 x 768 bytes at 3 TB/s.
-    assert floors["intermediate GEMM"][0] == pytest.approx(39.77, abs=0.01)
-    assert floors["layer norm 1"] == (0.0, pytest.approx(9.44, abs=0.01))
+    assert floors["intermediate GEMM"].arithmetic == pytest.approx(39.77, abs=0.01)
+    assert floors["layer norm 1"].arithmetic == 0
+    assert floors["layer norm 1"].memory == pytest.approx(9.44, abs=0.01)
+
+
+def test_parts_of_one_kernel():
+    # As few tokens have them, then as FP8 has them from 2048 rows on.
+    few = [("FewRowsGemmKernel", 3000), ("AttentionProjectionKernel", 5000), ("LayerNormKernel", 2000),
+           ("FewRowsGemmKernel", 3000), ("FewRowsGemmKernel", 4000), ("LayerNormKernel", 2000)]  # fmt: skip
+    kernels = [gpu_profile.Kernel(name, ns / 1e3) for name, ns in few * 2]
+    result = gpu_profile.table("1x32", kernels, None)
+    assert [(row["part"], row["us"]) for row in result["rows"]] == [
+        ("QKV GEMM", 3), ("attention and attention output GEMM", 5), ("layer norm 1", 2),
+        ("intermediate GEMM", 3), ("output GEMM", 4), ("layer norm 2", 2),
+    ]  # fmt: skip
+    fused = ["QuantizeKernel", "cutlass", "AttentionWgmmaKernel", "NormGemmKernel", "cutlass", "NormGemmKernel"]
+    kernels = [gpu_profile.Kernel(name, 10.0) for name in fused]
+    result = gpu_profile.table("32x384 half", kernels, None, "fp8")
+    assert [row["part"] for row in result["rows"]] == [
+        "QKV GEMM", "attention", "attention output GEMM and layer norm 1", "intermediate GEMM",
+        "output GEMM and layer norm 2",
+    ]  # fmt: skip
+    # 6144 rows of 768: the bytes of x and w, residual of 2, numbers of 2 and rounded ones of 1.
+    size, weights = 6144 * 768, 768 * 768
+    floor = 1e6 * (size + weights + (2 + 2 + 1) * size) / 3.0e12
+    assert result["rows"][2]["floor_us"] == pytest.approx(floor, abs=0.01)
+    assert result["rows"][2]["bound"] == "memory"
+    with pytest.raises(ValueError, match="expected as '32x384' or '32x384 half'"):
+        gpu_profile.table("32x384 packed", kernels, None)
 
 
 def test_what_is_no_encoder_is_refused():
