@@ -9,6 +9,7 @@
 #include "tf_ops/core/arena.h"
 #include "tf_ops/cuda/attention/projection.h"
 #include "tf_ops/cuda/gemm/few_rows.h"
+#include "tf_ops/cuda/gemm/half/half_gemm.h"
 #include "tf_ops/cuda/norm/layer_norm.h"
 
 namespace ft {
