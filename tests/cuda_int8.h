@@ -72,7 +72,7 @@ inline bool IsUntouched(const Device& memory, int64_t used_bytes, int64_t guard_
   return true;
 }
 
-// What kGeluTanh may be off, in parts of its argument (docs/int8.md).
+// What kGeluTanh and kGeluErf may be off, in parts of its argument (docs/int8.md).
 constexpr double kGeluError = 1.0 / 2048;
 
 // ---- Products -----------------------------------------------------------------------------------
@@ -89,15 +89,16 @@ struct Int8GemmCase {
 // What tensor cores' sums of float8 products may be off, in parts of the products' magnitudes.
 constexpr double kFloat8SumParts = 2048;
 
-constexpr Int8Activation kInt8Activations[] = {Int8Activation::kNone, Int8Activation::kGeluTanh,
-                                               Int8Activation::kGeluErf, Int8Activation::kRelu,
-                                               Int8Activation::kGeluTanhExact};
+constexpr Int8Activation kInt8Activations[] = {
+    Int8Activation::kNone, Int8Activation::kGeluTanh,      Int8Activation::kGeluErf,
+    Int8Activation::kRelu, Int8Activation::kGeluTanhExact, Int8Activation::kGeluErfExact};
 
 inline double ActivateExactly(double y, Int8Activation activation) {
   switch (activation) {
     case Int8Activation::kNone:
       return y;
     case Int8Activation::kGeluErf:
+    case Int8Activation::kGeluErfExact:
       return reference::Activate(y, Activation::kGeluErf);
     case Int8Activation::kRelu:
       return reference::Activate(y, Activation::kRelu);
@@ -136,7 +137,7 @@ inline double GemmError(const Int8GemmCase& c, const Doubles& x, const Doubles& 
         error = std::abs(value - y) / ((std::abs(y) + 1e-3) * places + coarse);
       } else {
         double doubt = 2e-4 + coarse * out_scale;
-        if (c.activation == Int8Activation::kGeluTanh) {
+        if (c.activation == Int8Activation::kGeluTanh || c.activation == Int8Activation::kGeluErf) {
           doubt += kGeluError * std::abs(y) * out_scale;
         }
         y = ActivateExactly(y, c.activation);
@@ -274,6 +275,7 @@ inline void TestInt8Gemms() {
     TestInt8Gemm({200, 3072, 768, DataType::kInt8, true, activation}, context);
   }
   TestInt8Gemm({700, 3072, 768, DataType::kInt8, true, Int8Activation::kGeluTanh}, context);
+  TestInt8Gemm({700, 3072, 768, DataType::kInt8, true, Int8Activation::kGeluErf}, context);
   // More rows than one wave of tiles.
   TestInt8Gemm({6000, 768, 3072, DataType::kFloat16, false}, context);
   TestInt8Gemm({6000, 768, 3072, DataType::kInt8, false}, context);
@@ -969,6 +971,7 @@ inline void TestFp8Gemms() {
   // More rows than one wave of tiles.
   test(6000, 768, 3072, DataType::kFloat16, false, kNone);
   test(6000, 3072, 768, DataType::kFloat8, true, Int8Activation::kGeluTanh);
+  test(6000, 3072, 768, DataType::kFloat8, true, Int8Activation::kGeluErf);
 }
 
 // Each kernel of a layer once, for tools that follow every access to memory.

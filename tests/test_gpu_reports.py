@@ -55,15 +55,24 @@ def test_floors_of_integers():
 
 def test_parts_of_one_kernel():
     # As few tokens have them, then as FP8 has them from 2048 rows on.
-    few = [("FewRowsGemmKernel", 3000), ("AttentionProjectionKernel", 5000), ("LayerNormKernel", 2000),
-           ("FewRowsGemmKernel", 3000), ("FewRowsGemmKernel", 4000), ("LayerNormKernel", 2000)]  # fmt: skip
+    few = [
+        ("FewRowsGemmKernel", 3000), ("AttentionProjectionKernel", 5000), ("LayerNormKernel", 2000),
+        ("FewRowsGemmKernel", 3000), ("FewRowsGemmKernel", 4000), ("LayerNormKernel", 2000),
+    ]  # fmt: skip
     kernels = [gpu_profile.Kernel(name, ns / 1e3) for name, ns in few * 2]
     result = gpu_profile.table("1x32", kernels, None)
     assert [(row["part"], row["us"]) for row in result["rows"]] == [
         ("QKV GEMM", 3), ("attention and attention output GEMM", 5), ("layer norm 1", 2),
         ("intermediate GEMM", 3), ("output GEMM", 4), ("layer norm 2", 2),
     ]  # fmt: skip
-    fused = ["QuantizeKernel", "cutlass", "AttentionWgmmaKernel", "NormGemmKernel", "cutlass", "NormGemmKernel"]
+    fused = [
+        "QuantizeKernel",
+        "cutlass",
+        "AttentionWgmmaKernel",
+        "NormGemmKernel",
+        "cutlass",
+        "NormGemmKernel",
+    ]
     kernels = [gpu_profile.Kernel(name, 10.0) for name in fused]
     result = gpu_profile.table("32x384 half", kernels, None, "fp8")
     assert [row["part"] for row in result["rows"]] == [

@@ -250,14 +250,14 @@ class Int8Builder {
   // A coarse GELU costs another integer here and there: not more than halves keep, but float32
   // does.
   Int8Activation Activate() const {
+    const bool is_exact = config_.dtype == DataType::kFloat32;
     switch (config_.activation) {
       case Activation::kGeluErf:
-        return Int8Activation::kGeluErf;
+        return is_exact ? Int8Activation::kGeluErfExact : Int8Activation::kGeluErf;
       case Activation::kRelu:
         return Int8Activation::kRelu;
       default:
-        return config_.dtype == DataType::kFloat32 ? Int8Activation::kGeluTanhExact
-                                                   : Int8Activation::kGeluTanh;
+        return is_exact ? Int8Activation::kGeluTanhExact : Int8Activation::kGeluTanh;
     }
   }
 

@@ -26,12 +26,16 @@ struct FastGelu {
 };
 
 // google's gelu, as it is defined.
-inline constexpr FastGelu kFastGeluTanh = {0.79788456080286536f, 0.79788456080286536f * 0.044715f,
-                                           0.f};
+__host__ __device__ constexpr FastGelu FastGeluTanh() {
+  return {0.79788456080286536f, 0.79788456080286536f * 0.044715f, 0.f};
+}
+
 // x/2 (1 + erf(x / sqrt(2))) within 1.9e-5 |x|: the coefficients with the smallest largest
 // difference from it over all x, found by weighted least squares whose weights follow the
 // difference.
-inline constexpr FastGelu kFastGeluErf = {0.797717833f, 0.0367982570f, -0.000315807260f};
+__host__ __device__ constexpr FastGelu FastGeluErf() {
+  return {0.797717833f, 0.0367982570f, -0.000315807260f};
+}
 
 }  // namespace cuda
 }  // namespace ft

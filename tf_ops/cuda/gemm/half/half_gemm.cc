@@ -61,8 +61,8 @@ Launcher FindHopperLauncher(const GemmShape& shape, HalfGemmKind kind) {
   if (shape.epilogue == GemmEpilogue::kBias) {
     return shape.residual ? kResidual[index] : kBias[index];
   }
-  const bool is_gelu = shape.epilogue == GemmEpilogue::kBiasGelu ||
-                       shape.epilogue == GemmEpilogue::kBiasGeluErf;
+  const bool is_gelu =
+      shape.epilogue == GemmEpilogue::kBiasGelu || shape.epilogue == GemmEpilogue::kBiasGeluErf;
   return is_gelu && !shape.residual ? kGelu[index] : nullptr;
 }
 #endif

@@ -29,8 +29,8 @@ inline constexpr int kNumHalfGemmKinds = 7;
 
 const char* Name(HalfGemmKind kind);
 
-// The GELUs of CUTLASS's kernels are right to this part of |x|: 2^-12 by the hardware's tanh, 1.9e-5
-// by the polynomial of that of erf (gemm/gelu.cuh). float16 rounds to 2^-11.
+// The GELUs of CUTLASS's kernels are right to this part of |x|: 2^-12 by the hardware's
+// tanh, 1.9e-5 by the polynomial of that of erf (gemm/gelu.cuh). float16 rounds to 2^-11.
 inline constexpr double kHalfGeluError = 2.7e-4;
 
 // Whether `kind` can compute it on this device; reads sizes and types alone.

@@ -146,7 +146,7 @@ Status Launch(const GemmArgs& args, const LaunchContext& context) {
     const bool is_erf = args.shape.epilogue == GemmEpilogue::kBiasGeluErf;
     arguments.epilogue.thread = {{{}, bias, {}},
                                  {is_erf || args.shape.epilogue == GemmEpilogue::kBiasGelu,
-                                  is_erf ? kFastGeluErf : kFastGeluTanh}};
+                                  is_erf ? FastGeluErf() : FastGeluTanh()}};
   } else if constexpr (Gemm::kHasResidual) {
     arguments.epilogue.thread = {{}, {{}, bias, {}}, {}};
     arguments.epilogue.ptr_C = static_cast<const T*>(args.residual);

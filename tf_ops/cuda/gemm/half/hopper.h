@@ -1,6 +1,6 @@
 // The instances of CUTLASS's kernel of float16 and bfloat16, by epilogue, then tile (see
-// HalfGemmKind). Gelu: either. Activated: a GELU or none. They count on sizes that HalfGemmSupported
-// has checked.
+// HalfGemmKind). Gelu: of tanh or erf. Activated: these, or none. They count on sizes that
+// HalfGemmSupported has checked.
 #pragma once
 
 #include "tf_ops/cuda/gemm/gemm.h"

@@ -1,6 +1,6 @@
 // The instances of CUTLASS's kernel: of integers or float8, output type, then tile. Those named
-// Activated and the kernels with the smallest tiles compute any activation, Gelu128 kGeluTanh, the
-// others none. They count on sizes that Int8GemmSupported has checked.
+// Activated and the kernels with the smallest tiles compute any activation, Gelu128 kGeluTanh and
+// kGeluErf, the others none. They count on sizes that Int8GemmSupported has checked.
 #pragma once
 
 #include "tf_ops/cuda/gemm/int8/int8_gemm.h"

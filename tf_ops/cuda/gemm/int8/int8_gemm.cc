@@ -13,7 +13,7 @@ using Launcher = Status (*)(const Int8GemmArgs&, const LaunchContext&);
 // The kernels of one input type by output, tiles of 128x128, 64x128 and 64x64 each; null: none.
 struct Launchers {
   Launcher rounded[3];    // of the input's type, without activation
-  Launcher gelu[3];       // kGeluTanh
+  Launcher gelu[3];       // kGeluTanh, kGeluErf
   Launcher activated[3];  // any other activation
   Launcher half[3], bfloat[3], number[3];
 };
@@ -41,6 +41,7 @@ Launcher FindHopperLauncher(const Int8GemmArgs& args, int tile) {
       case Int8Activation::kNone:
         return launchers.rounded[tile];
       case Int8Activation::kGeluTanh:
+      case Int8Activation::kGeluErf:
         return launchers.gelu[tile];
       default:
         return launchers.activated[tile];

@@ -22,10 +22,11 @@ const char* Name(Int8GemmKind kind);
 // What an output of 8 bits may be the activation of, as igemm_config.in numbers it (docs/int8.md).
 enum class Int8Activation {
   kNone = -1,
-  kGeluTanh,  // within |y| / 2048
+  kGeluTanh,  // both within |y| / 2048: an exact one takes longer than the product before it
   kGeluErf,
   kRelu,
-  kGeluTanhExact,  // to float32's rounding
+  kGeluTanhExact,  // both to float32's rounding
+  kGeluErfExact,
 };
 
 struct Int8GemmArgs {

@@ -51,7 +51,7 @@ bool ParseRow(const std::string& line, TunedInt8Gemm* row, std::string* environm
                                    [&](DataType type) { return static_cast<int>(type) == dtype; });
   if (hashes != "###" || batch_count != 1 || !is_type || p.n <= 0 || p.rows <= 0 || p.k <= 0 ||
       activation < static_cast<int>(Int8Activation::kNone) ||
-      activation > static_cast<int>(Int8Activation::kGeluTanhExact) || kind < 0 ||
+      activation > static_cast<int>(Int8Activation::kGeluErfExact) || kind < 0 ||
       kind >= kNumInt8GemmKinds) {
     return false;
   }
