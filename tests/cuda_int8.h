@@ -19,6 +19,7 @@
 #include "tf_ops/cuda/gemm/int8/int8_gemm.h"
 #include "tf_ops/cuda/gemm/int8/int8_kinds.h"
 #include "tf_ops/cuda/norm/int8_layer_norm.h"
+#include "tf_ops/cuda/norm/layer_norm.h"
 #include "tf_ops/cuda/rows/elementwise.h"
 
 namespace ft::cuda::testing {
@@ -284,6 +285,95 @@ inline void TestInt8Gemms() {
   TestInt8GemmNonFinite(context);
 }
 
+// Parts of k whose sums add up to the product, of integers exactly.
+inline void TestInt8Partials(DataType input, int64_t rows, int64_t n, int64_t k, int num_partials,
+                             bool extreme, const LaunchContext& context) {
+  constexpr int64_t kGuard = 4096;
+  const bool is_float8 = input == DataType::kFloat8;
+  const double largest = is_float8 ? 448 : 127;
+  Doubles x = extreme     ? Doubles(rows * k, -largest)
+              : is_float8 ? Random(rows * k, 120.0)
+                          : RandomIntegers(rows * k, -128);
+  Doubles w = extreme ? Doubles(n * k, -largest) : RandomIntegers(n * k);
+  const Device x_memory(&x, input), w_memory(&w, input);
+  const int64_t elems = num_partials * rows * n;
+  Device output(elems * 4 + kGuard);
+  Int8GemmArgs args;
+  args.rows = rows;
+  args.n = n;
+  args.k = k;
+  args.input_dtype = input;
+  args.x = x_memory.data();
+  args.w = w_memory.data();
+  args.output = output.data();
+  args.num_partials = num_partials;
+  const std::string name = StrCat(Name(input), " ", num_partials, " parts of ", rows, "x", n, "x",
+                                  k, extreme ? " extreme" : "");
+  MustBeOk(LaunchInt8Gemm(args, Int8GemmKind::kFewRows, context), name);
+  MustBeOk(cudaDeviceSynchronize(), name.c_str());
+  const Doubles parts = output.Read(elems, is_float8 ? DataType::kFloat32 : DataType::kInt32);
+  double worst = 0;
+  for (int64_t i = 0; i < rows * n; ++i) {
+    double sum = 0, magnitude = 0, got = 0;
+    for (int64_t e = 0; e < k; ++e) {
+      const double product = x[i / n * k + e] * w[i % n * k + e];
+      sum += product;
+      magnitude += std::abs(product);
+    }
+    for (int part = 0; part < num_partials; ++part) got += parts[part * rows * n + i];
+    // Products of float8 are exact, and added up in float32.
+    const double error = is_float8 ? std::abs(got - sum) / magnitude * (1 << 16) : got - sum;
+    if (!(std::abs(error) <= worst)) worst = std::abs(error);
+  }
+  const bool untouched = IsUntouched(output, elems * 4, kGuard);
+  Check(worst <= (is_float8 ? 1 : 0) && untouched,
+        StrCat(name, " error ", worst, untouched ? "" : " WRITES BEHIND THE LAST ROW"));
+}
+
+inline void TestInt8FewRows(DataType input) {
+  const LaunchContext context = CurrentContext();
+  const DataType types[] = {input, DataType::kFloat16, DataType::kBFloat16, DataType::kFloat32};
+  // BERT-base, BERT-large, MiniLM, sizes that fill no tile; more units of k than warps have at
+  // once.
+  const std::vector<std::pair<int64_t, int64_t>> sizes = {
+      {2304, 768}, {768, 3072}, {1024, 1024}, {1152, 384}, {40, 80}, {8, 16}, {200, 2064}};
+  for (const int64_t rows : {1, 15, 16, 17, 32, 33, 64, 100}) {
+    for (const auto& [n, k] : sizes) {
+      if (n * k > 1 << 20 && rows % 16 != 1 && rows != 64) continue;  // takes the reference long
+      for (const DataType dtype : types) {
+        const auto activation =
+            dtype == input ? Int8Activation::kGeluTanhExact : Int8Activation::kNone;
+        TestInt8Gemm({rows, n, k, dtype, rows % 2 == 1, activation, false, input}, context);
+      }
+      for (const int parts : {1, 3, kMaxNormPartials}) {
+        TestInt8Partials(input, rows, n, k, parts, false, context);
+      }
+    }
+  }
+  for (const int parts : {1, 4}) TestInt8Partials(input, 33, 24, 4096, parts, true, context);
+  for (const auto& [n, k] : std::vector<std::pair<int64_t, int64_t>>{{24, 40}, {12, 32}}) {
+    Int8GemmArgs args;
+    args.rows = 4;
+    args.n = n;
+    args.k = k;
+    args.input_dtype = input;
+    Check(!LaunchInt8Gemm(args, Int8GemmKind::kFewRows, context).ok(),
+          StrCat("few rows: ", n, "x", k, " is refused"));
+  }
+  Int8GemmArgs args;
+  args.rows = args.n = args.k = 64;
+  args.input_dtype = input;
+  args.num_partials = 2;
+  for (int kind = 0; kind < kNumInt8GemmKinds; ++kind) {
+    const auto int8_kind = static_cast<Int8GemmKind>(kind);
+    if (int8_kind == Int8GemmKind::kFewRows) continue;
+    Check(!LaunchInt8Gemm(args, int8_kind, context).ok(),
+          StrCat(Name(int8_kind), " has no partial sums"));
+  }
+}
+
+inline void TestInt8FewRows() { TestInt8FewRows(DataType::kInt8); }
+
 // Every kernel for the products of BERT-base, with the weights of eight layers in turn; the one
 // that is chosen has a star.
 inline void BenchInt8Gemms() {
@@ -306,7 +396,8 @@ inline void BenchInt8Gemms() {
                   {3072, 768, DataType::kInt8, true, Int8Activation::kGeluTanhExact},
                   {768, 3072, DataType::kFloat16, false, Int8Activation::kNone},
                   {768, 3072, DataType::kInt8, false, Int8Activation::kNone}};
-  printf("%-32s %10s %10s %10s %10s   us\n", "product", "plain", "128x128", "64x128", "64x64");
+  printf("%-32s %10s %10s %10s %10s %10s   us\n", "product", "plain", "128x128", "64x128", "64x64",
+         "few rows");
   for (int64_t rows : {16, 32, 64, 128, 256, 512, 1024, 3072, 6144, 12288}) {
     for (const auto& p : products) {
       Int8GemmArgs args;
@@ -345,6 +436,8 @@ struct Int8NormCase {
   DataType dtype;
   int64_t rows, hidden;
   bool reads_integers, has_output, has_integers, rounds;
+  int num_partials = 0;
+  DataType quantized = DataType::kInt8;
 };
 
 inline void TestInt8Norm(const Int8NormCase& c, const LaunchContext& context) {
@@ -357,6 +450,28 @@ inline void TestInt8Norm(const Int8NormCase& c, const LaunchContext& context) {
   Doubles x = numbers(), residual = numbers(), bias = Random(c.hidden, 0.5),
           gamma = Random(c.hidden, 0.1, 1.0), beta = Random(c.hidden, 0.1);
   const std::vector<float> factors = {0.02f, 0.03f, 127.0f / 2.0f, 2.0f / 127.0f};
+  const bool is_float8 = c.quantized == DataType::kFloat8;
+  std::vector<int32_t> parts(c.num_partials * elems);
+  const std::vector<float> product_scale = RandomFloats(c.hidden, 0.01, 0.5, 1.5);
+  if (c.num_partials > 0) {
+    std::uniform_int_distribution<int> integer(-4000, 4000);
+    for (int64_t i = 0; i < elems; ++i) {
+      int sum = 0;
+      for (int part = 0; part < c.num_partials; ++part) {
+        const int value = integer(generator);
+        const float number = static_cast<float>(value);  // exact, in any order
+        sum += value;
+        if (is_float8) {
+          memcpy(&parts[part * elems + i], &number, 4);
+        } else {
+          parts[part * elems + i] = value;
+        }
+      }
+      x[i] = static_cast<float>(sum) * product_scale[i % c.hidden];
+      if (c.reads_integers) x[i] = std::max(-128.0, std::min(127.0, std::nearbyint(x[i])));
+    }
+  }
+  const Device part_memory(parts), product_scale_memory(product_scale);
   const Device x_memory(&x, in), residual_memory(&residual, in), bias_memory(&bias, c.dtype),
       gamma_memory(&gamma, c.dtype), beta_memory(&beta, c.dtype), factor_memory(factors);
   Device output(elems * SizeOf(c.dtype) + kGuard), integers(elems + kGuard);
@@ -366,7 +481,14 @@ inline void TestInt8Norm(const Int8NormCase& c, const LaunchContext& context) {
   args.rows = c.rows;
   args.hidden_size = c.hidden;
   args.reads_integers = c.reads_integers;
-  args.input = x_memory.data();
+  args.quantized_dtype = c.quantized;
+  if (c.num_partials > 0) {
+    args.partials = part_memory.data();
+    args.num_partials = c.num_partials;
+    args.product_scale = static_cast<const float*>(product_scale_memory.data());
+  } else {
+    args.input = x_memory.data();
+  }
   args.residual = residual_memory.data();
   if (c.reads_integers) {
     args.input_unit = device_factors;
@@ -383,7 +505,8 @@ inline void TestInt8Norm(const Int8NormCase& c, const LaunchContext& context) {
   const std::string name = StrCat("int8 norm ", Name(c.dtype), " ", c.rows, "x", c.hidden,
                                   c.reads_integers ? " of integers" : "",
                                   c.has_output ? c.rounds ? ", rounded output" : ", output" : "",
-                                  c.has_integers ? ", integers" : "");
+                                  c.has_integers ? StrCat(", ", Name(c.quantized)) : "",
+                                  c.num_partials > 0 ? StrCat(", parts ", c.num_partials) : "");
   MustBeOk(LaunchInt8LayerNorm(args, context), name);
   MustBeOk(cudaDeviceSynchronize(), name.c_str());
   Doubles want(elems);
@@ -398,12 +521,13 @@ inline void TestInt8Norm(const Int8NormCase& c, const LaunchContext& context) {
   const double bound = c.dtype == DataType::kFloat32   ? exact
                        : c.dtype == DataType::kFloat16 ? 3e-3
                                                        : 2e-2;
-  const Doubles got = output.Read(elems, c.dtype),
-                got_integers = integers.Read(elems, DataType::kInt8);
+  const Doubles got = output.Read(elems, c.dtype), got_integers = integers.Read(elems, c.quantized);
   for (int64_t i = 0; i < elems; ++i) {
     const double steps = want[i] * factors[2];
     if (c.has_integers) {
-      worst_integer = std::max(worst_integer, IntegerError(got_integers[i], steps, 64 * exact));
+      const double error = is_float8 ? Float8Error(got_integers[i], steps, 64 * exact)
+                                     : IntegerError(got_integers[i], steps, 64 * exact);
+      worst_integer = std::max(worst_integer, error);
     }
     if (!c.has_output) continue;
     const double error = c.rounds
@@ -469,6 +593,17 @@ inline void TestInt8Norms() {
         TestInt8Norm({dtype, rows, hidden, reads_integers, false, true, false}, context);
         TestInt8Norm({dtype, rows, hidden, reads_integers, true, true, true}, context);
         TestInt8Norm({dtype, rows, hidden, reads_integers, true, false, true}, context);
+      }
+    }
+    // Partial sums.
+    for (auto [rows, hidden] : std::vector<std::pair<int64_t, int64_t>>{
+             {1, 768}, {33, 384}, {5, 1024}, {64, 2048}, {3, 4096}, {7, 30}, {2, 9000}}) {
+      for (const int parts : {1, 3, 4, 5, kMaxNormPartials}) {
+        TestInt8Norm({dtype, rows, hidden, false, true, true, false, parts}, context);
+        TestInt8Norm({dtype, rows, hidden, true, true, true, true, parts}, context);
+        TestInt8Norm({dtype, rows, hidden, true, false, true, false, parts}, context);
+        TestInt8Norm({dtype, rows, hidden, false, true, true, false, parts, DataType::kFloat8},
+                     context);
       }
     }
   }
@@ -576,6 +711,7 @@ struct Int8LayerCase {
   Activation activation = Activation::kGeluTanh;
   bool has_last_layer = true, all_outputs = false, plain = false;
   int64_t rows_past_end = 0;  // packed rows that nobody reads
+  int64_t few_rows = -1;
   std::optional<NormGemmKind> norm_kind;
 };
 
@@ -592,6 +728,7 @@ inline std::string Describe(const Int8LayerCase& c) {
   if (!c.has_last_layer) text += " not the last";
   if (c.all_outputs) text += " all outputs";
   if (c.norm_kind.has_value()) text += StrCat(" ", Name(*c.norm_kind));
+  if (c.few_rows >= 0) text += StrCat(" few_rows=", c.few_rows);
   return text + (c.plain ? " plain" : "");
 }
 
@@ -703,6 +840,7 @@ inline void TestInt8Layer(const Int8LayerCase& c) {
 
   CudaEncoderOptions options;
   options.plain_int8 = c.plain;
+  options.few_rows = c.few_rows;
   options.norm_kind = c.norm_kind;
   std::unique_ptr<Encoder> encoder;
   MustBeOk(CreateCudaEncoder(config, options, &encoder), name);
@@ -903,6 +1041,24 @@ inline void TestQuantizedLayers(const std::vector<int>& modes) {
         TestInt8Layer(deep);
         deep.has_last_layer = false;
         TestInt8Layer(deep);
+        // Few rows and not, in one sequence or two, of BERT-base, MiniLM and BERT-large.
+        for (int32_t length : {1, 15, 16, 17, 32, 33, 64, 100}) {
+          if (mode == 3) continue;  // computes as mode 2
+          for (const int64_t few_rows : {1000, 0}) {
+            const std::vector<int32_t> lengths[] = {{length}, {length, length / 2}};
+            Int8LayerCase few{mode, dtype, 12, 32, 1536, length, lengths[length % 2], packed};
+            few.few_rows = few_rows;
+            TestInt8Layer(few);
+            if (length % 16 != 0 || length > 32) continue;
+            few.size = 64;
+            few.inner = 3072;
+            TestInt8Layer(few);
+            few.heads = 16;
+            few.inner = 4096;
+            few.layers = 2;
+            TestInt8Layer(few);
+          }
+        }
         // BERT-base, with every tile; without CUTLASS once.
         for (int32_t length : {16, 40, 97, 384}) {
           if (mode == 3) continue;  // computes as mode 2
@@ -941,6 +1097,10 @@ inline bool HasFloat8(const char* what) {
 
 inline void TestFp8Layers() {
   if (HasFloat8("fp8_layers")) TestQuantizedLayers({kFp8});
+}
+
+inline void TestFp8FewRows() {
+  if (HasFloat8("fp8_few_rows")) TestInt8FewRows(DataType::kFloat8);
 }
 
 // Products of float8 with all kernels and sizes.
@@ -989,6 +1149,12 @@ inline void TestEachQuantizedKernel(const std::vector<int>& modes) {
         }
       }
       TestInt8Layer({mode, dtype, 1, 7, 13, 20, {20, 5}, true});
+      // Attention and the product behind it in one kernel, and one tile of rows.
+      for (const int64_t size : {32, 64})
+        TestInt8Layer({mode, dtype, 2, size, 256, 13, {13}, true});
+      Int8LayerCase separate{mode, dtype, 2, 64, 256, 20, {20, 9}, true};
+      separate.few_rows = 0;
+      TestInt8Layer(separate);
     }
   }
 }

@@ -107,6 +107,10 @@ class Device {
         values[i] = __bfloat162float(h);
       } else if (dtype == DataType::kInt8) {
         values[i] = static_cast<signed char>(host[i]);
+      } else if (dtype == DataType::kInt32) {
+        int32_t integer;
+        memcpy(&integer, host.data() + 4 * i, 4);
+        values[i] = integer;
       } else if (dtype == DataType::kFloat8) {
         __nv_fp8_e4m3 q;
         memcpy(&q, host.data() + i, 1);

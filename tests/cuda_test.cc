@@ -393,12 +393,23 @@ void TestAttentionProjection() {
       {12, 64, 768, 32, 32, false}, {12, 64, 768, 32, 9, false}, {12, 64, 768, 17, 17, true},
       {12, 32, 384, 1, 1, false},   {12, 32, 384, 16, 16, true}, {1, 64, 64, 31, 30, false},
       {5, 64, 98, 20, 0, false},    {6, 32, 30, 32, 32, true},   {32, 32, 1024, 8, 8, true}};
-  for (DataType dtype : {DataType::kFloat16, DataType::kBFloat16}) {
+  for (auto [dtype, w_dtype] :
+       std::vector<std::pair<DataType, DataType>>{{DataType::kFloat16, DataType::kFloat16},
+                                                  {DataType::kBFloat16, DataType::kBFloat16},
+                                                  {DataType::kFloat16, DataType::kInt8},
+                                                  {DataType::kBFloat16, DataType::kInt8},
+                                                  {DataType::kFloat16, DataType::kFloat8},
+                                                  {DataType::kBFloat16, DataType::kFloat8}}) {
+    if (w_dtype == DataType::kFloat8 && !HasFloat8("attention_projection of float8")) continue;
+    const bool rounds = w_dtype != dtype, is_float8 = w_dtype == DataType::kFloat8;
+    const std::vector<float> scale = {(is_float8 ? 448.0f : 127.0f) / 1.5f};
+    const Device scale_memory(scale);
     for (const auto& c : cases) {
       const int64_t hidden = c.heads * c.d, rows = c.packed ? c.length : c.seq_len;
       const Sequences s = MakeSequences(c.seq_len, {c.length}, c.packed);
-      Doubles qkv = Random(rows * 3 * hidden, 1.5), w = Random(c.n * hidden, 0.05);
-      const Device input(&qkv, dtype), weights(&w, dtype);
+      Doubles qkv = Random(rows * 3 * hidden, 1.5),
+              w = rounds ? RandomIntegers(c.n * hidden) : Random(c.n * hidden, 0.05);
+      const Device input(&qkv, dtype), weights(&w, w_dtype);
       const Device numbers(c.packed ? std::vector<int32_t>{0, c.length}
                                     : std::vector<int32_t>{c.length});
       AttentionProjectionArgs args;
@@ -410,19 +421,28 @@ void TestAttentionProjection() {
       args.attention.qkv = input.data();
       const auto* const lengths = static_cast<const int32_t*>(numbers.data());
       (c.packed ? args.attention.seq_offsets : args.attention.key_lengths) = lengths;
+      if (rounds) args.attention.out_scale = static_cast<const float*>(scale_memory.data());
+      args.w_dtype = w_dtype;
       args.w = weights.data();
       args.n = c.n;
       args.rows = rows;
       const int parts = AttentionProjectionParts(c.heads);
       Device partials(parts * rows * c.n * 4);
-      args.partials = static_cast<float*>(partials.data());
-      const std::string name =
-          StrCat("attention and product ", Name(dtype), " ", c.heads, "x", c.d, " to ", c.n,
-                 ", S=", c.seq_len, ", length ", c.length, c.packed ? " packed" : "");
+      args.partials = partials.data();
+      const std::string name = StrCat("attention and product ", Name(dtype), " by ", Name(w_dtype),
+                                      " ", c.heads, "x", c.d, " to ", c.n, ", S=", c.seq_len,
+                                      ", length ", c.length, c.packed ? " packed" : "");
       MustBeOk(LaunchAttentionProjection(args, context), name);
       MustBeOk(cudaDeviceSynchronize(), name.c_str());
-      const Doubles all = partials.Read(parts * rows * c.n, DataType::kFloat32);
-      const Doubles attention = Attention(qkv, s, c.heads, c.d, {});
+      const Doubles all = partials.Read(
+          parts * rows * c.n, w_dtype == DataType::kInt8 ? DataType::kInt32 : DataType::kFloat32);
+      Doubles attention = Attention(qkv, s, c.heads, c.d, {});
+      if (rounds) {
+        for (double& v : attention) {
+          v *= scale[0];
+          v = is_float8 ? RoundToFloat8(v) : std::nearbyint(std::max(-128.0, std::min(127.0, v)));
+        }
+      }
       Doubles expected(rows * c.n), got(rows * c.n);
       for (int64_t i = 0; i < rows * c.n; ++i) {
         for (int64_t k = 0; k < hidden; ++k) {
@@ -431,7 +451,8 @@ void TestAttentionProjection() {
         for (int part = 0; part < parts; ++part) got[i] += all[part * rows * c.n + i];
       }
       const double error = RelativeError(got, expected);
-      const double bound = dtype == DataType::kFloat16 ? 1e-3 : 8e-3;
+      // A context that is another number's neighbour here and there.
+      const double bound = (dtype == DataType::kFloat16 ? 1e-3 : 8e-3) * (rounds ? 4 : 1);
       Check(error <= bound, StrCat(name, " error ", error, " <= ", bound));
     }
     AttentionProjectionArgs args;
@@ -440,6 +461,7 @@ void TestAttentionProjection() {
     args.attention.max_seq_len = 33;
     args.attention.num_heads = 12;
     args.attention.head_size = 64;
+    args.w_dtype = w_dtype;
     args.n = args.rows = 32;
     Check(!LaunchAttentionProjection(args, context).ok(), "33 rows are refused");
   }
@@ -1646,12 +1668,14 @@ int main(int argc, char** argv) {
                         {"split_choices", TestSplitChoices},
                         {"split_kernels", TestEachSplitKernel},
                         {"int8_gemm", TestInt8Gemms},
+                        {"int8_few_rows", TestInt8FewRows},
                         {"int8_norm", TestInt8Norms},
                         {"int8_attention", TestInt8Attention},
                         {"int8_layers", TestInt8Layers},
                         {"int8_config", TestInt8GemmConfig},
                         {"int8_kernels", TestEachInt8Kernel},
                         {"fp8_gemm", TestFp8Gemms},
+                        {"fp8_few_rows", TestFp8FewRows},
                         {"fp8_layers", TestFp8Layers},
                         {"fp8_kernels", TestEachFp8Kernel},
                         {"each_kernel", TestEachKernel}};

@@ -137,6 +137,28 @@ __device__ __forceinline__ float BlockMax(float x, float* scratch) {
   return largest;
 }
 
+// ---- Loads
+// ---------------------------------------------------------------------------------------
+
+// 16 bytes of global memory or, without a branch, zeros.
+__device__ __forceinline__ uint4 LoadIf(bool valid, const void* global) {
+  uint4 y;
+  asm volatile(
+      "{\n"
+      ".reg .pred valid;\n"
+      "setp.ne.b32 valid, %5, 0;\n"
+      "mov.b32 %0, 0;\n"
+      "mov.b32 %1, 0;\n"
+      "mov.b32 %2, 0;\n"
+      "mov.b32 %3, 0;\n"
+      "@valid ld.global.v4.b32 {%0,%1,%2,%3}, [%4];\n"
+      "}\n"
+      : "=&r"(y.x), "=&r"(y.y), "=&r"(y.z), "=&r"(y.w)
+      : "l"(global), "r"(static_cast<int>(valid))
+      : "memory");
+  return y;
+}
+
 // ---- Copies to shared memory --------------------------------------------------------------------
 
 __device__ __forceinline__ uint32_t SharedAddress(const void* pointer) {

@@ -112,7 +112,7 @@ Status TuneProducts(const LayerPlan& plan, const ExecutionContext& execution, Pr
   }
   std::vector<Int8GemmArgs> int8_products;
   for (const Int8GemmStep& step : Products<Int8GemmStep>(plan)) {
-    if (!kinds->int8.IsTuned(step.args)) int8_products.push_back(step.args);
+    if (!step.few_rows && !kinds->int8.IsTuned(step.args)) int8_products.push_back(step.args);
   }
   std::vector<SplitGemmArgs> split_products;
   for (const SplitGemmStep& step : Products<SplitGemmStep>(plan)) {
@@ -261,10 +261,15 @@ class StepRunner {
   Status Run(const AttentionProjectionStep& step, const LaunchContext& context) const {
     AttentionProjectionArgs args;
     args.attention = attention_->args;
+    args.w_dtype = config_.dtype;
+    if (config_.is_quantized()) {
+      args.attention.out_scale = &ScalesOf(place_.weights)->context_scale;
+      args.w_dtype = config_.product_dtype();
+    }
     args.w = place_.weights + step.kernel;
     args.n = config_.hidden_size();
     args.rows = rows_;
-    args.partials = static_cast<float*>(At(Edge::kPartials));
+    args.partials = At(Edge::kPartials);
     return LaunchAttentionProjection(args, context);
   }
 
@@ -329,7 +334,9 @@ class StepRunner {
     args.bias = Scale(step.bias);
     args.out_scale = Scale(step.out_scale);
     args.output = At(step.output);
-    return LaunchInt8Gemm(args, kinds_->int8.Choose(args, context), context);
+    const Int8GemmKind kind =
+        step.few_rows ? Int8GemmKind::kFewRows : kinds_->int8.Choose(args, context);
+    return LaunchInt8Gemm(args, kind, context);
   }
 
   Status Run(const Int8NormStep& step, const LaunchContext& context) const {
@@ -340,7 +347,13 @@ class StepRunner {
     args.epsilon = config_.layernorm_epsilon;
     args.reads_integers = config_.quantizes_residuals();
     args.quantized_dtype = config_.product_dtype();
-    args.input = At(step.input);
+    if (step.num_partials > 0) {
+      args.partials = At(step.input);
+      args.num_partials = step.num_partials;
+      args.product_scale = Scale(step.product_scale);
+    } else {
+      args.input = At(step.input);
+    }
     args.input_unit = Scale(step.scales.input_unit);
     args.residual = At(step.residual);
     args.residual_unit = Scale(step.scales.residual_unit);
@@ -415,7 +428,8 @@ class CudaEncoder : public Encoder {
         options_(options),
         weights_(config, !options.ieee_float32 && CanSplit(config)),
         plans_(config_, weights_,
-               PlanOptions{options.few_rows, options.cublaslt_only,
+               PlanOptions{options.plain_int8 && config.is_quantized() ? 0 : options.few_rows,
+                           options.cublaslt_only,
                            options.separate_norms || options.plain_int8, options.norm_kind}),
         kinds_(options),
         graphs_(options.max_graphs) {}

@@ -57,6 +57,15 @@ __device__ __forceinline__ Q RoundTo(float x) {
   }
 }
 
+// The two float8 in the lower bytes as two halves, exactly.
+__device__ __forceinline__ uint32_t Float8PairToHalves(uint32_t pair) {
+  uint32_t halves = 0;
+#if __CUDA_ARCH__ >= 890
+  asm volatile("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(static_cast<uint16_t>(pair)));
+#endif
+  return halves;
+}
+
 // Two neighbours as the type that `is_float8` says. The branch is the same for all threads.
 __device__ __forceinline__ uint16_t PackPair(bool is_float8, float x0, float x1) {
   return is_float8 ? PackFloat8(x0, x1) : PackIntegers(x0, x1);
@@ -86,6 +95,46 @@ __device__ __forceinline__ Piece<Q, kCount> RoundPiece(const float (&x)[kCount],
     for (int i = 0; i < kCount; ++i) piece.v[i] = RoundTo<Q>(x[i] * scale);
   }
   return piece;
+}
+
+// What products of Q add up to: exactly, for integers.
+template <typename Q>
+using SumOf = std::conditional_t<std::is_same_v<Q, int8_t>, int, float>;
+
+// d[16,8] += a[16,32] b[32,8] of integers. Registers hold four neighbouring k each, and lie as
+// MultiplyAdd's for 16-bit types do, with pairs of bytes in place of numbers.
+__device__ __forceinline__ void MultiplyAddBytes(int (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                                 uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};\n"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+  // The upper and the lower eight rows, the first and the second sixteen k.
+  const uint32_t b[2] = {b0, b1};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};\n"
+                 : "+r"(d[i % 2 * 2]), "+r"(d[i % 2 * 2 + 1])
+                 : "r"(a[i]), "r"(b[i / 2]));
+  }
+#endif
+}
+
+// The same of float8.
+__device__ __forceinline__ void MultiplyAddBytes(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                                 uint32_t b1) {
+#if __CUDA_ARCH__ >= 890
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+      "{%8,%9}, {%0,%1,%2,%3};\n"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+  __trap();  // no kernel of float8 is chosen there
+#endif
 }
 
 }  // namespace cuda

@@ -16,13 +16,24 @@ namespace ft {
 namespace cuda {
 namespace {
 
-// Up to this many rows weights dominate and LaunchFewRowsGemm wins over cuBLASLt: H100, BERT-base,
-// see benchmarks/gpu_profile.md.
-constexpr int64_t kFewRows = 64;
+// Up to this many rows weights dominate and kernels for few rows win over cuBLASLt and, with 8
+// bits, CUTLASS: H100, BERT-base, see benchmarks/gpu_profile.md.
+constexpr int64_t kFewRows = 64, kInt8FewRows = 64;
 
 bool UsesFewRows(const EncoderConfig& config, int64_t rows, const PlanOptions& options,
                  const LaunchContext& context) {
-  if (rows > (options.few_rows >= 0 ? options.few_rows : kFewRows)) return false;
+  const int64_t measured = config.is_quantized() ? kInt8FewRows : kFewRows;
+  if (rows > (options.few_rows >= 0 ? options.few_rows : measured)) return false;
+  if (config.is_quantized()) {
+    Int8GemmArgs args;
+    args.input_dtype = config.product_dtype();
+    args.rows = rows;
+    args.n = config.hidden_size();
+    args.k = config.inner_size;
+    if (!Int8GemmSupported(args, Int8GemmKind::kFewRows, context)) return false;
+    std::swap(args.n, args.k);
+    return Int8GemmSupported(args, Int8GemmKind::kFewRows, context);
+  }
   FewRowsGemmArgs args;
   args.dtype = config.dtype;
   args.rows = rows;
@@ -38,6 +49,7 @@ bool FusesProjection(const EncoderConfig& config, const EncoderBatch& batch,
                      const LaunchContext& context) {
   AttentionProjectionArgs args;
   args.attention = MakeAttentionArgs(config, batch);
+  args.w_dtype = config.is_quantized() ? config.product_dtype() : config.dtype;
   args.n = config.hidden_size();
   args.rows = batch.rows();
   return AttentionProjectionSupported(args, context);
@@ -202,14 +214,19 @@ bool ChooseNormGemm(const PlanOptions& options, const LaunchContext& context, No
 // Appends the steps of one layer of INT8 (docs/int8.md) or FP8 (docs/fp8.md).
 class Int8Builder {
  public:
-  Int8Builder(const EncoderConfig& config, const WeightLayout& weights, int64_t rows,
+  Int8Builder(const EncoderConfig& config, const WeightLayout& weights, const EncoderBatch& batch,
               const PlanOptions& options, const LaunchContext& context, std::vector<Step>* steps)
       : config_(config),
         weights_(weights),
-        rows_(rows),
+        rows_(batch.rows()),
+        few_rows_(UsesFewRows(config, rows_, options, context)),
+        fuses_projection_(few_rows_ && FusesProjection(config, batch, context)),
         options_(options),
         context_(context),
         steps_(steps) {}
+
+  // The largest number of partial sums so far.
+  int max_partials() const { return max_partials_; }
 
   void Layer() {
     const int64_t h = config_.hidden_size(), i = config_.inner_size;
@@ -219,9 +236,14 @@ class Int8Builder {
     qkv.scale = w.qkv_scale;
     qkv.bias = w.qkv_float_bias;
     steps_->push_back(qkv);
-    steps_->push_back(AttentionStep{});
-    SumAndNorm("attention output", Edge::kContext, h, w.attention_kernel, w.attention_scale,
-               Norm(false));
+    if (fuses_projection_) {
+      steps_->push_back(AttentionProjectionStep{w.attention_kernel});
+      AddUpAndNorm(AttentionProjectionParts(config_.num_heads), w.attention_scale, Norm(false));
+    } else {
+      steps_->push_back(AttentionStep{});
+      SumAndNorm("attention output", Edge::kContext, h, w.attention_kernel, w.attention_scale,
+                 Norm(false));
+    }
     Int8GemmStep inner =
         Product("intermediate", Edge::kMiddleIntegers, h, Edge::kInner, i, config_.product_dtype());
     inner.args.activation = Activate();
@@ -238,7 +260,7 @@ class Int8Builder {
 
   Int8GemmStep Product(const char* name, Edge input, int64_t k, Edge output, int64_t n,
                        DataType dtype) const {
-    Int8GemmStep step = {name, {}, input, output, -1, -1, -1, -1};
+    Int8GemmStep step = {name, {}, few_rows_, input, output, -1, -1, -1, -1};
     step.args.rows = rows_;
     step.args.n = n;
     step.args.k = k;
@@ -264,7 +286,7 @@ class Int8Builder {
   // The first or the last norm of a layer. Mode 2 reads integers.
   Int8NormStep Norm(bool is_last) const {
     const WeightLayout& w = weights_;
-    Int8NormStep norm = {Edge::kSum, Edge::kInput, is_last, 0, 0, 0, {-1, -1, -1}};
+    Int8NormStep norm = {Edge::kSum, 0, -1, Edge::kInput, is_last, 0, 0, 0, {-1, -1, -1}};
     norm.bias = is_last ? w.output_bias : w.attention_bias;
     norm.gamma = is_last ? w.output_gamma : w.attention_gamma;
     norm.beta = is_last ? w.output_beta : w.attention_beta;
@@ -282,8 +304,25 @@ class Int8Builder {
     return norm;
   }
 
+  void AddUpAndNorm(int num_partials, int64_t scale, Int8NormStep norm) {
+    norm.input = Edge::kPartials;
+    norm.num_partials = num_partials;
+    norm.product_scale = scale;
+    max_partials_ = std::max(max_partials_, num_partials);
+    steps_->push_back(norm);
+  }
+
   void SumAndNorm(const char* name, Edge input, int64_t k, int64_t kernel, int64_t scale,
                   const Int8NormStep& norm) {
+    if (few_rows_) {
+      const int64_t n = config_.hidden_size();
+      Int8GemmStep sums = Product(name, input, k, Edge::kPartials, n, config_.dtype);
+      sums.args.num_partials = Int8GemmPartials(rows_, n, k, context_);
+      sums.kernel = kernel;
+      steps_->push_back(sums);
+      AddUpAndNorm(sums.args.num_partials, scale, norm);
+      return;
+    }
     NormGemmStep fused = {};
     fused.args.dtype = config_.dtype;
     fused.args.input_dtype = config_.product_dtype();
@@ -316,15 +355,19 @@ class Int8Builder {
   const EncoderConfig& config_;
   const WeightLayout& weights_;
   const int64_t rows_;
+  const bool few_rows_, fuses_projection_;
   const PlanOptions& options_;
   const LaunchContext& context_;
   std::vector<Step>* const steps_;
+  int max_partials_ = 0;
 };
 
 // Whether a layer norm reads what a product of its own has written to kSum.
 bool UsesSum(const LayerPlan& plan) {
-  return std::any_of(plan.steps.begin(), plan.steps.end(),
-                     [](const Step& step) { return std::holds_alternative<Int8NormStep>(step); });
+  return std::any_of(plan.steps.begin(), plan.steps.end(), [](const Step& step) {
+    const auto* const norm = std::get_if<Int8NormStep>(&step);
+    return norm != nullptr && norm->input == Edge::kSum;
+  });
 }
 
 // The offsets of a plan's edges in the workspace.
@@ -368,19 +411,21 @@ class WorkspaceLayout {
   Arena arena_{nullptr};
 };
 
-LayerPlan MakeInt8Plan(const EncoderConfig& config, const WeightLayout& weights, int64_t rows,
-                       int64_t mask_bytes, const PlanOptions& options,
+LayerPlan MakeInt8Plan(const EncoderConfig& config, const WeightLayout& weights,
+                       const EncoderBatch& batch, int64_t mask_bytes, const PlanOptions& options,
                        const LaunchContext& context) {
-  const int64_t h = config.hidden_size(), size = SizeOf(config.dtype);
+  const int64_t h = config.hidden_size(), size = SizeOf(config.dtype), rows = batch.rows();
   const bool mode2 = config.quantizes_residuals();
   LayerPlan plan;
-  Int8Builder(config, weights, rows, options, context, &plan.steps).Layer();
+  Int8Builder builder(config, weights, batch, options, context, &plan.steps);
+  builder.Layer();
   WorkspaceLayout layout(&plan);
   layout.TakeQkvContextInner(rows * 3 * h * size, rows * h, rows * config.inner_size);
   layout.Take(Edge::kInputIntegers, rows * h);
   layout.Take(Edge::kMiddleIntegers, rows * h);
   if (!mode2) layout.Take(Edge::kMiddle, rows * h * size);
   if (UsesSum(plan)) layout.Take(Edge::kSum, rows * h * (mode2 ? 1 : size));
+  layout.Take(Edge::kPartials, builder.max_partials() * rows * h * 4);
   layout.TakeNormSums(rows);
   plan.mask_keys = layout.Take(mask_bytes);
   plan.gemm_workspace = layout.Take(0);
@@ -445,7 +490,7 @@ LayerPlan MakeLayerPlan(const EncoderConfig& config, const WeightLayout& weights
   const int64_t mask_bytes =
       batch.attention_mask == nullptr ? 0 : batch.batch_size * kMaskParts * 4;
   if (config.is_quantized()) {
-    return MakeInt8Plan(config, weights, rows, mask_bytes, options, context);
+    return MakeInt8Plan(config, weights, batch, mask_bytes, options, context);
   }
   if (UsesSplit(weights, context)) {
     return MakeSplitPlan(config, weights, rows, mask_bytes, context);

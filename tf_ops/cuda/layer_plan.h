@@ -29,7 +29,7 @@ enum class Edge {
   kQkv,             // [T,3H]
   kContext,         // [T,H] attention's output
   kSum,             // [T,H] a product with bias and residual, before its layer norm
-  kPartials,        // float32 [splits,T,H]: parts of a product that add up to it
+  kPartials,        // float32, of int8 int32 [splits,T,H]: parts of a product that add up to it
   kMiddle,          // [T,H] after the attention's layer norm
   kInner,           // [T,I]
   kOutput,          // [T,H] the layer's output
@@ -86,10 +86,12 @@ struct AttentionProjectionStep {
   int64_t kernel;  // byte offset in the layer's prepared weights
 };
 
-// `output` = numbers or, rounded, integers or float8 from the product of such.
+// `output` = numbers or, rounded, integers or float8 from the product of such; with
+// args.num_partials kPartials.
 struct Int8GemmStep {
   const char* name;   // for people
   Int8GemmArgs args;  // sizes, output type and activation; no pointers
+  bool few_rows;      // by kFewRows, else by the kernel that was tuned or a rule's
   Edge input, output;
   // Byte offsets in the layer's prepared weights; -1: none.
   int64_t kernel, scale, bias, out_scale;
@@ -102,7 +104,10 @@ struct Int8NormScales {
 
 // LayerNorm(`input` + bias + `residual`), as integers or float8 and, but in mode 2, numbers too.
 struct Int8NormStep {
-  Edge input, residual;
+  Edge input;
+  int num_partials;       // 0: `input` is not in parts
+  int64_t product_scale;  // byte offset in the layer's prepared weights, with partials
+  Edge residual;
   bool is_last;  // of the layer: it writes kOutput and kInputIntegers, else kMiddle...
   int64_t bias, gamma, beta;
   Int8NormScales scales;

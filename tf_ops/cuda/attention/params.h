@@ -40,17 +40,21 @@ __device__ __forceinline__ BlockPlace GetBlockPlace(const AttentionParams& p, in
   return {tile * rows_per_block, head, static_cast<int>(blockIdx.x / p.row_tiles / p.num_heads)};
 }
 
-__device__ __forceinline__ SequenceRange GetSequenceRange(const AttentionParams& p, int sequence) {
-  SequenceRange range;
+// By lengths or offsets alone.
+__device__ __forceinline__ SequenceRange GetSequenceLengths(const AttentionParams& p,
+                                                            int sequence) {
   if (p.seq_offsets != nullptr) {
     const int32_t first = p.seq_offsets[sequence];
     const int length = p.seq_offsets[sequence + 1] - first;
-    range = {first, length, length};
-  } else {
-    const int keys = p.key_lengths != nullptr ? min(max(p.key_lengths[sequence], 0), p.max_seq_len)
-                                              : p.max_seq_len;
-    range = {static_cast<int64_t>(sequence) * p.max_seq_len, p.max_seq_len, keys};
+    return {first, length, length};
   }
+  const int keys = p.key_lengths != nullptr ? min(max(p.key_lengths[sequence], 0), p.max_seq_len)
+                                            : p.max_seq_len;
+  return {static_cast<int64_t>(sequence) * p.max_seq_len, p.max_seq_len, keys};
+}
+
+__device__ __forceinline__ SequenceRange GetSequenceRange(const AttentionParams& p, int sequence) {
+  SequenceRange range = GetSequenceLengths(p, sequence);
   if (p.mask_keys != nullptr) {
     int keys = range.keys;
 #pragma unroll

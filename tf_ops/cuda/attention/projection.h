@@ -9,11 +9,14 @@ namespace ft {
 namespace cuda {
 
 struct AttentionProjectionArgs {
-  AttentionArgs attention;    // of one sequence; `output` and out_scale are not used
-  const void* w = nullptr;    // [n,H]: the weights of the product
-  int64_t n = 0;              // columns of the result
-  int64_t rows = 0;           // of the result; those beyond the sequence are undefined
-  float* partials = nullptr;  // [AttentionProjectionParts,rows,n], which add up to context x w^T
+  // Of one sequence; `output` is not used, out_scale only with weights of 8 bits.
+  AttentionArgs attention;
+  DataType w_dtype = DataType::kFloat16;  // attention.dtype, int8 or float8
+  const void* w = nullptr;                // [n,H]: the weights of the product
+  int64_t n = 0;                          // columns of the result
+  int64_t rows = 0;                       // of the result; those beyond the sequence are undefined
+  // float32, of int8 int32 [AttentionProjectionParts,rows,n], which add up to context x w^T.
+  void* partials = nullptr;
 };
 
 // The partial sums that `num_heads` heads give.
@@ -24,8 +27,8 @@ int AttentionProjectionParts(int64_t num_heads);
 bool AttentionProjectionSupported(const AttentionProjectionArgs& args,
                                   const LaunchContext& context);
 
-// The weights are fetched while the previous kernel still runs. The context is rounded to the type,
-// as where it is stored.
+// The weights are fetched while the previous kernel still runs. The context is rounded to the
+// weights' type, as where it is stored.
 Status LaunchAttentionProjection(const AttentionProjectionArgs& args, const LaunchContext& context);
 
 }  // namespace cuda

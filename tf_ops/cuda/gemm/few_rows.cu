@@ -69,7 +69,7 @@ __device__ __forceinline__ float ActivateResult(int activation, float y) {
 // kSplit: x and w are split rows, k counts their halves, and what each 16 numbers give is added to
 // the sums by float32 arithmetic: see gemm/split/split_gemm.h.
 template <typename T, bool kSplit, int kRows, int kStages>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     FewRowsGemmKernel(const FewRowsParams p, int k_per_split) {
 #if __CUDA_ARCH__ >= 800
   using Tile = FewRowsTile<kSplit, kRows, kStages>;
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kThreads)
   const auto load = [&](auto count, const T* source, int first, int limit, T* target, int step) {
     ForEachChunk<32, count, kChunks>(lane, [&](int r, int c) {
       const int column = k_begin + (first_step + step) * kStep + c * 8;
-      const bool valid = first + r < limit && column < k_end;
+      const bool valid = step < num_steps && first + r < limit && column < k_end;
       CopyAsync16(target + Tile::At(r, c),
                   valid ? source + static_cast<int64_t>(first + r) * k + column : source, valid);
     });
@@ -108,10 +108,9 @@ __global__ void __launch_bounds__(kThreads)
   };
 
   AllowNextKernel();
+  // Zeros past the warp's steps: branches here take longer than what they save.
 #pragma unroll
-  for (int s = 0; s < kStages; ++s) {
-    if (s < num_steps) load_w(s);
-  }
+  for (int s = 0; s < kStages; ++s) load_w(s);
   // This thread's columns of the result. Weights too: at the end it would wait for them.
   const int column = thread % (kCols / 2) * 2;
   float2 column_bias = make_float2(0.f, 0.f), column_scale = make_float2(1.f, 1.f);
@@ -127,7 +126,7 @@ __global__ void __launch_bounds__(kThreads)
   WaitForPreviousKernel();
 #pragma unroll
   for (int s = 0; s < kStages; ++s) {
-    if (s < num_steps) load_x(s);
+    load_x(s);
     CommitCopies();
   }
   // This thread's rows of the result.

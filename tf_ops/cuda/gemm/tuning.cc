@@ -111,7 +111,8 @@ struct Int8Products {
   }
   static bool IsSupported(const Int8GemmArgs& args, Int8GemmKind kind,
                           const LaunchContext& context) {
-    return Int8GemmSupported(args, kind, context);
+    // A layer has kFewRows for all its products or for none (layer_plan.cc).
+    return kind != Int8GemmKind::kFewRows && Int8GemmSupported(args, kind, context);
   }
   static std::string Describe(const Int8GemmArgs& p) {
     return StrCat(Name(p.input_dtype), " ", p.rows, "x", p.k, "x", p.n);

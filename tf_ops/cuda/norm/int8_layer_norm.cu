@@ -13,6 +13,9 @@ template <typename T, typename In, typename Q>
 struct NormParams {
   const In* input;
   const float* input_unit;
+  const SumOf<Q>* partials;  // null: input
+  int num_partials;
+  const float* product_scale;
   const In* residual;
   const float* residual_unit;
   const T* bias;
@@ -30,6 +33,13 @@ struct NormParams {
 // A number that kernels read once; 1 where there is none.
 __device__ __forceinline__ float ReadUnit(const float* unit) {
   return unit != nullptr ? *unit : 1.f;
+}
+
+// What a sum of a product stands for, rounded where In is integers, whose unit is then to follow.
+template <typename In, typename Sum>
+__device__ __forceinline__ float ScaleSum(Sum sum, float scale) {
+  const float y = static_cast<float>(sum) * scale;
+  return std::is_same_v<In, int8_t> ? static_cast<float>(RoundToInt8(y)) : y;
 }
 
 // Stores kSize neighbours from element `at` on.
@@ -51,9 +61,39 @@ __device__ __forceinline__ void StoreNormalized(const NormParams<T, In, Q>& p, i
   *reinterpret_cast<Piece<T, kSize>*>(p.output + at) = output;
 }
 
+// The sums of `count` vectors `stride` elements apart. Four are on their way before the first is
+// added, without a branch between them.
+template <typename Sum, int kSize>
+__device__ __forceinline__ void AddPartials(const Sum* first, int count, int64_t stride,
+                                            Sum (&sums)[kSize]) {
+  constexpr int kAhead = 4;
+#pragma unroll
+  for (int e = 0; e < kSize; ++e) sums[e] = 0;
+  for (int from = 0; from < count; from += kAhead) {
+    uint4 parts[kAhead][kSize / 4];
+#pragma unroll
+    for (int part = 0; part < kAhead; ++part) {
+#pragma unroll
+      for (int e = 0; e < kSize / 4; ++e) {
+        parts[part][e] = LoadIf(from + part < count, first + (from + part) * stride + 4 * e);
+      }
+    }
+#pragma unroll
+    for (int part = 0; part < kAhead; ++part) {
+#pragma unroll
+      for (int e = 0; e < kSize / 4; ++e) {
+        Piece<Sum, 4> piece;
+        memcpy(&piece, &parts[part][e], sizeof(piece));
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sums[4 * e + i] += piece.v[i];
+      }
+    }
+  }
+}
+
 // The rows of a block, the threads of a row and what they hold are LayerNormKernel's.
 template <typename T, typename In, typename Q, int kThreads, int kRows, int kVectors>
-__global__ void __launch_bounds__(kThreads* kRows)
+__global__ void __launch_bounds__(kThreads* kRows, kRows == 1 ? 1 : 0)
     Int8LayerNormKernel(const NormParams<T, In, Q> p) {
   static_assert(kThreads == 32 || kRows == 1, "a block's reduction is over all its threads");
   constexpr int kSize = Vector16<T>::kSize;
@@ -67,7 +107,8 @@ __global__ void __launch_bounds__(kThreads* kRows)
   constexpr bool kEarly = kRows == 1;
   const float input_unit = ReadUnit(p.input_unit), residual_unit = ReadUnit(p.residual_unit);
   const float scale = ReadUnit(p.scale), output_unit = ReadUnit(p.output_unit);
-  float x[kVectors][kSize];
+  float bias[kVectors][kSize];
+  [[maybe_unused]] float product_scale[kVectors][kSize];
   Piece<T, kSize> gamma[kVectors], beta[kVectors];
   const auto load_gamma_and_beta = [&](int i, int column) {
     gamma[i] = *reinterpret_cast<const Piece<T, kSize>*>(p.gamma + column);
@@ -76,27 +117,45 @@ __global__ void __launch_bounds__(kThreads* kRows)
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
     const int column = (thread + i * kThreads) * kSize;
-#pragma unroll
-    for (int e = 0; e < kSize; ++e) x[i][e] = 0.f;
     if (column >= p.hidden) continue;
-    if (kEarly) load_gamma_and_beta(i, column);
-    const auto bias = *reinterpret_cast<const Piece<T, kSize>*>(p.bias + column);
+    if constexpr (kEarly) {
+      load_gamma_and_beta(i, column);
+      if (p.partials != nullptr) {
 #pragma unroll
-    for (int e = 0; e < kSize; ++e) x[i][e] = ToFloat(bias.v[e]);
+        for (int e = 0; e < kSize; e += 4) {
+          *reinterpret_cast<float4*>(&product_scale[i][e]) =
+              *reinterpret_cast<const float4*>(p.product_scale + column + e);
+        }
+      }
+    }
+    const auto piece = *reinterpret_cast<const Piece<T, kSize>*>(p.bias + column);
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) bias[i][e] = ToFloat(piece.v[e]);
   }
   WaitForPreviousKernel();
   if (row >= p.rows) return;  // whole warps (kThreads == 32) or, with kRows == 1, nobody
+  float x[kVectors][kSize] = {};
   float sum = 0.f;
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
     const int column = (thread + i * kThreads) * kSize;
     if (column >= p.hidden) continue;
     const int64_t at = row * p.hidden + column;
-    const auto input = *reinterpret_cast<const Piece<In, kSize>*>(p.input + at);
     const auto residual = *reinterpret_cast<const Piece<In, kSize>*>(p.residual + at);
+    float input[kSize];
+    if (kEarly && p.partials != nullptr) {
+      SumOf<Q> sums[kSize];
+      AddPartials(p.partials + at, p.num_partials, p.rows * p.hidden, sums);
+#pragma unroll
+      for (int e = 0; e < kSize; ++e) input[e] = ScaleSum<In>(sums[e], product_scale[i][e]);
+    } else {
+      const auto piece = *reinterpret_cast<const Piece<In, kSize>*>(p.input + at);
+#pragma unroll
+      for (int e = 0; e < kSize; ++e) input[e] = ToFloat(piece.v[e]);
+    }
 #pragma unroll
     for (int e = 0; e < kSize; ++e) {
-      x[i][e] = ToFloat(input.v[e]) * input_unit + x[i][e] + ToFloat(residual.v[e]) * residual_unit;
+      x[i][e] = input[e] * input_unit + bias[i][e] + ToFloat(residual.v[e]) * residual_unit;
       sum += x[i][e];
     }
   }
@@ -122,8 +181,16 @@ __global__ void __launch_bounds__(256) Int8LayerNormAnySizeKernel(const NormPara
   WaitForPreviousKernel();
   const int64_t first = static_cast<int64_t>(blockIdx.x) * p.hidden;
   const float input_unit = ReadUnit(p.input_unit), residual_unit = ReadUnit(p.residual_unit);
+  const auto input = [&](int c) {
+    if (p.partials == nullptr) return ToFloat(p.input[first + c]);
+    SumOf<Q> sum = 0;
+    for (int part = 0; part < p.num_partials; ++part) {
+      sum += p.partials[part * p.rows * p.hidden + first + c];
+    }
+    return ScaleSum<In>(sum, p.product_scale[c]);
+  };
   const auto value = [&](int c) {
-    return ToFloat(p.input[first + c]) * input_unit + ToFloat(p.bias[c]) +
+    return input(c) * input_unit + ToFloat(p.bias[c]) +
            ToFloat(p.residual[first + c]) * residual_unit;
   };
   float sum = 0.f;
@@ -152,6 +219,9 @@ template <typename T, typename In, typename Q>
 Status LaunchTyped(const Int8LayerNormArgs& args, const LaunchContext& context) {
   const NormParams<T, In, Q> params = {static_cast<const In*>(args.input),
                                        args.input_unit,
+                                       static_cast<const SumOf<Q>*>(args.partials),
+                                       args.num_partials,
+                                       args.product_scale,
                                        static_cast<const In*>(args.residual),
                                        args.residual_unit,
                                        static_cast<const T*>(args.bias),
@@ -169,8 +239,8 @@ Status LaunchTyped(const Int8LayerNormArgs& args, const LaunchContext& context) 
   if (args.hidden_size % kSize != 0 || vectors > 1024) {
     return Launch(Int8LayerNormAnySizeKernel<T, In, Q>, Grid{args.rows}, 256, 0, context, params);
   }
-  // As LaunchLayerNorm.
-  const bool few = args.rows <= 8 * context.num_multiprocessors;
+  // As LaunchLayerNorm; partial sums are of few rows.
+  const bool few = args.rows <= 8 * context.num_multiprocessors || args.partials != nullptr;
   if (!few && vectors <= 64) return LaunchRegisters<32, 4, 2>(params, context);
   if (!few && vectors <= 96) return LaunchRegisters<32, 4, 3>(params, context);
   if (!few && vectors <= 128) return LaunchRegisters<32, 4, 4>(params, context);

@@ -14,10 +14,15 @@ struct Int8LayerNormArgs {
   int64_t rows = 0, hidden_size = 0;
   // Whether input and residual are int8, each with what an integer stands for, or of dtype.
   bool reads_integers = false;
-  const void* input = nullptr;        // [T,H]
+  const void* input = nullptr;        // [T,H], or in its place `partials`
   const float* input_unit = nullptr;  // one number, of any alignment, as all units and scales
   const void* residual = nullptr;     // [T,H]
   const float* residual_unit = nullptr;
+  // Of a product's sums: int32 or, where the output is float8, float32 [num_partials,T,H]. Added up
+  // and times product_scale [H] they are the input, rounded first where that is int8.
+  const void* partials = nullptr;
+  int num_partials = 0;
+  const float* product_scale = nullptr;
   const void* bias = nullptr;   // [H]
   const void* gamma = nullptr;  // [H]
   const void* beta = nullptr;   // [H]

@@ -1,5 +1,6 @@
 #include "tf_ops/cuda/gemm/int8/int8_gemm.h"
 
+#include "tf_ops/cuda/gemm/int8/few_rows.h"
 #include "tf_ops/cuda/gemm/int8/hopper.h"
 #include "tf_ops/cuda/gemm/int8/plain.h"
 
@@ -61,6 +62,7 @@ Launcher FindHopperLauncher(const Int8GemmArgs& args, int tile) {
 // The kernel of a kind for what `args` has but pointers, or null.
 Launcher FindLauncher(const Int8GemmArgs& args, Int8GemmKind kind) {
   if (kind == Int8GemmKind::kPlain) return LaunchPlainInt8Gemm;
+  if (kind == Int8GemmKind::kFewRows) return LaunchFewRowsInt8Gemm;
 #ifdef FT_WITH_CUTLASS
   const int tile = static_cast<int>(kind) - static_cast<int>(Int8GemmKind::kHopper128);
   return FindHopperLauncher(args, tile);
@@ -98,16 +100,24 @@ const char* Name(Int8GemmKind kind) {
       return "wgmma 64x128";
     case Int8GemmKind::kHopperFew:
       return "wgmma 64x64";
+    case Int8GemmKind::kFewRows:
+      return "few rows";
   }
   return "unknown";
 }
 
 bool Int8GemmSupported(const Int8GemmArgs& args, Int8GemmKind kind, const LaunchContext& context) {
   if (args.input_dtype == DataType::kFloat8 && context.compute_capability < 89) return false;
+  if (kind == Int8GemmKind::kFewRows) return FewRowsInt8GemmSupported(args, context);
+  if (args.num_partials > 0) return false;
   if (kind == Int8GemmKind::kPlain) return true;
   // Tensor copies move 16 bytes of a row at least.
   return FindLauncher(args, kind) != nullptr && context.compute_capability == 90 &&
          args.k % 16 == 0 && args.n * SizeOf(args.output_dtype) % 16 == 0;
+}
+
+int Int8GemmPartials(int64_t rows, int64_t n, int64_t k, const LaunchContext& context) {
+  return FewRowsInt8GemmPartials(rows, n, k, context);
 }
 
 Int8GemmKind SelectInt8Gemm(const Int8GemmArgs& args, const LaunchContext& context) {

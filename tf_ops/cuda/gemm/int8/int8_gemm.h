@@ -14,8 +14,9 @@ enum class Int8GemmKind {
   kHopper128,  // CUTLASS, wgmma and tensor copies, tiles of 128x128; compute capability 9.0 alone
   kHopper64,   // the same, tiles of 64x128
   kHopperFew,  // the same, tiles of 64x64, for few tiles
+  kFewRows,    // mma.sync, numbers in registers alone, where a layer has few rows
 };
-inline constexpr int kNumInt8GemmKinds = 4;
+inline constexpr int kNumInt8GemmKinds = 5;
 
 const char* Name(Int8GemmKind kind);
 
@@ -41,12 +42,19 @@ struct Int8GemmArgs {
   // With an output of 8 bits alone:
   Int8Activation activation = Int8Activation::kNone;
   const float* out_scale = nullptr;  // one number, of any alignment, or null: 1
+  // kFewRows alone: more than 0 parts of k. Then `output` is int32 or, of float8, float32
+  // [num_partials,rows,n], which add up to x w^T; nothing follows the sums.
+  int num_partials = 0;
 };
 
 // Whether `kind` can compute it on this device; reads sizes and types alone.
 bool Int8GemmSupported(const Int8GemmArgs& args, Int8GemmKind kind, const LaunchContext& context);
 
-// The kind that should be the fastest of those that are supported.
+// Parts of k that fill the device when kFewRows gives partial sums.
+int Int8GemmPartials(int64_t rows, int64_t n, int64_t k, const LaunchContext& context);
+
+// The kind that should be the fastest of those that are supported, but kFewRows, which pays where
+// all products of a layer are of it (layer_plan.cc).
 Int8GemmKind SelectInt8Gemm(const Int8GemmArgs& args, const LaunchContext& context);
 
 // y = x w^T * scale + bias, in float32 from the sum on, which is exact for integers. output = y, or

@@ -15,51 +15,6 @@ constexpr int kStep = 128;  // of k in one stage: a row of it is 128 bytes
 constexpr int kChunks = 8;  // of 16 bytes
 constexpr int kThreads = 128;
 
-// d[16,8] += a[16,32] b[32,8]. Registers hold four neighbouring k each, and lie as MultiplyAdd's
-// for 16-bit types do, with pairs of bytes in place of numbers.
-__device__ __forceinline__ void MultiplyAddIntegers(int (&d)[4], const uint32_t (&a)[4],
-                                                    uint32_t b0, uint32_t b1) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile(
-      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%0,%1,%2,%3};\n"
-      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-#else
-  // The upper and the lower eight rows, the first and the second sixteen k.
-  const uint32_t b[2] = {b0, b1};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};\n"
-                 : "+r"(d[i % 2 * 2]), "+r"(d[i % 2 * 2 + 1])
-                 : "r"(a[i]), "r"(b[i / 2]));
-  }
-#endif
-}
-
-// The same of float8.
-__device__ __forceinline__ void MultiplyAddFloat8(float (&d)[4], const uint32_t (&a)[4],
-                                                  uint32_t b0, uint32_t b1) {
-#if __CUDA_ARCH__ >= 890
-  asm volatile(
-      "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
-      "{%8,%9}, {%0,%1,%2,%3};\n"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-#else
-  __trap();  // Int8GemmSupported has said no
-#endif
-}
-
-__device__ __forceinline__ void MultiplyAddBytes(int (&d)[4], const uint32_t (&a)[4], uint32_t b0,
-                                                 uint32_t b1) {
-  MultiplyAddIntegers(d, a, b0, b1);
-}
-__device__ __forceinline__ void MultiplyAddBytes(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
-                                                 uint32_t b1) {
-  MultiplyAddFloat8(d, a, b0, b1);
-}
-
 // The four warps of a block own kRowTiles * 16 x kColTiles * 8 elements each.
 template <int kWarpRows, int kWarpCols, int kRowTileCount, int kColTileCount, int kStageCount>
 struct Tile {
