@@ -1155,6 +1155,10 @@ inline void TestEachQuantizedKernel(const std::vector<int>& modes) {
       Int8LayerCase separate{mode, dtype, 2, 64, 256, 20, {20, 9}, true};
       separate.few_rows = 0;
       TestInt8Layer(separate);
+      // Sizes that kernels for few rows are compiled for.
+      if (dtype != DataType::kFloat16) continue;
+      TestInt8Layer({mode, dtype, 12, 64, 3072, 20, {20}, true});
+      TestInt8Layer({mode, dtype, 16, 64, 1024, 13, {13}, true});
     }
   }
 }

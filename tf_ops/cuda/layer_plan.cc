@@ -18,7 +18,7 @@ namespace {
 
 // Up to this many rows weights dominate and kernels for few rows win over cuBLASLt and, with 8
 // bits, CUTLASS: H100, BERT-base, see benchmarks/gpu_profile.md.
-constexpr int64_t kFewRows = 64, kInt8FewRows = 64;
+constexpr int64_t kFewRows = 64, kInt8FewRows = 32;
 
 bool UsesFewRows(const EncoderConfig& config, int64_t rows, const PlanOptions& options,
                  const LaunchContext& context) {

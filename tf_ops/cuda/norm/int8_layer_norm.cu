@@ -3,6 +3,7 @@
 #include "tf_ops/cuda/integers.cuh"
 #include "tf_ops/cuda/norm/int8_layer_norm.h"
 #include "tf_ops/cuda/norm/normalize.cuh"
+#include "tf_ops/cuda/norm/partials.cuh"
 
 namespace ft {
 namespace cuda {
@@ -61,36 +62,6 @@ __device__ __forceinline__ void StoreNormalized(const NormParams<T, In, Q>& p, i
   *reinterpret_cast<Piece<T, kSize>*>(p.output + at) = output;
 }
 
-// The sums of `count` vectors `stride` elements apart. Four are on their way before the first is
-// added, without a branch between them.
-template <typename Sum, int kSize>
-__device__ __forceinline__ void AddPartials(const Sum* first, int count, int64_t stride,
-                                            Sum (&sums)[kSize]) {
-  constexpr int kAhead = 4;
-#pragma unroll
-  for (int e = 0; e < kSize; ++e) sums[e] = 0;
-  for (int from = 0; from < count; from += kAhead) {
-    uint4 parts[kAhead][kSize / 4];
-#pragma unroll
-    for (int part = 0; part < kAhead; ++part) {
-#pragma unroll
-      for (int e = 0; e < kSize / 4; ++e) {
-        parts[part][e] = LoadIf(from + part < count, first + (from + part) * stride + 4 * e);
-      }
-    }
-#pragma unroll
-    for (int part = 0; part < kAhead; ++part) {
-#pragma unroll
-      for (int e = 0; e < kSize / 4; ++e) {
-        Piece<Sum, 4> piece;
-        memcpy(&piece, &parts[part][e], sizeof(piece));
-#pragma unroll
-        for (int i = 0; i < 4; ++i) sums[4 * e + i] += piece.v[i];
-      }
-    }
-  }
-}
-
 // The rows of a block, the threads of a row and what they hold are LayerNormKernel's.
 template <typename T, typename In, typename Q, int kThreads, int kRows, int kVectors>
 __global__ void __launch_bounds__(kThreads* kRows, kRows == 1 ? 1 : 0)
@@ -144,8 +115,8 @@ __global__ void __launch_bounds__(kThreads* kRows, kRows == 1 ? 1 : 0)
     const auto residual = *reinterpret_cast<const Piece<In, kSize>*>(p.residual + at);
     float input[kSize];
     if (kEarly && p.partials != nullptr) {
-      SumOf<Q> sums[kSize];
-      AddPartials(p.partials + at, p.num_partials, p.rows * p.hidden, sums);
+      SumOf<Q> sums[kSize] = {};
+      AddPartials<4>(p.partials + at, p.num_partials, p.rows * p.hidden, sums);
 #pragma unroll
       for (int e = 0; e < kSize; ++e) input[e] = ScaleSum<In>(sums[e], product_scale[i][e]);
     } else {

@@ -5,6 +5,7 @@
 #include "tf_ops/cuda/gemm/split/split.cuh"
 #include "tf_ops/cuda/norm/layer_norm.h"
 #include "tf_ops/cuda/norm/normalize.cuh"
+#include "tf_ops/cuda/norm/partials.cuh"
 
 namespace ft {
 namespace cuda {
@@ -16,7 +17,7 @@ namespace {
 // kThreads * kVectors * Vector16::kSize. kAtOnce: all partial sums are on their way before the
 // first is added, which takes registers.
 template <typename T, int kThreads, int kRows, int kVectors, bool kAtOnce>
-__global__ void __launch_bounds__(kThreads* kRows)
+__global__ void __launch_bounds__(kThreads* kRows, kRows == 1 ? 1 : 0)
     LayerNormKernel(const T* __restrict__ input, const float* __restrict__ partials,
                     int num_partials, const T* __restrict__ bias, const T* __restrict__ residual,
                     const T* __restrict__ gamma, const T* __restrict__ beta, float epsilon,
@@ -58,41 +59,23 @@ __global__ void __launch_bounds__(kThreads* kRows)
   for (int i = 0; i < kVectors; ++i) {
     const int column = (thread + i * kThreads) * kSize;
     if (column >= hidden) continue;
+    // On its way before anything is waited for.
+    Vector16<T> residual_part = {};
+    if (residual != nullptr) {
+      residual_part = *reinterpret_cast<const Vector16<T>*>(residual + row * hidden + column);
+    }
     if (input != nullptr) {
       const Vector16<T> p = *reinterpret_cast<const Vector16<T>*>(input + row * hidden + column);
 #pragma unroll
       for (int e = 0; e < kSize; ++e) x[i][e] += ToFloat(p.v[e]);
     }
-    constexpr int kAhead = kAtOnce ? kMaxNormPartials : 1;
-    for (int first = 0; first < num_partials; first += kAhead) {
-      float4 parts[kAhead][kSize / 4];
+    AddPartials<kAtOnce ? kMaxNormPartials : 1>(partials + row * hidden + column, num_partials,
+                                                rows * hidden, x[i]);
 #pragma unroll
-      for (int part = 0; part < kAhead; ++part) {
-        if (first + part >= num_partials) continue;
-        const float4* p = reinterpret_cast<const float4*>(
-            partials + ((first + part) * rows + row) * hidden + column);
-#pragma unroll
-        for (int e = 0; e < kSize / 4; ++e) parts[part][e] = p[e];
-      }
-#pragma unroll
-      for (int part = 0; part < kAhead; ++part) {
-        if (first + part >= num_partials) continue;
-#pragma unroll
-        for (int e = 0; e < kSize; e += 4) {
-          x[i][e] += parts[part][e / 4].x;
-          x[i][e + 1] += parts[part][e / 4].y;
-          x[i][e + 2] += parts[part][e / 4].z;
-          x[i][e + 3] += parts[part][e / 4].w;
-        }
-      }
+    for (int e = 0; e < kSize; ++e) {
+      x[i][e] += ToFloat(residual_part.v[e]);
+      sum += x[i][e];
     }
-    if (residual != nullptr) {
-      const Vector16<T> p = *reinterpret_cast<const Vector16<T>*>(residual + row * hidden + column);
-#pragma unroll
-      for (int e = 0; e < kSize; ++e) x[i][e] += ToFloat(p.v[e]);
-    }
-#pragma unroll
-    for (int e = 0; e < kSize; ++e) sum += x[i][e];
   }
   NormalizeRow<kThreads>(sum, thread, hidden, epsilon, scratch, x);
 #pragma unroll
