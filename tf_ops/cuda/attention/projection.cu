@@ -35,7 +35,7 @@ struct ProjectionTile {
 };
 
 // words[i] of lane s of four neighbours goes to words[s] of lane i of them.
-__device__ __forceinline__ void TransposeQuad(uint32_t (&words)[4], int lane) {
+[[maybe_unused]] __device__ __forceinline__ void TransposeQuad(uint32_t (&words)[4], int lane) {
 #pragma unroll
   for (int bit = 1; bit < 4; bit *= 2) {
     const bool upper = (lane & bit) != 0;

@@ -37,21 +37,24 @@ struct Operand;
 template <>
 struct Operand<int8_t> {
   static constexpr int kWords = 4;
-  static __device__ __forceinline__ void From(const uint4& bytes, uint32_t (&words)[kWords]) {
+  [[maybe_unused]] static __device__ __forceinline__ void From(const uint4& bytes,
+                                                               uint32_t (&words)[kWords]) {
     words[0] = bytes.x;
     words[1] = bytes.y;
     words[2] = bytes.z;
     words[3] = bytes.w;
   }
-  static __device__ __forceinline__ void MultiplyAdd(int (&d)[4], const uint32_t (&a)[4],
-                                                     uint32_t b0, uint32_t b1) {
+  [[maybe_unused]] static __device__ __forceinline__ void MultiplyAdd(int (&d)[4],
+                                                                      const uint32_t (&a)[4],
+                                                                      uint32_t b0, uint32_t b1) {
     MultiplyAddBytes(d, a, b0, b1);
   }
 };
 template <>
 struct Operand<Float8> {
   static constexpr int kWords = 8;
-  static __device__ __forceinline__ void From(const uint4& bytes, uint32_t (&words)[kWords]) {
+  [[maybe_unused]] static __device__ __forceinline__ void From(const uint4& bytes,
+                                                               uint32_t (&words)[kWords]) {
     const uint32_t fours[4] = {bytes.x, bytes.y, bytes.z, bytes.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -59,15 +62,16 @@ struct Operand<Float8> {
       words[2 * i + 1] = Float8PairToHalves(fours[i] >> 16);
     }
   }
-  static __device__ __forceinline__ void MultiplyAdd(float (&d)[4], const uint32_t (&a)[4],
-                                                     uint32_t b0, uint32_t b1) {
+  [[maybe_unused]] static __device__ __forceinline__ void MultiplyAdd(float (&d)[4],
+                                                                      const uint32_t (&a)[4],
+                                                                      uint32_t b0, uint32_t b1) {
     cuda::MultiplyAdd<half>(d, a, b0, b1);
   }
 };
 
 // Two neighbours of a row.
-__device__ __forceinline__ void StorePair(void* output, DataType dtype, int64_t at, float y0,
-                                          float y1) {
+[[maybe_unused]] __device__ __forceinline__ void StorePair(void* output, DataType dtype, int64_t at,
+                                                           float y0, float y1) {
   if (dtype == DataType::kFloat16) {
     *reinterpret_cast<uint32_t*>(static_cast<half*>(output) + at) = ToPair<half>(y0, y1);
   } else if (dtype == DataType::kBFloat16) {
