@@ -137,5 +137,40 @@ __device__ __forceinline__ void MultiplyAddBytes(float (&d)[4], const uint32_t (
 #endif
 }
 
+// What tensor cores take of 16 neighbouring bytes of a row: those, or halves in place of float8,
+// which compute capability 9.0 multiplies as halves anyway, and makes of it for each product anew.
+template <typename Q>
+struct ByteOperand;
+template <>
+struct ByteOperand<int8_t> {
+  static constexpr int kWords = 4;
+  static __device__ __forceinline__ void From(const uint4& bytes, uint32_t (&words)[kWords]) {
+    words[0] = bytes.x;
+    words[1] = bytes.y;
+    words[2] = bytes.z;
+    words[3] = bytes.w;
+  }
+  static __device__ __forceinline__ void MultiplyAdd(int (&d)[4], const uint32_t (&a)[4],
+                                                     uint32_t b0, uint32_t b1) {
+    MultiplyAddBytes(d, a, b0, b1);
+  }
+};
+template <>
+struct ByteOperand<Float8> {
+  static constexpr int kWords = 8;
+  static __device__ __forceinline__ void From(const uint4& bytes, uint32_t (&words)[kWords]) {
+    const uint32_t fours[4] = {bytes.x, bytes.y, bytes.z, bytes.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      words[2 * i] = Float8PairToHalves(fours[i] & 0xffff);
+      words[2 * i + 1] = Float8PairToHalves(fours[i] >> 16);
+    }
+  }
+  static __device__ __forceinline__ void MultiplyAdd(float (&d)[4], const uint32_t (&a)[4],
+                                                     uint32_t b0, uint32_t b1) {
+    cuda::MultiplyAdd<half>(d, a, b0, b1);
+  }
+};
+
 }  // namespace cuda
 }  // namespace ft

@@ -30,45 +30,6 @@ struct FewRowsParams {
 // What becomes of the sums.
 enum class Result { kPartials, kNumbers, kRounded };
 
-// What tensor cores take of 16 neighbouring bytes of a row: those, or halves in place of float8,
-// which compute capability 9.0 multiplies as halves anyway, and makes of it for each product anew.
-template <typename Q>
-struct Operand;
-template <>
-struct Operand<int8_t> {
-  static constexpr int kWords = 4;
-  [[maybe_unused]] static __device__ __forceinline__ void From(const uint4& bytes,
-                                                               uint32_t (&words)[kWords]) {
-    words[0] = bytes.x;
-    words[1] = bytes.y;
-    words[2] = bytes.z;
-    words[3] = bytes.w;
-  }
-  [[maybe_unused]] static __device__ __forceinline__ void MultiplyAdd(int (&d)[4],
-                                                                      const uint32_t (&a)[4],
-                                                                      uint32_t b0, uint32_t b1) {
-    MultiplyAddBytes(d, a, b0, b1);
-  }
-};
-template <>
-struct Operand<Float8> {
-  static constexpr int kWords = 8;
-  [[maybe_unused]] static __device__ __forceinline__ void From(const uint4& bytes,
-                                                               uint32_t (&words)[kWords]) {
-    const uint32_t fours[4] = {bytes.x, bytes.y, bytes.z, bytes.w};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      words[2 * i] = Float8PairToHalves(fours[i] & 0xffff);
-      words[2 * i + 1] = Float8PairToHalves(fours[i] >> 16);
-    }
-  }
-  [[maybe_unused]] static __device__ __forceinline__ void MultiplyAdd(float (&d)[4],
-                                                                      const uint32_t (&a)[4],
-                                                                      uint32_t b0, uint32_t b1) {
-    cuda::MultiplyAdd<half>(d, a, b0, b1);
-  }
-};
-
 // Two neighbours of a row.
 [[maybe_unused]] __device__ __forceinline__ void StorePair(void* output, DataType dtype, int64_t at,
                                                            float y0, float y1) {
@@ -98,7 +59,7 @@ __global__ void __launch_bounds__(32 * kWarps, 1) FewRowsInt8Kernel(const FewRow
 #if __CUDA_ARCH__ >= 800
   using Sum = SumOf<Q>;
   constexpr int kRowTiles = kRows / 16, kColTiles = kCols / 8, kTiles = kRowTiles * kColTiles;
-  constexpr int kWords = Operand<Q>::kWords;
+  constexpr int kWords = ByteOperand<Q>::kWords;
   using Quad = Piece<Sum, 4>;
   __shared__ Quad sums[kWarps][kTiles][32];  // as lanes have them
   __shared__ float scale[kCols], bias[kCols];
@@ -140,7 +101,7 @@ __global__ void __launch_bounds__(32 * kWarps, 1) FewRowsInt8Kernel(const FewRow
 #pragma unroll
     for (int u = 0; u < kWarpUnits; ++u) {
 #pragma unroll
-      for (int j = 0; j < kColTiles; ++j) Operand<Q>::From(bytes[u][j], w[u][j]);
+      for (int j = 0; j < kColTiles; ++j) ByteOperand<Q>::From(bytes[u][j], w[u][j]);
     }
   };
   const auto load_x = [&](int first) {
@@ -157,14 +118,14 @@ __global__ void __launch_bounds__(32 * kWarps, 1) FewRowsInt8Kernel(const FewRow
 #pragma unroll
       for (int i = 0; i < kRowTiles; ++i) {
         uint32_t upper[kWords], lower[kWords];
-        Operand<Q>::From(x[u][2 * i], upper);
-        Operand<Q>::From(x[u][2 * i + 1], lower);
+        ByteOperand<Q>::From(x[u][2 * i], upper);
+        ByteOperand<Q>::From(x[u][2 * i + 1], lower);
 #pragma unroll
         for (int c = 0; c < kWords; c += 2) {
           const uint32_t a[4] = {upper[c], lower[c], upper[c + 1], lower[c + 1]};
 #pragma unroll
           for (int j = 0; j < kColTiles; ++j) {
-            Operand<Q>::MultiplyAdd(acc[i][j], a, w[u][j][c], w[u][j][c + 1]);
+            ByteOperand<Q>::MultiplyAdd(acc[i][j], a, w[u][j][c], w[u][j][c + 1]);
           }
         }
       }
