@@ -26,7 +26,7 @@ struct CudaEncoderOptions {
   int64_t few_rows = -1;
   // float16 and bfloat16: products by cuBLASLt, also where kernels of CUTLASS are faster.
   bool cublaslt_only = false;
-  // INT8: products by the kernels for any size alone, also where CUTLASS's are faster.
+  // INT8: products by the kernels for any size alone, also where others are faster.
   bool plain_int8 = false;
   // INT8 and FP8: products and the layer norms after them are separate kernels, also where one for
   // both is faster.
