@@ -55,7 +55,7 @@ enum class Result { kPartials, kNumbers, kRounded };
 // block let the compiler start all loads before the first product, which it would put between them
 // to spare registers.
 template <typename Q, Result kResult, int kRows, int kWarps, bool kWhole>
-__global__ void __launch_bounds__(32 * kWarps, 1) FewRowsInt8Kernel(const FewRowsParams p) {
+__global__ void __launch_bounds__(32 * kWarps, 1) FewRowsInt8GemmKernel(const FewRowsParams p) {
 #if __CUDA_ARCH__ >= 800
   using Sum = SumOf<Q>;
   constexpr int kRowTiles = kRows / 16, kColTiles = kCols / 8, kTiles = kRowTiles * kColTiles;
@@ -222,7 +222,7 @@ Status LaunchTile(const Int8GemmArgs& args, const LaunchContext& context) {
                                 static_cast<int>(args.k),
                                 static_cast<int>(units_per_part)};
   const auto launch = [&](auto warps, auto whole) {
-    return Launch(FewRowsInt8Kernel<Q, kResult, kRows, warps, whole>, grid, 32 * warps, 0, context,
+    return Launch(FewRowsInt8GemmKernel<Q, kResult, kRows, warps, whole>, grid, 32 * warps, 0, context,
                   params);
   };
   constexpr std::integral_constant<int, 6> kSix;  // hidden size 768
