@@ -9,6 +9,8 @@
 #include <type_traits>
 #include <utility>
 
+// Instructions of 144 columns, too.
+#define CUTE_SM90_EXTENDED_MMA_SHAPES_ENABLED
 #include "cutlass/numeric_types.h"
 // CUTLASS's headers depend on this order.
 #include "cute/arch/mma_sm90.hpp"
@@ -66,8 +68,9 @@ struct TileProduct {
     constexpr int kStep = 32;  // bytes of k that an instruction multiplies
 #pragma unroll
     for (int at = 0; at < kStageRowBytes; at += kStep) {
-      Add(MatrixDescriptor<kStageRowBytes>(x + at, 16), MatrixDescriptor<kStageRowBytes>(w + at, 16),
-          d, !(is_first && at == 0), std::make_index_sequence<kColumns / 2>());
+      Add(MatrixDescriptor<kStageRowBytes>(x + at, 16),
+          MatrixDescriptor<kStageRowBytes>(w + at, 16), d, !(is_first && at == 0),
+          std::make_index_sequence<kColumns / 2>());
     }
   }
 
@@ -75,9 +78,9 @@ struct TileProduct {
   template <size_t... kIndex>
   static __device__ __forceinline__ void Add(uint64_t x, uint64_t w, Sum (&d)[kColumns / 2],
                                              bool accumulate, std::index_sequence<kIndex...>) {
-    Instruction::fma(x, w, d[kIndex]...,
-                     accumulate ? cute::SM90::GMMA::ScaleOut::One
-                                : cute::SM90::GMMA::ScaleOut::Zero);
+    Instruction::fma(
+        x, w, d[kIndex]...,
+        accumulate ? cute::SM90::GMMA::ScaleOut::One : cute::SM90::GMMA::ScaleOut::Zero);
   }
 };
 
@@ -114,8 +117,8 @@ __device__ __forceinline__ float2 PairToFloats(uint32_t pair) {
   }
 }
 
-// The map of a row-major matrix [rows,columns] whose boxes have box_rows rows of box_bytes bytes, 128
-// or 64, which are what is swizzled.
+// The map of a row-major matrix [rows,columns] whose boxes have box_rows rows of box_bytes bytes,
+// 128 or 64, which are what is swizzled.
 template <typename T>
 Status MakeRowMap(const void* data, int64_t rows, int64_t columns, int box_rows, int box_bytes,
                   CUtensorMap* map) {

@@ -14,8 +14,14 @@ enum class Int8GemmKind {
   kHopper128,  // CUTLASS, wgmma and tensor copies, tiles of 128x128; compute capability 9.0 alone
   kHopper64,   // the same, tiles of 64x128
   kHopperFew,  // the same, tiles of 64x64, for few tiles
+  // cluster/cluster_gemm.h, by tile; to 16 bits alone
+  kCluster64x64Parts4,
+  kCluster64x64Parts2,
+  kCluster64x96Pair,
+  kCluster128x96Pair,
+  kCluster128x144Pair,
 };
-inline constexpr int kNumInt8GemmKinds = 4;
+inline constexpr int kNumInt8GemmKinds = 9;
 
 const char* Name(Int8GemmKind kind);
 
