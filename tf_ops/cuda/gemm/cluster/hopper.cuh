@@ -449,7 +449,7 @@ Status Launch(const ClusterGemmArgs& args, const LaunchContext& context) {
                                        args.scale,
                                        static_cast<const typename C::Bias*>(args.bias),
                                        static_cast<const T*>(args.residual),
-                                       is_erf ? kFastGeluErf : kFastGeluTanh,
+                                       is_erf ? FastGeluErf() : FastGeluTanh(),
                                        static_cast<T*>(args.output)};
   const auto kernel = ClusterGemmKernel<C, kEpilogue>;
   KernelTraits traits;
