@@ -429,8 +429,8 @@ class CudaEncoder : public Encoder {
         weights_(config, !options.ieee_float32 && CanSplit(config)),
         plans_(config_, weights_,
                PlanOptions{options.plain_int8 && config.is_quantized() ? 0 : options.few_rows,
-                           options.cublaslt_only,
-                           options.separate_norms || options.plain_int8, options.norm_kind}),
+                           options.cublaslt_only, options.separate_norms || options.plain_int8,
+                           options.norm_kind}),
         kinds_(options),
         graphs_(options.max_graphs) {}
 
