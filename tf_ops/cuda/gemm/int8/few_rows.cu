@@ -222,8 +222,8 @@ Status LaunchTile(const Int8GemmArgs& args, const LaunchContext& context) {
                                 static_cast<int>(args.k),
                                 static_cast<int>(units_per_part)};
   const auto launch = [&](auto warps, auto whole) {
-    return Launch(FewRowsInt8GemmKernel<Q, kResult, kRows, warps, whole>, grid, 32 * warps, 0, context,
-                  params);
+    return Launch(FewRowsInt8GemmKernel<Q, kResult, kRows, warps, whole>, grid, 32 * warps, 0,
+                  context, params);
   };
   constexpr std::integral_constant<int, 6> kSix;  // hidden size 768
   constexpr std::integral_constant<int, kMaxWarps> kEight;

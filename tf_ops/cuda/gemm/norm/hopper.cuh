@@ -555,8 +555,7 @@ Status Launch(const NormGemmArgs& args, const LaunchContext& context) {
   CUtensorMap x_map, w_map, residual_map;
   FT_RETURN_IF_ERROR(MakeRowMap<Input>(args.x, args.rows, args.k, kUnitRows / C::kClusterColumns,
                                        C::kRowBytes, &x_map));
-  FT_RETURN_IF_ERROR(
-      MakeRowMap<Input>(args.w, args.n, args.k, C::kColumns, C::kRowBytes, &w_map));
+  FT_RETURN_IF_ERROR(MakeRowMap<Input>(args.w, args.n, args.k, C::kColumns, C::kRowBytes, &w_map));
   FT_RETURN_IF_ERROR(
       MakeRowMap<T>(args.residual, args.rows, args.n, kUnitRows, C::kPanelBytes, &residual_map));
   const int64_t units = (args.rows + kUnitRows - 1) / kUnitRows;
