@@ -451,8 +451,10 @@ void TestAttentionProjection() {
         for (int part = 0; part < parts; ++part) got[i] += all[part * rows * c.n + i];
       }
       const double error = RelativeError(got, expected);
-      // A context that is another number's neighbour here and there.
-      const double bound = (dtype == DataType::kFloat16 ? 1e-3 : 8e-3) * (rounds ? 4 : 1);
+      // A context that is another number's neighbour here and there; float8's are 1/16 away.
+      const double bound = (dtype == DataType::kFloat16 ? 1e-3 : 8e-3) * (is_float8 ? 10
+                                                                          : rounds  ? 4
+                                                                                    : 1);
       Check(error <= bound, StrCat(name, " error ", error, " <= ", bound));
     }
     AttentionProjectionArgs args;

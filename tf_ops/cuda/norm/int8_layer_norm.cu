@@ -64,7 +64,7 @@ __device__ __forceinline__ void StoreNormalized(const NormParams<T, In, Q>& p, i
 
 // The rows of a block, the threads of a row and what they hold are LayerNormKernel's.
 template <typename T, typename In, typename Q, int kThreads, int kRows, int kVectors>
-__global__ void __launch_bounds__(kThreads* kRows, kRows == 1 ? 1 : 0)
+__global__ void __launch_bounds__(kThreads* kRows)
     Int8LayerNormKernel(const NormParams<T, In, Q> p) {
   static_assert(kThreads == 32 || kRows == 1, "a block's reduction is over all its threads");
   constexpr int kSize = Vector16<T>::kSize;
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kThreads* kRows, kRows == 1 ? 1 : 0)
   constexpr bool kEarly = kRows == 1;
   const float input_unit = ReadUnit(p.input_unit), residual_unit = ReadUnit(p.residual_unit);
   const float scale = ReadUnit(p.scale), output_unit = ReadUnit(p.output_unit);
-  float bias[kVectors][kSize];
+  float x[kVectors][kSize];
   [[maybe_unused]] float product_scale[kVectors][kSize];
   Piece<T, kSize> gamma[kVectors], beta[kVectors];
   const auto load_gamma_and_beta = [&](int i, int column) {
@@ -88,6 +88,8 @@ __global__ void __launch_bounds__(kThreads* kRows, kRows == 1 ? 1 : 0)
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
     const int column = (thread + i * kThreads) * kSize;
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) x[i][e] = 0.f;
     if (column >= p.hidden) continue;
     if constexpr (kEarly) {
       load_gamma_and_beta(i, column);
@@ -99,34 +101,38 @@ __global__ void __launch_bounds__(kThreads* kRows, kRows == 1 ? 1 : 0)
         }
       }
     }
-    const auto piece = *reinterpret_cast<const Piece<T, kSize>*>(p.bias + column);
+    const auto bias = *reinterpret_cast<const Piece<T, kSize>*>(p.bias + column);
 #pragma unroll
-    for (int e = 0; e < kSize; ++e) bias[i][e] = ToFloat(piece.v[e]);
+    for (int e = 0; e < kSize; ++e) x[i][e] = ToFloat(bias.v[e]);
   }
   WaitForPreviousKernel();
   if (row >= p.rows) return;  // whole warps (kThreads == 32) or, with kRows == 1, nobody
-  float x[kVectors][kSize] = {};
   float sum = 0.f;
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
     const int column = (thread + i * kThreads) * kSize;
     if (column >= p.hidden) continue;
     const int64_t at = row * p.hidden + column;
-    const auto residual = *reinterpret_cast<const Piece<In, kSize>*>(p.residual + at);
+    const auto load = [&](const In* from) {
+      return *reinterpret_cast<const Piece<In, kSize>*>(from + at);
+    };
+    Piece<In, kSize> residual;
     float input[kSize];
     if (kEarly && p.partials != nullptr) {
+      residual = load(p.residual);
       SumOf<Q> sums[kSize] = {};
       AddPartials<4>(p.partials + at, p.num_partials, p.rows * p.hidden, sums);
 #pragma unroll
       for (int e = 0; e < kSize; ++e) input[e] = ScaleSum<In>(sums[e], product_scale[i][e]);
     } else {
-      const auto piece = *reinterpret_cast<const Piece<In, kSize>*>(p.input + at);
+      const auto numbers = load(p.input);
+      residual = load(p.residual);
 #pragma unroll
-      for (int e = 0; e < kSize; ++e) input[e] = ToFloat(piece.v[e]);
+      for (int e = 0; e < kSize; ++e) input[e] = ToFloat(numbers.v[e]);
     }
 #pragma unroll
     for (int e = 0; e < kSize; ++e) {
-      x[i][e] = input[e] * input_unit + bias[i][e] + ToFloat(residual.v[e]) * residual_unit;
+      x[i][e] = input[e] * input_unit + x[i][e] + ToFloat(residual.v[e]) * residual_unit;
       sum += x[i][e];
     }
   }

@@ -17,7 +17,7 @@ namespace {
 // kThreads * kVectors * Vector16::kSize. kAtOnce: all partial sums are on their way before the
 // first is added, which takes registers.
 template <typename T, int kThreads, int kRows, int kVectors, bool kAtOnce>
-__global__ void __launch_bounds__(kThreads* kRows, kRows == 1 ? 1 : 0)
+__global__ void __launch_bounds__(kThreads* kRows)
     LayerNormKernel(const T* __restrict__ input, const float* __restrict__ partials,
                     int num_partials, const T* __restrict__ bias, const T* __restrict__ residual,
                     const T* __restrict__ gamma, const T* __restrict__ beta, float epsilon,
@@ -59,11 +59,12 @@ __global__ void __launch_bounds__(kThreads* kRows, kRows == 1 ? 1 : 0)
   for (int i = 0; i < kVectors; ++i) {
     const int column = (thread + i * kThreads) * kSize;
     if (column >= hidden) continue;
-    // On its way before anything is waited for.
-    Vector16<T> residual_part = {};
-    if (residual != nullptr) {
-      residual_part = *reinterpret_cast<const Vector16<T>*>(residual + row * hidden + column);
-    }
+    const auto load_residual = [&] {
+      return *reinterpret_cast<const Vector16<T>*>(residual + row * hidden + column);
+    };
+    // On its way before anything is waited for, where there are registers for it.
+    [[maybe_unused]] Vector16<T> early_residual;
+    if (kEarly && residual != nullptr) early_residual = load_residual();
     if (input != nullptr) {
       const Vector16<T> p = *reinterpret_cast<const Vector16<T>*>(input + row * hidden + column);
 #pragma unroll
@@ -71,11 +72,13 @@ __global__ void __launch_bounds__(kThreads* kRows, kRows == 1 ? 1 : 0)
     }
     AddPartials<kAtOnce ? kMaxNormPartials : 1>(partials + row * hidden + column, num_partials,
                                                 rows * hidden, x[i]);
+    if (residual != nullptr) {
+      const Vector16<T> p = kEarly ? early_residual : load_residual();
 #pragma unroll
-    for (int e = 0; e < kSize; ++e) {
-      x[i][e] += ToFloat(residual_part.v[e]);
-      sum += x[i][e];
+      for (int e = 0; e < kSize; ++e) x[i][e] += ToFloat(p.v[e]);
     }
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) sum += x[i][e];
   }
   NormalizeRow<kThreads>(sum, thread, hidden, epsilon, scratch, x);
 #pragma unroll

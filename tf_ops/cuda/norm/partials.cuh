@@ -8,7 +8,7 @@ namespace cuda {
 
 // Adds kSize neighbours of each of `count` vectors, `stride` elements apart, to `sums`, in their
 // order. kAhead vectors are on their way before the first is added, without a branch between them;
-// those that there are not are zeros.
+// those that there are not are zeros. 1: one after the other, which takes fewer registers.
 template <int kAhead, typename Sum, int kSize>
 __device__ __forceinline__ void AddPartials(const Sum* first, int count, int64_t stride,
                                             Sum (&sums)[kSize]) {
@@ -19,7 +19,12 @@ __device__ __forceinline__ void AddPartials(const Sum* first, int count, int64_t
     for (int part = 0; part < kAhead; ++part) {
 #pragma unroll
       for (int e = 0; e < kSize / 4; ++e) {
-        parts[part][e] = LoadIf(from + part < count, first + (from + part) * stride + 4 * e);
+        const Sum* const from_part = first + (from + part) * stride + 4 * e;
+        if constexpr (kAhead == 1) {
+          parts[part][e] = *reinterpret_cast<const uint4*>(from_part);
+        } else {
+          parts[part][e] = LoadIf(from + part < count, from_part);
+        }
       }
     }
 #pragma unroll
