@@ -137,8 +137,7 @@ __device__ __forceinline__ float BlockMax(float x, float* scratch) {
   return largest;
 }
 
-// ---- Loads
-// ---------------------------------------------------------------------------------------
+// ---- Loads --------------------------------------------------------------------------------------
 
 // 16 bytes of global memory or, without a branch, zeros.
 __device__ __forceinline__ uint4 LoadIf(bool valid, const void* global) {
