@@ -2,7 +2,7 @@
 # Runs every test that needs a GPU, on a machine that has only a release bundle (scripts/gpu_bundle.sh) and
 # Python with TensorFlow and pytest; from a checkout too. All parts run side by side; none stops another.
 # Usage: gpu_test.sh [PART ...]      parts: cuda_test sanitizer pytest; default all
-# Environment: FT_PYTHON as in build.sh; OUT: folder for gpu_test.log, gpu_test.md (gpu_test_results);
+# Environment: FT_PYTHON as in build.sh; OUT: folder for gpu_test.log, gpu_test.md and each part's log (gpu_test_results);
 #              FT_GPU_TEST_LIMIT: seconds that a part may take (240); FT_TEST_SEED, FT_TEST_DEVICE (tests/)
 # Exit code 1 if anything failed or nothing ran. A part cut off by its limit is named, and is not a success.
 set -uo pipefail
@@ -13,9 +13,10 @@ limit=${FT_GPU_TEST_LIMIT:-240}
 bin=$root/bin
 [ -d "$bin" ] || bin=$root/build/cuda
 parts=" ${*:-cuda_test sanitizer pytest} "
-mkdir -p "$out"
-logs=$(mktemp -d)
-trap 'rm -rf "$logs"' EXIT
+# As they run: what has ended is there even if the whole is killed.
+logs=$out/parts
+rm -rf "$logs"
+mkdir -p "$logs"
 cd "$root"
 export FT_CUDA_TEST=$bin/cuda_test TF_FORCE_GPU_ALLOW_GROWTH=true TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 
