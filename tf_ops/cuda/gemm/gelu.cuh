@@ -6,6 +6,14 @@
 namespace ft {
 namespace cuda {
 
+// x/2 (1 + tanh(argument)), within 2^-12 |x|: tanh.approx.f32 has a relative error of up to 2^-11.
+__device__ __forceinline__ float GeluOfTanh(float x, float argument) {
+  float tanh;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(tanh) : "f"(argument));
+  const float half = 0.5f * x;
+  return fmaf(half, tanh, half);
+}
+
 // x/2 (1 + tanh(x (linear + cubic x^2 + quintic x^4))), with x^2 no more than kSaturated inside.
 struct FastGelu {
   // From here on tanh is 1, and a polynomial that is fitted below would go astray.
@@ -13,15 +21,9 @@ struct FastGelu {
 
   float linear, cubic, quintic;
 
-  // Within 2^-12 |x| of its polynomial: tanh.approx.f32 has a relative error of up to 2^-11.
   __device__ __forceinline__ float operator()(float x) const {
     const float square = fminf(x * x, kSaturated);
-    float tanh;
-    asm("tanh.approx.f32 %0, %1;"
-        : "=f"(tanh)
-        : "f"(x * fmaf(square, fmaf(square, quintic, cubic), linear)));
-    const float half = 0.5f * x;
-    return fmaf(half, tanh, half);
+    return GeluOfTanh(x, x * fmaf(square, fmaf(square, quintic, cubic), linear));
   }
 };
 
@@ -35,6 +37,12 @@ __host__ __device__ constexpr FastGelu FastGeluTanh() {
 // difference.
 __host__ __device__ constexpr FastGelu FastGeluErf() {
   return {0.797717833f, 0.0367982570f, -0.000315807260f};
+}
+
+// FastGeluTanh()(x), for kernels that compute no other.
+__device__ __forceinline__ float ComputeFastGeluTanh(float x) {
+  constexpr FastGelu kGelu = FastGeluTanh();
+  return GeluOfTanh(x, x * fmaf(kGelu.cubic, x * x, kGelu.linear));
 }
 
 }  // namespace cuda

@@ -14,9 +14,6 @@ template <typename T, typename In, typename Q>
 struct NormParams {
   const In* input;
   const float* input_unit;
-  const SumOf<Q>* partials;  // null: input
-  int num_partials;
-  const float* product_scale;
   const In* residual;
   const float* residual_unit;
   const T* bias;
@@ -29,6 +26,10 @@ struct NormParams {
   const float* output_unit;
   int64_t rows;
   int hidden;
+  // Of few rows alone. Before the others they made nvcc arrange the kernels of many rows otherwise.
+  int num_partials;
+  const SumOf<Q>* partials;  // null: input
+  const float* product_scale;
 };
 
 // A number that kernels read once; 1 where there is none.
@@ -113,28 +114,26 @@ __global__ void __launch_bounds__(kThreads* kRows)
     const int column = (thread + i * kThreads) * kSize;
     if (column >= p.hidden) continue;
     const int64_t at = row * p.hidden + column;
-    const auto load = [&](const In* from) {
-      return *reinterpret_cast<const Piece<In, kSize>*>(from + at);
-    };
-    Piece<In, kSize> residual;
-    float input[kSize];
-    if (kEarly && p.partials != nullptr) {
-      residual = load(p.residual);
-      SumOf<Q> sums[kSize] = {};
-      AddPartials<4>(p.partials + at, p.num_partials, p.rows * p.hidden, sums);
-#pragma unroll
-      for (int e = 0; e < kSize; ++e) input[e] = ScaleSum<In>(sums[e], product_scale[i][e]);
-    } else {
-      const auto numbers = load(p.input);
-      residual = load(p.residual);
-#pragma unroll
-      for (int e = 0; e < kSize; ++e) input[e] = ToFloat(numbers.v[e]);
-    }
-#pragma unroll
-    for (int e = 0; e < kSize; ++e) {
-      x[i][e] = input[e] * input_unit + x[i][e] + ToFloat(residual.v[e]) * residual_unit;
+    const auto add = [&](int e, float input, In residual) {
+      x[i][e] = input * input_unit + x[i][e] + ToFloat(residual) * residual_unit;
       sum += x[i][e];
+    };
+    if constexpr (kEarly) {
+      if (p.partials != nullptr) {
+        const auto residual = *reinterpret_cast<const Piece<In, kSize>*>(p.residual + at);
+        SumOf<Q> sums[kSize] = {};
+        AddPartials<4>(p.partials + at, p.num_partials, p.rows * p.hidden, sums);
+#pragma unroll
+        for (int e = 0; e < kSize; ++e) {
+          add(e, ScaleSum<In>(sums[e], product_scale[i][e]), residual.v[e]);
+        }
+        continue;
+      }
     }
+    const auto input = *reinterpret_cast<const Piece<In, kSize>*>(p.input + at);
+    const auto residual = *reinterpret_cast<const Piece<In, kSize>*>(p.residual + at);
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) add(e, ToFloat(input.v[e]), residual.v[e]);
   }
   NormalizeRow<kThreads>(sum, thread, p.hidden, p.epsilon, scratch, x);
 #pragma unroll
@@ -196,9 +195,6 @@ template <typename T, typename In, typename Q>
 Status LaunchTyped(const Int8LayerNormArgs& args, const LaunchContext& context) {
   const NormParams<T, In, Q> params = {static_cast<const In*>(args.input),
                                        args.input_unit,
-                                       static_cast<const SumOf<Q>*>(args.partials),
-                                       args.num_partials,
-                                       args.product_scale,
                                        static_cast<const In*>(args.residual),
                                        args.residual_unit,
                                        static_cast<const T*>(args.bias),
@@ -210,7 +206,10 @@ Status LaunchTyped(const Int8LayerNormArgs& args, const LaunchContext& context) 
                                        args.scale,
                                        args.output_unit,
                                        args.rows,
-                                       static_cast<int>(args.hidden_size)};
+                                       static_cast<int>(args.hidden_size),
+                                       args.num_partials,
+                                       static_cast<const SumOf<Q>*>(args.partials),
+                                       args.product_scale};
   constexpr int kSize = Vector16<T>::kSize;
   const int64_t vectors = args.hidden_size / kSize;
   if (args.hidden_size % kSize != 0 || vectors > 1024) {

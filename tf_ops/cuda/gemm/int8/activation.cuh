@@ -13,7 +13,7 @@ template <int kCount>
 __device__ __forceinline__ void ActivateIntegers(Int8Activation activation, float* x) {
   if (activation == Int8Activation::kGeluTanh) {
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) x[i] = FastGeluTanh()(x[i]);
+    for (int i = 0; i < kCount; ++i) x[i] = ComputeFastGeluTanh(x[i]);
   } else if (activation == Int8Activation::kGeluErf) {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) x[i] = FastGeluErf()(x[i]);

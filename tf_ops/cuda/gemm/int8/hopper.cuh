@@ -18,13 +18,11 @@ namespace fusion = cutlass::epilogue::fusion;
 
 struct ActivationArguments {
   Int8Activation activation = Int8Activation::kNone;
-  FastGelu gelu = {};
 };
 
 // activation(y) * out_scale, not yet rounded. Which activation is known where the kernel is
-// compiled, or the same for all threads: kAnyActivation, or kAnyFastGelu of the two.
+// compiled, or the same for all threads: kAnyActivation.
 constexpr auto kAnyActivation = static_cast<Int8Activation>(-2);
-constexpr auto kAnyFastGelu = static_cast<Int8Activation>(-3);
 template <Int8Activation kActivation, bool kToIntegers>
 struct ActivateAndScale {
   template <typename Fragment>
@@ -34,13 +32,8 @@ struct ActivateAndScale {
     CUTLASS_DEVICE Fragment operator()(const Fragment& y, const Fragment& out_scale,
                                        const Arguments& arguments) const {
       Fragment x = y;
-      if constexpr (kActivation == kAnyFastGelu) {
-        CUTLASS_PRAGMA_UNROLL
-        for (int i = 0; i < Fragment::kElements; ++i) x[i] = arguments.gelu(x[i]);
-      } else {
-        ActivateIntegers<Fragment::kElements>(
-            kActivation == kAnyActivation ? arguments.activation : kActivation, &x[0]);
-      }
+      ActivateIntegers<Fragment::kElements>(
+          kActivation == kAnyActivation ? arguments.activation : kActivation, &x[0]);
       CUTLASS_PRAGMA_UNROLL
       for (int i = 0; i < Fragment::kElements; ++i) {
         x[i] = x[i] * out_scale[i];
@@ -103,10 +96,7 @@ typename Gemm::Epilogue::Arguments EpilogueArguments(const Int8GemmArgs& args) {
     typename Gemm::Scalar::Arguments out_scale;
     out_scale.scalars[0] = 1.f;  // without a pointer
     out_scale.scalar_ptrs[0] = args.out_scale;
-    const bool is_erf = args.activation == Int8Activation::kGeluErf;
-    return {{scale, {}, bias, {}},
-            out_scale,
-            {args.activation, is_erf ? FastGeluErf() : FastGeluTanh()}};
+    return {{scale, {}, bias, {}}, out_scale, {args.activation}};
   } else {
     return {scale, {}, bias, {}};
   }

@@ -4,7 +4,13 @@ namespace ft {
 namespace cuda {
 
 Status LaunchHopperFloat8Gelu128(const Int8GemmArgs& args, const LaunchContext& context) {
-  return hopper::Launch<hopper::Float8Gemm128<hopper::Float8, hopper::kAnyFastGelu>>(args, context);
+  return hopper::Launch<hopper::Float8Gemm128<hopper::Float8, Int8Activation::kGeluTanh>>(args,
+                                                                                          context);
+}
+
+Status LaunchHopperFloat8GeluErf128(const Int8GemmArgs& args, const LaunchContext& context) {
+  return hopper::Launch<hopper::Float8Gemm128<hopper::Float8, Int8Activation::kGeluErf>>(args,
+                                                                                         context);
 }
 
 Status LaunchHopperFloat8Activated64(const Int8GemmArgs& args, const LaunchContext& context) {

@@ -16,7 +16,11 @@ Status LaunchHopperInt8IntegerFew(const Int8GemmArgs& args, const LaunchContext&
 }
 
 Status LaunchHopperInt8Gelu128(const Int8GemmArgs& args, const LaunchContext& context) {
-  return hopper::Launch<hopper::Gemm128<int8_t, hopper::kAnyFastGelu>>(args, context);
+  return hopper::Launch<hopper::Gemm128<int8_t, Int8Activation::kGeluTanh>>(args, context);
+}
+
+Status LaunchHopperInt8GeluErf128(const Int8GemmArgs& args, const LaunchContext& context) {
+  return hopper::Launch<hopper::Gemm128<int8_t, Int8Activation::kGeluErf>>(args, context);
 }
 
 Status LaunchHopperInt8Activated64(const Int8GemmArgs& args, const LaunchContext& context) {

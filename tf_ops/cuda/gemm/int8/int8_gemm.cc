@@ -14,7 +14,8 @@ using Launcher = Status (*)(const Int8GemmArgs&, const LaunchContext&);
 // The kernels of one input type by output, tiles of 128x128, 64x128 and 64x64 each; null: none.
 struct Launchers {
   Launcher rounded[3];    // of the input's type, without activation
-  Launcher gelu[3];       // kGeluTanh, kGeluErf
+  Launcher gelu[3];       // kGeluTanh
+  Launcher gelu_erf[3];   // kGeluErf
   Launcher activated[3];  // any other activation
   Launcher half[3], bfloat[3], number[3];
 };
@@ -22,6 +23,7 @@ struct Launchers {
 constexpr Launchers kInt8 = {
     {LaunchHopperInt8Integer128, LaunchHopperInt8Integer64, LaunchHopperInt8IntegerFew},
     {LaunchHopperInt8Gelu128, LaunchHopperInt8Activated64, LaunchHopperInt8IntegerFew},
+    {LaunchHopperInt8GeluErf128, LaunchHopperInt8Activated64, LaunchHopperInt8IntegerFew},
     {nullptr, LaunchHopperInt8Activated64, LaunchHopperInt8IntegerFew},
     {LaunchHopperInt8Half128, LaunchHopperInt8Half64, LaunchHopperInt8HalfFew},
     {LaunchHopperInt8BFloat128, LaunchHopperInt8BFloat64, LaunchHopperInt8BFloatFew},
@@ -30,6 +32,7 @@ constexpr Launchers kInt8 = {
 constexpr Launchers kFloat8 = {
     {nullptr, LaunchHopperFloat8Activated64, LaunchHopperFloat8ActivatedFew},
     {LaunchHopperFloat8Gelu128, LaunchHopperFloat8Activated64, LaunchHopperFloat8ActivatedFew},
+    {LaunchHopperFloat8GeluErf128, LaunchHopperFloat8Activated64, LaunchHopperFloat8ActivatedFew},
     {nullptr, LaunchHopperFloat8Activated64, LaunchHopperFloat8ActivatedFew},
     {LaunchHopperFloat8Half128, LaunchHopperFloat8Half64, LaunchHopperFloat8HalfFew},
     {LaunchHopperFloat8BFloat128, LaunchHopperFloat8BFloat64, LaunchHopperFloat8BFloatFew},
@@ -42,8 +45,9 @@ Launcher FindHopperLauncher(const Int8GemmArgs& args, int tile) {
       case Int8Activation::kNone:
         return launchers.rounded[tile];
       case Int8Activation::kGeluTanh:
-      case Int8Activation::kGeluErf:
         return launchers.gelu[tile];
+      case Int8Activation::kGeluErf:
+        return launchers.gelu_erf[tile];
       default:
         return launchers.activated[tile];
     }
