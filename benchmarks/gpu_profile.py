@@ -37,23 +37,15 @@ FLOP_PER_S, BYTES_PER_S = 798e12, 3.0e12
 INT8_OP_PER_S = 1458e12
 LAYERS, HEADS, SIZE = 12, 12, 64
 HIDDEN, INNER, ELEMENT = HEADS * SIZE, 4 * HEADS * SIZE, 2
-# What a layer computes, in this order.
-PARTS = (
-    "QKV GEMM",
-    "attention",
-    "attention output GEMM",
-    "layer norm 1",
-    "intermediate GEMM",
-    "output GEMM",
-    "layer norm 2",
-)
-# What a kernel computes: the last word of each part of its, one after the other.
-KINDS = {
-    "gemm": ("GEMM",),
-    "attention": ("attention",),
-    "attention and gemm": ("attention", "GEMM"),
-    "layer norm": ("norm",),
-    "gemm and layer norm": ("GEMM", "norm"),
+# What a layer computes, in this order, and the kind of kernel that does.
+PARTS = {
+    "QKV GEMM": "gemm",
+    "attention": "attention",
+    "attention output GEMM": "gemm",
+    "layer norm 1": "layer norm",
+    "intermediate GEMM": "gemm",
+    "output GEMM": "gemm",
+    "layer norm 2": "layer norm",
 }
 INT8_MODES = ("0", "1", "2", "fp8")  # as encoder_sample has them
 
@@ -89,7 +81,7 @@ def read_csv(lines: Iterable[str]) -> list[Kernel]:
 
 
 def kind(name: str) -> str:
-    """What a kernel does, by its name: of KINDS, or what belongs to the kernel before it."""
+    """What a kernel does, by its name: kinds of PARTS with "and" between, or something else."""
     patterns = {
         "reduce": r"splitKreduce|splitk_reduce",
         "attention and gemm": r"AttentionProjection",
@@ -116,29 +108,26 @@ def parts_of_layers(kernels: Iterable[Kernel]) -> list[dict[tuple[str, ...], lis
     """
     kernels = list(kernels)
     layers: list[dict[tuple[str, ...], list[Kernel]]] = []
-    done = len(PARTS)  # nothing before the first GEMM belongs to a layer
+    names = tuple(PARTS)
+    done = len(names)  # nothing before the first GEMM belongs to a layer
     parts: tuple[str, ...] = ()
     for kernel in kernels:
-        what = kind(kernel.name)
-        if what in KINDS:
-            if done == len(PARTS) and (layers or what == "gemm"):
+        kinds = kind(kernel.name).split(" and ")
+        if kinds[0] in PARTS.values():
+            if done == len(names) and (layers or kinds == ["gemm"]):
                 layers.append(collections.defaultdict(list))
                 done = 0
-            parts = PARTS[done : done + len(KINDS[what])]
-            if not layers or tuple(map(_last_word, parts)) != KINDS[what]:
+            parts = names[done : done + len(kinds)]
+            if not layers or [PARTS[part] for part in parts] != kinds:
                 raise _not_layers(kernels)
             done += len(parts)
         elif not layers:
             continue
         # A reduction, an activation or another kernel belongs to the one before it.
         layers[-1][parts].append(kernel)
-    if not layers or done != len(PARTS):
+    if not layers or done != len(names):
         raise _not_layers(kernels)
     return layers
-
-
-def _last_word(part: str) -> str:
-    return part.rstrip(" 12").rpartition(" ")[2]
 
 
 def _not_layers(kernels: list[Kernel]) -> ValueError:
@@ -190,10 +179,11 @@ def floors(batch: int, seq_len: int, int8_mode: str = "0") -> dict[str, Floor]:
         read += ELEMENT * tokens * n if residual and int8_mode == "0" else 0
         return us(2.0 * tokens * n * k, rate, read, out * tokens * n)
 
-    norm = us(0.0, 1.0, ELEMENT * size, ELEMENT * size)
+    norm = us(0.0, FLOP_PER_S, ELEMENT * size, ELEMENT * size)
     if int8_mode != "0":
         # The numbers too, where they are a residual.
-        norm = us(0.0, 1.0, 2 * kept * size, (1 + (0 if int8_mode == "2" else ELEMENT)) * size)
+        written = (1 + (0 if int8_mode == "2" else ELEMENT)) * size
+        norm = us(0.0, FLOP_PER_S, 2 * kept * size, written)
     attention = us(4.0 * tokens * seq_len * HIDDEN, FLOP_PER_S, ELEMENT * 3 * size, byte * size)
     every = (
         gemm(3 * HIDDEN, HIDDEN, ELEMENT),

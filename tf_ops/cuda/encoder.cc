@@ -103,7 +103,7 @@ Status TuneProducts(const LayerPlan& plan, const ExecutionContext& execution, Pr
                     TunedProducts* tuned) {
   std::vector<GemmShape> shapes, half_shapes;
   for (const GemmStep& step : Products<GemmStep>(plan)) {
-    if (step.shape.epilogue != GemmEpilogue::kBiasGeluErf && !kinds->gemm.IsTuned(step.shape)) {
+    if (CublasLtHas(step.shape.epilogue) && !kinds->gemm.IsTuned(step.shape)) {
       shapes.push_back(step.shape);
     }
     if (IsHalf(step.shape.dtype) && !kinds->half.IsTuned(step.shape)) {

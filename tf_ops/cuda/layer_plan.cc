@@ -10,6 +10,7 @@
 #include "tf_ops/cuda/attention/projection.h"
 #include "tf_ops/cuda/gemm/few_rows.h"
 #include "tf_ops/cuda/gemm/half/half_gemm.h"
+#include "tf_ops/cuda/gemm/int8/few_rows.h"
 #include "tf_ops/cuda/norm/layer_norm.h"
 
 namespace ft {
@@ -24,24 +25,24 @@ bool UsesFewRows(const EncoderConfig& config, int64_t rows, const PlanOptions& o
                  const LaunchContext& context) {
   const int64_t measured = config.is_quantized() ? kInt8FewRows : kFewRows;
   if (rows > (options.few_rows >= 0 ? options.few_rows : measured)) return false;
-  if (config.is_quantized()) {
-    Int8GemmArgs args;
-    args.input_dtype = config.product_dtype();
+  const auto is_supported = [&](int64_t n, int64_t k) {
+    if (config.is_quantized()) {
+      Int8GemmArgs args;
+      args.input_dtype = config.product_dtype();
+      args.rows = rows;
+      args.n = n;
+      args.k = k;
+      return Int8GemmSupported(args, Int8GemmKind::kFewRows, context);
+    }
+    FewRowsGemmArgs args;
+    args.dtype = config.dtype;
     args.rows = rows;
-    args.n = config.hidden_size();
-    args.k = config.inner_size;
-    if (!Int8GemmSupported(args, Int8GemmKind::kFewRows, context)) return false;
-    std::swap(args.n, args.k);
-    return Int8GemmSupported(args, Int8GemmKind::kFewRows, context);
-  }
-  FewRowsGemmArgs args;
-  args.dtype = config.dtype;
-  args.rows = rows;
-  args.n = config.hidden_size();
-  args.k = config.inner_size;
-  if (!FewRowsGemmSupported(args, context)) return false;
-  std::swap(args.n, args.k);
-  return FewRowsGemmSupported(args, context);
+    args.n = n;
+    args.k = k;
+    return FewRowsGemmSupported(args, context);
+  };
+  return is_supported(config.hidden_size(), config.inner_size) &&
+         is_supported(config.inner_size, config.hidden_size());
 }
 
 // Whether attention and its product are one kernel where a layer has few rows.
@@ -317,7 +318,7 @@ class Int8Builder {
     if (few_rows_) {
       const int64_t n = config_.hidden_size();
       Int8GemmStep sums = Product(name, input, k, Edge::kPartials, n, config_.dtype);
-      sums.args.num_partials = Int8GemmPartials(rows_, n, k, context_);
+      sums.args.num_partials = FewRowsInt8GemmPartials(rows_, n, k, context_);
       sums.kernel = kernel;
       steps_->push_back(sums);
       AddUpAndNorm(sums.args.num_partials, scale, norm);

@@ -21,29 +21,28 @@ struct FastGelu {
 
   float linear, cubic, quintic;
 
+  // google's gelu, as it is defined.
+  __host__ __device__ static constexpr FastGelu Tanh() {
+    return {0.79788456080286536f, 0.79788456080286536f * 0.044715f, 0.f};
+  }
+  // x/2 (1 + erf(x / sqrt(2))) within 1.9e-5 |x|: the coefficients with the smallest largest
+  // difference from it over all x, found by weighted least squares whose weights follow the
+  // difference.
+  __host__ __device__ static constexpr FastGelu Erf() {
+    return {0.797717833f, 0.0367982570f, -0.000315807260f};
+  }
+
   __device__ __forceinline__ float operator()(float x) const {
     const float square = fminf(x * x, kSaturated);
     return GeluOfTanh(x, x * fmaf(square, fmaf(square, quintic, cubic), linear));
   }
+
+  // Tanh()(x) without what only a fitted polynomial needs, for kernels that compute no other.
+  static __device__ __forceinline__ float ComputeTanh(float x) {
+    constexpr FastGelu kGelu = Tanh();
+    return GeluOfTanh(x, x * fmaf(kGelu.cubic, x * x, kGelu.linear));
+  }
 };
-
-// google's gelu, as it is defined.
-__host__ __device__ constexpr FastGelu FastGeluTanh() {
-  return {0.79788456080286536f, 0.79788456080286536f * 0.044715f, 0.f};
-}
-
-// x/2 (1 + erf(x / sqrt(2))) within 1.9e-5 |x|: the coefficients with the smallest largest
-// difference from it over all x, found by weighted least squares whose weights follow the
-// difference.
-__host__ __device__ constexpr FastGelu FastGeluErf() {
-  return {0.797717833f, 0.0367982570f, -0.000315807260f};
-}
-
-// FastGeluTanh()(x), for kernels that compute no other.
-__device__ __forceinline__ float ComputeFastGeluTanh(float x) {
-  constexpr FastGelu kGelu = FastGeluTanh();
-  return GeluOfTanh(x, x * fmaf(kGelu.cubic, x * x, kGelu.linear));
-}
 
 }  // namespace cuda
 }  // namespace ft

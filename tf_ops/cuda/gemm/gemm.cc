@@ -43,7 +43,7 @@ class Descriptors {
 
   Status Init(const CublasLt* api, const GemmShape& shape, const void* bias) {
     api_ = api;
-    if (shape.epilogue == GemmEpilogue::kBiasGeluErf) {
+    if (!CublasLtHas(shape.epilogue)) {
       return Internal("a product with the GELU of erf was given to cuBLASLt");
     }
     const cudaDataType_t type = CudaType(shape.dtype);

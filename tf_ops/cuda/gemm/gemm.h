@@ -24,8 +24,14 @@ enum class GemmEpilogue {
   kBias = 1,
   kBiasGelu = 2,  // google's, with tanh
   kBiasRelu = 3,
-  kBiasGeluErf = 4,  // which cuBLASLt has not
+  kBiasGeluErf = 4,
 };
+
+inline bool IsGelu(GemmEpilogue epilogue) {
+  return epilogue == GemmEpilogue::kBiasGelu || epilogue == GemmEpilogue::kBiasGeluErf;
+}
+
+inline bool CublasLtHas(GemmEpilogue epilogue) { return epilogue != GemmEpilogue::kBiasGeluErf; }
 
 // What an algorithm is chosen for.
 struct GemmShape {

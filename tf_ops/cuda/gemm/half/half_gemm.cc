@@ -61,9 +61,7 @@ Launcher FindHopperLauncher(const GemmShape& shape, HalfGemmKind kind) {
   if (shape.epilogue == GemmEpilogue::kBias) {
     return shape.residual ? kResidual[index] : kBias[index];
   }
-  const bool is_gelu =
-      shape.epilogue == GemmEpilogue::kBiasGelu || shape.epilogue == GemmEpilogue::kBiasGeluErf;
-  return is_gelu && !shape.residual ? kGelu[index] : nullptr;
+  return IsGelu(shape.epilogue) && !shape.residual ? kGelu[index] : nullptr;
 }
 #endif
 
@@ -108,7 +106,7 @@ const char* Name(HalfGemmKind kind) {
 }
 
 bool HalfGemmSupported(const GemmShape& shape, HalfGemmKind kind, const LaunchContext& context) {
-  if (kind == HalfGemmKind::kCublasLt) return shape.epilogue != GemmEpilogue::kBiasGeluErf;
+  if (kind == HalfGemmKind::kCublasLt) return CublasLtHas(shape.epilogue);
   // Tensor copies move 16 bytes of a row at least.
   return FindLauncher(shape, kind) != nullptr && context.compute_capability == 90 &&
          shape.k % 8 == 0 && shape.n % 8 == 0;
@@ -141,10 +139,7 @@ HalfGemmKind SelectHalfGemm(const GemmShape& shape, const LaunchContext& context
       best_use = static_cast<double>(tiles) / static_cast<double>(rounds * multiprocessors);
     }
   }
-  const bool wastes = best_use < kMinUse;
-  return wastes && HalfGemmSupported(shape, HalfGemmKind::kCublasLt, context)
-             ? HalfGemmKind::kCublasLt
-             : best;
+  return best_use < kMinUse && CublasLtHas(shape.epilogue) ? HalfGemmKind::kCublasLt : best;
 }
 
 Status RunHalfGemm(const GemmArgs& args, HalfGemmKind kind, Gemm* gemm,

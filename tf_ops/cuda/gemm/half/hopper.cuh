@@ -143,10 +143,10 @@ Status Launch(const GemmArgs& args, const LaunchContext& context) {
   }
   const typename Gemm::Bias::Arguments bias = {static_cast<const T*>(args.bias), T(0), {}};
   if constexpr (Gemm::kHasActivation) {
-    const bool is_erf = args.shape.epilogue == GemmEpilogue::kBiasGeluErf;
+    const GemmEpilogue epilogue = args.shape.epilogue;
+    const bool is_erf = epilogue == GemmEpilogue::kBiasGeluErf;
     arguments.epilogue.thread = {{{}, bias, {}},
-                                 {is_erf || args.shape.epilogue == GemmEpilogue::kBiasGelu,
-                                  is_erf ? FastGeluErf() : FastGeluTanh()}};
+                                 {IsGelu(epilogue), is_erf ? FastGelu::Erf() : FastGelu::Tanh()}};
   } else if constexpr (Gemm::kHasResidual) {
     arguments.epilogue.thread = {{}, {{}, bias, {}}, {}};
     arguments.epilogue.ptr_C = static_cast<const T*>(args.residual);

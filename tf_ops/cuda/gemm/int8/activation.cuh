@@ -13,10 +13,10 @@ template <int kCount>
 __device__ __forceinline__ void ActivateIntegers(Int8Activation activation, float* x) {
   if (activation == Int8Activation::kGeluTanh) {
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) x[i] = ComputeFastGeluTanh(x[i]);
+    for (int i = 0; i < kCount; ++i) x[i] = FastGelu::ComputeTanh(x[i]);
   } else if (activation == Int8Activation::kGeluErf) {
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) x[i] = FastGeluErf()(x[i]);
+    for (int i = 0; i < kCount; ++i) x[i] = FastGelu::Erf()(x[i]);
   } else if (activation == Int8Activation::kGeluTanhExact) {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) x[i] = Activate<Activation::kGeluTanh>(x[i]);

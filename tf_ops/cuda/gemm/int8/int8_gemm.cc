@@ -120,10 +120,6 @@ bool Int8GemmSupported(const Int8GemmArgs& args, Int8GemmKind kind, const Launch
          args.k % 16 == 0 && args.n * SizeOf(args.output_dtype) % 16 == 0;
 }
 
-int Int8GemmPartials(int64_t rows, int64_t n, int64_t k, const LaunchContext& context) {
-  return FewRowsInt8GemmPartials(rows, n, k, context);
-}
-
 Int8GemmKind SelectInt8Gemm(const Int8GemmArgs& args, const LaunchContext& context) {
   for (const Int8GemmKind kind :
        {Prefer(args, context), Int8GemmKind::kHopper128, Int8GemmKind::kHopper64}) {

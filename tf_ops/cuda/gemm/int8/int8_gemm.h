@@ -50,9 +50,6 @@ struct Int8GemmArgs {
 // Whether `kind` can compute it on this device; reads sizes and types alone.
 bool Int8GemmSupported(const Int8GemmArgs& args, Int8GemmKind kind, const LaunchContext& context);
 
-// Parts of k that fill the device when kFewRows gives partial sums.
-int Int8GemmPartials(int64_t rows, int64_t n, int64_t k, const LaunchContext& context);
-
 // The kind that should be the fastest of those that are supported, but kFewRows, which pays where
 // all products of a layer are of it (layer_plan.cc).
 Int8GemmKind SelectInt8Gemm(const Int8GemmArgs& args, const LaunchContext& context);
