@@ -31,7 +31,7 @@ inline std::string DescribeHalf(const GemmShape& shape, const HalfEpilogue& epil
   return StrCat(Name(shape.dtype), " ", shape.rows, "x", shape.k, "x", shape.n, " ", epilogue.name);
 }
 
-// Every kernel of CUTLASS that takes the sizes; returns how many did.
+// Every kernel but cuBLASLt's that takes the sizes; returns how many did.
 inline int TestHalfGemm(DataType dtype, int64_t rows, int64_t n, int64_t k, Gemm* gemm,
                         const LaunchContext& context) {
   constexpr int64_t kGuardRows = 64;
@@ -103,15 +103,18 @@ inline void TestHalfGemms() {
   int tested = 0;
   for (const DataType dtype : {DataType::kFloat16, DataType::kBFloat16}) {
     for (auto [n, k] : std::vector<std::pair<int64_t, int64_t>>{
-             {8, 8}, {64, 64}, {72, 200}, {200, 72}, {392, 136}, {256, 768}}) {
+             {8, 8}, {64, 64}, {72, 200}, {200, 72}, {392, 136}, {256, 768}, {104, 1544}}) {
       for (const int64_t rows :
            {1, 63, 64, 65, 127, 128, 129, 191, 192, 193, 255, 256, 257, 383, 384, 385}) {
         tested += TestHalfGemm(dtype, rows, n, k, &gemm, context);
       }
     }
     // A model's, more tiles than multiprocessors, and sizes that tensor copies do not take.
-    for (auto [rows, n, k] : std::vector<std::tuple<int64_t, int64_t, int64_t>>{
-             {300, 768, 3072}, {130, 2304, 768}, {9000, 768, 64}, {3100, 2304, 72}}) {
+    for (auto [rows, n, k] : std::vector<std::tuple<int64_t, int64_t, int64_t>>{{300, 768, 3072},
+                                                                                {1024, 768, 3072},
+                                                                                {130, 2304, 768},
+                                                                                {9000, 768, 64},
+                                                                                {3100, 2304, 72}}) {
       tested += TestHalfGemm(dtype, rows, n, k, &gemm, context);
     }
     for (auto [n, k] : std::vector<std::pair<int64_t, int64_t>>{{68, 72}, {72, 68}}) {
@@ -213,8 +216,18 @@ inline void TestHalfChoices() {
            {256, 3072, 768, gelu, HalfGemmKind::kHopper64x96},
            {1024, 3072, 768, gelu, HalfGemmKind::kHopperOne128x192},
            {1024, 768, 768, residual, HalfGemmKind::kHopper64x96},
-           {1024, 768, 3072, residual, HalfGemmKind::kHopper64x96},
-           {2048, 768, 3072, residual, HalfGemmKind::kHopper64x192},
+           {128, 768, 768, residual, HalfGemmKind::kCluster64x64Parts4},
+           {128, 768, 3072, residual, HalfGemmKind::kCluster64x64Parts4},
+           {256, 768, 768, residual, HalfGemmKind::kHopper64},
+           {256, 768, 3072, residual, HalfGemmKind::kCluster64x64Parts2},
+           {512, 768, 3072, residual, HalfGemmKind::kHopper64},
+           {512, 3072, 768, gelu, HalfGemmKind::kCluster128x96Pair},
+           {512, 3072, 768, gelu_erf, HalfGemmKind::kCluster128x96Pair},
+           {512, 2304, 768, bias, HalfGemmKind::kCublasLt},
+           {1024, 768, 3072, residual, HalfGemmKind::kCluster128x96Parts2},
+           {1024, 1024, 4096, residual, HalfGemmKind::kCublasLt},
+           {2048, 768, 768, residual, HalfGemmKind::kCluster128x96Pair},
+           {2048, 768, 3072, residual, HalfGemmKind::kCluster128x96Pair},
            {6144, 2304, 768, bias, HalfGemmKind::kHopper128},
            {6144, 3072, 768, gelu, HalfGemmKind::kHopper128x192},
            {6144, 3072, 768, gelu_erf, HalfGemmKind::kHopper128x192},

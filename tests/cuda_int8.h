@@ -259,6 +259,7 @@ inline void TestInt8Gemms() {
                                                                                 {130, 144, 272},
                                                                                 {65, 192, 128},
                                                                                 {300, 200, 144},
+                                                                                {129, 296, 1552},
                                                                                 {17, 2304, 768},
                                                                                 {63, 768, 3072}}) {
       TestInt8Gemm({rows, n, k, dtype, true}, context);
@@ -374,6 +375,57 @@ inline void TestInt8FewRows(DataType input) {
 
 inline void TestInt8FewRows() { TestInt8FewRows(DataType::kInt8); }
 
+// What the rule chooses on an H100, by sizes alone (benchmarks/gpu_profile.md).
+inline void TestInt8Choices() {
+  LaunchContext h100;
+  h100.compute_capability = 90;
+  h100.num_multiprocessors = 132;
+  Int8GemmArgs args;
+  const auto choose = [&](int64_t rows, int64_t n, int64_t k) {
+    args.rows = rows;
+    args.n = n;
+    args.k = k;
+    return SelectInt8Gemm(args, h100);
+  };
+  args.output_dtype = DataType::kFloat16;
+  if (choose(64, 64, 64) == Int8GemmKind::kPlain) {
+    Check(choose(1024, 768, 3072) == Int8GemmKind::kPlain, "built without CUTLASS: mma.sync");
+    return;
+  }
+  for (const DataType input : {DataType::kInt8, DataType::kFloat8}) {
+    args.input_dtype = input;
+    const auto check = [&](int64_t rows, int64_t n, int64_t k, Int8GemmKind kind) {
+      const Int8GemmKind chosen = choose(rows, n, k);
+      Check(chosen == kind,
+            StrCat(Name(input), " product ", rows, "x", k, "x", n, " to ", Name(args.output_dtype),
+                   ": ", Name(chosen), ", expected ", Name(kind)));
+    };
+    for (const DataType output : {DataType::kFloat16, DataType::kBFloat16}) {
+      args.output_dtype = output;
+      check(128, 768, 768, Int8GemmKind::kCluster64x64Parts4);
+      check(128, 2304, 768, Int8GemmKind::kHopperFew);
+      check(256, 768, 768, Int8GemmKind::kHopperFew);
+      check(256, 768, 3072, Int8GemmKind::kCluster64x64Parts2);
+      check(256, 2304, 768, Int8GemmKind::kCluster64x96Pair);
+      check(512, 768, 3072, Int8GemmKind::kHopperFew);
+      check(512, 2304, 768, Int8GemmKind::kCluster128x96Pair);
+      check(1024, 768, 768, Int8GemmKind::kCluster64x96Pair);
+      check(1024, 2304, 768, Int8GemmKind::kCluster128x144Pair);
+      check(1536, 768, 3072, Int8GemmKind::kCluster128x96Pair);
+      check(12288, 768, 3072, Int8GemmKind::kHopper128);
+      check(12288, 2304, 768, Int8GemmKind::kHopper128);
+    }
+    // No kernel by clusters has these outputs.
+    args.output_dtype = input;
+    args.activation = Int8Activation::kGeluTanh;
+    check(128, 768, 3072, Int8GemmKind::kHopperFew);
+    check(1024, 3072, 768, Int8GemmKind::kHopper128);
+    args.activation = Int8Activation::kNone;
+    args.output_dtype = DataType::kFloat32;
+    check(1024, 768, 3072, Int8GemmKind::kHopper64);
+  }
+}
+
 // Every kernel for the products of BERT-base, with the weights of eight layers in turn; the one
 // that is chosen has a star.
 inline void BenchInt8Gemms() {
@@ -396,8 +448,6 @@ inline void BenchInt8Gemms() {
                   {3072, 768, DataType::kInt8, true, Int8Activation::kGeluTanhExact},
                   {768, 3072, DataType::kFloat16, false, Int8Activation::kNone},
                   {768, 3072, DataType::kInt8, false, Int8Activation::kNone}};
-  printf("%-32s %10s %10s %10s %10s %10s   us\n", "product", "plain", "128x128", "64x128", "64x64",
-         "few rows");
   for (int64_t rows : {16, 32, 64, 128, 256, 512, 1024, 3072, 6144, 12288}) {
     for (const auto& p : products) {
       Int8GemmArgs args;
@@ -411,18 +461,16 @@ inline void BenchInt8Gemms() {
       args.activation = p.activation;
       args.output_dtype = p.dtype;
       args.output = output.data();
-      printf("%-32s", StrCat(rows, " x ", p.n, " x ", p.k, " to ", ft::Name(p.dtype)).c_str());
+      printf("%-32s us", StrCat(rows, " x ", p.n, " x ", p.k, " to ", ft::Name(p.dtype)).c_str());
       for (int kind = 0; kind < kNumInt8GemmKinds; ++kind) {
         const auto int8_kind = static_cast<Int8GemmKind>(kind);
-        if (!Int8GemmSupported(args, int8_kind, context)) {
-          printf(" %9s ", "");
-          continue;
-        }
+        if (!Int8GemmSupported(args, int8_kind, context)) continue;
         const double time = TimeLaunches(context, [&](int i, const LaunchContext& on) {
           args.w = static_cast<const char*>(w_memory.data()) + i % kLayers * 768 * kMaxSize;
           MustBeOk(LaunchInt8Gemm(args, int8_kind, on), "int8 product");
         });
-        printf(" %9.1f%s", time, SelectInt8Gemm(args, context) == int8_kind ? "*" : " ");
+        printf(" | %s%s %.1f", ft::cuda::Name(int8_kind),
+               SelectInt8Gemm(args, context) == int8_kind ? "*" : "", time);
       }
       printf("\n");
       fflush(stdout);

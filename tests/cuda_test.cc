@@ -1671,6 +1671,7 @@ int main(int argc, char** argv) {
                         {"split_kernels", TestEachSplitKernel},
                         {"int8_gemm", TestInt8Gemms},
                         {"int8_few_rows", TestInt8FewRows},
+                        {"int8_choices", TestInt8Choices},
                         {"int8_norm", TestInt8Norms},
                         {"int8_attention", TestInt8Attention},
                         {"int8_layers", TestInt8Layers},

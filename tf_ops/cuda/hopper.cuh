@@ -92,11 +92,15 @@ __device__ __forceinline__ void TakeRegisters() {
 
 // A barrier of all threads of the cluster, after which its blocks run, and see each other's
 // barriers that FenceBarrierInit made visible. It orders no other accesses to memory.
+__device__ __forceinline__ void ArriveCluster() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;\n" ::: "memory");
+}
+__device__ __forceinline__ void WaitCluster() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;\n" ::: "memory");
+}
 __device__ __forceinline__ void SyncCluster() {
-  asm volatile(
-      "barrier.cluster.arrive.relaxed.aligned;\n"
-      "barrier.cluster.wait.acquire.aligned;\n" ::
-          : "memory");
+  ArriveCluster();
+  WaitCluster();
 }
 
 // What `shared` of this block is in block `rank` of its cluster.
@@ -120,6 +124,16 @@ __device__ __forceinline__ void StoreRemote(uint32_t shared, float x, float y, u
       "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];\n" ::"r"(
           shared),
       "f"(x), "f"(y), "r"(barrier)
+      : "memory");
+}
+
+// The same of four numbers of 32 bits, aligned to their 16 bytes.
+__device__ __forceinline__ void StoreRemote(uint32_t shared, const uint32_t (&x)[4],
+                                            uint32_t barrier) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, "
+      "[%5];\n" ::"r"(shared),
+      "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(barrier)
       : "memory");
 }
 
@@ -166,6 +180,30 @@ __device__ __forceinline__ void PrefetchBox(const CUtensorMap* map, int c0, int 
   asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];\n" ::"l"(map),
                "r"(c0), "r"(c1)
                : "memory");
+}
+
+// Stores four matrices of 8 x 8 numbers of 16 bits: lane i of `address` has row i % 8 of matrix i /
+// 8, and of each 8 columns number i % 4 * 2 and the next in r, of row i / 4.
+__device__ __forceinline__ void StoreMatrices(uint32_t address, const uint32_t (&r)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};\n" ::"r"(address),
+               "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+               : "memory");
+}
+
+// Copies bytes from shared to global memory, a multiple of 16 at addresses that are one. They have
+// to stay in shared memory until WaitCopiesOut; FenceAsyncProxy must follow their stores.
+__device__ __forceinline__ void CopyOut(void* global, uint32_t shared, int bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n" ::"l"(global),
+               "r"(shared), "r"(bytes)
+               : "memory");
+}
+
+// Waits until this thread's CopyOut have read shared memory.
+__device__ __forceinline__ void WaitCopiesOut() {
+  asm volatile(
+      "cp.async.bulk.commit_group;\n"
+      "cp.async.bulk.wait_group.read 0;\n" ::
+          : "memory");
 }
 
 // ---- Warpgroup products -------------------------------------------------------------------------

@@ -13,8 +13,8 @@ inline bool IsHalf(DataType dtype) {
   return dtype == DataType::kFloat16 || dtype == DataType::kBFloat16;
 }
 
-// CUTLASS's kernels take kBias and both GELUs, with kBias a residual too; none takes all of these
-// with all tiles.
+// Kernels of CUTLASS and those by clusters take kBias and both GELUs, with kBias a residual too;
+// none takes all of these with all tiles.
 enum class HalfGemmKind {
   kCublasLt,          // any size, every epilogue but kBiasGeluErf, float32 too
   kHopper128x192,     // CUTLASS, wgmma and tensor copies; compute capability 9.0 alone. Two
@@ -24,13 +24,18 @@ enum class HalfGemmKind {
   kHopperOne128x192,  // the same, but both warpgroups share the one tile that a block has
   kHopper64x96,       // one warpgroup, for few tiles
   kHopper64,          // the same, tiles of 64x64, for fewer
+  // cluster/cluster_gemm.h, by tile
+  kCluster64x64Parts4,
+  kCluster64x64Parts2,
+  kCluster128x96Parts2,
+  kCluster128x96Pair,
 };
-inline constexpr int kNumHalfGemmKinds = 7;
+inline constexpr int kNumHalfGemmKinds = 11;
 
 const char* Name(HalfGemmKind kind);
 
-// The GELUs of CUTLASS's kernels are right to this part of |x|: 2^-12 by the hardware's
-// tanh, 1.9e-5 by the polynomial of that of erf (gemm/gelu.cuh). float16 rounds to 2^-11.
+// The GELUs of these kernels are right to this part of |x|: 2^-12 by the hardware's tanh, 1.9e-5
+// by the polynomial of that of erf (gemm/gelu.cuh). float16 rounds to 2^-11.
 inline constexpr double kHalfGeluError = 2.7e-4;
 
 // Whether `kind` can compute it on this device; reads sizes and types alone.

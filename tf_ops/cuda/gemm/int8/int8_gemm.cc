@@ -1,14 +1,51 @@
 #include "tf_ops/cuda/gemm/int8/int8_gemm.h"
 
+#include <optional>
+
+#include "tf_ops/cuda/gemm/cluster/cluster_gemm.h"
 #include "tf_ops/cuda/gemm/int8/few_rows.h"
 #include "tf_ops/cuda/gemm/int8/hopper.h"
 #include "tf_ops/cuda/gemm/int8/plain.h"
+#include "tf_ops/cuda/gemm/one_round.h"
 
 namespace ft {
 namespace cuda {
 namespace {
 
 using Launcher = Status (*)(const Int8GemmArgs&, const LaunchContext&);
+
+// Of the kinds by clusters.
+std::optional<ClusterTile> ClusterTileOf(Int8GemmKind kind) {
+  switch (kind) {
+    case Int8GemmKind::kCluster64x64Parts4:
+      return ClusterTile::k64x64Parts4;
+    case Int8GemmKind::kCluster64x64Parts2:
+      return ClusterTile::k64x64Parts2;
+    case Int8GemmKind::kCluster64x96Pair:
+      return ClusterTile::k64x96Pair;
+    case Int8GemmKind::kCluster128x96Pair:
+      return ClusterTile::k128x96Pair;
+    case Int8GemmKind::kCluster128x144Pair:
+      return ClusterTile::k128x144Pair;
+    default:
+      return std::nullopt;
+  }
+}
+
+ClusterGemmArgs MakeClusterArgs(const Int8GemmArgs& args) {
+  ClusterGemmArgs product;
+  product.input_dtype = args.input_dtype;
+  product.output_dtype = args.output_dtype;
+  product.rows = args.rows;
+  product.n = args.n;
+  product.k = args.k;
+  product.x = args.x;
+  product.w = args.w;
+  product.scale = args.scale;
+  product.bias = args.bias;
+  product.output = args.output;
+  return product;
+}
 
 #ifdef FT_WITH_CUTLASS
 // The kernels of one input type by output, tiles of 128x128, 64x128 and 64x64 each; null: none.
@@ -63,7 +100,7 @@ Launcher FindHopperLauncher(const Int8GemmArgs& args, int tile) {
 }
 #endif
 
-// The kernel of a kind for what `args` has but pointers, or null.
+// The kernel of a kind, but of those by clusters, for what `args` has but pointers, or null.
 Launcher FindLauncher(const Int8GemmArgs& args, Int8GemmKind kind) {
   if (kind == Int8GemmKind::kPlain) return LaunchPlainInt8Gemm;
   if (kind == Int8GemmKind::kFewRows) return LaunchFewRowsInt8Gemm;
@@ -80,15 +117,33 @@ int64_t Tiles(const Int8GemmArgs& args, int64_t rows, int64_t columns) {
   return (args.rows + rows - 1) / rows * ((args.n + columns - 1) / columns);
 }
 
-// As H100s measured BERT's products (cuda_test bench_int8): small tiles while all multiprocessors
-// do not have one each; then those of 64 rows for few columns, unless rows are many.
+// What multiprocessors can have one each of: blocks by clusters, else tiles.
+int64_t Tiles(const Int8GemmArgs& args, Int8GemmKind kind) {
+  if (const auto cluster = ClusterTileOf(kind)) return ClusterBlocks(*cluster, args.rows, args.n);
+  return kind == Int8GemmKind::kHopperFew ? Tiles(args, 64, 64) : Tiles(args, 64, 128);
+}
+
+// As H100s and an H200 measured BERT's products (cuda_test bench_int8, benchmarks/gpu_profile.md):
+// small tiles while all multiprocessors do not have one each, and of a long k parts; then those of
+// 64 rows for few columns, unless rows are many.
 Int8GemmKind Prefer(const Int8GemmArgs& args, const LaunchContext& context) {
+  constexpr OneRoundKind<Int8GemmKind> kOneRound[] = {
+      {Int8GemmKind::kCluster64x64Parts4, 0, 0, kMaxUseByFour},
+      {Int8GemmKind::kCluster64x64Parts2, kLongK, 0, 1},
+      {Int8GemmKind::kHopperFew, 0, 0, 1},
+      {Int8GemmKind::kCluster64x96Pair, 0, 0, 1},
+      {Int8GemmKind::kCluster128x96Pair, 0, 0.7, 1},
+      {Int8GemmKind::kCluster128x144Pair, 0, 0.7, 1},
+      {Int8GemmKind::kHopper64, 0, 0, 1}};
   constexpr int64_t kFewColumns = 1024, kManyWaves = 8;
   const int64_t multiprocessors = context.num_multiprocessors;
-  if (Tiles(args, 64, 64) <= multiprocessors) return Int8GemmKind::kHopperFew;
-  const int64_t tiles = Tiles(args, 64, 128);
-  if (tiles <= multiprocessors) return Int8GemmKind::kHopper64;
-  const bool is_small = args.n <= kFewColumns && tiles <= kManyWaves * multiprocessors;
+  const auto one_round = FindOneRound(
+      kOneRound, args.k, multiprocessors,
+      [&](Int8GemmKind kind) { return Int8GemmSupported(args, kind, context); },
+      [&](Int8GemmKind kind) { return Tiles(args, kind); });
+  if (one_round.has_value()) return *one_round;
+  const bool is_small =
+      args.n <= kFewColumns && Tiles(args, 64, 128) <= kManyWaves * multiprocessors;
   return is_small ? Int8GemmKind::kHopper64 : Int8GemmKind::kHopper128;
 }
 
@@ -106,6 +161,12 @@ const char* Name(Int8GemmKind kind) {
       return "wgmma 64x64";
     case Int8GemmKind::kFewRows:
       return "few rows";
+    case Int8GemmKind::kCluster64x64Parts4:
+    case Int8GemmKind::kCluster64x64Parts2:
+    case Int8GemmKind::kCluster64x96Pair:
+    case Int8GemmKind::kCluster128x96Pair:
+    case Int8GemmKind::kCluster128x144Pair:
+      return Name(*ClusterTileOf(kind));
   }
   return "unknown";
 }
@@ -115,6 +176,9 @@ bool Int8GemmSupported(const Int8GemmArgs& args, Int8GemmKind kind, const Launch
   if (kind == Int8GemmKind::kFewRows) return FewRowsInt8GemmSupported(args, context);
   if (args.num_partials > 0) return false;
   if (kind == Int8GemmKind::kPlain) return true;
+  if (const auto tile = ClusterTileOf(kind)) {
+    return ClusterGemmSupported(MakeClusterArgs(args), false, *tile, context);
+  }
   // Tensor copies move 16 bytes of a row at least.
   return FindLauncher(args, kind) != nullptr && context.compute_capability == 90 &&
          args.k % 16 == 0 && args.n * SizeOf(args.output_dtype) % 16 == 0;
@@ -134,6 +198,9 @@ Status LaunchInt8Gemm(const Int8GemmArgs& args, Int8GemmKind kind, const LaunchC
     return Internal("a product of ", Name(args.input_dtype), " ", args.rows, "x", args.k, "x",
                     args.n, " to ", Name(args.output_dtype), " was given to the ", Name(kind),
                     " kernel");
+  }
+  if (const auto tile = ClusterTileOf(kind)) {
+    return LaunchClusterGemm(MakeClusterArgs(args), *tile, context);
   }
   return FindLauncher(args, kind)(args, context);
 }

@@ -15,8 +15,14 @@ enum class Int8GemmKind {
   kHopper64,   // the same, tiles of 64x128
   kHopperFew,  // the same, tiles of 64x64, for few tiles
   kFewRows,    // mma.sync, numbers in registers alone, where a layer has few rows
+  // cluster/cluster_gemm.h, by tile; to 16 bits alone
+  kCluster64x64Parts4,
+  kCluster64x64Parts2,
+  kCluster64x96Pair,
+  kCluster128x96Pair,
+  kCluster128x144Pair,
 };
-inline constexpr int kNumInt8GemmKinds = 5;
+inline constexpr int kNumInt8GemmKinds = 10;
 
 const char* Name(Int8GemmKind kind);
 

@@ -8,31 +8,15 @@
 // own mean, so that nothing cancels however large the mean is, and there is one exchange.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <algorithm>
 #include <type_traits>
-#include <utility>
 
-#include "cutlass/numeric_types.h"
-// CUTLASS's headers depend on this order.
-#include "cute/arch/mma_sm90.hpp"
+#include "tf_ops/cuda/gemm/hopper.cuh"
 #include "tf_ops/cuda/gemm/norm/hopper.h"
-#include "tf_ops/cuda/hopper.cuh"
-#include "tf_ops/cuda/integers.cuh"
-#include "tf_ops/cuda/tensor_map.h"
 
 namespace ft {
 namespace cuda {
 namespace hopper_norm {
-
-// What CUTLASS calls x's type.
-template <typename Input>
-using CuteType = std::conditional_t<std::is_same_v<Input, int8_t>, int8_t, cute::float_e4m3_t>;
-
-// Rows of a warpgroup.
-constexpr int kUnitRows = 64;
 
 // Sizes of one instance. A block computes up to kRows rows and kColumns columns, with a warpgroup
 // for 64 rows and one for the copies, which fill a ring of kStages stages of 128 bytes of each row
@@ -51,8 +35,7 @@ struct NormGemm {
   static constexpr int kClusterColumns = kClusterColumns_, kGroupClusters = kGroupClusters_;
   static constexpr int kGroupColumns = kClusterColumns * kGroupClusters;  // blocks
   static constexpr int kHidden = kColumns * kGroupColumns;
-  static constexpr bool kIntegers = std::is_same_v<Input, int8_t>;
-  using Sum = std::conditional_t<kIntegers, uint32_t, float>;  // of an instruction
+  using Product = TileProduct<Input, kColumns>;
 
   static constexpr int kWarpgroups = kRows / kUnitRows, kThreads = (kWarpgroups + 1) * 128;
   // All of a multiprocessor's registers; less than that need not be handed round.
@@ -60,7 +43,7 @@ struct NormGemm {
   static constexpr int kRegisters = kWarpgroups == 3 ? 160 : 232;
   static constexpr bool kHandsRegisters = kWarpgroups > 1;
 
-  static constexpr int kRowBytes = 128;  // of a stage, and of a swizzle
+  static constexpr int kRowBytes = kStageRowBytes;
   static constexpr int kStageK = kRowBytes / sizeof(Input);
   static constexpr int kXBytes = kRows * kRowBytes, kWBytes = kColumns * kRowBytes;
   static constexpr int kStageBytes = kXBytes + kWBytes;
@@ -83,14 +66,6 @@ struct NormGemm {
   static_assert(kGroupClusters == 1 || kGroupColumns == 4,
                 "lanes of a quad read what a block each has sent");
   static_assert(kColumns % 32 == 0 && kVectorOffset % 16 == 0 && kBarrierOffset % 8 == 0, "layout");
-
-  using Element = CuteType<Input>;
-  using Product = decltype(cute::SM90::GMMA::ss_op_selector<
-                           Element, Element, std::conditional_t<kIntegers, int32_t, float>,
-                           cute::Shape<cute::Int<kRows>, cute::Int<kColumns>, cute::Int<kStageK>>,
-                           cute::SM90::GMMA::Major::K, cute::SM90::GMMA::Major::K>());
-  static_assert(std::is_same_v<typename Product::CRegisters, Sum[kColumns / 2]>,
-                "one instruction has all columns");
 };
 
 template <typename T, typename Input>
@@ -105,46 +80,6 @@ struct NormGemmParams {
   uint64_t *sums, *next_sums;  // with kGroupClusters > 1 alone
 };
 
-template <typename Product, typename Sum, size_t kSize, size_t... kIndex>
-__device__ __forceinline__ void MultiplyAddTile(uint64_t a, uint64_t b, Sum (&d)[kSize],
-                                                cute::SM90::GMMA::ScaleOut accumulate,
-                                                std::index_sequence<kIndex...>) {
-  Product::fma(a, b, d[kIndex]..., accumulate);
-}
-
-// Four numbers of 32 bits in each of four neighbouring lanes: lane i gets the i-th of each.
-__device__ __forceinline__ void TransposeQuad(uint32_t (&w)[4], int lane) {
-  const bool odd = lane & 1, high = lane & 2;
-  const uint32_t a = __shfl_xor_sync(0xffffffffu, odd ? w[0] : w[1], 1);
-  const uint32_t b = __shfl_xor_sync(0xffffffffu, odd ? w[2] : w[3], 1);
-  (odd ? w[0] : w[1]) = a;
-  (odd ? w[2] : w[3]) = b;
-  const uint32_t c = __shfl_xor_sync(0xffffffffu, high ? w[0] : w[2], 2);
-  const uint32_t d = __shfl_xor_sync(0xffffffffu, high ? w[1] : w[3], 2);
-  (high ? w[0] : w[2]) = c;
-  (high ? w[1] : w[3]) = d;
-}
-
-// The same of four numbers of 16 bits, two in a word.
-__device__ __forceinline__ uint2 TransposeQuad(uint32_t w0, uint32_t w1, int lane) {
-  const bool odd = lane & 1, high = lane & 2;
-  const uint32_t got = __shfl_xor_sync(0xffffffffu, high ? w0 : w1, 2);
-  const uint32_t first = high ? got : w0, second = high ? w1 : got;  // of lanes 0, 1 and 2, 3
-  const uint32_t other =
-      __shfl_xor_sync(0xffffffffu, __byte_perm(first, second, odd ? 0x5410 : 0x7632), 1);
-  return odd ? uint2{__byte_perm(other, first, 0x7610), __byte_perm(other, second, 0x7632)}
-             : uint2{__byte_perm(first, other, 0x5410), __byte_perm(second, other, 0x7610)};
-}
-
-template <typename T>
-__device__ __forceinline__ float2 PairToFloats(uint32_t pair) {
-  if constexpr (std::is_same_v<T, half>) {
-    return __half22float2(*reinterpret_cast<const half2*>(&pair));
-  } else {
-    return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&pair));
-  }
-}
-
 // The rows of a warpgroup from the sums of a product on. Lane 4g + t of warp w holds rows 16w + g
 // and 16w + g + 8, and of each 8 columns number 2t and 2t + 1: x[4j + 2h + c] is row 16w + g + 8h,
 // column 8j + 2t + c.
@@ -158,12 +93,12 @@ struct TileRows {
 
   // What products add up in: the same registers, as integers where those are multiplied.
   __device__ __forceinline__ auto& products() {
-    return reinterpret_cast<typename C::Sum(&)[C::kColumns / 2]>(x);
+    return reinterpret_cast<typename C::Product::Sum(&)[C::kColumns / 2]>(x);
   }
 
   // The products have been added up.
   __device__ __forceinline__ void Begin() {
-    if constexpr (C::kIntegers) {
+    if constexpr (C::Product::kIntegers) {
 #pragma unroll
       for (float& sum_bits : x) sum_bits = static_cast<float>(__float_as_int(sum_bits));
     }
@@ -483,16 +418,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         __syncwarp();
         PinRegisters(rows.products());
         FenceProducts();
-#pragma unroll
-        for (int part = 0; part < C::kRowBytes / 32; ++part) {
-          MultiplyAddTile<typename C::Product>(
-              MatrixDescriptor<C::kRowBytes>(
-                  x_stage(place.slot) + group * kUnitRows * C::kRowBytes + part * 32, 16),
-              MatrixDescriptor<C::kRowBytes>(w_stage(place.slot) + part * 32, 16), rows.products(),
-              k == 0 && part == 0 ? cute::SM90::GMMA::ScaleOut::Zero
-                                  : cute::SM90::GMMA::ScaleOut::One,
-              std::make_index_sequence<C::kColumns / 2>());
-        }
+        C::Product::AddStage(x_stage(place.slot) + group * kUnitRows * C::kRowBytes,
+                             w_stage(place.slot), rows.products(), k == 0);
         CommitProducts();
         PinRegisters(rows.products());
         if (k > 0) {
@@ -569,7 +496,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
             const float y1 = fmaf((from[1] + factors.shift[h]) * factors.factor[h], a.y, b.y);
             pairs[h][i] = ToPair<T>(y0, y1);
             const uint32_t two =
-                PackPair(!C::kIntegers, y0 * quantized_scale, y1 * quantized_scale);
+                PackPair(!C::Product::kIntegers, y0 * quantized_scale, y1 * quantized_scale);
             bytes[h][i / 2] = i % 2 == 0 ? two : bytes[h][i / 2] | two << 16;
           }
         }
@@ -625,27 +552,12 @@ template <typename C>
 Status Launch(const NormGemmArgs& args, const LaunchContext& context) {
   using T = typename C::T;
   using Input = typename C::Input;
-  const auto make_map = [](const void* data, CUtensorMapDataType type, int element_bytes,
-                           int64_t rows, int64_t columns, int box_rows, int box_bytes,
-                           CUtensorMap* map) {
-    TensorBoxes<2> boxes;
-    boxes.type = type;
-    boxes.data = data;
-    boxes.sizes[0] = static_cast<cuuint64_t>(columns);
-    boxes.sizes[1] = static_cast<cuuint64_t>(rows);
-    boxes.strides[1] = static_cast<cuuint64_t>(columns * element_bytes);
-    boxes.box[0] = static_cast<cuuint32_t>(box_bytes / element_bytes);
-    boxes.box[1] = static_cast<cuuint32_t>(box_rows);
-    boxes.swizzle = box_bytes == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B;
-    return MakeTensorMap(boxes, map);
-  };
   CUtensorMap x_map, w_map, residual_map;
-  FT_RETURN_IF_ERROR(make_map(args.x, CU_TENSOR_MAP_DATA_TYPE_UINT8, sizeof(Input), args.rows,
-                              args.k, kUnitRows / C::kClusterColumns, C::kRowBytes, &x_map));
-  FT_RETURN_IF_ERROR(make_map(args.w, CU_TENSOR_MAP_DATA_TYPE_UINT8, sizeof(Input), args.n, args.k,
-                              C::kColumns, C::kRowBytes, &w_map));
-  FT_RETURN_IF_ERROR(make_map(args.residual, CU_TENSOR_MAP_DATA_TYPE_UINT16, sizeof(T), args.rows,
-                              args.n, kUnitRows, C::kPanelBytes, &residual_map));
+  FT_RETURN_IF_ERROR(MakeRowMap<Input>(args.x, args.rows, args.k, kUnitRows / C::kClusterColumns,
+                                       C::kRowBytes, &x_map));
+  FT_RETURN_IF_ERROR(MakeRowMap<Input>(args.w, args.n, args.k, C::kColumns, C::kRowBytes, &w_map));
+  FT_RETURN_IF_ERROR(
+      MakeRowMap<T>(args.residual, args.rows, args.n, kUnitRows, C::kPanelBytes, &residual_map));
   const int64_t units = (args.rows + kUnitRows - 1) / kUnitRows;
   const NormGemmParams<T, Input> params = {static_cast<int>(args.rows),
                                            static_cast<int>(units),
