@@ -520,8 +520,12 @@ inline void TestInt8Norm(const Int8NormCase& c, const LaunchContext& context) {
     }
   }
   const Device part_memory(parts), product_scale_memory(product_scale);
-  const Device x_memory(&x, in), residual_memory(&residual, in), bias_memory(&bias, c.dtype),
-      gamma_memory(&gamma, c.dtype), beta_memory(&beta, c.dtype), factor_memory(factors);
+  // Partial sums, unlike an input, are not rounded to the type.
+  Doubles input = x;
+  const Device input_memory(&input, in), residual_memory(&residual, in),
+      bias_memory(&bias, c.dtype), gamma_memory(&gamma, c.dtype), beta_memory(&beta, c.dtype),
+      factor_memory(factors);
+  if (c.num_partials == 0) x = input;
   Device output(elems * SizeOf(c.dtype) + kGuard), integers(elems + kGuard);
   const float* const device_factors = static_cast<const float*>(factor_memory.data());
   Int8LayerNormArgs args;
@@ -535,7 +539,7 @@ inline void TestInt8Norm(const Int8NormCase& c, const LaunchContext& context) {
     args.num_partials = c.num_partials;
     args.product_scale = static_cast<const float*>(product_scale_memory.data());
   } else {
-    args.input = x_memory.data();
+    args.input = input_memory.data();
   }
   args.residual = residual_memory.data();
   if (c.reads_integers) {
