@@ -84,6 +84,33 @@ struct TileProduct {
   }
 };
 
+// Adds to `products` what `num_stages` stages of a ring give, from `place` on: add(k, slot) starts
+// the products of stage k, full(slot) is the barrier that it waits for, and release(slot) is called
+// when a stage's have been computed. The last stage's slot is left to the caller.
+template <int kStages, typename Products, typename Full, typename Release, typename Add>
+__device__ __forceinline__ int MultiplyStages(int num_stages, Products& products, Full full,
+                                              Release release, RingPlace<kStages>* place, Add add) {
+  int previous = 0;
+  for (int k = 0; k < num_stages; ++k) {
+    WaitBarrier(full(place->slot), place->parity);
+    __syncwarp();
+    PinRegisters(products);
+    FenceProducts();
+    add(k, place->slot);
+    CommitProducts();
+    PinRegisters(products);
+    if (k > 0) {
+      WaitProducts<1>();
+      release(previous);
+    }
+    previous = place->slot;
+    place->Advance();
+  }
+  WaitProducts<0>();
+  PinRegisters(products);
+  return previous;
+}
+
 // Four numbers of 32 bits in each of four neighbouring lanes: lane i gets the i-th of each.
 __device__ __forceinline__ void TransposeQuad(uint32_t (&w)[4], int lane) {
   const bool odd = lane & 1, high = lane & 2;

@@ -389,28 +389,14 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     }
   };
   const int x_offset = warp / 4 * kUnitRows * kStageRowBytes;
-  int previous = 0;
-  for (int k = 0; k < num_stages; ++k) {
-    WaitBarrier(full(place.slot), place.parity);
-    __syncwarp();
-    PinRegisters(sums.products());
-    FenceProducts();
+  const int previous =
+      MultiplyStages(num_stages, sums.products(), full, release, &place, [&](int k, int slot) {
 #pragma unroll
-    for (int box = 0; box < C::kBoxes; ++box) {
-      C::Product::AddStage(x_box(place.slot, box) + x_offset, w_box(place.slot, box),
-                           sums.products(), k == 0 && box == 0);
-    }
-    CommitProducts();
-    PinRegisters(sums.products());
-    if (k > 0) {
-      WaitProducts<1>();
-      release(previous);
-    }
-    previous = place.slot;
-    place.Advance();
-  }
-  WaitProducts<0>();
-  PinRegisters(sums.products());
+        for (int box = 0; box < C::kBoxes; ++box) {
+          C::Product::AddStage(x_box(slot, box) + x_offset, w_box(slot, box), sums.products(),
+                               k == 0 && box == 0);
+        }
+      });
   if (C::kSharers > 1 && num_stages > 0) release(previous);
 
   if constexpr (C::kParts > 1) {

@@ -412,26 +412,11 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         SyncWarpgroup(1 + group);  // no warp may wait for a phase two behind the barrier's
         continue;
       }
-      int previous = 0;
-      for (int k = 0; k < p.num_stages; ++k) {
-        WaitBarrier(full(place.slot), place.parity);
-        __syncwarp();
-        PinRegisters(rows.products());
-        FenceProducts();
-        C::Product::AddStage(x_stage(place.slot) + group * kUnitRows * C::kRowBytes,
-                             w_stage(place.slot), rows.products(), k == 0);
-        CommitProducts();
-        PinRegisters(rows.products());
-        if (k > 0) {
-          WaitProducts<1>();
-          release(previous);
-        }
-        previous = place.slot;
-        place.Advance();
-      }
-      WaitProducts<0>();
-      PinRegisters(rows.products());
-      release(previous);
+      release(MultiplyStages(
+          p.num_stages, rows.products(), full, release, &place, [&](int k, int slot) {
+            C::Product::AddStage(x_stage(slot) + group * kUnitRows * C::kRowBytes, w_stage(slot),
+                                 rows.products(), k == 0);
+          }));
 
       rows.Begin();
       const RingPlace<kStages> residual = place;
