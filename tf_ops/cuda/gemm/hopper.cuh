@@ -88,8 +88,9 @@ struct TileProduct {
 // the products of stage k, full(slot) is the barrier that it waits for, and release(slot) is called
 // when a stage's have been computed. The last stage's slot is left to the caller.
 template <int kStages, typename Products, typename Full, typename Release, typename Add>
-__device__ __forceinline__ int MultiplyStages(int num_stages, Products& products, Full full,
-                                              Release release, RingPlace<kStages>* place, Add add) {
+__device__ __forceinline__ int MultiplyStages(int num_stages, Products& products, const Full& full,
+                                              const Release& release, RingPlace<kStages>* place,
+                                              const Add& add) {
   int previous = 0;
   for (int k = 0; k < num_stages; ++k) {
     WaitBarrier(full(place->slot), place->parity);
