@@ -498,7 +498,10 @@ inline void TestInt8Norm(const Int8NormCase& c, const LaunchContext& context) {
   Doubles x = numbers(), residual = numbers(), bias = Random(c.hidden, 0.5),
           gamma = Random(c.hidden, 0.1, 1.0), beta = Random(c.hidden, 0.1);
   const std::vector<float> factors = {0.02f, 0.03f, 127.0f / 2.0f, 2.0f / 127.0f};
+  const Device x_memory(&x, in), residual_memory(&residual, in), bias_memory(&bias, c.dtype),
+      gamma_memory(&gamma, c.dtype), beta_memory(&beta, c.dtype), factor_memory(factors);
   const bool is_float8 = c.quantized == DataType::kFloat8;
+  // In place of x, and, unlike it, not rounded to the type.
   std::vector<int32_t> parts(c.num_partials * elems);
   const std::vector<float> product_scale = RandomFloats(c.hidden, 0.01, 0.5, 1.5);
   if (c.num_partials > 0) {
@@ -520,12 +523,6 @@ inline void TestInt8Norm(const Int8NormCase& c, const LaunchContext& context) {
     }
   }
   const Device part_memory(parts), product_scale_memory(product_scale);
-  // Partial sums, unlike an input, are not rounded to the type.
-  Doubles input = x;
-  const Device input_memory(&input, in), residual_memory(&residual, in),
-      bias_memory(&bias, c.dtype), gamma_memory(&gamma, c.dtype), beta_memory(&beta, c.dtype),
-      factor_memory(factors);
-  if (c.num_partials == 0) x = input;
   Device output(elems * SizeOf(c.dtype) + kGuard), integers(elems + kGuard);
   const float* const device_factors = static_cast<const float*>(factor_memory.data());
   Int8LayerNormArgs args;
@@ -539,7 +536,7 @@ inline void TestInt8Norm(const Int8NormCase& c, const LaunchContext& context) {
     args.num_partials = c.num_partials;
     args.product_scale = static_cast<const float*>(product_scale_memory.data());
   } else {
-    args.input = input_memory.data();
+    args.input = x_memory.data();
   }
   args.residual = residual_memory.data();
   if (c.reads_integers) {
