@@ -14,6 +14,18 @@ struct Grid {
   int64_t x = 1, y = 1, z = 1;
 };
 
+// Blocks of a cluster, along x and y; one: a kernel without clusters.
+struct ClusterSize {
+  unsigned x = 1, y = 1;
+};
+
+inline cudaLaunchAttribute ClusterAttribute(const ClusterSize& size) {
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {size.x, size.y, 1};
+  return attribute;
+}
+
 // A kernel as the current device runs it. Its dynamic shared memory is raised to what the device
 // has, once, so that no launch with less stands in the way of one with more.
 struct KernelTraits {
@@ -39,20 +51,31 @@ Status ConfigureLaunch(const KernelTraits& traits, const Grid& grid, int threads
 // Launches `kernel` on context.stream. With context.overlap its prologue may run while the stream's
 // previous kernel ends.
 template <typename... Params, typename... Args>
-Status Launch(void (*kernel)(Params...), const Grid& grid, int threads, int64_t shared_bytes,
-              const LaunchContext& context, Args... args) {
+Status LaunchClusters(void (*kernel)(Params...), const Grid& grid, const ClusterSize& cluster,
+                      int threads, int64_t shared_bytes, const LaunchContext& context,
+                      Args... args) {
   KernelTraits traits;
   cudaLaunchConfig_t config = {};
   FT_RETURN_IF_ERROR(GetKernelTraits(reinterpret_cast<const void*>(kernel), context, &traits));
   FT_RETURN_IF_ERROR(ConfigureLaunch(traits, grid, threads, shared_bytes, context, &config));
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = context.overlap && traits.waits_for_previous ? 1 : 0;
+  cudaLaunchAttribute attributes[2] = {};
+  config.attrs = attributes;
+  if (cluster.x * cluster.y > 1) attributes[config.numAttrs++] = ClusterAttribute(cluster);
+  if (context.overlap && traits.waits_for_previous) {
+    cudaLaunchAttribute& overlap = attributes[config.numAttrs++];
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+  }
   // Braces: an argument that would be narrowed does not compile.
   FT_RETURN_IF_CUDA_ERROR(cudaLaunchKernelEx(&config, kernel, Params{args}...));
   return OkStatus();
+}
+
+// The same without clusters.
+template <typename... Params, typename... Args>
+Status Launch(void (*kernel)(Params...), const Grid& grid, int threads, int64_t shared_bytes,
+              const LaunchContext& context, Args... args) {
+  return LaunchClusters(kernel, grid, {}, threads, shared_bytes, context, args...);
 }
 
 }  // namespace cuda

@@ -34,20 +34,6 @@ struct ProjectionTile {
                 "the sums take the place of queries, keys and values");
 };
 
-// words[i] of lane s of four neighbours goes to words[s] of lane i of them.
-[[maybe_unused]] __device__ __forceinline__ void TransposeQuad(uint32_t (&words)[4], int lane) {
-#pragma unroll
-  for (int bit = 1; bit < 4; bit *= 2) {
-    const bool upper = (lane & bit) != 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if ((i & bit) != 0) continue;
-      const uint32_t got = __shfl_xor_sync(0xffffffffu, upper ? words[i] : words[i + bit], bit);
-      (upper ? words[i] : words[i + bit]) = got;
-    }
-  }
-}
-
 // Registers of a lane that hold a row of the context, or of w, as a product takes it: of two
 // neighbours of each eight float8, as halves, or of those of each sixteen integers.
 template <typename W, int kD>

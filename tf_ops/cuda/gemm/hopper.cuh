@@ -112,28 +112,14 @@ __device__ __forceinline__ int MultiplyStages(int num_stages, Products& products
   return previous;
 }
 
-// Four numbers of 32 bits in each of four neighbouring lanes: lane i gets the i-th of each.
-__device__ __forceinline__ void TransposeQuad(uint32_t (&w)[4], int lane) {
-  const bool odd = lane & 1, high = lane & 2;
-  const uint32_t a = __shfl_xor_sync(0xffffffffu, odd ? w[0] : w[1], 1);
-  const uint32_t b = __shfl_xor_sync(0xffffffffu, odd ? w[2] : w[3], 1);
-  (odd ? w[0] : w[1]) = a;
-  (odd ? w[2] : w[3]) = b;
-  const uint32_t c = __shfl_xor_sync(0xffffffffu, high ? w[0] : w[2], 2);
-  const uint32_t d = __shfl_xor_sync(0xffffffffu, high ? w[1] : w[3], 2);
-  (high ? w[0] : w[2]) = c;
-  (high ? w[1] : w[3]) = d;
-}
-
-// The same of four numbers of 16 bits, two in a word.
-__device__ __forceinline__ uint2 TransposeQuad(uint32_t w0, uint32_t w1, int lane) {
-  const bool odd = lane & 1, high = lane & 2;
-  const uint32_t got = __shfl_xor_sync(0xffffffffu, high ? w0 : w1, 2);
-  const uint32_t first = high ? got : w0, second = high ? w1 : got;  // of lanes 0, 1 and 2, 3
-  const uint32_t other =
-      __shfl_xor_sync(0xffffffffu, __byte_perm(first, second, odd ? 0x5410 : 0x7632), 1);
-  return odd ? uint2{__byte_perm(other, first, 0x7610), __byte_perm(other, second, 0x7632)}
-             : uint2{__byte_perm(first, other, 0x5410), __byte_perm(second, other, 0x7610)};
+// Waits until all has been read that a ring was filled with, up to `place`: a block may not end
+// while another still tells it of a slot.
+template <int kStages, typename Empty>
+__device__ __forceinline__ void WaitForEmptyRing(const Empty& empty, RingPlace<kStages>* place) {
+  for (int slot = 0; slot < kStages; ++slot) {
+    WaitBarrier(empty(place->slot), place->parity ^ 1);
+    place->Advance();
+  }
 }
 
 template <typename T>

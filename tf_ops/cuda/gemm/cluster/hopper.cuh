@@ -348,13 +348,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         }
         place.Advance();
       }
-      if constexpr (C::kSharers > 1) {
-        // The block may not end while another still tells it of a slot.
-        for (int slot = 0; slot < kStages; ++slot) {
-          WaitBarrier(empty(place.slot), place.parity ^ 1);
-          place.Advance();
-        }
-      }
+      if constexpr (C::kSharers > 1) WaitForEmptyRing(empty, &place);
     }
     __syncwarp();
     if constexpr (C::kParts > 1) WaitCluster();
@@ -437,23 +431,11 @@ Status Launch(const ClusterGemmArgs& args, const LaunchContext& context) {
                                        static_cast<const T*>(args.residual),
                                        is_erf ? FastGelu::Erf() : FastGelu::Tanh(),
                                        static_cast<T*>(args.output)};
-  const auto kernel = ClusterGemmKernel<C, kEpilogue>;
-  KernelTraits traits;
-  cudaLaunchConfig_t config = {};
-  FT_RETURN_IF_ERROR(GetKernelTraits(reinterpret_cast<const void*>(kernel), context, &traits));
   constexpr int64_t kClusterRows = C::kSharers * C::kRows;
   const Grid grid = {(args.n + C::kColumns - 1) / C::kColumns * C::kParts,
                      (args.rows + kClusterRows - 1) / kClusterRows * C::kSharers};
-  FT_RETURN_IF_ERROR(ConfigureLaunch(traits, grid, C::kThreads, C::kSharedBytes, context, &config));
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim = {C::kParts, C::kSharers, 1};
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = attributes;
-  config.numAttrs = context.overlap && traits.waits_for_previous ? 2 : 1;
-  FT_RETURN_IF_CUDA_ERROR(cudaLaunchKernelEx(&config, kernel, params, x_map, w_map));
-  return OkStatus();
+  return LaunchClusters(ClusterGemmKernel<C, kEpilogue>, grid, {C::kParts, C::kSharers},
+                        C::kThreads, C::kSharedBytes, context, params, x_map, w_map);
 }
 
 // The stages are what fits, of 128 bytes of each row where tiles are large, else of 256.

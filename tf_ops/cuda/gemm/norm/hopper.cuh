@@ -379,11 +379,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
           place.Advance();
         }
       }
-      // The block may not end while another still tells it of a slot.
-      for (int slot = 0; slot < kStages; ++slot) {
-        WaitBarrier(empty(place.slot), place.parity ^ 1);
-        place.Advance();
-      }
+      WaitForEmptyRing(empty, &place);
     }
   } else {
     if constexpr (C::kHandsRegisters) TakeRegisters<C::kRegisters>();
@@ -502,33 +498,20 @@ __global__ void __launch_bounds__(C::kThreads, 1)
 #endif
 }
 
-// A launch of one cluster; `attributes` are to live as long as `config`.
-template <typename C>
-Status ConfigureCluster(const LaunchContext& context, KernelTraits* traits,
-                        cudaLaunchAttribute (&attributes)[2], cudaLaunchConfig_t* config) {
-  FT_RETURN_IF_ERROR(
-      GetKernelTraits(reinterpret_cast<const void*>(NormGemmKernel<C>), context, traits));
-  FT_RETURN_IF_ERROR(ConfigureLaunch(*traits, Grid{1, C::kClusterColumns}, C::kThreads,
-                                     C::kSharedBytes, context, config));
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim = {1, C::kClusterColumns, 1};
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
-  config->attrs = attributes;
-  config->numAttrs = 1;
-  return OkStatus();
-}
-
 // Groups of blocks that the current device runs at a time.
 template <typename C>
 Status CountGroups(const LaunchContext& context, int* groups) {
+  const void* const kernel = reinterpret_cast<const void*>(NormGemmKernel<C>);
   KernelTraits traits;
-  cudaLaunchAttribute attributes[2] = {};
   cudaLaunchConfig_t config = {};
-  FT_RETURN_IF_ERROR(ConfigureCluster<C>(context, &traits, attributes, &config));
+  FT_RETURN_IF_ERROR(GetKernelTraits(kernel, context, &traits));
+  FT_RETURN_IF_ERROR(ConfigureLaunch(traits, Grid{1, C::kClusterColumns}, C::kThreads,
+                                     C::kSharedBytes, context, &config));
+  cudaLaunchAttribute cluster = ClusterAttribute({1, C::kClusterColumns});
+  config.attrs = &cluster;
+  config.numAttrs = 1;
   int clusters;
-  FT_RETURN_IF_ERROR(GetMaxActiveClusters(reinterpret_cast<const void*>(NormGemmKernel<C>), config,
-                                          context, &clusters));
+  FT_RETURN_IF_ERROR(GetMaxActiveClusters(kernel, config, context, &clusters));
   *groups = clusters / C::kGroupClusters;
   return OkStatus();
 }
@@ -557,10 +540,6 @@ Status Launch(const NormGemmArgs& args, const LaunchContext& context) {
                                            args.quantized_scale,
                                            static_cast<uint64_t*>(args.sums),
                                            static_cast<uint64_t*>(args.next_sums)};
-  KernelTraits traits;
-  cudaLaunchAttribute attributes[2] = {};
-  cudaLaunchConfig_t config = {};
-  FT_RETURN_IF_ERROR(ConfigureCluster<C>(context, &traits, attributes, &config));
   int groups;
   FT_RETURN_IF_ERROR(CountGroups<C>(context, &groups));
   if (groups == 0) {
@@ -569,12 +548,10 @@ Status Launch(const NormGemmArgs& args, const LaunchContext& context) {
   }
   // No more groups than let the busiest one have the same work: each reads all weights.
   const int64_t group_units = (units + groups - 1) / groups;
-  config.gridDim.x =
-      static_cast<unsigned>(C::kGroupClusters * ((units + group_units - 1) / group_units));
-  config.numAttrs = context.overlap && traits.waits_for_previous ? 2 : 1;
-  FT_RETURN_IF_CUDA_ERROR(
-      cudaLaunchKernelEx(&config, NormGemmKernel<C>, params, x_map, w_map, residual_map));
-  return OkStatus();
+  const Grid grid = {C::kGroupClusters * ((units + group_units - 1) / group_units),
+                     C::kClusterColumns};
+  return LaunchClusters(NormGemmKernel<C>, grid, {1, C::kClusterColumns}, C::kThreads,
+                        C::kSharedBytes, context, params, x_map, w_map, residual_map);
 }
 
 // Calls `function` with the instance of a kind: the tiles that were fastest on an H200
