@@ -7,7 +7,6 @@
 // one below the other fetch the rows of w for each other.
 #pragma once
 
-#include <algorithm>
 #include <type_traits>
 
 #include "tf_ops/cuda/gemm/cluster/hopper.h"
