@@ -538,8 +538,7 @@ TEST(PhasesTest, WaitsForItsRows) {
     cpu::Phases phases;
     for (int64_t p = 0; p < kPhases; ++p) {
       const cpu::RowParts& parts = cuts[p % cuts.size()];
-      const auto order = p % 2 == 0 ? cpu::Phases::Order::kInTurn : cpu::Phases::Order::kPartByPart;
-      phases.Add(std::make_shared<cpu::RowParts>(parts), tasks_per_part(p), order,
+      phases.Add(std::make_shared<cpu::RowParts>(parts), tasks_per_part(p),
                  [&, p](int64_t part, int64_t index, int worker) {
                    if (worker < 0 || worker >= threads) ++bad_workers;
                    for (int64_t row = parts.edges[part]; row < parts.edges[part + 1]; ++row) {
@@ -561,10 +560,9 @@ TEST(PhasesTest, WaitsForItsRows) {
       }
       ++whole;
     });
-    phases.Add(std::make_shared<cpu::RowParts>(cuts[0]), 1, cpu::Phases::Order::kInTurn,
-               [&](int64_t, int64_t, int) {
-                 if (whole != 3) ++early;
-               });
+    phases.Add(std::make_shared<cpu::RowParts>(cuts[0]), 1, [&](int64_t, int64_t, int) {
+      if (whole != 3) ++early;
+    });
     cpu::StdThreadPool pool(threads);
     phases.Run(&pool);
     EXPECT_EQ(early, 0);
@@ -574,6 +572,27 @@ TEST(PhasesTest, WaitsForItsRows) {
     for (int64_t p = 0; p < kPhases; ++p) {
       for (const std::atomic<int64_t>& tasks : done[p]) EXPECT_EQ(tasks, tasks_per_part(p));
     }
+  }
+}
+
+// Workers that come in time have the same share of every phase.
+TEST(PhasesTest, WorkersStayAtTheirRows) {
+  for (const int threads : {1, 2, 5}) {
+    constexpr int64_t kPhases = 20;
+    std::vector<std::atomic<int>> begun(kPhases);
+    std::atomic<int> others{0};
+    cpu::Phases phases;
+    for (int64_t p = 0; p < kPhases; ++p) {
+      phases.Add(threads, [&, p](int64_t task, int worker) {
+        if (task != worker) ++others;
+        // Nobody is free for a second task before everybody has begun the first.
+        ++begun[p];
+        while (begun[p] < threads) std::this_thread::yield();
+      });
+    }
+    cpu::StdThreadPool pool(threads);
+    phases.Run(&pool);
+    EXPECT_EQ(others, 0) << threads << " threads";
   }
 }
 

@@ -20,9 +20,9 @@ LayerSteps::LayerSteps(const EncoderConfig& config, const Primitives& primitives
 }
 
 std::pair<int64_t, int64_t> LayerSteps::Block(int64_t task) const {
-  const int64_t multiple = primitives_.gemm.row_multiple;
-  const int64_t first = task * workspace_.num_tiles / workspace_.num_blocks * multiple;
-  const int64_t end = (task + 1) * workspace_.num_tiles / workspace_.num_blocks * multiple;
+  const Workspace& w = workspace_;
+  const int64_t first = task * w.num_units / w.num_blocks * w.unit_rows;
+  const int64_t end = (task + 1) * w.num_units / w.num_blocks * w.unit_rows;
   return {first, std::min(end, batch_.num_tokens) - first};
 }
 

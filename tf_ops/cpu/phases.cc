@@ -28,13 +28,29 @@ inline void Pause() {
 // What is done of one phase.
 class Progress {
  public:
-  void Init(int64_t num_parts, int64_t tasks_per_part) {
+  void Init(int64_t num_parts, int64_t tasks_per_part, int64_t num_workers) {
     left_ = std::vector<std::atomic<int64_t>>(num_parts);
     for (std::atomic<int64_t>& left : left_) left.store(tasks_per_part, std::memory_order_relaxed);
+    const int64_t num_tasks = num_parts * tasks_per_part;
+    shares_ = std::vector<Share>(num_workers);
+    for (int64_t worker = 0; worker < num_workers; ++worker) {
+      shares_[worker].next = num_tasks * worker / num_workers;
+      shares_[worker].end = num_tasks * (worker + 1) / num_workers;
+    }
   }
 
-  // The next task's number.
-  int64_t Take() { return next_.fetch_add(1, std::memory_order_relaxed); }
+  // A task that nobody has begun, of the worker's own if there is one; -1 if there is none.
+  int64_t Take(int64_t worker) {
+    const int64_t num_workers = static_cast<int64_t>(shares_.size());
+    for (int64_t i = 0; i < num_workers; ++i) {
+      Share& share = shares_[(worker + i) % num_workers];
+      // Only reads what has been taken: a write would take the line from all others.
+      if (share.next.load(std::memory_order_relaxed) >= share.end) continue;
+      const int64_t task = share.next.fetch_add(1, std::memory_order_relaxed);
+      if (task < share.end) return task;
+    }
+    return -1;
+  }
 
   // One more task of the part is done.
   void Finish(int64_t part) {
@@ -74,9 +90,14 @@ class Progress {
     num_sleepers_.fetch_sub(1);
   }
 
-  // On lines of their own, as threads that wait read one while others write the other.
-  alignas(64) std::atomic<int64_t> next_{0};
-  alignas(64) std::vector<std::atomic<int64_t>> left_;  // tasks of each part
+  // The tasks from `next` on that a worker has not begun, on a line of its own, as each worker
+  // writes its own all the time.
+  struct alignas(64) Share {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+  std::vector<Share> shares_;
+  std::vector<std::atomic<int64_t>> left_;  // tasks of each part
   std::atomic<int> num_sleepers_{0};
   std::mutex mutex_;
   std::condition_variable part_done_;
@@ -89,11 +110,6 @@ int NumWorkers(const ThreadPool& pool) {
   return quota > 0 ? std::min(pool.num_threads(), quota) : pool.num_threads();
 }
 
-std::pair<int64_t, int64_t> Phases::Phase::Find(int64_t task) const {
-  if (order == Order::kInTurn) return {task % parts->count(), task / parts->count()};
-  return {task / tasks_per_part, task % tasks_per_part};
-}
-
 std::pair<int64_t, int64_t> Phases::Phase::Overlap(const RowParts& others, int64_t part) const {
   const std::vector<int64_t>& edges = parts->edges;
   const int64_t begin = others.edges[part], end = others.edges[part + 1];
@@ -104,28 +120,28 @@ std::pair<int64_t, int64_t> Phases::Phase::Overlap(const RowParts& others, int64
   return {first, std::min<int64_t>(last, parts->count())};
 }
 
-void Phases::Add(std::shared_ptr<const RowParts> parts, int64_t tasks_per_part, Order order,
-                 PartTask task) {
+void Phases::Add(std::shared_ptr<const RowParts> parts, int64_t tasks_per_part, PartTask task) {
   if (parts->count() == 0 || tasks_per_part == 0) return;
-  phases_.push_back({std::move(parts), tasks_per_part, order, std::move(task)});
+  phases_.push_back({std::move(parts), tasks_per_part, std::move(task)});
 }
 
 void Phases::Add(int64_t num_tasks, Task task) {
   constexpr int64_t kAllRows = std::numeric_limits<int64_t>::max();
-  Add(std::make_shared<const RowParts>(RowParts{{0, kAllRows}}), num_tasks, Order::kPartByPart,
+  Add(std::make_shared<const RowParts>(RowParts{{0, kAllRows}}), num_tasks,
       [task = std::move(task)](int64_t, int64_t index, int worker) { task(index, worker); });
 }
 
 void Phases::Run(ThreadPool* pool) const {
+  const int num_workers = NumWorkers(*pool);
   std::vector<Progress> progress(phases_.size());
   for (size_t p = 0; p < phases_.size(); ++p) {
-    progress[p].Init(phases_[p].parts->count(), phases_[p].tasks_per_part);
+    progress[p].Init(phases_[p].parts->count(), phases_[p].tasks_per_part, num_workers);
   }
-  pool->ParallelFor(NumWorkers(*pool), [&](int64_t worker) {
+  pool->ParallelFor(num_workers, [&](int64_t worker) {
     for (size_t p = 0; p < phases_.size(); ++p) {
       const Phase& phase = phases_[p];
-      for (int64_t task; (task = progress[p].Take()) < phase.num_tasks();) {
-        const auto [part, index] = phase.Find(task);
+      for (int64_t task; (task = progress[p].Take(worker)) >= 0;) {
+        const int64_t part = task / phase.tasks_per_part, index = task % phase.tasks_per_part;
         if (p > 0) {
           const auto [first, last] = phases_[p - 1].Overlap(*phase.parts, part);
           progress[p - 1].Wait(first, last);

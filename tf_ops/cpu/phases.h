@@ -20,10 +20,14 @@ struct RowParts {
   int64_t count() const { return static_cast<int64_t>(edges.size()) - 1; }
 };
 
-// Runs phases in the order in which they were added. Whoever is there takes the next task, and
-// waits until the phase before has finished the rows that the task is about: no thread waits for
-// rows that are not its own, nor for a thread that has not come. (ParallelFor itself returns when
-// every thread has come: TensorFlow's waits for all that it has scheduled.)
+// Runs phases in the order in which they were added. A worker takes a task, and waits until the
+// phase before has finished the rows that the task is about: it waits for no rows that are not its
+// own, nor for a thread that has not come. (ParallelFor itself returns when every thread has come:
+// TensorFlow's waits for all that it has scheduled.)
+//
+// A phase's tasks are dealt to the workers in the order of their rows, to each as many as to the
+// others. A worker takes its own first, so that it is at the same rows from phase to phase and
+// finds them in its cache, and then those that others have not begun.
 class Phases {
  public:
   // `worker` is in [0, NumWorkers(pool)).
@@ -31,16 +35,9 @@ class Phases {
   // Task `index` of those of a part.
   using PartTask = std::function<void(int64_t part, int64_t index, int worker)>;
 
-  // The order in which threads take a phase's tasks.
-  enum class Order {
-    kPartByPart,  // all tasks of the first part, then of the second
-    kInTurn,      // the first task of every part, then the second of every part
-  };
-
   // `tasks_per_part` tasks for each part. Every phase that has parts must cut the same rows; those
   // that cut them alike may share the parts.
-  void Add(std::shared_ptr<const RowParts> parts, int64_t tasks_per_part, Order order,
-           PartTask task);
+  void Add(std::shared_ptr<const RowParts> parts, int64_t tasks_per_part, PartTask task);
 
   // A phase that waits for all rows of the phase before, and is waited for as a whole.
   void Add(int64_t num_tasks, Task task);
@@ -52,12 +49,9 @@ class Phases {
   struct Phase {
     std::shared_ptr<const RowParts> parts;
     int64_t tasks_per_part;
-    Order order;
     PartTask task;
 
     int64_t num_tasks() const { return parts->count() * tasks_per_part; }
-    // Part and index of a task.
-    std::pair<int64_t, int64_t> Find(int64_t task) const;
     // The parts [first, last) that have some of the rows of `part` of another phase.
     std::pair<int64_t, int64_t> Overlap(const RowParts& others, int64_t part) const;
   };

@@ -3,11 +3,10 @@
 #include <algorithm>
 #include <memory>
 #include <utility>
+#include <vector>
 
 namespace ft::cpu {
 namespace {
-
-using Order = Phases::Order;
 
 // One layer's attention: tasks are heads, or parts of their queries where there are few. What reads
 // the result of a sequence's rows may overwrite its keys and values: all its heads are done by
@@ -16,11 +15,23 @@ void AddAttention(const LayerSteps& steps, std::shared_ptr<const RowParts> seque
                   int64_t num_threads, int64_t layer, Phases* phases) {
   const int64_t num_heads = steps.config().num_heads, heads = steps.batch().batch_size * num_heads;
   const int64_t splits = heads >= 2 * num_threads ? 1 : (2 * num_threads + heads - 1) / heads;
-  phases->Add(std::move(sequences), num_heads * splits, Order::kPartByPart,
+  phases->Add(std::move(sequences), num_heads * splits,
               [&steps, layer, splits](int64_t b, int64_t task, int worker) {
                 steps.Attention(layer, b, task, splits,
                                 steps.workspace().workers[worker].attention);
               });
+}
+
+// The sizes up to `most`, and 1, of parts of `count` things that are fewer than with any smaller
+// size. Other sizes only make the last part smaller.
+std::vector<int64_t> PartSizes(int64_t count, int64_t most) {
+  std::vector<int64_t> sizes = {1};
+  for (int64_t size = 2, parts = count; size <= std::min(most, count); ++size) {
+    const int64_t now = (count + size - 1) / size;
+    if (now < parts) sizes.push_back(size);
+    parts = now;
+  }
+  return sizes;
 }
 
 }  // namespace
@@ -29,8 +40,7 @@ void ScheduleByRows(const LayerSteps& steps, int64_t num_threads, Phases* phases
   const int64_t num_layers = steps.config().num_layers, hidden = steps.hidden();
   const auto sequences = steps.Sequences(), blocks = steps.Blocks();
   const auto add = [&](Phases::Task task) {
-    phases->Add(blocks, 1, Order::kPartByPart,
-                [task](int64_t block, int64_t, int worker) { task(block, worker); });
+    phases->Add(blocks, 1, [task](int64_t block, int64_t, int worker) { task(block, worker); });
   };
   add([&steps, hidden](int64_t block, int worker) {
     const auto [row, rows] = steps.Block(block);
@@ -58,27 +68,26 @@ void ScheduleByRows(const LayerSteps& steps, int64_t num_threads, Phases* phases
 
 Grid::Grid(const Primitives& primitives, int64_t num_rows, int64_t num_columns,
            int64_t num_threads) {
-  const int64_t height = primitives.gemm.row_multiple, width = primitives.gemm.panel_width;
-  const int64_t tiles = (num_rows + height - 1) / height;
+  const int64_t height = primitives.gemm.row_step, width = primitives.gemm.panel_width;
   const int64_t panels = (num_columns + width - 1) / width;
   // Many threads do not end at once, and smaller tasks level that out: with 16 on an Emerald Rapids
   // Xeon, at batch 8 and length 128, 64 rows took 134 ms where 128 took 154 in float32, 42 and 47
   // in bfloat16; at length 384 432, 463, 106 and 118.
   constexpr int64_t kManyThreads = 8;
   const int64_t most = primitives.schedule.grid_rows / (num_threads >= kManyThreads ? 2 : 1);
-  // Tries every height of a task, and every width with it.
+  const std::vector<int64_t> widths = PartSizes(panels, panels);
   rows = columns = 0;
   double best = 0;
-  for (int64_t h = 1; h <= tiles && (h == 1 || h * height <= most); ++h) {
-    for (int64_t w = 1; w <= panels; ++w) {
-      const int64_t tasks = ((tiles + h - 1) / h) * ((panels + w - 1) / w);
+  for (const int64_t h : PartSizes((num_rows + height - 1) / height, most / height)) {
+    for (const int64_t w : widths) {
+      const double r = static_cast<double>(std::min(h * height, num_rows));
+      const double c = static_cast<double>(std::min(w * width, num_columns));
+      const int64_t tasks = ((num_rows + h * height - 1) / (h * height)) * ((panels + w - 1) / w);
       const double rounds = static_cast<double>((tasks + num_threads - 1) / num_threads);
       // Threads do not come nor end at once: a task's part more on the average.
       constexpr double kWaiting = 0.25;
       // A row or a column costs the time of so many of a task's elements besides them.
-      constexpr double kReading = 64;
-      const double r = static_cast<double>(std::min(h * height, num_rows));
-      const double c = static_cast<double>(std::min(w * width, num_columns));
+      constexpr double kReading = 32;
       const double time = (rounds + kWaiting) * (r * c + kReading * (r + c));
       if (best == 0 || time < best) {
         best = time;
@@ -111,8 +120,7 @@ void ScheduleByGrid(const LayerSteps& steps, int64_t num_threads, Phases* phases
   const Deal to_hidden = deal(hidden), to_qkv = deal(3 * hidden), to_inner = deal(inner);
   const auto product = [&](const Deal& dealt, int64_t n, Work work) {
     const Grid& grid = dealt.grid;
-    // Threads that are at the same columns share their weights in a cache.
-    phases->Add(dealt.parts, (n + grid.columns - 1) / grid.columns, Order::kInTurn,
+    phases->Add(dealt.parts, (n + grid.columns - 1) / grid.columns,
                 [&steps, n, tokens, grid, work](int64_t part, int64_t index, int worker) {
                   const int64_t row = part * grid.rows, begin = index * grid.columns;
                   work(row, std::min(grid.rows, tokens - row), begin,
@@ -121,11 +129,10 @@ void ScheduleByGrid(const LayerSteps& steps, int64_t num_threads, Phases* phases
   };
   using Norm = void (LayerSteps::*)(int64_t, int64_t, int64_t, const WorkerScratch&) const;
   const auto norm = [&](int64_t l, Norm step) {
-    phases->Add(blocks, 1, Order::kPartByPart,
-                [&steps, l, step](int64_t block, int64_t, int worker) {
-                  const auto [row, rows] = steps.Block(block);
-                  (steps.*step)(l, row, rows, steps.workspace().From(row, worker));
-                });
+    phases->Add(blocks, 1, [&steps, l, step](int64_t block, int64_t, int worker) {
+      const auto [row, rows] = steps.Block(block);
+      (steps.*step)(l, row, rows, steps.workspace().From(row, worker));
+    });
   };
   for (int64_t l = 0; l < config.num_layers; ++l) {
     product(to_qkv, 3 * hidden,

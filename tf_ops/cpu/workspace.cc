@@ -24,16 +24,17 @@ Workspace LayOutWorkspace(const EncoderConfig& config, const Primitives& primiti
   const int64_t rows_per_round = num_threads * primitives.schedule.block_rows;
   w.by_rows = tokens >= num_threads * primitives.schedule.min_rows_per_thread;
   const int64_t rounds = (tokens + rows_per_round - 1) / rows_per_round;
-  w.num_tiles = (tokens + gemm.row_multiple - 1) / gemm.row_multiple;
-  w.num_blocks = std::max<int64_t>(1, std::min(w.num_tiles, rounds * num_threads));
-  const int64_t block_rows = (w.num_tiles + w.num_blocks - 1) / w.num_blocks * gemm.row_multiple;
+  w.unit_rows = w.by_rows ? gemm.row_multiple : 1;
+  w.num_units = (tokens + w.unit_rows - 1) / w.unit_rows;
+  w.num_blocks = std::max<int64_t>(1, std::min(w.num_units, rounds * num_threads));
+  const int64_t block_rows = (w.num_units + w.num_blocks - 1) / w.num_blocks * w.unit_rows;
   const auto take = [&arena](int64_t rows, int64_t stride, int64_t element_bytes) {
     return Rows{arena.Take<char>(rows * stride * element_bytes), stride, element_bytes};
   };
   const bool integers = primitives.has_integers();
   // Of one call of a product.
   const int64_t gemm_rows =
-      std::min(w.num_tiles * gemm.row_multiple,
+      std::min(AlignUp(tokens, gemm.row_multiple),
                w.by_rows ? block_rows : std::max(gemm.row_multiple, primitives.schedule.grid_rows));
   const int64_t gemm_bytes = gemm.scratch_bytes(
       gemm_rows, std::max(hidden, std::min(gemm.inner_chunk, config.inner_size)));

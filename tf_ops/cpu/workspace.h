@@ -41,8 +41,10 @@ struct Workspace {
   Rows context;   // H columns: attention's result, over the queries; INT8: integers
   int32_t* keys;  // [B]: keys to attend to; -1: all that exist, under the mask
   bool by_rows;   // tasks are blocks of rows; else parts of a product, with whole-batch scratch
-  int64_t num_tiles, num_blocks;  // blocks of rows are dealt whole tiles, equally but for one
-  WorkerScratch whole;            // not by_rows
+  // Blocks of rows are dealt units of some rows each, equally but for one: by_rows tiles of the
+  // products, else single rows, as then layer norms alone are done in blocks.
+  int64_t unit_rows, num_units, num_blocks;
+  WorkerScratch whole;  // not by_rows
   std::vector<WorkerScratch> workers;
   int64_t bytes;
 

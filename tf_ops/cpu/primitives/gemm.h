@@ -75,7 +75,9 @@ constexpr TileFn kTiles[] = {
 };
 
 // Deals rows to the fewest tiles that hold them, equally but for one row: 13 rows are 7 + 6 and not
-// 12 + 1, as a tile of one row takes nearly the time of a full one.
+// 12 + 1, as a tile of one row takes nearly the time of a full one. Tiles of kRowStep rows and more
+// have sums enough to keep the multipliers busy.
+constexpr int64_t kRowStep = 4;
 class RowTiles {
  public:
   explicit RowTiles(int64_t rows, int64_t most = kRows)

@@ -40,12 +40,12 @@ namespace {
 int64_t NoScratch(int64_t, int64_t) { return 0; }
 #if defined(FT_AMX) && defined(FT_COMPUTE_BFLOAT16)
 constexpr GemmPrimitives kGemm = {
-    kComputeType,  kComputeType, kComputeType, kPair,     kWidth,          0,
+    kComputeType,  kComputeType, kComputeType, kPair,     kWidth,          0,        kTilePairRows,
     kTilePairRows, kInnerChunk,  32,           NoScratch, TileGemm<false>, MakePanel};
 #else
-constexpr GemmPrimitives kGemm = {
-    kComputeType, kComputeType, kComputeType, kPair,     kWidth, 0,
-    kRows,        kInnerChunk,  kPair,        NoScratch, Gemm,   MakePanel};
+constexpr GemmPrimitives kGemm = {kComputeType, kComputeType, kComputeType, kPair, kWidth,    0,
+                                  kRows,        kRowStep,     kInnerChunk,  kPair, NoScratch, Gemm,
+                                  MakePanel};
 #endif
 #ifdef FT_INT8_SIGNS
 // Two bytes an element while they are multiplied (PackRows).
@@ -54,13 +54,15 @@ constexpr int64_t kIntInnerChunk = kInnerChunk * 2;
 constexpr int64_t kIntInnerChunk = kInnerChunk * 4 / static_cast<int64_t>(sizeof(Q));
 #endif
 #ifdef FT_AMX
-constexpr GemmPrimitives kIntGemm = {kIntType,  DataType::kInt8, kComputeType,   kIntPadding,
-                                     kIntWidth, kHeaderBytes,    kTilePairRows,  kIntInnerChunk,
-                                     1,         IntScratchBytes, TileGemm<true>, MakeIntPanel};
+constexpr GemmPrimitives kIntGemm = {
+    kIntType,        DataType::kInt8, kComputeType,  kIntPadding,    kIntWidth,
+    kHeaderBytes,    kTilePairRows,   kTilePairRows, kIntInnerChunk, 1,
+    IntScratchBytes, TileGemm<true>,  MakeIntPanel};
 #else
-constexpr GemmPrimitives kIntGemm = {kIntType,  DataType::kInt8, kComputeType, kIntPadding,
-                                     kIntWidth, kHeaderBytes,    kIntRows,     kIntInnerChunk,
-                                     1,         IntScratchBytes, IntGemm,      MakeIntPanel};
+constexpr GemmPrimitives kIntGemm = {
+    kIntType,        DataType::kInt8, kComputeType, kIntPadding,    kIntWidth,
+    kHeaderBytes,    kIntRows,        kRowStep,     kIntInnerChunk, 1,
+    IntScratchBytes, IntGemm,         MakeIntPanel};
 #endif
 
 #define FT_STRING2(x) #x

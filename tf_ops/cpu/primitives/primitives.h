@@ -64,6 +64,7 @@ struct GemmPrimitives {
   int64_t group, panel_width;
   int64_t header_bytes;  // of the values before a panel that its sums start with
   int64_t row_multiple;  // rows of a full tile: row blocks that are a multiple lose nothing
+  int64_t row_step;      // rows that are a multiple of this lose little, dealt to tiles equally
   // The longest sum that one pass over a panel takes, and the columns of the inner layer that are
   // alive at once: panel and left side then stay in the L2 cache together.
   int64_t inner_chunk;
