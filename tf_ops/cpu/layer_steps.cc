@@ -79,6 +79,12 @@ void LayerSteps::PrepareInput(int64_t row, int64_t rows) const {
                         workspace_.x_int.At(row), workspace_.x_int.stride});
 }
 
+const char* LayerSteps::PanelAt(const PanelMatrix& m, int64_t column, int64_t k) const {
+  const GemmPrimitives& gemm = primitives_.gemm;
+  return m.panels + column / gemm.panel_width * m.panel_bytes + gemm.header_bytes +
+         k * gemm.panel_width * SizeOf(gemm.weight);
+}
+
 GemmArgs LayerSteps::Columns(const PanelMatrix& m, const Rows& a, int64_t row, int64_t rows,
                              int64_t begin, int64_t end, const WorkerScratch& s) const {
   GemmArgs g;
@@ -89,6 +95,8 @@ GemmArgs LayerSteps::Columns(const PanelMatrix& m, const Rows& a, int64_t row, i
   g.rows = rows;
   g.k = m.k;
   g.cols = end - begin;
+  // A worker's tasks are one after the other in a product's columns.
+  if (end < m.n) g.next_panel = PanelAt(m, end, 0);
   g.scratch = s.gemm;
   return g;
 }
@@ -112,9 +120,12 @@ void LayerSteps::Sum(GemmArgs g, const PanelMatrix& m, const float* scale, float
       static_cast<const char*>(g.a) - g.first_k * SizeOf(primitives_.gemm.activation);
   g.c = s.sums + begin;
   g.ldc = hidden_;
+  const void* const next_panel = g.next_panel;
   for (; g.first_k < end; g.first_k += chunk) {
     g.a = a + g.first_k * SizeOf(primitives_.gemm.activation);
     g.k = std::min(chunk, end - g.first_k);
+    const bool is_last = g.first_k + chunk >= end;
+    g.next_panel = is_last ? next_panel : PanelAt(m, begin, g.first_k + chunk);
     if (integers() && g.first_k + g.k == m.k) {
       g.scale = scale + begin;
       g.rounded_unit = rounded_unit;

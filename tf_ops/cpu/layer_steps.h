@@ -79,6 +79,8 @@ class LayerSteps {
   // Converts rows of a layer's output, if the caller wants it in another type.
   void ConvertOutput(int64_t layer, int64_t row, int64_t rows) const;
 
+  // The numbers of the panel of `column` from row k on.
+  const char* PanelAt(const PanelMatrix& m, int64_t column, int64_t k) const;
   GemmArgs Columns(const PanelMatrix& m, const Rows& a, int64_t row, int64_t rows, int64_t begin,
                    int64_t end, const WorkerScratch& s) const;
   // `g` with float32 sums of the columns from `begin` on as its result; the last chunk's `scale`

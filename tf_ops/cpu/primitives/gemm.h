@@ -134,6 +134,11 @@ struct Prefetch {
         per_step(steps ? (per_tile + steps - 1) / steps : 0) {}
 };
 
+// The panel after `panel`, which ends before column `end`, or null.
+inline const char* NextPanel(const GemmArgs& g, int64_t end, const char* panel) {
+  return end < g.cols ? panel + g.panel_bytes : static_cast<const char*>(g.next_panel);
+}
+
 // Sums of earlier chunks, [rows, cols] from row `row` on, into a dense tile of `width` columns, and
 // back.
 void CopySums(const GemmArgs& g, bool to_tile, int64_t row, int64_t rows, int64_t col, int64_t cols,
@@ -159,18 +164,18 @@ void Gemm(const GemmArgs& g) {
     const char* panel = static_cast<const char*>(g.panels) + col / kWidth * g.panel_bytes +
                         g.first_k * kWidth * static_cast<int64_t>(sizeof(T));
     const int64_t cols = std::min(kWidth, g.cols - col);
-    const bool last = col + kWidth >= g.cols;
+    const char* const next = NextPanel(g, col + kWidth, panel);
     const bool direct = g.out == nullptr && cols == kWidth;
     if (g.out != nullptr) std::memcpy(bias, g.bias + col, cols * 4);
     for (int64_t tile = 0, row = 0; tile < tiles.count(); row += tiles.rows(tile), ++tile) {
       const int64_t rows = tiles.rows(tile);
-      const char* prefetch = last ? panel : panel + g.panel_bytes + tile * ahead.per_tile;
+      const char* prefetch = next == nullptr ? panel : next + tile * ahead.per_tile;
       float* c = direct ? static_cast<float*>(g.c) + row * g.ldc + col : buffer;
       const int64_t ldc = direct ? g.ldc : kWidth;
       if (!direct && accumulate) CopySums(g, true, row, rows, col, cols, buffer, kWidth);
       kTiles[rows - 1](static_cast<const T*>(g.a) + row * g.lda, g.lda,
                        reinterpret_cast<const T*>(panel), steps, c, ldc, accumulate, prefetch,
-                       last ? 0 : ahead.per_step);
+                       next == nullptr ? 0 : ahead.per_step);
       if (direct) continue;
       if (g.out != nullptr) {
         StoreActivated<kWidth>(

@@ -169,18 +169,18 @@ void IntGemmRows(const GemmArgs& g, const IntRows& a, int64_t begin, int64_t num
   for (int64_t col = 0; col < g.cols; col += kIntWidth) {
     const char* header = static_cast<const char*>(g.panels) + col / kIntWidth * g.panel_bytes;
     const char* panel = header + kHeaderBytes + g.first_k * kIntWidth;
-    const bool last = col + kIntWidth >= g.cols;
+    const char* const next = NextPanel(g, col + kIntWidth, panel);
     const IntColumns columns(g, col, header);
     for (int64_t tile = 0, row = 0; tile < tiles.count(); row += tiles.rows(tile), ++tile) {
       const int64_t rows = tiles.rows(tile);
-      const char* prefetch = last ? panel : panel + g.panel_bytes + tile * ahead.per_tile;
+      const char* prefetch = next == nullptr ? panel : next + tile * ahead.per_tile;
       if (g.first_k > 0) {
         CopySums(g, true, begin + row, rows, col, columns.cols, buffer, kIntWidth);
       }
       kIntTiles[rows - 1]({a.data + row * a.ld, a.ld, a.start + row},
                           reinterpret_cast<const int8_t*>(panel), steps,
                           g.first_k > 0 ? buffer : columns.start, g.first_k > 0 ? kIntWidth : 0,
-                          buffer, prefetch, last ? 0 : ahead.per_step);
+                          buffer, prefetch, next == nullptr ? 0 : ahead.per_step);
       StoreIntTile(g, columns, begin + row, rows, buffer);
     }
   }

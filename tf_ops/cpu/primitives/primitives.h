@@ -35,6 +35,8 @@ struct GemmArgs {
   int64_t lda;
   const void* panels;   // first panel to use
   int64_t panel_bytes;  // from one panel to the next
+  // What is likely to be wanted after the last panel, asked for while that is multiplied; or null.
+  const void* next_panel = nullptr;
   int64_t rows, k, cols;
   // `a` holds the elements of the sum from this one on, a multiple of `group`; if it is not 0, the
   // earlier ones' sums are in c.

@@ -20,7 +20,7 @@ void TileRows(const GemmArgs& g, int64_t begin, int64_t end, int64_t rows) {
     const char* panel =
         header + (kIntegers ? kHeaderBytes : 0) + g.first_k * kWidth * (kIntegers ? 1 : kBytes);
     const int64_t cols = std::min(kWidth, g.cols - col);
-    const bool last = col + kWidth >= g.cols;
+    const char* const next = NextPanel(g, col + kWidth, panel);
     const IntColumns columns(g, col, header);
     // Sums that nothing is done to go from and to the result itself.
     const bool whole = cols == kWidth;
@@ -38,8 +38,8 @@ void TileRows(const GemmArgs& g, int64_t begin, int64_t end, int64_t rows) {
         ld_start = kWidth;
       }
       tiles::Ahead ahead;
-      if (!last) {
-        ahead.next = panel + g.panel_bytes + (row - begin) / rows * share.per_tile;
+      if (next != nullptr) {
+        ahead.next = next + (row - begin) / rows * share.per_tile;
         ahead.step_bytes = share.per_step;
       }
       tiles::Multiply<kRowTiles, kIntegers>(a + row * g.lda, g.lda * kBytes, panel, steps, start,
