@@ -85,6 +85,14 @@ const char* LayerSteps::PanelAt(const PanelMatrix& m, int64_t column, int64_t k)
          k * gemm.panel_width * SizeOf(gemm.weight);
 }
 
+Phases::Bytes LayerSteps::FirstPanel(int64_t layer, PanelMatrix PreparedLayer::* matrix,
+                                     int64_t begin) const {
+  const GemmPrimitives& gemm = primitives_.gemm;
+  const PanelMatrix& m = layers_[layer].*matrix;
+  return {PanelAt(m, begin, 0),
+          std::min(m.k, gemm.inner_chunk) * gemm.panel_width * SizeOf(gemm.weight)};
+}
+
 GemmArgs LayerSteps::Columns(const PanelMatrix& m, const Rows& a, int64_t row, int64_t rows,
                              int64_t begin, int64_t end, const WorkerScratch& s) const {
   GemmArgs g;
@@ -266,7 +274,7 @@ void LayerSteps::Attention(int64_t layer, int64_t b, int64_t task, int64_t split
   const int64_t seq_len = batch_.max_seq_len;
   const int64_t row = batch_.packed ? batch_.seq_offsets[b] : b * seq_len;
   const int64_t queries = batch_.packed ? batch_.seq_offsets[b + 1] - row : seq_len;
-  const int64_t per_split = AlignUp((queries + splits - 1) / splits, primitives_.gemm.row_multiple);
+  const int64_t per_split = AlignUp((queries + splits - 1) / splits, primitives_.gemm.row_step);
   const int64_t first = std::min(queries, split * per_split);
   AttentionArgs a;
   a.num_queries = std::min(queries, first + per_split) - first;

@@ -40,6 +40,9 @@ class LayerSteps {
   bool has_input_step() const { return converts() || integers(); }
   void PrepareInput(int64_t row, int64_t rows) const;
 
+  // The part of a layer's weights that a product's columns from `begin` on read first.
+  Phases::Bytes FirstPanel(int64_t layer, PanelMatrix PreparedLayer::* matrix, int64_t begin) const;
+
   // Columns [begin, end) of the layer's queries, keys and values side by side. Of `s` products use
   // the memory for one call.
   void Qkv(int64_t layer, int64_t row, int64_t rows, int64_t begin, int64_t end,

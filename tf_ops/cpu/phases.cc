@@ -25,6 +25,16 @@ inline void Pause() {
 #endif
 }
 
+// Asks the second-level cache for some lines of what is wanted, and takes them off it.
+void Fetch(Phases::Bytes* wanted) {
+  constexpr int64_t kLine = 64, kLines = 16;
+  for (int64_t i = 0; i < kLines && wanted->size > 0; ++i) {
+    __builtin_prefetch(wanted->data, 0, 2);
+    wanted->data += kLine;
+    wanted->size -= kLine;
+  }
+}
+
 // What is done of one phase.
 class Progress {
  public:
@@ -61,12 +71,19 @@ class Progress {
     part_done_.notify_all();
   }
 
-  // Until all tasks of the parts [first, last) are done.
-  void Wait(int64_t first, int64_t last) {
+  // Until all tasks of the parts [first, last) are done. Meanwhile asks the caches for what `ahead`
+  // returns, if it is set.
+  template <typename Ahead>
+  void Wait(int64_t first, int64_t last, const Ahead& ahead) {
     using Clock = std::chrono::steady_clock;
     if (AreDone(first, last)) return;
     const Clock::time_point begin = Clock::now();
+    Phases::Bytes wanted = ahead();
     while (!AreDone(first, last)) {
+      if (wanted.size > 0) {
+        Fetch(&wanted);
+        continue;
+      }
       const Clock::duration waited = Clock::now() - begin;
       if (waited > kAwake) {
         Sleep(first, last);
@@ -120,9 +137,10 @@ std::pair<int64_t, int64_t> Phases::Phase::Overlap(const RowParts& others, int64
   return {first, std::min<int64_t>(last, parts->count())};
 }
 
-void Phases::Add(std::shared_ptr<const RowParts> parts, int64_t tasks_per_part, PartTask task) {
+void Phases::Add(std::shared_ptr<const RowParts> parts, int64_t tasks_per_part, PartTask task,
+                 Ahead ahead) {
   if (parts->count() == 0 || tasks_per_part == 0) return;
-  phases_.push_back({std::move(parts), tasks_per_part, std::move(task)});
+  phases_.push_back({std::move(parts), tasks_per_part, std::move(task), std::move(ahead)});
 }
 
 void Phases::Add(int64_t num_tasks, Task task) {
@@ -144,7 +162,9 @@ void Phases::Run(ThreadPool* pool) const {
         const int64_t part = task / phase.tasks_per_part, index = task % phase.tasks_per_part;
         if (p > 0) {
           const auto [first, last] = phases_[p - 1].Overlap(*phase.parts, part);
-          progress[p - 1].Wait(first, last);
+          progress[p - 1].Wait(first, last, [&, index = index] {
+            return phase.ahead ? phase.ahead(index) : Bytes{nullptr, 0};
+          });
         }
         phase.task(part, index, static_cast<int>(worker));
         progress[p].Finish(part);

@@ -34,10 +34,18 @@ class Phases {
   using Task = std::function<void(int64_t task, int worker)>;
   // Task `index` of those of a part.
   using PartTask = std::function<void(int64_t part, int64_t index, int worker)>;
+  // Memory that task `index` of any part reads first and no phase writes: a worker that waits asks
+  // the caches for it meanwhile.
+  struct Bytes {
+    const char* data;
+    int64_t size;
+  };
+  using Ahead = std::function<Bytes(int64_t index)>;
 
   // `tasks_per_part` tasks for each part. Every phase that has parts must cut the same rows; those
   // that cut them alike may share the parts.
-  void Add(std::shared_ptr<const RowParts> parts, int64_t tasks_per_part, PartTask task);
+  void Add(std::shared_ptr<const RowParts> parts, int64_t tasks_per_part, PartTask task,
+           Ahead ahead = nullptr);
 
   // A phase that waits for all rows of the phase before, and is waited for as a whole.
   void Add(int64_t num_tasks, Task task);
@@ -50,6 +58,7 @@ class Phases {
     std::shared_ptr<const RowParts> parts;
     int64_t tasks_per_part;
     PartTask task;
+    Ahead ahead;
 
     int64_t num_tasks() const { return parts->count() * tasks_per_part; }
     // The parts [first, last) that have some of the rows of `part` of another phase.

@@ -8,14 +8,34 @@
 namespace ft::cpu {
 namespace {
 
+// Threads do not come nor end at once: a task's part more on the average than their rounds.
+constexpr double kWaiting = 0.25;
+
+// Into how many parts a head's queries are cut, where heads alone do not feed the threads.
+int64_t AttentionSplits(const LayerSteps& steps, int64_t num_threads) {
+  const int64_t heads = steps.batch().batch_size * steps.config().num_heads;
+  const int64_t queries = steps.batch().max_seq_len, step = steps.primitives().gemm.row_step;
+  // What a task does of the head's keys and values takes the time of so many queries.
+  constexpr double kKeys = 12;
+  int64_t best = 1;
+  double best_time = 0;
+  for (int64_t splits = 1; splits == 1 || (splits - 1) * step < queries; ++splits) {
+    const int64_t rows = AlignUp((queries + splits - 1) / splits, step);
+    const double rounds = static_cast<double>((heads * splits + num_threads - 1) / num_threads);
+    const double time = (rounds + kWaiting) * (static_cast<double>(rows) + kKeys);
+    if (splits > 1 && time >= best_time) continue;
+    best_time = time;
+    best = splits;
+  }
+  return best;
+}
+
 // One layer's attention: tasks are heads, or parts of their queries where there are few. What reads
 // the result of a sequence's rows may overwrite its keys and values: all its heads are done by
 // then.
 void AddAttention(const LayerSteps& steps, std::shared_ptr<const RowParts> sequences,
-                  int64_t num_threads, int64_t layer, Phases* phases) {
-  const int64_t num_heads = steps.config().num_heads, heads = steps.batch().batch_size * num_heads;
-  const int64_t splits = heads >= 2 * num_threads ? 1 : (2 * num_threads + heads - 1) / heads;
-  phases->Add(std::move(sequences), num_heads * splits,
+                  int64_t splits, int64_t layer, Phases* phases) {
+  phases->Add(std::move(sequences), steps.config().num_heads * splits,
               [&steps, layer, splits](int64_t b, int64_t task, int worker) {
                 steps.Attention(layer, b, task, splits,
                                 steps.workspace().workers[worker].attention);
@@ -39,6 +59,7 @@ std::vector<int64_t> PartSizes(int64_t count, int64_t most) {
 void ScheduleByRows(const LayerSteps& steps, int64_t num_threads, Phases* phases) {
   const int64_t num_layers = steps.config().num_layers, hidden = steps.hidden();
   const auto sequences = steps.Sequences(), blocks = steps.Blocks();
+  const int64_t splits = AttentionSplits(steps, num_threads);
   const auto add = [&](Phases::Task task) {
     phases->Add(blocks, 1, [task](int64_t block, int64_t, int worker) { task(block, worker); });
   };
@@ -47,7 +68,7 @@ void ScheduleByRows(const LayerSteps& steps, int64_t num_threads, Phases* phases
     steps.Qkv(0, row, rows, 0, 3 * hidden, steps.workspace().workers[worker]);
   });
   for (int64_t l = 0; l < num_layers; ++l) {
-    AddAttention(steps, sequences, num_threads, l, phases);
+    AddAttention(steps, sequences, splits, l, phases);
     add([&steps, l, hidden, num_layers](int64_t block, int worker) {
       const auto [row, rows] = steps.Block(block);
       const WorkerScratch& s = steps.workspace().workers[worker];
@@ -84,8 +105,6 @@ Grid::Grid(const Primitives& primitives, int64_t num_rows, int64_t num_columns,
       const double c = static_cast<double>(std::min(w * width, num_columns));
       const int64_t tasks = ((num_rows + h * height - 1) / (h * height)) * ((panels + w - 1) / w);
       const double rounds = static_cast<double>((tasks + num_threads - 1) / num_threads);
-      // Threads do not come nor end at once: a task's part more on the average.
-      constexpr double kWaiting = 0.25;
       // A row or a column costs the time of so many of a task's elements besides them.
       constexpr double kReading = 32;
       const double time = (rounds + kWaiting) * (r * c + kReading * (r + c));
@@ -105,6 +124,7 @@ void ScheduleByGrid(const LayerSteps& steps, int64_t num_threads, Phases* phases
   // work(row, rows, begin, end, s) for all parts of a product of n columns.
   using Work = std::function<void(int64_t, int64_t, int64_t, int64_t, const WorkerScratch&)>;
   const auto sequences = steps.Sequences(), blocks = steps.Blocks();
+  const int64_t splits = AttentionSplits(steps, num_threads);
   struct Deal {
     Grid grid;
     std::shared_ptr<const RowParts> parts;
@@ -118,14 +138,19 @@ void ScheduleByGrid(const LayerSteps& steps, int64_t num_threads, Phases* phases
     return Deal{grid, std::move(parts)};
   };
   const Deal to_hidden = deal(hidden), to_qkv = deal(3 * hidden), to_inner = deal(inner);
-  const auto product = [&](const Deal& dealt, int64_t n, Work work) {
+  const auto product = [&](const Deal& dealt, int64_t n, int64_t l,
+                           PanelMatrix PreparedLayer::* matrix, Work work) {
     const Grid& grid = dealt.grid;
-    phases->Add(dealt.parts, (n + grid.columns - 1) / grid.columns,
-                [&steps, n, tokens, grid, work](int64_t part, int64_t index, int worker) {
-                  const int64_t row = part * grid.rows, begin = index * grid.columns;
-                  work(row, std::min(grid.rows, tokens - row), begin,
-                       std::min(n, begin + grid.columns), steps.workspace().From(row, worker));
-                });
+    phases->Add(
+        dealt.parts, (n + grid.columns - 1) / grid.columns,
+        [&steps, n, tokens, grid, work](int64_t part, int64_t index, int worker) {
+          const int64_t row = part * grid.rows, begin = index * grid.columns;
+          work(row, std::min(grid.rows, tokens - row), begin, std::min(n, begin + grid.columns),
+               steps.workspace().From(row, worker));
+        },
+        [&steps, l, matrix, grid](int64_t index) {
+          return steps.FirstPanel(l, matrix, index * grid.columns);
+        });
   };
   using Norm = void (LayerSteps::*)(int64_t, int64_t, int64_t, const WorkerScratch&) const;
   const auto norm = [&](int64_t l, Norm step) {
@@ -135,19 +160,19 @@ void ScheduleByGrid(const LayerSteps& steps, int64_t num_threads, Phases* phases
     });
   };
   for (int64_t l = 0; l < config.num_layers; ++l) {
-    product(to_qkv, 3 * hidden,
+    product(to_qkv, 3 * hidden, l, &PreparedLayer::qkv,
             [&steps, l](int64_t row, int64_t rows, int64_t begin, int64_t end,
                         const WorkerScratch& s) { steps.Qkv(l, row, rows, begin, end, s); });
-    AddAttention(steps, sequences, num_threads, l, phases);
-    product(to_hidden, hidden,
+    AddAttention(steps, sequences, splits, l, phases);
+    product(to_hidden, hidden, l, &PreparedLayer::projection,
             [&steps, l](int64_t row, int64_t rows, int64_t begin, int64_t end,
                         const WorkerScratch& s) { steps.Projection(l, row, rows, begin, end, s); });
     norm(l, &LayerSteps::AttentionNorm);
-    product(to_inner, inner,
+    product(to_inner, inner, l, &PreparedLayer::intermediate,
             [&steps, l](int64_t, int64_t rows, int64_t begin, int64_t end, const WorkerScratch& s) {
               steps.Intermediate(l, rows, begin, end, begin, s);
             });
-    product(to_hidden, hidden,
+    product(to_hidden, hidden, l, &PreparedLayer::output,
             [&steps, l, inner](int64_t, int64_t rows, int64_t begin, int64_t end,
                                const WorkerScratch& s) {
               steps.Output(l, rows, begin, end, 0, inner, s);
