@@ -17,14 +17,24 @@ namespace ft {
 namespace cuda {
 namespace {
 
-// Up to this many rows weights dominate and kernels for few rows win over cuBLASLt and, with 8
-// bits, CUTLASS: H100, BERT-base, see benchmarks/gpu_profile.md.
-constexpr int64_t kFewRows = 64, kInt8FewRows = 32;
+// Up to this many rows weights dominate and kernels for few rows win over cuBLASLt's and over ours
+// on Hopper, of 8 and of 16 bits: H100, BERT-base, see benchmarks/gpu_profile.md.
+int64_t MaxFewRows(const EncoderConfig& config, int64_t rows, const PlanOptions& options,
+                   const LaunchContext& context) {
+  constexpr int64_t kOverCublasLt = 64, kOverOurs = 32;
+  if (options.few_rows >= 0) return options.few_rows;
+  if (config.is_quantized()) return kOverOurs;
+  const GemmShape shape = {
+      config.dtype,        false, rows, config.hidden_size(), config.inner_size,
+      GemmEpilogue::kBias, true};
+  const bool has_ours =
+      !options.cublaslt_only && SelectHalfGemm(shape, context) != HalfGemmKind::kCublasLt;
+  return has_ours ? kOverOurs : kOverCublasLt;
+}
 
 bool UsesFewRows(const EncoderConfig& config, int64_t rows, const PlanOptions& options,
                  const LaunchContext& context) {
-  const int64_t measured = config.is_quantized() ? kInt8FewRows : kFewRows;
-  if (rows > (options.few_rows >= 0 ? options.few_rows : measured)) return false;
+  if (rows > MaxFewRows(config, rows, options, context)) return false;
   const auto is_supported = [&](int64_t n, int64_t k) {
     if (config.is_quantized()) {
       Int8GemmArgs args;
