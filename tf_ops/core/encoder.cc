@@ -110,6 +110,8 @@ Status ValidateBatch(const EncoderConfig& config, const EncoderBatch& batch) {
                              padded_tokens, " = batch ", batch.batch_size, " x length ",
                              batch.max_seq_len);
     }
+  } else if (batch.has_padded_tensors) {
+    return InvalidArgument("has_padded_tensors is true of rows that are not packed");
   } else if (batch.num_tokens != padded_tokens) {
     return InvalidArgument("num_tokens is ", batch.num_tokens, ", expected ", padded_tokens,
                            " = batch ", batch.batch_size, " x length ", batch.max_seq_len);

@@ -19,7 +19,7 @@
 
 namespace ft {
 
-// One batch. Two layouts of the rows of `input` and `outputs`:
+// One batch. Two layouts of the rows that are computed, and of those of `input` and `outputs`:
 //   padded  row b*S+i is token i of sequence b; T = B*S
 //   packed  row seq_offsets[b]+i is token i of sequence b; T = seq_offsets[B]
 struct EncoderBatch {
@@ -30,6 +30,9 @@ struct EncoderBatch {
   // anything, and may be computed: sizes that differ a little are then the same work. 0: T.
   int64_t num_rows = 0;
   bool packed = false;
+  // Packed rows of padded tensors, where Encoder::RemovesPadding(): of `input` [B,S,H] no other
+  // rows are read, and those of `outputs` [B,S,H] become 0.
+  bool has_padded_tensors = false;
   // int32 [B+1], ascending from 0 to T, no step above S. Packed layout only, else null.
   const int32_t* seq_offsets = nullptr;
   // int32 [B] in [0,S]: query rows of sequence b attend to its first key_lengths[b] keys.
@@ -38,8 +41,9 @@ struct EncoderBatch {
   // [B,S,S] of config.dtype, or null. Query i of sequence b sees key j with (1 - mask) * -10000
   // added to the scaled score. Honoured on top of the lengths.
   const void* attention_mask = nullptr;
-  const void* input = nullptr;  // [T,H]
-  // Either one pointer (the last layer's output [T,H]) or num_layers of them. May not alias input.
+  const void* input = nullptr;  // [T,H], or padded
+  // Either one pointer (the last layer's output, like the input) or num_layers of them. May not
+  // alias input.
   std::vector<void*> outputs;
 
   int64_t rows() const { return num_rows > 0 ? num_rows : num_tokens; }
@@ -53,6 +57,9 @@ class Encoder {
 
   // Bytes of the prepared weights of all layers.
   virtual int64_t PreparedWeightBytes() const = 0;
+
+  // Whether Run takes packed batches of padded tensors.
+  virtual bool RemovesPadding() const { return false; }
 
   // Names what the prepared form depends on beside the config: the same name, the same layout.
   virtual std::string weight_layout() const = 0;

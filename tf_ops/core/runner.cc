@@ -135,8 +135,12 @@ Status Runner::RunRows(const PreparedEncoder& prepared, EncoderBatch batch,
 
 Status Runner::RunWithoutPadding(const PreparedEncoder& prepared, const EncoderPlan& plan,
                                  EncoderBatch batch, const ExecutionContext& context) const {
-  const EncoderBatch given = batch;
   batch.packed = true;
+  if (prepared.encoder->RemovesPadding() && plan.num_tokens > 0) {
+    batch.has_padded_tensors = true;
+    return RunRows(prepared, batch, plan.seq_offsets, context);
+  }
+  const EncoderBatch given = batch;
   batch.num_rows = backend_->RoundRows(plan.num_tokens);
   const int64_t num_integers = plan.batch_size + 1;
   int64_t workspace_bytes = 0;

@@ -24,6 +24,8 @@ class CpuEncoder : public Encoder {
     return arena.used();
   }
 
+  bool RemovesPadding() const override { return true; }
+
   std::string weight_layout() const override {
     const GemmPrimitives& gemm = primitives_.gemm;
     return StrCat("cpu ", primitives_.isa, " ", Name(gemm.activation), " x ", Name(gemm.weight));
@@ -49,7 +51,10 @@ class CpuEncoder : public Encoder {
     const LayerSteps steps(config_, primitives_, batch, prepared, w);
     const int64_t num_threads = NumWorkers(*context.pool);
     Phases phases;
-    phases.Add(batch.batch_size, [&](int64_t b, int) { steps.FindKeyLengths(b); });
+    phases.Add(batch.batch_size, [&](int64_t b, int) {
+      steps.FindKeyLengths(b);
+      steps.ClearPadding(b);
+    });
     if (steps.has_input_step()) {
       phases.Add(w.num_blocks, [&](int64_t task, int) {
         const auto [row, rows] = steps.Block(task);

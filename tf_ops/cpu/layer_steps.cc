@@ -50,33 +50,60 @@ void* LayerSteps::CallerOutput(int64_t layer) const {
 
 Rows LayerSteps::InputOf(int64_t layer) const {
   if (layer > 0) return OutputOf(layer - 1);
-  if (converts()) return workspace_.x;
+  if (copies()) return workspace_.x;
   // Only read.
   return {static_cast<char*>(const_cast<void*>(batch_.input)), hidden_, workspace_.x.bytes};
 }
 
 Rows LayerSteps::OutputOf(int64_t layer) const {
   void* const output = CallerOutput(layer);
-  if (output == nullptr || converts()) return workspace_.x;
+  if (output == nullptr || copies()) return workspace_.x;
   return {static_cast<char*>(output), hidden_, workspace_.x.bytes};
 }
 
-void LayerSteps::ConvertOutput(int64_t layer, int64_t row, int64_t rows) const {
-  if (!converts() || CallerOutput(layer) == nullptr) return;
-  const int64_t bytes = SizeOf(config_.dtype);
-  Convert(workspace_.x.At(row), primitives_.compute_dtype,
-          static_cast<char*>(CallerOutput(layer)) + row * hidden_ * bytes, config_.dtype,
-          rows * hidden_);
+template <typename CopyRows>
+void LayerSteps::ForCallersRows(int64_t row, int64_t rows, CopyRows copy) const {
+  if (!batch_.has_padded_tensors) return copy(row, rows, row);
+  const int32_t* const offsets = batch_.seq_offsets;
+  // The last sequence that begins at `row` or before: others that begin there are empty.
+  int64_t b = std::upper_bound(offsets, offsets + batch_.batch_size + 1, row) - offsets - 1;
+  for (const int64_t end = row + rows; row < end; ++b) {
+    const int64_t count = std::min<int64_t>(offsets[b + 1], end) - row;
+    copy(row, count, b * batch_.max_seq_len + row - offsets[b]);
+    row += count;
+  }
+}
+
+void LayerSteps::CopyOutput(int64_t layer, int64_t row, int64_t rows) const {
+  char* const output = static_cast<char*>(CallerOutput(layer));
+  if (!copies() || output == nullptr) return;
+  const int64_t row_bytes = hidden_ * SizeOf(config_.dtype);
+  ForCallersRows(row, rows, [&](int64_t from, int64_t count, int64_t at) {
+    Convert(workspace_.x.At(from), primitives_.compute_dtype, output + at * row_bytes,
+            config_.dtype, count * hidden_);
+  });
 }
 
 void LayerSteps::PrepareInput(int64_t row, int64_t rows) const {
-  if (converts()) {
-    Convert(At(batch_.input, row * hidden_, SizeOf(config_.dtype)), config_.dtype,
-            workspace_.x.At(row), primitives_.compute_dtype, rows * hidden_);
+  if (copies()) {
+    ForCallersRows(row, rows, [&](int64_t to, int64_t count, int64_t at) {
+      Convert(At(batch_.input, at * hidden_, SizeOf(config_.dtype)), config_.dtype,
+              workspace_.x.At(to), primitives_.compute_dtype, count * hidden_);
+    });
   }
   if (!integers()) return;
   primitives_.quantize({InputOf(0).At(row), rows, hidden_, layers_[0].scales->input_scale,
                         workspace_.x_int.At(row), workspace_.x_int.stride});
+}
+
+void LayerSteps::ClearPadding(int64_t b) const {
+  if (!batch_.has_padded_tensors) return;
+  const int64_t row_bytes = hidden_ * SizeOf(config_.dtype);
+  const int64_t tokens = batch_.seq_offsets[b + 1] - batch_.seq_offsets[b];
+  for (void* output : batch_.outputs) {
+    std::memset(static_cast<char*>(output) + (b * batch_.max_seq_len + tokens) * row_bytes, 0,
+                (batch_.max_seq_len - tokens) * row_bytes);
+  }
 }
 
 const char* LayerSteps::PanelAt(const PanelMatrix& m, int64_t column, int64_t k) const {
@@ -234,7 +261,7 @@ void LayerSteps::OutputNorm(int64_t layer, int64_t row, int64_t rows,
     if (CallerOutput(layer) == nullptr) n.out = nullptr;
   }
   primitives_.norm.add_bias_residual_layer_norm(n);
-  if (n.out != nullptr) ConvertOutput(layer, row, rows);
+  if (n.out != nullptr) CopyOutput(layer, row, rows);
 }
 
 void LayerSteps::FindKeyLengths(int64_t b) const {

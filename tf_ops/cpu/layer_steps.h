@@ -36,8 +36,8 @@ class LayerSteps {
   std::shared_ptr<const RowParts> Blocks() const;
   std::shared_ptr<const RowParts> Sequences() const;
 
-  // Whether the batch's input has to be brought into another type before the first layer.
-  bool has_input_step() const { return converts() || integers(); }
+  // Whether the batch's input has to be brought into another type or place before the first layer.
+  bool has_input_step() const { return copies() || integers(); }
   void PrepareInput(int64_t row, int64_t rows) const;
 
   // The part of a layer's weights that a product's columns from `begin` on read first.
@@ -63,6 +63,9 @@ class LayerSteps {
   // Writes the layer's output.
   void OutputNorm(int64_t layer, int64_t row, int64_t rows, const WorkerScratch& s) const;
 
+  // Padded tensors: the rows behind sequence b become 0 in the outputs.
+  void ClearPadding(int64_t b) const;
+
   // Sets workspace().keys of sequence b. A mask that gives every query the same first keys is as
   // good as a length, and the masked keys need no arithmetic: exp(score - 10000) is 0 in float32.
   void FindKeyLengths(int64_t b) const;
@@ -70,17 +73,23 @@ class LayerSteps {
   void Attention(int64_t layer, int64_t b, int64_t task, int64_t splits, void* scratch) const;
 
  private:
-  // Whether activations are computed in another type than the caller's.
-  bool converts() const { return primitives_.compute_dtype != config_.dtype; }
+  // Whether activations are computed in another type or other rows than the caller's.
+  bool copies() const {
+    return primitives_.compute_dtype != config_.dtype || batch_.has_padded_tensors;
+  }
   bool integers() const { return primitives_.has_integers(); }
 
-  // Where a layer's input and output live. In the compute type they are the caller's tensors
-  // wherever these exist; otherwise workspace().x, and outputs are converted.
+  // Where a layer's input and output live. Unless copies(), they are the caller's tensors wherever
+  // these exist; otherwise workspace().x, and outputs are copied.
   Rows InputOf(int64_t layer) const;
   Rows OutputOf(int64_t layer) const;
   void* CallerOutput(int64_t layer) const;
-  // Converts rows of a layer's output, if the caller wants it in another type.
-  void ConvertOutput(int64_t layer, int64_t row, int64_t rows) const;
+  // Copies rows of a layer's output to the caller's tensor, if that is another one.
+  void CopyOutput(int64_t layer, int64_t row, int64_t rows) const;
+  // copy(row, rows, at) for rows that are the caller's from row `at` of a tensor on, until all of
+  // the rows [row, row + rows) have been named.
+  template <typename CopyRows>
+  void ForCallersRows(int64_t row, int64_t rows, CopyRows copy) const;
 
   // The numbers of the panel of `column` from row k on.
   const char* PanelAt(const PanelMatrix& m, int64_t column, int64_t k) const;
