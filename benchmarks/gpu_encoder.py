@@ -56,6 +56,7 @@ class Process:
         self.checks: list[dict[str, Any]] = []
         self.versions: dict[str, str] = {}
         self.complete = False
+        self.out_of_time = False
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -97,6 +98,7 @@ class Process:
     def kill(self) -> None:
         """Ends it."""
         if self._process.poll() is None:
+            self.out_of_time = True
             self._process.kill()
         self.finished.wait(10)
 
@@ -104,6 +106,8 @@ class Process:
         """Why results may be missing, or None."""
         if self.complete:
             return None
+        if self.out_of_time:
+            return f"{self.name} was ended by --budget after {len(self.results)} results"
         tail = self.log.read_text()[-600:].strip()
         return f"{self.name} ended early, exit code {self._process.returncode}: {tail}"
 

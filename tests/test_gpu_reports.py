@@ -1,6 +1,8 @@
 """What the GPU benchmarks make of their measurements, without a GPU."""
 
 import json
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -136,6 +138,19 @@ def test_a_wrong_output_is_not_timed(tmp_path, capsys, scale, variant, right):
         assert fields["ms"] == 1.5 and timed
     else:
         assert "expected at most 0.01: not timed" in fields["error"] and not timed
+
+
+@pytest.mark.parametrize(("code", "limit", "problem"), [
+    ('print("DONE", flush=True); time.sleep(60)', 2, None),
+    ('print("RESULT {}", flush=True); time.sleep(60)', 2, "was ended by --budget after 1 results"),
+    ('sys.exit("no GPU")', 60, "ended early, exit code 1: no GPU"),
+])  # fmt: skip
+def test_why_results_are_missing(tmp_path, code, limit, problem):
+    command = [sys.executable, "-c", f"import sys, time; print('READY 1', flush=True); {code}"]
+    process = gpu_encoder.Process("op", command, dict(os.environ), tmp_path / "log")
+    assert process.ready.wait(60)
+    process.turn(limit)
+    assert process.problem() == (problem and f"op {problem}")
 
 
 @pytest.mark.parametrize("wrong_batch", [None, 0, gpu_workers.RAGGED_BATCHES - 1])
