@@ -6,10 +6,17 @@
 // times the error of TensorFlow's own graph, where chains of 768 gave 2.2 times; no time was lost.
 constexpr int64_t kChainSteps = 128;
 
+constexpr int64_t kLineBytes = 64;
+
+template <int kLines>
+inline void AskForLines(const char* p) {
+  for (int i = 0; i < kLines; ++i) __builtin_prefetch(p + i * kLineBytes, 0, 2);
+}
+
 // c[R, kWidth] (+)= a[R, k] * panel[k, kWidth]; `steps` is k / kPair. Meanwhile asks for
-// `prefetch_step` bytes a step from `prefetch` on: the next panel, so that its way from memory
-// overlaps with arithmetic (what makes few rows fast).
-template <int R>
+// `prefetch_step` bytes a step from `prefetch` on, kLines lines: the next panel, so that its way
+// from memory overlaps with arithmetic (what makes few rows fast).
+template <int R, int kLines>
 void Tile(const T* a, int64_t lda, const T* panel, int64_t steps, float* c, int64_t ldc,
           bool accumulate, const char* prefetch, int64_t prefetch_step) {
   do {
@@ -21,7 +28,7 @@ void Tile(const T* a, int64_t lda, const T* panel, int64_t steps, float* c, int6
       sum[i][1] = Vec{};
     }
     for (int64_t s = 0; s < chain; ++s) {
-      __builtin_prefetch(prefetch, 0, 2);
+      AskForLines<kLines>(prefetch);
       prefetch += prefetch_step;
 #if defined(FT_COMPUTE_BFLOAT16) && defined(FT_PLAIN_TILES)
       for (int i = 0; i < R; ++i) {
@@ -66,13 +73,15 @@ void Tile(const T* a, int64_t lda, const T* panel, int64_t steps, float* c, int6
 
 using TileFn = void (*)(const T*, int64_t, const T*, int64_t, float*, int64_t, bool, const char*,
                         int64_t);
-// kTiles[r - 1] computes r rows.
-constexpr TileFn kTiles[] = {
-    Tile<1>, Tile<2>, Tile<3>, Tile<4>,  Tile<5>,  Tile<6>,
-#if FT_LANES == 16
-    Tile<7>, Tile<8>, Tile<9>, Tile<10>, Tile<11>, Tile<12>,
-#endif
-};
+template <int kLines, int... kR>
+constexpr std::array<TileFn, sizeof...(kR)> TilesOf(std::integer_sequence<int, kR...>) {
+  return {Tile<kR + 1, kLines>...};
+}
+// [r - 1] computes r rows. A step's numbers are two lines at most, so that a tile that has a panel
+// for itself asks for two of the next one's; others' shares are a line or less.
+using TileRowCounts = std::make_integer_sequence<int, kRows>;
+constexpr auto kTiles = TilesOf<1>(TileRowCounts()), kLoneTiles = TilesOf<2>(TileRowCounts());
+static_assert(kPair * kWidth * sizeof(T) <= 2 * kLineBytes);
 
 // Deals rows to the fewest tiles that hold them, equally but for one row: 13 rows are 7 + 6 and not
 // 12 + 1, as a tile of one row takes nearly the time of a full one. Tiles of kRowStep rows and more
@@ -157,6 +166,7 @@ void Gemm(const GemmArgs& g) {
   const int64_t steps = (g.k + kPair - 1) / kPair;
   const Prefetch ahead(steps * kPair * kWidth * static_cast<int64_t>(sizeof(T)), tiles.count(),
                        steps);
+  const auto& tile_of = ahead.per_step > kLineBytes ? kLoneTiles : kTiles;
   const bool accumulate = g.first_k > 0;
   alignas(64) float buffer[kRows * kWidth];
   alignas(64) float bias[kWidth] = {};
@@ -173,9 +183,9 @@ void Gemm(const GemmArgs& g) {
       float* c = direct ? static_cast<float*>(g.c) + row * g.ldc + col : buffer;
       const int64_t ldc = direct ? g.ldc : kWidth;
       if (!direct && accumulate) CopySums(g, true, row, rows, col, cols, buffer, kWidth);
-      kTiles[rows - 1](static_cast<const T*>(g.a) + row * g.lda, g.lda,
-                       reinterpret_cast<const T*>(panel), steps, c, ldc, accumulate, prefetch,
-                       next == nullptr ? 0 : ahead.per_step);
+      tile_of[rows - 1](static_cast<const T*>(g.a) + row * g.lda, g.lda,
+                        reinterpret_cast<const T*>(panel), steps, c, ldc, accumulate, prefetch,
+                        next == nullptr ? 0 : ahead.per_step);
       if (direct) continue;
       if (g.out != nullptr) {
         StoreActivated<kWidth>(

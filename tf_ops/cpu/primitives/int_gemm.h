@@ -16,7 +16,7 @@ constexpr int64_t kStepBytes = kGroup;
 
 // The same of integers: c[R, kIntWidth] = start + a[R, k] * panel[k, kIntWidth]. `start` is row i's
 // from i * ld_start on: one row for all, or c itself.
-template <int R>
+template <int R, int kLines>
 void IntTile(const IntRows& a, const int8_t* panel, int64_t steps, const int32_t* start,
              int64_t ld_start, int32_t* c, const char* prefetch, int64_t prefetch_step) {
   IntVec sum[R][kIntVectors];
@@ -33,7 +33,7 @@ void IntTile(const IntRows& a, const int8_t* panel, int64_t steps, const int32_t
   const Q* x = a.data;
 #pragma GCC unroll 2
   for (int64_t s = 0; s < steps; ++s) {
-    __builtin_prefetch(prefetch, 0, 2);
+    AskForLines<kLines>(prefetch);
     prefetch += prefetch_step;
 #pragma GCC unroll 12
     for (int i = 0; i < R; ++i) {
@@ -55,15 +55,14 @@ void IntTile(const IntRows& a, const int8_t* panel, int64_t steps, const int32_t
 
 using IntTileFn = void (*)(const IntRows&, const int8_t*, int64_t, const int32_t*, int64_t,
                            int32_t*, const char*, int64_t);
-constexpr IntTileFn kIntTiles[] = {
-    IntTile<1>, IntTile<2>, IntTile<3>,
-#if !defined(FT_INT8_SIGNS) || FT_LANES == 16
-    IntTile<4>, IntTile<5>, IntTile<6>,
-#endif
-#if FT_LANES == 16
-    IntTile<7>, IntTile<8>, IntTile<9>, IntTile<10>, IntTile<11>, IntTile<12>,
-#endif
-};
+template <int kLines, int... kR>
+constexpr std::array<IntTileFn, sizeof...(kR)> IntTilesOf(std::integer_sequence<int, kR...>) {
+  return {IntTile<kR + 1, kLines>...};
+}
+using IntTileRowCounts = std::make_integer_sequence<int, kIntRows>;
+constexpr auto kIntTiles = IntTilesOf<1>(IntTileRowCounts()),
+               kLoneIntTiles = IntTilesOf<2>(IntTileRowCounts());
+static_assert(kGroup * kIntWidth <= 2 * kLineBytes);
 #endif  // FT_AMX
 
 #ifdef FT_INT8_VNNI
@@ -165,6 +164,7 @@ void IntGemmRows(const GemmArgs& g, const IntRows& a, int64_t begin, int64_t num
   const RowTiles tiles(num_rows, kIntRows);
   const int64_t steps = (g.k + kGroup - 1) / kGroup;
   const Prefetch ahead(steps * kGroup * kIntWidth, tiles.count(), steps);
+  const auto& tile_of = ahead.per_step > kLineBytes ? kLoneIntTiles : kIntTiles;
   alignas(64) int32_t buffer[kIntRows * kIntWidth];
   for (int64_t col = 0; col < g.cols; col += kIntWidth) {
     const char* header = static_cast<const char*>(g.panels) + col / kIntWidth * g.panel_bytes;
@@ -177,10 +177,10 @@ void IntGemmRows(const GemmArgs& g, const IntRows& a, int64_t begin, int64_t num
       if (g.first_k > 0) {
         CopySums(g, true, begin + row, rows, col, columns.cols, buffer, kIntWidth);
       }
-      kIntTiles[rows - 1]({a.data + row * a.ld, a.ld, a.start + row},
-                          reinterpret_cast<const int8_t*>(panel), steps,
-                          g.first_k > 0 ? buffer : columns.start, g.first_k > 0 ? kIntWidth : 0,
-                          buffer, prefetch, next == nullptr ? 0 : ahead.per_step);
+      tile_of[rows - 1]({a.data + row * a.ld, a.ld, a.start + row},
+                        reinterpret_cast<const int8_t*>(panel), steps,
+                        g.first_k > 0 ? buffer : columns.start, g.first_k > 0 ? kIntWidth : 0,
+                        buffer, prefetch, next == nullptr ? 0 : ahead.per_step);
       StoreIntTile(g, columns, begin + row, rows, buffer);
     }
   }

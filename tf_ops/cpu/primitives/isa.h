@@ -7,9 +7,11 @@
 // Written with GCC's vector types, so that one text serves every register width; only dot products
 // of bfloat16 and of integers need intrinsics.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "tf_ops/cpu/primitives/primitives.h"
 
