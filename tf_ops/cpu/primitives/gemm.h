@@ -83,10 +83,11 @@ using TileRowCounts = std::make_integer_sequence<int, kRows>;
 constexpr auto kTiles = TilesOf<1>(TileRowCounts()), kLoneTiles = TilesOf<2>(TileRowCounts());
 static_assert(kPair * kWidth * sizeof(T) <= 2 * kLineBytes);
 
-// Deals rows to the fewest tiles that hold them, equally but for one row: 13 rows are 7 + 6 and not
-// 12 + 1, as a tile of one row takes nearly the time of a full one. Tiles of kRowStep rows and more
-// have sums enough to keep the multipliers busy.
+// Tiles of so many rows and more have sums enough to keep the multipliers busy.
 constexpr int64_t kRowStep = 4;
+
+// Deals rows to the fewest tiles that hold them, equally but for one row: 13 rows are 7 + 6 and not
+// 12 + 1, as a tile of one row takes nearly the time of a full one.
 class RowTiles {
  public:
   explicit RowTiles(int64_t rows, int64_t most = kRows)
