@@ -107,7 +107,7 @@ class Process:
         if self.complete:
             return None
         if self.out_of_time:
-            return f"{self.name} was ended by --budget after {len(self.results)} results"
+            return f"{self.name} was out of time after {len(self.results)} results"
         tail = self.log.read_text()[-600:].strip()
         return f"{self.name} ended early, exit code {self._process.returncode}: {tail}"
 

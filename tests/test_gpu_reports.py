@@ -142,7 +142,7 @@ def test_a_wrong_output_is_not_timed(tmp_path, capsys, scale, variant, right):
 
 @pytest.mark.parametrize(("code", "limit", "problem"), [
     ('print("DONE", flush=True); time.sleep(60)', 2, None),
-    ('print("RESULT {}", flush=True); time.sleep(60)', 2, "was ended by --budget after 1 results"),
+    ('print("RESULT {}", flush=True); time.sleep(60)', 2, "was out of time after 1 results"),
     ('sys.exit("no GPU")', 60, "ended early, exit code 1: no GPU"),
 ])  # fmt: skip
 def test_why_results_are_missing(tmp_path, code, limit, problem):
