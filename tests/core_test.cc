@@ -205,6 +205,17 @@ TEST(BatchTest, PackedLayout) {
   ExpectInvalid(ValidateBatch(Config(), batch), {"num_tokens is 9", "at most 8"});
 }
 
+TEST(BatchTest, PaddedTensorsHavePackedRows) {
+  EncoderBatch batch = Batch();
+  batch.has_padded_tensors = true;
+  ExpectInvalid(ValidateBatch(Config(), batch), {"has_padded_tensors is true", "not packed"});
+  const int32_t offsets[] = {0, 3, 5};
+  batch.packed = true;
+  batch.num_tokens = 5;
+  batch.seq_offsets = offsets;
+  EXPECT_TRUE(ValidateBatch(Config(), batch).ok());
+}
+
 TEST(BatchTest, Pointers) {
   EncoderBatch batch = Batch();
   batch.input = nullptr;

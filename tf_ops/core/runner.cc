@@ -136,6 +136,7 @@ Status Runner::RunRows(const PreparedEncoder& prepared, EncoderBatch batch,
 Status Runner::RunWithoutPadding(const PreparedEncoder& prepared, const EncoderPlan& plan,
                                  EncoderBatch batch, const ExecutionContext& context) const {
   batch.packed = true;
+  // Without a token there is nothing to run: outputs are cleared below.
   if (prepared.encoder->RemovesPadding() && plan.num_tokens > 0) {
     batch.has_padded_tensors = true;
     return RunRows(prepared, batch, plan.seq_offsets, context);

@@ -71,14 +71,11 @@ class Progress {
     part_done_.notify_all();
   }
 
-  // Until all tasks of the parts [first, last) are done. Meanwhile asks the caches for what `ahead`
-  // returns, if it is set.
-  template <typename Ahead>
-  void Wait(int64_t first, int64_t last, const Ahead& ahead) {
+  // Until all tasks of the parts [first, last) are done. Meanwhile asks the caches for `wanted`.
+  void Wait(int64_t first, int64_t last, Phases::Bytes wanted) {
     using Clock = std::chrono::steady_clock;
     if (AreDone(first, last)) return;
     const Clock::time_point begin = Clock::now();
-    Phases::Bytes wanted = ahead();
     while (!AreDone(first, last)) {
       if (wanted.size > 0) {
         Fetch(&wanted);
@@ -162,9 +159,7 @@ void Phases::Run(ThreadPool* pool) const {
         const int64_t part = task / phase.tasks_per_part, index = task % phase.tasks_per_part;
         if (p > 0) {
           const auto [first, last] = phases_[p - 1].Overlap(*phase.parts, part);
-          progress[p - 1].Wait(first, last, [&, index = index] {
-            return phase.ahead ? phase.ahead(index) : Bytes{nullptr, 0};
-          });
+          progress[p - 1].Wait(first, last, phase.ahead ? phase.ahead(index) : Bytes{});
         }
         phase.task(part, index, static_cast<int>(worker));
         progress[p].Finish(part);

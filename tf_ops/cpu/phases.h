@@ -37,8 +37,8 @@ class Phases {
   // Memory that task `index` of any part reads first and no phase writes: a worker that waits asks
   // the caches for it meanwhile.
   struct Bytes {
-    const char* data;
-    int64_t size;
+    const char* data = nullptr;
+    int64_t size = 0;
   };
   using Ahead = std::function<Bytes(int64_t index)>;
 
@@ -60,7 +60,6 @@ class Phases {
     PartTask task;
     Ahead ahead;
 
-    int64_t num_tasks() const { return parts->count() * tasks_per_part; }
     // The parts [first, last) that have some of the rows of `part` of another phase.
     std::pair<int64_t, int64_t> Overlap(const RowParts& others, int64_t part) const;
   };

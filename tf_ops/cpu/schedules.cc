@@ -19,13 +19,14 @@ int64_t AttentionSplits(const LayerSteps& steps, int64_t num_threads) {
   constexpr double kKeys = 12;
   int64_t best = 1;
   double best_time = 0;
-  for (int64_t splits = 1; splits == 1 || (splits - 1) * step < queries; ++splits) {
+  for (int64_t splits = 1; (splits - 1) * step < queries; ++splits) {
     const int64_t rows = AlignUp((queries + splits - 1) / splits, step);
     const double rounds = static_cast<double>((heads * splits + num_threads - 1) / num_threads);
     const double time = (rounds + kWaiting) * (static_cast<double>(rows) + kKeys);
-    if (splits > 1 && time >= best_time) continue;
-    best_time = time;
-    best = splits;
+    if (best_time == 0 || time < best_time) {
+      best_time = time;
+      best = splits;
+    }
   }
   return best;
 }

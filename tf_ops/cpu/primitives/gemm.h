@@ -8,6 +8,10 @@ constexpr int64_t kChainSteps = 128;
 
 constexpr int64_t kLineBytes = 64;
 
+constexpr int LinesOf(int64_t bytes) {
+  return static_cast<int>((bytes + kLineBytes - 1) / kLineBytes);
+}
+
 template <int kLines>
 inline void AskForLines(const char* p) {
   for (int i = 0; i < kLines; ++i) __builtin_prefetch(p + i * kLineBytes, 0, 2);
@@ -77,11 +81,11 @@ template <int kLines, int... kR>
 constexpr std::array<TileFn, sizeof...(kR)> TilesOf(std::integer_sequence<int, kR...>) {
   return {Tile<kR + 1, kLines>...};
 }
-// [r - 1] computes r rows. A step's numbers are two lines at most, so that a tile that has a panel
-// for itself asks for two of the next one's; others' shares are a line or less.
+// [r - 1] computes r rows. A tile that has a panel for itself asks for as much of the next one as
+// it multiplies itself; several tiles' shares are a line a step or less.
 using TileRowCounts = std::make_integer_sequence<int, kRows>;
-constexpr auto kTiles = TilesOf<1>(TileRowCounts()), kLoneTiles = TilesOf<2>(TileRowCounts());
-static_assert(kPair * kWidth * sizeof(T) <= 2 * kLineBytes);
+constexpr auto kTiles = TilesOf<1>(TileRowCounts()),
+               kLoneTiles = TilesOf<LinesOf(kPair* kWidth * sizeof(T))>(TileRowCounts());
 
 // Tiles of so many rows and more have sums enough to keep the multipliers busy.
 constexpr int64_t kRowStep = 4;

@@ -61,8 +61,7 @@ constexpr std::array<IntTileFn, sizeof...(kR)> IntTilesOf(std::integer_sequence<
 }
 using IntTileRowCounts = std::make_integer_sequence<int, kIntRows>;
 constexpr auto kIntTiles = IntTilesOf<1>(IntTileRowCounts()),
-               kLoneIntTiles = IntTilesOf<2>(IntTileRowCounts());
-static_assert(kGroup * kIntWidth <= 2 * kLineBytes);
+               kLoneIntTiles = IntTilesOf<LinesOf(kGroup* kIntWidth)>(IntTileRowCounts());
 #endif  // FT_AMX
 
 #ifdef FT_INT8_VNNI
