@@ -1,4 +1,9 @@
-"""The op where threads share CPUs: under a quota of CPU time, and in two sessions at once.
+"""The op on threads: what more of them gain, under a quota of CPU time, in two sessions at once.
+
+Scaling: a process for each number of threads of --scaling, bursts of all in turn, as the CPUs of a
+virtual machine change their speed from second to second with what else their cores do. One thread
+is put on another CPU in each turn: the mean is what a CPU of those gives alone. With --arithmetic,
+after each burst, how many multiplications and additions in registers so many threads do.
 
 Quota: the encoder with --threads threads in a process of a cgroup with a quota of --quota CPUs,
 against --quota threads without one; bursts of both in turn. A quota is only made where this process
@@ -7,12 +12,16 @@ Sessions: two TensorFlow sessions with a model each, on the process's one pool o
 at once by two threads, against one of them alone; in turn.
 
   python -m benchmarks.cpu_threads --shapes=1x128,8x128
+  python -m benchmarks.cpu_threads --measures=scaling --scaling=1,8,16 --arithmetic=PROGRAM
 """
 
 import contextlib
+import json
 import multiprocessing
+import os
 import pathlib
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -28,6 +37,14 @@ from fastertransformer_tf.models.encoder_weights import random_weights
 _MODEL = flags.DEFINE_enum("model", "bert-base", list(MODELS), "The encoder.")
 _SHAPES = flags.DEFINE_list("shapes", ["1x128", "8x128"], "Batch x sequence length.")
 _DTYPES = flags.DEFINE_list("dtypes", ["float32", "int8 mode 2"], "As benchmarks/engines.py.")
+_MEASURES = flags.DEFINE_list("measures", ["quota", "sessions"], "Of scaling, quota and sessions.")
+_SCALING = flags.DEFINE_list("scaling", ["1", "2"], "Numbers of threads, 1 among them.")
+_ARITHMETIC = flags.DEFINE_string(
+    "arithmetic",
+    None,
+    "bazel build //benchmarks:cpu_arithmetic: `PROGRAM threads seconds first_cpu` prints a JSON "
+    "object with gflops, of all threads together.",
+)
 _QUOTA = flags.DEFINE_integer("quota", 2, "CPUs of the quota, and threads without it.", 1)
 _THREADS = flags.DEFINE_integer("threads", 4, "Threads under the quota.", 1)
 _SESSION_THREADS = flags.DEFINE_integer("session_threads", 2, "Threads of the sessions' pool.", 1)
@@ -63,8 +80,14 @@ def _prepare(
         run()
 
 
-def _burst(seconds: float, sessions: int) -> float:
-    """Calls of all sessions a second, each called in a thread of its own for so long."""
+def _burst(seconds: float, sessions: int, cpu: int | None = None) -> float:
+    """Calls of all sessions a second, each called in a thread of its own for so long.
+
+    With `cpu` all threads of this process are put there first.
+    """
+    if cpu is not None:
+        for thread in os.listdir("/proc/self/task"):
+            os.sched_setaffinity(int(thread), {cpu})
     calls = [0] * sessions
     start = time.perf_counter()
 
@@ -159,21 +182,118 @@ def measure_sessions(dtype: str, shape: tuple[int, int]) -> dict[str, Any]:
     }
 
 
+def _arithmetic(threads: int, first_cpu: int) -> float:
+    """GFLOP/s of so many threads that do nothing but multiply and add in registers."""
+    command = [_ARITHMETIC.value, str(threads), str(_BURST.value / 4), str(first_cpu)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)["gflops"]
+
+
+def measure_scaling(dtype: str, shape: tuple[int, int], counts: list[int]) -> dict[str, Any]:
+    """Bursts with each number of threads in turn."""
+    cpus = sorted(os.sched_getaffinity(0))
+    rates: dict[int, list[float]] = {count: [] for count in counts}
+    arithmetic: dict[int, list[float]] = {count: [] for count in counts}
+    with contextlib.ExitStack() as stack:
+        processes = {count: _process(stack, dtype, shape, count) for count in counts}
+        text = f"{dtype} {shape[0]}x{shape[1]}: scaling"
+        for turn in tqdm(range(-1, _ROUNDS.value), text, leave=False):  # the first warms up
+            cpu = cpus[turn % len(cpus)]
+            for count, process in processes.items():
+                alone = cpu if count == 1 else None
+                rate = process.apply(_burst, (_BURST.value, 1, alone))
+                gflops = _arithmetic(count, cpu) if _ARITHMETIC.value else None
+                if turn >= 0:
+                    rates[count].append(rate)
+                    if gflops is not None:
+                        arithmetic[count].append(gflops)
+    result: dict[str, Any] = {"calls_per_second": rates, "gflops": arithmetic, "threads": {}}
+    for count in counts:
+        speed = statistics.mean(rates[count])
+        one = {"ms": 1000 / speed, "times": speed / statistics.mean(rates[1])}
+        if arithmetic[count]:
+            mean = statistics.mean(arithmetic[count])
+            one["arithmetic_times"] = mean / statistics.mean(arithmetic[1])
+        result["threads"][count] = {name: round(value, 3) for name, value in one.items()}
+    return result
+
+
+def scaling_table(data: dict[str, Any]) -> str:
+    """What each number of threads gains over one; empty where that was not measured."""
+    rows = []
+    for row in data["scaling"]:
+        for count, one in row["threads"].items():
+            efficiency = one["times"] / int(count)
+            allowed = one.get("arithmetic_times")
+            rows.append(
+                [row["dtype"], row["shape"], count, one["ms"], one["times"], round(efficiency, 2)]
+                + ["" if allowed is None else round(allowed / int(count), 2)]
+            )
+    if not rows:
+        return ""
+    columns = ["dtype", "shape", "threads", "ms", "times", "efficiency", "of bare arithmetic"]
+    return (
+        "\n## Scaling\n\nCalls with each number of threads in turn, a process each, means of "
+        f"{data['rounds']} turns of {data['burst_s']} s; one thread on another CPU in each turn. "
+        "times: the calls a second over those of one thread; efficiency: that by the number of "
+        "threads; of bare arithmetic: the same of threads that multiply and add in registers, in "
+        "the same turns.\n\n" + report.markdown_table(columns, rows)
+    )
+
+
 def to_markdown(data: dict[str, Any]) -> str:
     """The report."""
+    return (
+        "# The op on threads\n\n"
+        + report.describe_header(data)
+        + scaling_table(data)
+        + (_sharing_table(data) if data["rows"] or data["missing"] else "")
+    )
+
+
+def _sharing_table(data: dict[str, Any]) -> str:
     columns = ["what", "dtype", "shape", "one_ms", "other_ms", "ratio", "limit", "holds"]
     rows = [[row.get(c) for c in columns] for row in data["rows"]]
     notes = "".join(f"\n* not measured: {reason}" for reason in data["missing"])
     return (
-        "# Threads that share CPUs\n\n"
-        + report.describe_header(data)
-        + f"{data['model']}, medians of {data['rounds']} turns of {data['burst_s']} s. "
+        f"\n## Threads that share CPUs\n\n{data['model']}, medians of {data['rounds']} turns of "
+        f"{data['burst_s']} s. "
         f"quota: a call's time with {data['quota']} threads and no quota (one), and with "
         f"{data['threads']} threads in a cgroup with a quota of {data['quota']} CPUs (other); "
         "ratio: other over one. sessions: time for each call of one session alone (one) and of two "
         f"at once (other), on one pool of {data['session_threads']} threads; ratio: the calls a "
         f"second of two over those of one.\n{notes}\n\n" + report.markdown_table(columns, rows)
     )
+
+
+def plot_scaling(data: dict[str, Any], path: pathlib.Path) -> None:
+    """Lines: times the speed of one thread, over threads, and what bare arithmetic gains."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        1,
+        len(data["scaling"]),
+        figsize=(5 * len(data["scaling"]), 4.5),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, row in zip(axes[0], data["scaling"], strict=True):
+        counts = sorted(row["threads"], key=int)
+        for name, label in (("times", "op"), ("arithmetic_times", "bare arithmetic")):
+            if name in row["threads"][counts[0]]:
+                times = [row["threads"][count][name] for count in counts]
+                axis.plot([int(count) for count in counts], times, marker="o", label=label)
+        most = int(counts[-1])
+        axis.plot([1, most], [1, most], color="grey", linewidth=0.8, label="ideal")
+        axis.set_title(f"{row['dtype']} {row['shape']}")
+        axis.set_xlabel("threads")
+        axis.set_ylabel("times the speed of one thread")
+        axis.legend(fontsize=8)
+    report.save_figure(figure, path)
+    pyplot.close(figure)
 
 
 def plot(data: dict[str, Any], path: pathlib.Path) -> None:
@@ -205,10 +325,24 @@ def _parse_shape(text: str) -> tuple[int, int]:
     return int(batch), int(seq)
 
 
+def _parse_counts() -> list[int]:
+    counts = [int(text) if text.isdecimal() else 0 for text in _SCALING.value]
+    if min(counts, default=0) < 1 or 1 not in counts:
+        raise app.UsageError(
+            f"--scaling is {_SCALING.value}, expected numbers of threads with 1 among them"
+        )
+    return counts
+
+
 def main(argv: list[str]) -> None:
-    """Measures, writes JSON, Markdown and a plot, and fails where a limit is broken."""
+    """Measures, writes JSON, Markdown and plots, and fails where a limit is broken."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    sharing = {"quota": measure_quota, "sessions": measure_sessions}
+    unknown = set(_MEASURES.value) - {"scaling", *sharing}
+    if unknown or not _MEASURES.value:
+        raise app.UsageError(f"--measures is {_MEASURES.value}, expected scaling, quota, sessions")
+    counts = _parse_counts()
     shapes = [_parse_shape(text) for text in _SHAPES.value]
     data: dict[str, Any] = {
         **report.header(),
@@ -218,26 +352,36 @@ def main(argv: list[str]) -> None:
         "session_threads": _SESSION_THREADS.value,
         "rounds": _ROUNDS.value,
         "burst_s": _BURST.value,
+        "scaling": [],
         "missing": [],
         "rows": [],
     }
     path = report.result_path("cpu_threads", "json", _OUTPUT_DIR.value)
+
+    def save() -> None:  # after every row, so that an interrupted run is not lost
+        report.write_json(path, data)
+        report.write_text(path.with_suffix(".md"), to_markdown(data))
+
     for dtype in _DTYPES.value:
         for shape in shapes:
-            for measure in (measure_quota, measure_sessions):
-                name = {"dtype": dtype, "shape": f"{shape[0]}x{shape[1]}"}
+            name = {"dtype": dtype, "shape": f"{shape[0]}x{shape[1]}"}
+            if "scaling" in _MEASURES.value:
+                data["scaling"].append(name | measure_scaling(dtype, shape, counts))
+                save()
+            for measure in (m for what, m in sharing.items() if what in _MEASURES.value):
                 try:
                     data["rows"].append(name | measure(dtype, shape))
                 except cpu_groups.GroupsUnavailable as error:
                     reason = f"quota, as no cgroup can be made: {error}"
                     if reason not in data["missing"]:
                         data["missing"].append(reason)
-                # After every row, so that an interrupted run is not lost.
-                report.write_json(path, data)
-                report.write_text(path.with_suffix(".md"), to_markdown(data))
-    plot(data, path.with_suffix(".png"))
+                save()
+    if data["rows"]:
+        plot(data, path.with_suffix(".png"))
+    if data["scaling"]:
+        plot_scaling(data, path.with_name(f"{path.stem}_scaling.png"))
     print(to_markdown(data))
-    print(f"Written: {path}, .md and .png beside it")
+    print(f"Written: {path}, .md and plots beside it")
     broken = [row for row in data["rows"] if not row["holds"]]
     if broken:
         sys.exit("Over the limit: " + ", ".join(f"{r['what']} {r['shape']}" for r in broken))
