@@ -738,9 +738,12 @@ void TestLayerNorms() {
   LaunchContext context;
   MustBeOk(GetLaunchContext({}, &context), "context");
   for (DataType dtype : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
-    for (int64_t rows : {3, 1500}) {
+    // One for each way in which rows are dealt out.
+    const int64_t few = 3, more = 15 * context.num_multiprocessors + 1,
+                  many = 25 * context.num_multiprocessors + 1;
+    for (int64_t rows : {few, more, many}) {
       for (int64_t h : {8, 128, 300, 768, 1024, 1536, 2048, 4096, 100, 20000}) {
-        if (rows > 3 && h > 4096) continue;
+        if (rows > few && h > 2048) continue;
         for (int parts : {0, 3}) {
           // A mean that is large beside the deviation.
           Doubles x = Random(rows * h, 1.0, 5.0), residual = Random(rows * h, 1.0);

@@ -63,8 +63,8 @@ __device__ __forceinline__ void StoreNormalized(const NormParams<T, In, Q>& p, i
   *reinterpret_cast<Piece<T, kSize>*>(p.output + at) = output;
 }
 
-// The rows of a block, the threads of a row and what they hold are LayerNormKernel's.
-template <typename T, typename In, typename Q, int kThreads, int kRows, int kVectors>
+// The rows of a block, the threads of a row, what they hold and kEarly are LayerNormKernel's.
+template <typename T, typename In, typename Q, int kThreads, int kRows, int kVectors, bool kEarly>
 __global__ void __launch_bounds__(kThreads* kRows)
     Int8LayerNormKernel(const NormParams<T, In, Q> p) {
   static_assert(kThreads == 32 || kRows == 1, "a block's reduction is over all its threads");
@@ -74,9 +74,8 @@ __global__ void __launch_bounds__(kThreads* kRows)
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kRows + threadIdx.x / kThreads;
 
   AllowNextKernel();
-  // Weights may be read before the previous kernel has ended. Many rows have no registers to spare
-  // for all of them, nor would they wait for them.
-  constexpr bool kEarly = kRows == 1;
+  // Partial sums are of few rows.
+  constexpr bool kTakesPartials = kRows == 1;
   const float input_unit = ReadUnit(p.input_unit), residual_unit = ReadUnit(p.residual_unit);
   const float scale = ReadUnit(p.scale), output_unit = ReadUnit(p.output_unit);
   float x[kVectors][kSize];
@@ -92,14 +91,12 @@ __global__ void __launch_bounds__(kThreads* kRows)
 #pragma unroll
     for (int e = 0; e < kSize; ++e) x[i][e] = 0.f;
     if (column >= p.hidden) continue;
-    if constexpr (kEarly) {
-      load_gamma_and_beta(i, column);
-      if (p.partials != nullptr) {
+    if (kEarly) load_gamma_and_beta(i, column);
+    if (kTakesPartials && p.partials != nullptr) {
 #pragma unroll
-        for (int e = 0; e < kSize; e += 4) {
-          *reinterpret_cast<float4*>(&product_scale[i][e]) =
-              *reinterpret_cast<const float4*>(p.product_scale + column + e);
-        }
+      for (int e = 0; e < kSize; e += 4) {
+        *reinterpret_cast<float4*>(&product_scale[i][e]) =
+            *reinterpret_cast<const float4*>(p.product_scale + column + e);
       }
     }
     const auto bias = *reinterpret_cast<const Piece<T, kSize>*>(p.bias + column);
@@ -118,7 +115,7 @@ __global__ void __launch_bounds__(kThreads* kRows)
       x[i][e] = input * input_unit + x[i][e] + ToFloat(residual) * residual_unit;
       sum += x[i][e];
     };
-    if constexpr (kEarly) {
+    if constexpr (kTakesPartials) {
       if (p.partials != nullptr) {
         const auto residual = *reinterpret_cast<const Piece<In, kSize>*>(p.residual + at);
         SumOf<Q> sums[kSize] = {};
@@ -185,10 +182,20 @@ __global__ void __launch_bounds__(256) Int8LayerNormAnySizeKernel(const NormPara
   }
 }
 
-template <int kThreads, int kRows, int kVectors, typename T, typename In, typename Q>
+template <int kThreads, int kRows, int kVectors, bool kEarly, typename T, typename In, typename Q>
 Status LaunchRegisters(const NormParams<T, In, Q>& params, const LaunchContext& context) {
-  return Launch(Int8LayerNormKernel<T, In, Q, kThreads, kRows, kVectors>,
+  return Launch(Int8LayerNormKernel<T, In, Q, kThreads, kRows, kVectors, kEarly>,
                 Grid{(params.rows + kRows - 1) / kRows}, kThreads * kRows, 0, context, params);
+}
+
+// A warp a row, kRows of them a block, of 256 vectors at most.
+template <int kRows, bool kEarly, typename T, typename In, typename Q>
+Status LaunchWarps(const NormParams<T, In, Q>& params, int64_t vectors,
+                   const LaunchContext& context) {
+  if (vectors <= 64) return LaunchRegisters<32, kRows, 2, kEarly>(params, context);
+  if (vectors <= 96) return LaunchRegisters<32, kRows, 3, kEarly>(params, context);
+  if (vectors <= 128) return LaunchRegisters<32, kRows, 4, kEarly>(params, context);
+  return LaunchRegisters<32, kRows, 8, kEarly>(params, context);
 }
 
 template <typename T, typename In, typename Q>
@@ -215,16 +222,17 @@ Status LaunchTyped(const Int8LayerNormArgs& args, const LaunchContext& context) 
   if (args.hidden_size % kSize != 0 || vectors > 1024) {
     return Launch(Int8LayerNormAnySizeKernel<T, In, Q>, Grid{args.rows}, 256, 0, context, params);
   }
-  // As LaunchLayerNorm; partial sums are of few rows.
-  const bool few = args.rows <= 8 * context.num_multiprocessors || args.partials != nullptr;
-  if (!few && vectors <= 64) return LaunchRegisters<32, 4, 2>(params, context);
-  if (!few && vectors <= 96) return LaunchRegisters<32, 4, 3>(params, context);
-  if (!few && vectors <= 128) return LaunchRegisters<32, 4, 4>(params, context);
-  if (!few && vectors <= 256) return LaunchRegisters<32, 4, 8>(params, context);
-  if (vectors <= 96) return LaunchRegisters<96, 1, 1>(params, context);
-  if (vectors <= 128) return LaunchRegisters<128, 1, 1>(params, context);
-  if (vectors <= 256) return LaunchRegisters<256, 1, 1>(params, context);
-  return LaunchRegisters<256, 1, 4>(params, context);
+  // Partial sums are of few rows.
+  const NormRows dealt =
+      args.partials != nullptr ? NormRows::kBlock : DealNormRows(args.rows, context);
+  if (dealt != NormRows::kBlock && vectors <= 256) {
+    return dealt == NormRows::kEarlyWarp ? LaunchWarps<2, true>(params, vectors, context)
+                                         : LaunchWarps<4, false>(params, vectors, context);
+  }
+  if (vectors <= 96) return LaunchRegisters<96, 1, 1, true>(params, context);
+  if (vectors <= 128) return LaunchRegisters<128, 1, 1, true>(params, context);
+  if (vectors <= 256) return LaunchRegisters<256, 1, 1, true>(params, context);
+  return LaunchRegisters<256, 1, 4, true>(params, context);
 }
 
 }  // namespace

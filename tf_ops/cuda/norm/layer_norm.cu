@@ -14,9 +14,10 @@ namespace {
 // One row is owned by kThreads threads of a block; kRows rows per block. A thread keeps its
 // kVectors vectors of 16 bytes of the row in registers, so that the row is read once and the
 // variance is that of the differences from the mean. Requires H % Vector16::kSize == 0 and H <=
-// kThreads * kVectors * Vector16::kSize. kAtOnce: all partial sums are on their way before the
-// first is added, which takes registers.
-template <typename T, int kThreads, int kRows, int kVectors, bool kAtOnce>
+// kThreads * kVectors * Vector16::kSize. kEarly: gamma and beta are read before the wait for the
+// previous kernel. kAtOnce: all partial sums are on their way before the first is added, which
+// takes registers.
+template <typename T, int kThreads, int kRows, int kVectors, bool kEarly, bool kAtOnce>
 __global__ void __launch_bounds__(kThreads* kRows)
     LayerNormKernel(const T* __restrict__ input, const float* __restrict__ partials,
                     int num_partials, const T* __restrict__ bias, const T* __restrict__ residual,
@@ -30,9 +31,6 @@ __global__ void __launch_bounds__(kThreads* kRows)
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kRows + threadIdx.x / kThreads;
 
   AllowNextKernel();
-  // Weights may be read before the previous kernel has ended. Many rows have no registers to spare
-  // for all of them, nor would they wait for them.
-  constexpr bool kEarly = kRows == 1;
   float x[kVectors][kSize];
   Vector16<T> scale[kVectors], shift[kVectors];
   const auto load_scale_and_shift = [&](int i, int column) {
@@ -152,15 +150,15 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-template <typename T, int kThreads, int kRows, int kVectors, bool kAtOnce = false>
+template <typename T, int kThreads, int kRows, int kVectors, bool kEarly, bool kAtOnce = false>
 Status LaunchRegisters(const LayerNormArgs& args, const LaunchContext& context) {
   if constexpr (kRows == 1 && !kAtOnce) {
     if (args.num_partials > 1) {
-      return LaunchRegisters<T, kThreads, kRows, kVectors, true>(args, context);
+      return LaunchRegisters<T, kThreads, kRows, kVectors, kEarly, true>(args, context);
     }
   }
   const int64_t blocks = (args.rows + kRows - 1) / kRows;
-  return Launch(LayerNormKernel<T, kThreads, kRows, kVectors, kAtOnce>, Grid{blocks},
+  return Launch(LayerNormKernel<T, kThreads, kRows, kVectors, kEarly, kAtOnce>, Grid{blocks},
                 kThreads * kRows, 0, context, static_cast<const T*>(args.input), args.partials,
                 args.num_partials, static_cast<const T*>(args.bias),
                 static_cast<const T*>(args.residual), static_cast<const T*>(args.gamma),
@@ -169,8 +167,19 @@ Status LaunchRegisters(const LayerNormArgs& args, const LaunchContext& context) 
                 static_cast<int>(args.hidden_size));
 }
 
-// Vectors of a row, at most, that LayerNormKernel takes.
-constexpr int64_t kMaxVectors = 1024;
+// Vectors of a row, at most, that LayerNormKernel takes, and that a warp takes of it.
+constexpr int64_t kMaxVectors = 1024, kMaxWarpVectors = 256;
+
+// A warp a row, kRows of them a block.
+template <typename T, int kRows, bool kEarly>
+Status LaunchWarps(const LayerNormArgs& args, int64_t vectors, const LaunchContext& context) {
+  if (vectors <= 32) return LaunchRegisters<T, 32, kRows, 1, kEarly>(args, context);
+  if (vectors <= 64) return LaunchRegisters<T, 32, kRows, 2, kEarly>(args, context);
+  if (vectors <= 96) return LaunchRegisters<T, 32, kRows, 3, kEarly>(args, context);
+  if (vectors <= 128) return LaunchRegisters<T, 32, kRows, 4, kEarly>(args, context);
+  if (vectors <= 192) return LaunchRegisters<T, 32, kRows, 6, kEarly>(args, context);
+  return LaunchRegisters<T, 32, kRows, 8, kEarly>(args, context);
+}
 
 template <typename T>
 Status LaunchTyped(const LayerNormArgs& args, const LaunchContext& context) {
@@ -183,19 +192,16 @@ Status LaunchTyped(const LayerNormArgs& args, const LaunchContext& context) {
                   static_cast<const T*>(args.gamma), static_cast<const T*>(args.beta), args.epsilon,
                   static_cast<T*>(args.output), args.rows, static_cast<int>(args.hidden_size));
   }
-  // Few rows: a whole block per row, one pack a thread, for the latency. Many: a warp per row.
-  const bool few = args.rows <= 8 * context.num_multiprocessors;
-  if (!few && vectors <= 32) return LaunchRegisters<T, 32, 4, 1>(args, context);
-  if (!few && vectors <= 64) return LaunchRegisters<T, 32, 4, 2>(args, context);
-  if (!few && vectors <= 96) return LaunchRegisters<T, 32, 4, 3>(args, context);
-  if (!few && vectors <= 128) return LaunchRegisters<T, 32, 4, 4>(args, context);
-  if (!few && vectors <= 192) return LaunchRegisters<T, 32, 4, 6>(args, context);
-  if (!few && vectors <= 256) return LaunchRegisters<T, 32, 4, 8>(args, context);
-  if (vectors <= 64) return LaunchRegisters<T, 64, 1, 1>(args, context);
-  if (vectors <= 96) return LaunchRegisters<T, 96, 1, 1>(args, context);
-  if (vectors <= 128) return LaunchRegisters<T, 128, 1, 1>(args, context);
-  if (vectors <= 256) return LaunchRegisters<T, 256, 1, 1>(args, context);
-  return LaunchRegisters<T, 256, 1, 4>(args, context);
+  const NormRows dealt = DealNormRows(args.rows, context);
+  if (dealt != NormRows::kBlock && vectors <= kMaxWarpVectors) {
+    return dealt == NormRows::kEarlyWarp ? LaunchWarps<T, 2, true>(args, vectors, context)
+                                         : LaunchWarps<T, 4, false>(args, vectors, context);
+  }
+  if (vectors <= 64) return LaunchRegisters<T, 64, 1, 1, true>(args, context);
+  if (vectors <= 96) return LaunchRegisters<T, 96, 1, 1, true>(args, context);
+  if (vectors <= 128) return LaunchRegisters<T, 128, 1, 1, true>(args, context);
+  if (vectors <= 256) return LaunchRegisters<T, 256, 1, 1, true>(args, context);
+  return LaunchRegisters<T, 256, 1, 4, true>(args, context);
 }
 
 }  // namespace

@@ -1,10 +1,26 @@
-// The mean and the variance of rows in registers.
+// What the kernels of layer norms share: how rows are dealt out, and the mean and the variance of
+// rows in registers.
 #pragma once
 
+#include "tf_ops/cuda/device_context.h"
 #include "tf_ops/cuda/device_utils.cuh"
 
 namespace ft {
 namespace cuda {
+
+// Who normalizes a row, and when gamma and beta are read.
+enum class NormRows {
+  kBlock,      // a block, before it waits for the previous kernel: the shortest time for a row
+  kEarlyWarp,  // a warp, before it waits
+  kWarp,       // a warp, when they are used: that leaves registers for more warps
+};
+
+// As an H100 measured BERT (benchmarks/gpu_profile.md).
+inline NormRows DealNormRows(int64_t rows, const LaunchContext& context) {
+  constexpr int64_t kMaxByBlock = 10, kMaxEarly = 20;  // of each multiprocessor
+  if (rows <= kMaxByBlock * context.num_multiprocessors) return NormRows::kBlock;
+  return rows <= kMaxEarly * context.num_multiprocessors ? NormRows::kEarlyWarp : NormRows::kWarp;
+}
 
 // x = (x - mean) / sqrt(variance + epsilon) of a row of `hidden` numbers whose sum over this thread
 // is `sum`. Thread `thread` of the kThreads that own it holds the kSize columns from (thread + i *

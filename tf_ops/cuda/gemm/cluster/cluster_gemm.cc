@@ -37,7 +37,9 @@ ClusterLauncher FindLauncher(const ClusterGemmArgs& args, bool has_residual, Clu
   if (!is_half && args.output_dtype != DataType::kBFloat16) return nullptr;
   if (args.input_dtype == args.output_dtype) {
     if (args.epilogue == GemmEpilogue::kBias) {
-      if (!has_residual) return nullptr;
+      if (!has_residual) {
+        return is_half ? HopperClusterFloat16Bias(tile) : HopperClusterBFloat16Bias(tile);
+      }
       return is_half ? HopperClusterFloat16Residual(tile) : HopperClusterBFloat16Residual(tile);
     }
     if (!IsGelu(args.epilogue) || has_residual) return nullptr;

@@ -451,7 +451,21 @@ using Tile128x96Pair = ClusterGemm<Input, T, 128, 96, 1, 2, 7, 1>;
 template <typename Input, typename T>
 using Tile128x144Pair = ClusterGemm<Input, T, 128, 144, 1, 2, 6, 1>;
 
-// The tiles that an H200 was faster with (benchmarks/gpu_profile.md), of 16 bits with a residual...
+// The tiles that an H200 was faster with (benchmarks/gpu_profile.md), of 16 bits with a bias
+// alone...
+template <typename T>
+ClusterLauncher FindBiasLauncher(ClusterTile tile) {
+  switch (tile) {
+    case ClusterTile::k128x96Pair:
+      return Launch<Tile128x96Pair<T, T>, Epilogue::kNone>;
+    case ClusterTile::k128x144Pair:
+      return Launch<Tile128x144Pair<T, T>, Epilogue::kNone>;
+    default:
+      return nullptr;
+  }
+}
+
+// ... with a residual...
 template <typename T>
 ClusterLauncher FindResidualLauncher(ClusterTile tile) {
   switch (tile) {
@@ -468,7 +482,7 @@ ClusterLauncher FindResidualLauncher(ClusterTile tile) {
   }
 }
 
-// ... of 16 bits with a GELU...
+// ... with a GELU...
 template <typename T>
 ClusterLauncher FindGeluLauncher(ClusterTile tile) {
   return tile == ClusterTile::k128x96Pair ? Launch<Tile128x96Pair<T, T>, Epilogue::kGelu> : nullptr;

@@ -10,8 +10,10 @@ namespace cuda {
 
 using ClusterLauncher = Status (*)(const ClusterGemmArgs&, const LaunchContext&);
 
+ClusterLauncher HopperClusterFloat16Bias(ClusterTile tile);
 ClusterLauncher HopperClusterFloat16Residual(ClusterTile tile);
 ClusterLauncher HopperClusterFloat16Gelu(ClusterTile tile);
+ClusterLauncher HopperClusterBFloat16Bias(ClusterTile tile);
 ClusterLauncher HopperClusterBFloat16Residual(ClusterTile tile);
 ClusterLauncher HopperClusterBFloat16Gelu(ClusterTile tile);
 ClusterLauncher HopperClusterFloat8Half(ClusterTile tile);

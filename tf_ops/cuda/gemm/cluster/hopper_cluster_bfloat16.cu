@@ -3,6 +3,9 @@
 namespace ft {
 namespace cuda {
 
+ClusterLauncher HopperClusterBFloat16Bias(ClusterTile tile) {
+  return hopper_cluster::FindBiasLauncher<__nv_bfloat16>(tile);
+}
 ClusterLauncher HopperClusterBFloat16Residual(ClusterTile tile) {
   return hopper_cluster::FindResidualLauncher<__nv_bfloat16>(tile);
 }

@@ -3,6 +3,9 @@
 namespace ft {
 namespace cuda {
 
+ClusterLauncher HopperClusterFloat16Bias(ClusterTile tile) {
+  return hopper_cluster::FindBiasLauncher<half>(tile);
+}
 ClusterLauncher HopperClusterFloat16Residual(ClusterTile tile) {
   return hopper_cluster::FindResidualLauncher<half>(tile);
 }

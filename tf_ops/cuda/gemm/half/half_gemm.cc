@@ -23,6 +23,8 @@ std::optional<ClusterTile> ClusterTileOf(HalfGemmKind kind) {
       return ClusterTile::k128x96Parts2;
     case HalfGemmKind::kCluster128x96Pair:
       return ClusterTile::k128x96Pair;
+    case HalfGemmKind::kCluster128x144Pair:
+      return ClusterTile::k128x144Pair;
     default:
       return std::nullopt;
   }
@@ -146,6 +148,7 @@ const char* Name(HalfGemmKind kind) {
     case HalfGemmKind::kCluster64x64Parts2:
     case HalfGemmKind::kCluster128x96Parts2:
     case HalfGemmKind::kCluster128x96Pair:
+    case HalfGemmKind::kCluster128x144Pair:
       return Name(*ClusterTileOf(kind));
   }
   return "unknown";
@@ -171,7 +174,8 @@ HalfGemmKind SelectHalfGemm(const GemmShape& shape, const LaunchContext& context
       {HalfGemmKind::kHopper64, 0, 0, 1},
       {HalfGemmKind::kCluster128x96Parts2, kLongK, 0, 1},
       {HalfGemmKind::kHopper64x96, 0, 0, 1},
-      {HalfGemmKind::kCluster128x96Pair, 0, 0.7, 1}};
+      {HalfGemmKind::kCluster128x96Pair, 0, 0.7, 1},
+      {HalfGemmKind::kCluster128x144Pair, 0, 0.8, 1}};
   constexpr double kMinUse = 0.75;
   const int64_t multiprocessors = context.num_multiprocessors;
   const auto one_round = FindOneRound(

@@ -29,8 +29,9 @@ enum class HalfGemmKind {
   kCluster64x64Parts2,
   kCluster128x96Parts2,
   kCluster128x96Pair,
+  kCluster128x144Pair,
 };
-inline constexpr int kNumHalfGemmKinds = 11;
+inline constexpr int kNumHalfGemmKinds = 12;
 
 const char* Name(HalfGemmKind kind);
 
