@@ -3,7 +3,8 @@
     python3 -m benchmarks.gpu_encoder --tools=build/cuda --out=benchmarks/results/gpu_encoder
 
 Parts: torch (PyTorch compiled, one CUDA graph), xla (TensorFlow under XLA), cpp (encoder_sample,
-GEMMs by heuristic and tuned) and op (the op inside TensorFlow, and TensorFlow without XLA).
+GEMMs by heuristic and tuned), op_tuned (the op inside TensorFlow with tuned GEMMs) and op (not
+tuned, and TensorFlow without XLA).
 benchmarks/gpu_workers.py is what runs; here they are started together, so that they compile side
 by side, and then timed one at a time. Results are written after each part. --only and --shapes run
 a part of it and put the results into the same JSON, unless --fresh.
@@ -30,7 +31,7 @@ from typing import Any
 from benchmarks import gpu_workers, report
 
 SHAPES = [f"{b}x{s}" for b in (1, 8, 32) for s in (32, 128, 384)]
-PARTS = ("torch", "xla", "cpp", "op")
+PARTS = ("torch", "xla", "cpp", "op_tuned", "op")
 VARIANTS = ("masked", "full", "packed")
 # What encoder_sample and encoder_gemm are told of our precisions.
 CPP_MODES = {"fp16": "0", "int8_1": "1", "int8_2": "2", "fp8_1": "fp8"}
@@ -139,7 +140,7 @@ class Run:
             "ms": old.get("ms", {}),
             "relative_error": old.get("relative_error", {}),
             "measured": old.get("measured", {}),
-            "gemm_config": old.get("gemm_config", ""),
+            "gemm_configs": old.get("gemm_configs", {}),  # name of the file: text
             "problems": [],
         }
         self.data["gpu"] = gpu
@@ -244,8 +245,8 @@ class Run:
         for folder in (tuned, empty):
             folder.mkdir(exist_ok=True)
         ops = []
-        if "op" in only:
-            for engine, config, seconds in (("op_tuned", tuned, 0), ("op", empty, 15)):
+        for engine, config, seconds in (("op_tuned", tuned, 0), ("op", empty, 15)):
+            if engine in only:
                 flags = [f"--engine={engine}", f"--deadline={self.deadline - seconds}"]
                 directory = {"FT_GEMM_CONFIG_DIR": str(config)}
                 ops.append(self.start(engine, "op", shapes, flags, **directory))
@@ -256,11 +257,11 @@ class Run:
                 self.problem(f"{process.name} was not ready in time and is left out")
                 process.kill()
         self.say(f"{len(waiting)} workers are ready")
-        if "cpp" in only or (ops and not self.data["gemm_config"]):
+        if "cpp" in only or ("op_tuned" in only and not self.data["gemm_configs"]):
             self.run_cpp(empty, tuned)
-        elif ops:
-            # Of an earlier run; of another GPU or driver it would be reported and ignored.
-            (tuned / "gemm_config.in").write_text(self.data["gemm_config"])
+        for name, text in self.data["gemm_configs"].items():
+            # Of an earlier run they would, for another GPU or driver, be reported and ignored.
+            (tuned / name).write_text(text)
         for process in [*torch_workers, *others, *ops]:
             process.turn(self.left() if process in ops else min(self.left(), 90))
             self.collect(process)
@@ -289,8 +290,9 @@ class Run:
                     self.call(f"encoder_gemm {batch} {length} {mode}", command, tuned)
         self.say("GEMMs are tuned")
         self.time_cpp(tools, "cpp_tuned", tuned, VARIANTS)
-        if (tuned / "gemm_config.in").exists():
-            self.data["gemm_config"] = (tuned / "gemm_config.in").read_text()
+        self.data["gemm_configs"] = {
+            path.name: path.read_text() for path in sorted(tuned.glob("*gemm_config.in"))
+        }
         self.save()
 
     def time_cpp(

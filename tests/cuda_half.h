@@ -224,7 +224,7 @@ inline void TestHalfChoices() {
            {512, 3072, 768, gelu, HalfGemmKind::kCluster128x96Pair},
            {512, 3072, 768, gelu_erf, HalfGemmKind::kCluster128x96Pair},
            {512, 2304, 768, bias, HalfGemmKind::kCluster128x96Pair},
-           {768, 2304, 768, bias, HalfGemmKind::kCublasLt},
+           {768, 2304, 768, bias, HalfGemmKind::kCluster128x144Pair},
            {1024, 2304, 768, bias, HalfGemmKind::kCluster128x144Pair},
            {2048, 2304, 768, bias, HalfGemmKind::kCublasLt},
            {1024, 768, 3072, residual, HalfGemmKind::kCluster128x96Parts2},

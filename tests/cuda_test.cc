@@ -739,8 +739,8 @@ void TestLayerNorms() {
   MustBeOk(GetLaunchContext({}, &context), "context");
   for (DataType dtype : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
     // One for each way in which rows are dealt out.
-    const int64_t few = 3, more = 15 * context.num_multiprocessors + 1,
-                  many = 25 * context.num_multiprocessors + 1;
+    const int64_t few = 3, more = 10 * context.num_multiprocessors + 1,
+                  many = 20 * context.num_multiprocessors + 1;
     for (int64_t rows : {few, more, many}) {
       for (int64_t h : {8, 128, 300, 768, 1024, 1536, 2048, 4096, 100, 20000}) {
         if (rows > few && h > 2048) continue;

@@ -224,7 +224,7 @@ Status LaunchTyped(const Int8LayerNormArgs& args, const LaunchContext& context) 
   }
   // Partial sums are of few rows.
   const NormRows dealt =
-      args.partials != nullptr ? NormRows::kBlock : DealNormRows(args.rows, context);
+      args.partials != nullptr ? NormRows::kBlock : DealNormRows(args.rows, sizeof(T), context);
   if (dealt != NormRows::kBlock && vectors <= 256) {
     return dealt == NormRows::kEarlyWarp ? LaunchWarps<2, true>(params, vectors, context)
                                          : LaunchWarps<4, false>(params, vectors, context);

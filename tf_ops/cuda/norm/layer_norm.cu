@@ -192,7 +192,7 @@ Status LaunchTyped(const LayerNormArgs& args, const LaunchContext& context) {
                   static_cast<const T*>(args.gamma), static_cast<const T*>(args.beta), args.epsilon,
                   static_cast<T*>(args.output), args.rows, static_cast<int>(args.hidden_size));
   }
-  const NormRows dealt = DealNormRows(args.rows, context);
+  const NormRows dealt = DealNormRows(args.rows, sizeof(T), context);
   if (dealt != NormRows::kBlock && vectors <= kMaxWarpVectors) {
     return dealt == NormRows::kEarlyWarp ? LaunchWarps<T, 2, true>(args, vectors, context)
                                          : LaunchWarps<T, 4, false>(args, vectors, context);

@@ -15,11 +15,13 @@ enum class NormRows {
   kWarp,       // a warp, when they are used: that leaves registers for more warps
 };
 
-// As an H100 measured BERT (benchmarks/gpu_profile.md).
-inline NormRows DealNormRows(int64_t rows, const LaunchContext& context) {
-  constexpr int64_t kMaxByBlock = 10, kMaxEarly = 20;  // of each multiprocessor
-  if (rows <= kMaxByBlock * context.num_multiprocessors) return NormRows::kBlock;
-  return rows <= kMaxEarly * context.num_multiprocessors ? NormRows::kEarlyWarp : NormRows::kWarp;
+// For rows of elements of this size, as an H100 measured BERT (benchmarks/gpu_profile.md).
+inline NormRows DealNormRows(int64_t rows, int64_t element_bytes, const LaunchContext& context) {
+  // Rows of each multiprocessor, at most.
+  constexpr int64_t kByBlock = 10, kEarly = 20, kEarlyFloat32 = 16;
+  const int64_t early = element_bytes == 4 ? kEarlyFloat32 : kEarly;
+  if (rows <= kByBlock * context.num_multiprocessors) return NormRows::kBlock;
+  return rows <= early * context.num_multiprocessors ? NormRows::kEarlyWarp : NormRows::kWarp;
 }
 
 // x = (x - mean) / sqrt(variance + epsilon) of a row of `hidden` numbers whose sum over this thread

@@ -175,7 +175,7 @@ HalfGemmKind SelectHalfGemm(const GemmShape& shape, const LaunchContext& context
       {HalfGemmKind::kCluster128x96Parts2, kLongK, 0, 1},
       {HalfGemmKind::kHopper64x96, 0, 0, 1},
       {HalfGemmKind::kCluster128x96Pair, 0, 0.7, 1},
-      {HalfGemmKind::kCluster128x144Pair, 0, 0.8, 1}};
+      {HalfGemmKind::kCluster128x144Pair, 0, 0.7, 1}};
   constexpr double kMinUse = 0.75;
   const int64_t multiprocessors = context.num_multiprocessors;
   const auto one_round = FindOneRound(
