@@ -3,7 +3,7 @@
     python3 -m benchmarks.gpu_encoder --tools=build/cuda --out=benchmarks/results/gpu_encoder
 
 Parts: torch (PyTorch compiled, one CUDA graph), xla (TensorFlow under XLA), cpp (encoder_sample,
-GEMMs by heuristic and tuned), op_tuned (the op inside TensorFlow with tuned GEMMs) and op (not
+GEMMs by a rule and tuned), op_tuned (the op inside TensorFlow with tuned GEMMs) and op (not
 tuned, and TensorFlow without XLA).
 benchmarks/gpu_workers.py is what runs; here they are started together, so that they compile side
 by side, and then timed one at a time. Results are written after each part. --only and --shapes run
@@ -241,7 +241,7 @@ class Run:
                     if some:
                         others.append(self.start(f"xla_{precision}_{part}", "xla", some, flags))
         tuned = self.workdir / "tuned"
-        empty = self.workdir / "heuristic"
+        empty = self.workdir / "not_tuned"
         for folder in (tuned, empty):
             folder.mkdir(exist_ok=True)
         ops = []
@@ -470,7 +470,7 @@ def markdown(data: dict[str, Any], shapes: list[str]) -> str:
         "its packed is the dense batch of half the length. XLA, TF: TensorFlow's own encoder with",
         "and without XLA. C++: encoder_sample on already packed rows. op: BertEncoder inside",
         "TensorFlow, removing and rebuilding the padding itself, in a while loop. GEMMs tuned by",
-        "encoder_gemm; (h) and the second table: cuBLASLt's heuristic. torch, C++: median of 7",
+        "encoder_gemm; (h) and the second table: not tuned, by a rule. torch, C++: median of 7",
         "runs of 50 forwards, GPU events. XLA, TF, op: wall time a turn in loops of 100 ms. Each",
         "engine is a process; its output is compared with TensorFlow's own float32 encoder before",
         "it is timed, but C++'s, which has weights of its own and tests of its own.",
