@@ -106,10 +106,13 @@ void LayerSteps::ClearPadding(int64_t b) const {
   }
 }
 
+const char* LayerSteps::PanelOf(const PanelMatrix& m, int64_t column) const {
+  return m.panels + column / primitives_.gemm.panel_width * m.panel_bytes;
+}
+
 const char* LayerSteps::PanelAt(const PanelMatrix& m, int64_t column, int64_t k) const {
   const GemmPrimitives& gemm = primitives_.gemm;
-  return m.panels + column / gemm.panel_width * m.panel_bytes + gemm.header_bytes +
-         k * gemm.panel_width * SizeOf(gemm.weight);
+  return PanelOf(m, column) + gemm.header_bytes + k * gemm.panel_width * SizeOf(gemm.weight);
 }
 
 Phases::Bytes LayerSteps::FirstPanel(int64_t layer, PanelMatrix PreparedLayer::* matrix,
@@ -125,7 +128,7 @@ GemmArgs LayerSteps::Columns(const PanelMatrix& m, const Rows& a, int64_t row, i
   GemmArgs g;
   g.a = a.At(row);
   g.lda = a.stride;
-  g.panels = m.panels + begin / primitives_.gemm.panel_width * m.panel_bytes;
+  g.panels = PanelOf(m, begin);
   g.panel_bytes = m.panel_bytes;
   g.rows = rows;
   g.k = m.k;

@@ -91,7 +91,8 @@ class LayerSteps {
   template <typename CopyRows>
   void ForCallersRows(int64_t row, int64_t rows, CopyRows copy) const;
 
-  // The numbers of the panel of `column` from row k on.
+  // The panel of `column`, and its numbers from row k on.
+  const char* PanelOf(const PanelMatrix& m, int64_t column) const;
   const char* PanelAt(const PanelMatrix& m, int64_t column, int64_t k) const;
   GemmArgs Columns(const PanelMatrix& m, const Rows& a, int64_t row, int64_t rows, int64_t begin,
                    int64_t end, const WorkerScratch& s) const;
