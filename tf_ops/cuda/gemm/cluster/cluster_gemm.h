@@ -20,8 +20,8 @@ enum class ClusterTile {
   k128x144Pair,   // the same
 };
 
-// Of 16 bits: output = epilogue(x w^T + bias + residual), kBias with a residual or without, and both
-// GELUs without, which are right to kHalfGeluError. Of 8 bits: output = x w^T * scale + bias.
+// Of 16 bits: output = epilogue(x w^T + bias + residual), kBias with a residual or without, and
+// both GELUs without, which are right to kHalfGeluError. Of 8 bits: output = x w^T * scale + bias.
 struct ClusterGemmArgs {
   DataType input_dtype = DataType::kFloat16;   // of x and w: float16, bfloat16, int8 or float8
   DataType output_dtype = DataType::kFloat16;  // float16 or bfloat16; of 16 bits input_dtype
