@@ -1,8 +1,11 @@
 """What the GPU benchmarks make of their measurements, without a GPU."""
 
+import argparse
 import json
 import os
+import pathlib
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -188,3 +191,69 @@ def test_a_turn_is_timed_without_its_call(monkeypatch):
         clock[0] += next(calls) + 0.0005 * turns
 
     assert gpu_workers._slope_ms(run, 40) == pytest.approx(0.5)
+
+
+class _IdleProcess:
+    """A worker that has nothing to do; notes which tuned files are there at its turn."""
+
+    checks, results, versions = (), (), {}
+
+    def __init__(self, name: str, config: str) -> None:
+        self.name, self.config, self.found = name, config, None
+        self.ready = threading.Event()
+        self.ready.set()
+
+    def turn(self, limit: float) -> None:
+        folder = pathlib.Path(self.config)
+        self.found = {path.name: path.read_text() for path in folder.glob("*")}
+
+    def problem(self) -> None:
+        return None
+
+
+def _gpu_run(tmp_path, monkeypatch, only):
+    """A run whose workers do nothing, with C++ programs that tune and time at once."""
+    tools = tmp_path / "tools"
+    tools.mkdir(exist_ok=True)
+    programs = {
+        "encoder_gemm": "for name in gemm half_gemm igemm; do"
+        " echo tuned $name > $FT_GEMM_CONFIG_DIR/${name}_config.in; done",
+        "encoder_sample": 'echo "FT-CPP-time 1.5 ms"',
+    }
+    for name, text in programs.items():
+        (tools / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setattr(gpu_encoder.report, "gpu_state", lambda: {"name": "G"})
+    arguments = argparse.Namespace(
+        tools=tools, out=tmp_path / "result", shapes=["1x32"], only=only, layers=12, device="gpu",
+        budget=60.0, compile_limit=10.0, fresh=False,
+    )  # fmt: skip
+    workdir = tmp_path / f"work_{'_'.join(only)}"
+    workdir.mkdir()
+    run = gpu_encoder.Run(arguments, workdir)
+    started = []
+
+    def start(name, kind, shapes, extra, **environment):
+        started.append(_IdleProcess(name, environment.get("FT_GEMM_CONFIG_DIR", workdir)))
+        return started[-1]
+
+    monkeypatch.setattr(run, "start", start)
+    run.run_workers()
+    run.save()
+    return run, {process.name: process.found for process in started}
+
+
+def test_a_later_run_of_the_op_alone_has_all_that_was_tuned(tmp_path, monkeypatch):
+    tuned = {f"{name}_config.in": f"tuned {name}\n" for name in ("gemm", "half_gemm", "igemm")}
+    first, found = _gpu_run(tmp_path, monkeypatch, ["cpp"])
+    assert first.data["gemm_configs"] == tuned and "op_tuned" not in found
+    assert first.data["ms"]["cpp_tuned"]["1x32"]["fp16"]["packed"] == 1.5
+    second, found = _gpu_run(tmp_path, monkeypatch, ["op_tuned"])
+    assert found["op_tuned"] == tuned and "op" not in found
+    assert not second.data["problems"]
+
+
+def test_the_op_that_is_not_tuned_needs_no_tuning(tmp_path, monkeypatch):
+    run, found = _gpu_run(tmp_path, monkeypatch, ["op"])
+    assert found["op"] == {} and "op_tuned" not in found
+    assert not run.data["gemm_configs"] and "cpp" not in run.data["ms"]
