@@ -233,8 +233,8 @@ def scaling_table(data: dict[str, Any]) -> str:
         return ""
     columns = ["dtype", "shape", "threads", "ms", "times", "efficiency", "of bare arithmetic"]
     return (
-        "\n## Scaling\n\nCalls with each number of threads in turn, a process each, means of "
-        f"{data['rounds']} turns of {data['burst_s']} s; one thread on another CPU in each turn. "
+        f"\n## Scaling\n\n{data['model']}, calls with each number of threads in turn, a process "
+        f"each, means of {data['rounds']} turns of {data['burst_s']} s; one thread on another CPU in each turn. "
         "times: the calls a second over those of one thread; efficiency: that by the number of "
         "threads; of bare arithmetic: the same of threads that multiply and add in registers, in "
         "the same turns.\n\n" + report.markdown_table(columns, rows)
@@ -330,6 +330,14 @@ def _parse_counts() -> list[int]:
     if min(counts, default=0) < 1 or 1 not in counts:
         raise app.UsageError(
             f"--scaling is {_SCALING.value}, expected numbers of threads with 1 among them"
+        )
+    if _ARITHMETIC.value and not os.access(_ARITHMETIC.value, os.X_OK):
+        raise app.UsageError(f"--arithmetic is {_ARITHMETIC.value}, expected a program")
+    cpus = len(os.sched_getaffinity(0))
+    if _ARITHMETIC.value and max(counts) > cpus:
+        raise app.UsageError(
+            f"--scaling is {_SCALING.value}; --arithmetic wants a CPU for each thread, this "
+            f"process has {cpus}"
         )
     return counts
 

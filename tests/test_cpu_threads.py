@@ -24,7 +24,7 @@ _SIXTEEN = {"ms": 7.8, "times": 12.8, "arithmetic_times": 14.4}
 def test_efficiency_stands_beside_that_of_the_cpus(tmp_path):
     # As JSON holds it, and without the program that tells what the CPUs give.
     data = {
-        "rounds": 8, "burst_s": 0.6,
+        "model": "bert-base", "rounds": 8, "burst_s": 0.6,
         "scaling": [
             _scaling(**{"1": _ONE, "16": _SIXTEEN}),
             _scaling(**{"1": {"ms": 100.0, "times": 1.0}, "4": {"ms": 33.3, "times": 3.0}}),
@@ -39,15 +39,20 @@ def test_efficiency_stands_beside_that_of_the_cpus(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flag", "expected"),
+    ("flags", "expected"),
     [
-        ("--scaling=2,4", "--scaling is ['2', '4'], expected numbers of threads with 1 among them"),
-        ("--scaling=1,two", "--scaling is ['1', 'two'], expected"),
-        ("--measures=speed", "--measures is ['speed'], expected scaling, quota, sessions"),
+        (
+            ["--scaling=2,4"],
+            "--scaling is ['2', '4'], expected numbers of threads with 1 among them",
+        ),
+        (["--scaling=1,two"], "--scaling is ['1', 'two'], expected"),
+        (["--measures=speed"], "--measures is ['speed'], expected scaling, quota, sessions"),
+        (["--arithmetic=/no/program"], "--arithmetic is /no/program, expected a program"),
+        (["--scaling=1,9999", f"--arithmetic={sys.executable}"], "a CPU for each thread"),
     ],
 )
-def test_wrong_flags_are_named(flag, expected):
-    command = [sys.executable, "-m", "benchmarks.cpu_threads", flag]
+def test_wrong_flags_are_named(flags, expected):
+    command = [sys.executable, "-m", "benchmarks.cpu_threads", *flags]
     done = subprocess.run(command, capture_output=True, text=True, cwd=_ROOT, timeout=120)
     assert done.returncode == 1
     assert expected in done.stdout + done.stderr
