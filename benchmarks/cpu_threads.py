@@ -197,7 +197,7 @@ def measure_scaling(dtype: str, shape: tuple[int, int], counts: list[int]) -> di
     with contextlib.ExitStack() as stack:
         processes = {count: _process(stack, dtype, shape, count) for count in counts}
         text = f"{dtype} {shape[0]}x{shape[1]}: scaling"
-        for turn in tqdm(range(-1, _ROUNDS.value), text, leave=False):  # the first warms up
+        for turn in tqdm(range(-1, _ROUNDS.value), text, leave=False):  # the first turn warms up
             cpu = cpus[turn % len(cpus)]
             for count, process in processes.items():
                 alone = cpu if count == 1 else None
@@ -234,8 +234,8 @@ def scaling_table(data: dict[str, Any]) -> str:
     columns = ["dtype", "shape", "threads", "ms", "times", "efficiency", "of bare arithmetic"]
     return (
         f"\n## Scaling\n\n{data['model']}, calls with each number of threads in turn, a process "
-        f"each, means of {data['rounds']} turns of {data['burst_s']} s; one thread on another CPU in each turn. "
-        "times: the calls a second over those of one thread; efficiency: that by the number of "
+        f"each, means of {data['rounds']} turns of {data['burst_s']} s; one thread on another CPU "
+        "in each turn. times: the calls a second over those of one thread; efficiency: that by the number of "
         "threads; of bare arithmetic: the same of threads that multiply and add in registers, in "
         "the same turns.\n\n" + report.markdown_table(columns, rows)
     )
