@@ -235,9 +235,9 @@ def scaling_table(data: dict[str, Any]) -> str:
     return (
         f"\n## Scaling\n\n{data['model']}, calls with each number of threads in turn, a process "
         f"each, means of {data['rounds']} turns of {data['burst_s']} s; one thread on another CPU "
-        "in each turn. times: the calls a second over those of one thread; efficiency: that by the number of "
-        "threads; of bare arithmetic: the same of threads that multiply and add in registers, in "
-        "the same turns.\n\n" + report.markdown_table(columns, rows)
+        "in each turn. times: the calls a second over those of one thread; efficiency: that by the "
+        "number of threads; of bare arithmetic: the same of threads that multiply and add in "
+        "registers, in the same turns.\n\n" + report.markdown_table(columns, rows)
     )
 
 
