@@ -30,7 +30,7 @@ from typing import Any
 from absl import app, flags
 from tqdm import tqdm
 
-from benchmarks import cpu_groups, engines, report
+from benchmarks import cpu_groups, cpu_threads_report, engines, report
 from benchmarks.encoder_model import MODELS, random_batch
 from fastertransformer_tf.models.encoder_weights import random_weights
 
@@ -51,10 +51,6 @@ _SESSION_THREADS = flags.DEFINE_integer("session_threads", 2, "Threads of the se
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each side.", 1)
 _BURST = flags.DEFINE_float("burst", 1.5, "Seconds of a turn: many periods of a quota.", 0.1)
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", str(report.RESULTS), "Where the results go.")
-
-# Of a row's ratio: the quota's time over that without, at most; the sessions' throughput together
-# over one's, at least.
-QUOTA_LIMIT, SESSIONS_LIMIT = 1.10, 0.95
 
 _runs: list[engines.Run] = []  # of a process that measures
 
@@ -155,8 +151,8 @@ def measure_quota(dtype: str, shape: tuple[int, int]) -> dict[str, Any]:
         "one_ms": round(ms[few], 2),
         "other_ms": round(ms[many], 2),
         "ratio": round(ratio, 3),
-        "limit": f"<= {QUOTA_LIMIT}",
-        "holds": ratio <= QUOTA_LIMIT,
+        "limit": f"<= {cpu_threads_report.QUOTA_LIMIT}",
+        "holds": ratio <= cpu_threads_report.QUOTA_LIMIT,
         "throttled_ms": round(throttled / 1000, 1),
         "calls_per_second": rates,
     }
@@ -176,8 +172,8 @@ def measure_sessions(dtype: str, shape: tuple[int, int]) -> dict[str, Any]:
         "one_ms": round(1000 / one, 2),
         "other_ms": round(1000 / two, 2),
         "ratio": round(two / one, 3),
-        "limit": f">= {SESSIONS_LIMIT}",
-        "holds": two / one >= SESSIONS_LIMIT,
+        "limit": f">= {cpu_threads_report.SESSIONS_LIMIT}",
+        "holds": two / one >= cpu_threads_report.SESSIONS_LIMIT,
         "calls_per_second": rates,
     }
 
@@ -216,106 +212,6 @@ def measure_scaling(dtype: str, shape: tuple[int, int], counts: list[int]) -> di
             one["arithmetic_times"] = mean / statistics.mean(arithmetic[1])
         result["threads"][count] = {name: round(value, 3) for name, value in one.items()}
     return result
-
-
-def scaling_table(data: dict[str, Any]) -> str:
-    """What each number of threads gains over one; empty where that was not measured."""
-    rows = []
-    for row in data["scaling"]:
-        for count, one in row["threads"].items():
-            efficiency = one["times"] / int(count)
-            allowed = one.get("arithmetic_times")
-            rows.append(
-                [row["dtype"], row["shape"], count, one["ms"], one["times"], round(efficiency, 2)]
-                + ["" if allowed is None else round(allowed / int(count), 2)]
-            )
-    if not rows:
-        return ""
-    columns = ["dtype", "shape", "threads", "ms", "times", "efficiency", "of bare arithmetic"]
-    return (
-        f"\n## Scaling\n\n{data['model']}, calls with each number of threads in turn, a process "
-        f"each, means of {data['rounds']} turns of {data['burst_s']} s; one thread on another CPU "
-        "in each turn. times: the calls a second over those of one thread; efficiency: that by the "
-        "number of threads; of bare arithmetic: the same of threads that multiply and add in "
-        "registers, in the same turns.\n\n" + report.markdown_table(columns, rows)
-    )
-
-
-def to_markdown(data: dict[str, Any]) -> str:
-    """The report."""
-    return (
-        "# The op on threads\n\n"
-        + report.describe_header(data)
-        + scaling_table(data)
-        + (_sharing_table(data) if data["rows"] or data["missing"] else "")
-    )
-
-
-def _sharing_table(data: dict[str, Any]) -> str:
-    columns = ["what", "dtype", "shape", "one_ms", "other_ms", "ratio", "limit", "holds"]
-    rows = [[row.get(c) for c in columns] for row in data["rows"]]
-    notes = "".join(f"\n* not measured: {reason}" for reason in data["missing"])
-    return (
-        f"\n## Threads that share CPUs\n\n{data['model']}, medians of {data['rounds']} turns of "
-        f"{data['burst_s']} s. "
-        f"quota: a call's time with {data['quota']} threads and no quota (one), and with "
-        f"{data['threads']} threads in a cgroup with a quota of {data['quota']} CPUs (other); "
-        "ratio: other over one. sessions: time for each call of one session alone (one) and of two "
-        f"at once (other), on one pool of {data['session_threads']} threads; ratio: the calls a "
-        f"second of two over those of one.\n{notes}\n\n" + report.markdown_table(columns, rows)
-    )
-
-
-def plot_scaling(data: dict[str, Any], path: pathlib.Path) -> None:
-    """Lines: times the speed of one thread, over threads, and what bare arithmetic gains."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(
-        1,
-        len(data["scaling"]),
-        figsize=(5 * len(data["scaling"]), 4.5),
-        squeeze=False,
-        layout="constrained",
-    )
-    for axis, row in zip(axes[0], data["scaling"], strict=True):
-        counts = sorted(row["threads"], key=int)
-        for name, label in (("times", "op"), ("arithmetic_times", "bare arithmetic")):
-            if name in row["threads"][counts[0]]:
-                times = [row["threads"][count][name] for count in counts]
-                axis.plot([int(count) for count in counts], times, marker="o", label=label)
-        most = int(counts[-1])
-        axis.plot([1, most], [1, most], color="grey", linewidth=0.8, label="ideal")
-        axis.set_title(f"{row['dtype']} {row['shape']}")
-        axis.set_xlabel("threads")
-        axis.set_ylabel("times the speed of one thread")
-        axis.legend(fontsize=8)
-    report.save_figure(figure, path)
-    pyplot.close(figure)
-
-
-def plot(data: dict[str, Any], path: pathlib.Path) -> None:
-    """Bars: each row's ratio beside its limit."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    kinds = [
-        ("quota", QUOTA_LIMIT, "time under the quota / without"),
-        ("sessions", SESSIONS_LIMIT, "throughput of two sessions / of one"),
-    ]
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for axis, (kind, limit, label) in zip(axes, kinds, strict=True):
-        rows = [row for row in data["rows"] if row["what"] == kind]
-        axis.bar([f"{row['dtype']}\n{row['shape']}" for row in rows], [r["ratio"] for r in rows])
-        axis.axhline(limit, color="grey", linewidth=0.8)
-        axis.set_ylabel(label)
-        axis.tick_params(axis="x", labelsize=8)
-    report.save_figure(figure, path)
-    pyplot.close(figure)
 
 
 def _parse_shape(text: str) -> tuple[int, int]:
@@ -368,7 +264,7 @@ def main(argv: list[str]) -> None:
 
     def save() -> None:  # after every row, so that an interrupted run is not lost
         report.write_json(path, data)
-        report.write_text(path.with_suffix(".md"), to_markdown(data))
+        report.write_text(path.with_suffix(".md"), cpu_threads_report.to_markdown(data))
 
     for dtype in _DTYPES.value:
         for shape in shapes:
@@ -384,12 +280,9 @@ def main(argv: list[str]) -> None:
                     if reason not in data["missing"]:
                         data["missing"].append(reason)
                 save()
-    if data["rows"]:
-        plot(data, path.with_suffix(".png"))
-    if data["scaling"]:
-        plot_scaling(data, path.with_name(f"{path.stem}_scaling.png"))
-    print(to_markdown(data))
-    print(f"Written: {path}, .md and plots beside it")
+    plots = cpu_threads_report.plot(data, path)
+    print(cpu_threads_report.to_markdown(data))
+    print(f"Written: {path}, beside it .md, {', '.join(plots)}")
     broken = [row for row in data["rows"] if not row["holds"]]
     if broken:
         sys.exit("Over the limit: " + ", ".join(f"{r['what']} {r['shape']}" for r in broken))

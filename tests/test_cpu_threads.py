@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from benchmarks import cpu_threads
+from benchmarks import cpu_threads_report
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -24,18 +24,23 @@ _SIXTEEN = {"ms": 7.8, "times": 12.8, "arithmetic_times": 14.4}
 def test_efficiency_stands_beside_that_of_the_cpus(tmp_path):
     # As JSON holds it, and without the program that tells what the CPUs give.
     data = {
-        "model": "bert-base", "rounds": 8, "burst_s": 0.6,
+        "date": "2026-01-01", "commit": "0123456789ab", "model": "bert-base",
+        "machine": {
+            "cpu": "A Xeon", "cpu_family_model_stepping": "6/207/2", "cpus": 16,
+            "isa": ["avx512f", "amx_tile"], "memory_gib": 128, "python": "3.12",
+        },
+        "rounds": 8, "burst_s": 0.6, "rows": [], "missing": [],
         "scaling": [
             _scaling(**{"1": _ONE, "16": _SIXTEEN}),
             _scaling(**{"1": {"ms": 100.0, "times": 1.0}, "4": {"ms": 33.3, "times": 3.0}}),
         ],
     }  # fmt: skip
-    text = cpu_threads.scaling_table(data)
+    text = cpu_threads_report.to_markdown(data)
     assert "| float32 | 8x128 | 16 | 7.8 | 12.8 | 0.8 | 0.9 |" in text
     assert "| float32 | 8x128 | 4 | 33.3 | 3.0 | 0.75 |  |" in text
-    cpu_threads.plot_scaling(data, tmp_path / "scaling.png")
-    assert (tmp_path / "scaling.png").stat().st_size > 0
-    assert cpu_threads.scaling_table({"scaling": []}) == ""
+    assert "Threads that share CPUs" not in text
+    assert cpu_threads_report.plot(data, tmp_path / "threads.json") == ["threads_scaling.png"]
+    assert (tmp_path / "threads_scaling.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize(
