@@ -1,5 +1,6 @@
 // The CPU backend against a float64 encoder, without TensorFlow.
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <atomic>
@@ -11,6 +12,7 @@
 #include <fstream>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <random>
 #include <string>
 #include <thread>
@@ -21,6 +23,7 @@
 #include "tf_ops/core/encoder.h"
 #include "tf_ops/core/scales.h"
 #include "tf_ops/cpu/cpu_quota.h"
+#include "tf_ops/cpu/cpu_seat.h"
 #include "tf_ops/cpu/encoder.h"
 #include "tf_ops/cpu/phases.h"
 #include "tf_ops/cpu/primitives/primitives.h"
@@ -550,6 +553,75 @@ TEST(PhasesTest, RunsOneAfterTheOther) {
 
 // Rows cut in many ways, one phase after the other: a task finds that the phase before has finished
 // all tasks of its rows.
+// The CPUs that the calling thread is allowed, and that it is allowed these.
+cpu_set_t AllowedCpus() {
+  cpu_set_t allowed;
+  EXPECT_EQ(sched_getaffinity(0, sizeof(allowed), &allowed), 0);
+  return allowed;
+}
+void AllowCpus(const cpu_set_t& allowed) {
+  EXPECT_EQ(sched_setaffinity(0, sizeof(allowed), &allowed), 0);
+}
+void AllowCpu(int cpu) {
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(cpu, &one);
+  AllowCpus(one);
+}
+
+// Calls `work` in a thread that begins on `cpu` and is allowed `allowed`.
+void OnCpu(int cpu, const cpu_set_t& allowed, const std::function<void()>& work) {
+  std::thread thread([&] {
+    AllowCpu(cpu);
+    AllowCpus(allowed);
+    work();
+  });
+  thread.join();
+}
+
+TEST(CpuSeatTest, MovesToAFreeCpuThatIsAllowed) {
+  const cpu_set_t all = AllowedCpus();
+  if (CPU_COUNT(&all) < 2) GTEST_SKIP() << "one CPU";
+  int first = 0;
+  while (!CPU_ISSET(first, &all)) ++first;
+  cpu_set_t only_first;
+  CPU_ZERO(&only_first);
+  CPU_SET(first, &only_first);
+  OnCpu(first, only_first, [&] {
+    const cpu::CpuSeat seat;
+    EXPECT_EQ(seat.cpu(), first);
+    OnCpu(first, all, [&] {
+      const cpu::CpuSeat second;
+      EXPECT_NE(second.cpu(), first);
+      EXPECT_TRUE(CPU_ISSET(second.cpu(), &all));
+      const cpu_set_t after = AllowedCpus();
+      EXPECT_TRUE(CPU_EQUAL(&after, &all));
+    });
+    OnCpu(first, only_first, [&] {
+      const cpu::CpuSeat second;  // may not move
+      EXPECT_EQ(second.cpu(), first);
+      const cpu_set_t after = AllowedCpus();
+      EXPECT_TRUE(CPU_EQUAL(&after, &only_first));
+    });
+  });
+}
+
+TEST(CpuSeatTest, StaysWhereAllCpusAreTaken) {
+  const cpu_set_t all = AllowedCpus();
+  std::vector<std::unique_ptr<cpu::CpuSeat>> seats;
+  for (int c = 0; c < CPU_SETSIZE; ++c) {
+    if (!CPU_ISSET(c, &all)) continue;
+    AllowCpu(c);
+    seats.push_back(std::make_unique<cpu::CpuSeat>());
+    EXPECT_EQ(seats.back()->cpu(), c);
+  }
+  AllowCpus(all);
+  const cpu::CpuSeat one_more;
+  EXPECT_TRUE(CPU_ISSET(one_more.cpu(), &all));
+  const cpu_set_t after = AllowedCpus();
+  EXPECT_TRUE(CPU_EQUAL(&after, &all));
+}
+
 TEST(PhasesTest, WaitsForItsRows) {
   constexpr int64_t kRows = 60;
   const std::vector<cpu::RowParts> cuts = {

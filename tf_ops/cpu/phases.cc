@@ -9,9 +9,12 @@
 #include <thread>
 
 #include "tf_ops/cpu/cpu_quota.h"
+#include "tf_ops/cpu/cpu_seat.h"
 
 namespace ft::cpu {
 namespace {
+
+using Clock = std::chrono::steady_clock;
 
 // How long a thread looks out for the end of a part before it sleeps: to be woken takes tens of
 // microseconds, but a thread that looks out takes a CPU from whoever could work on it (another
@@ -73,7 +76,6 @@ class Progress {
 
   // Until all tasks of the parts [first, last) are done. Meanwhile asks the caches for `wanted`.
   void Wait(int64_t first, int64_t last, Phases::Bytes wanted) {
-    using Clock = std::chrono::steady_clock;
     if (AreDone(first, last)) return;
     const Clock::time_point begin = Clock::now();
     while (!AreDone(first, last)) {
@@ -117,6 +119,43 @@ class Progress {
   std::condition_variable part_done_;
 };
 
+// Which workers have come. One that Linux has put on the CPU of another cannot run, nor take a CPU
+// of its own (CpuSeat), before that one lets it or the next tick: so while some are missing, those
+// that are there let others run a few times.
+class Arrivals {
+ public:
+  explicit Arrivals(int num_workers) : num_missing_(num_workers) {}
+
+  // One worker's, who has just come.
+  class Worker {
+   public:
+    explicit Worker(Arrivals* all) : all_(all), begin_(Clock::now()) { --all->num_missing_; }
+
+    // To be called now and then.
+    void LetOthersCome() {
+      if (num_turns_ == kNumTurns || all_->num_missing_.load(std::memory_order_relaxed) == 0) {
+        return;
+      }
+      // Few, as who else runs on this CPU may keep it for milliseconds.
+      constexpr std::chrono::microseconds kTurns[kNumTurns] = {std::chrono::microseconds{0},
+                                                               std::chrono::microseconds{100},
+                                                               std::chrono::microseconds{500}};
+      if (Clock::now() - begin_ < kTurns[num_turns_]) return;
+      ++num_turns_;
+      std::this_thread::yield();
+    }
+
+   private:
+    static constexpr int kNumTurns = 3;
+    Arrivals* const all_;
+    const Clock::time_point begin_;
+    int num_turns_ = 0;
+  };
+
+ private:
+  std::atomic<int> num_missing_;
+};
+
 }  // namespace
 
 int NumWorkers(const ThreadPool& pool) {
@@ -152,8 +191,12 @@ void Phases::Run(ThreadPool* pool) const {
   for (size_t p = 0; p < phases_.size(); ++p) {
     progress[p].Init(phases_[p].parts->count(), phases_[p].tasks_per_part, num_workers);
   }
+  Arrivals arrivals(num_workers);
   pool->ParallelFor(num_workers, [&](int64_t worker) {
+    const CpuSeat seat;
+    Arrivals::Worker arrival(&arrivals);
     for (size_t p = 0; p < phases_.size(); ++p) {
+      arrival.LetOthersCome();
       const Phase& phase = phases_[p];
       for (int64_t task; (task = progress[p].Take(worker)) >= 0;) {
         const int64_t part = task / phase.tasks_per_part, index = task % phase.tasks_per_part;
