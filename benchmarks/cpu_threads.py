@@ -1,4 +1,4 @@
-"""The op on threads: what more of them gain, under a quota of CPU time, in two sessions at once.
+"""The op on threads: what more of them gain, under a quota, in two sessions at once, after pauses.
 
 Scaling: a process for each number of threads of --scaling, bursts of all in turn, as the CPUs of a
 virtual machine change their speed from second to second with what else their cores do. One thread
@@ -10,6 +10,8 @@ against --quota threads without one; bursts of both in turn. A quota is only mad
 may make cgroups; else the result says why it was not measured.
 Sessions: two TensorFlow sessions with a model each, on the process's one pool of threads, called
 at once by two threads, against one of them alone; in turn.
+Pauses: calls that come alone, after --pause milliseconds in which the caller has written more than
+the caches hold, against calls one after the other: threads then have to be woken.
 
   python -m benchmarks.cpu_threads --shapes=1x128,8x128
   python -m benchmarks.cpu_threads --measures=scaling --scaling=1,8,16 --arithmetic=PROGRAM
@@ -27,6 +29,7 @@ import threading
 import time
 from typing import Any
 
+import numpy as np
 from absl import app, flags
 from tqdm import tqdm
 
@@ -37,7 +40,9 @@ from fastertransformer_tf.models.encoder_weights import random_weights
 _MODEL = flags.DEFINE_enum("model", "bert-base", list(MODELS), "The encoder.")
 _SHAPES = flags.DEFINE_list("shapes", ["1x128", "8x128"], "Batch x sequence length.")
 _DTYPES = flags.DEFINE_list("dtypes", ["float32", "int8 mode 2"], "As benchmarks/engines.py.")
-_MEASURES = flags.DEFINE_list("measures", ["quota", "sessions"], "Of scaling, quota and sessions.")
+_MEASURES = flags.DEFINE_list(
+    "measures", ["quota", "sessions", "pauses"], "Of scaling, quota, sessions and pauses."
+)
 _SCALING = flags.DEFINE_list("scaling", ["1", "2"], "Numbers of threads, 1 among them.")
 _ARITHMETIC = flags.DEFINE_string(
     "arithmetic",
@@ -48,9 +53,12 @@ _ARITHMETIC = flags.DEFINE_string(
 _QUOTA = flags.DEFINE_integer("quota", 2, "CPUs of the quota, and threads without it.", 1)
 _THREADS = flags.DEFINE_integer("threads", 4, "Threads under the quota.", 1)
 _SESSION_THREADS = flags.DEFINE_integer("session_threads", 2, "Threads of the sessions' pool.", 1)
+_PAUSE = flags.DEFINE_float("pause", 10, "Milliseconds before a call that comes alone.", 0)
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each side.", 1)
 _BURST = flags.DEFINE_float("burst", 1.5, "Seconds of a turn: many periods of a quota.", 0.1)
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", str(report.RESULTS), "Where the results go.")
+
+_WRITTEN_BYTES = 64 << 20  # between calls that come alone
 
 _runs: list[engines.Run] = []  # of a process that measures
 
@@ -178,6 +186,46 @@ def measure_sessions(dtype: str, shape: tuple[int, int]) -> dict[str, Any]:
     }
 
 
+def _call_after_pauses(seconds: float, pause: float) -> list[float]:
+    """Seconds of each call of the first session, for so long, with a pause before each."""
+    written = np.zeros(_WRITTEN_BYTES, np.uint8)
+    times = []
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        written += 1
+        time.sleep(pause)
+        begin = time.perf_counter()
+        _runs[0]()
+        times.append(time.perf_counter() - begin)
+    return times
+
+
+def measure_pauses(dtype: str, shape: tuple[int, int]) -> dict[str, Any]:
+    """The slow tenth of the calls that come alone, against calls one after the other."""
+    rates, times = [], []
+    with contextlib.ExitStack() as stack:
+        process = _process(stack, dtype, shape, _SESSION_THREADS.value)
+        text = f"{dtype} {shape[0]}x{shape[1]}: pauses"
+        for turn in tqdm(range(-1, _ROUNDS.value), text, leave=False):  # the first turn warms up
+            rate = process.apply(_burst, (_BURST.value, 1))
+            some = process.apply(_call_after_pauses, (_BURST.value, _PAUSE.value / 1000))
+            if turn >= 0:
+                rates.append(rate)
+                times.extend(some)
+    one, slow = statistics.median(rates), statistics.quantiles(times, n=10)[-1]
+    return {
+        "what": "pauses",
+        "one_ms": round(1000 / one, 2),
+        "other_ms": round(1000 * slow, 2),
+        "ratio": round(slow * one, 3),
+        "limit": f"<= {cpu_threads_report.PAUSES_LIMIT}",
+        "holds": slow * one <= cpu_threads_report.PAUSES_LIMIT,
+        "paused_median_ms": round(1000 * statistics.median(times), 2),
+        "calls_per_second": rates,
+        "paused_seconds": [round(value, 6) for value in times],
+    }
+
+
 def _arithmetic(threads: int, first_cpu: int) -> float:
     """GFLOP/s of so many threads that do nothing but multiply and add in registers."""
     command = [_ARITHMETIC.value, str(threads), str(_BURST.value / 4), str(first_cpu)]
@@ -242,10 +290,12 @@ def main(argv: list[str]) -> None:
     """Measures, writes JSON, Markdown and plots, and fails where a limit is broken."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    sharing = {"quota": measure_quota, "sessions": measure_sessions}
-    unknown = set(_MEASURES.value) - {"scaling", *sharing}
+    measures = {"quota": measure_quota, "sessions": measure_sessions, "pauses": measure_pauses}
+    unknown = set(_MEASURES.value) - {"scaling", *measures}
     if unknown or not _MEASURES.value:
-        raise app.UsageError(f"--measures is {_MEASURES.value}, expected scaling, quota, sessions")
+        raise app.UsageError(
+            f"--measures is {_MEASURES.value}, expected of scaling, {', '.join(measures)}"
+        )
     counts = _parse_counts()
     shapes = [_parse_shape(text) for text in _SHAPES.value]
     data: dict[str, Any] = {
@@ -256,6 +306,7 @@ def main(argv: list[str]) -> None:
         "session_threads": _SESSION_THREADS.value,
         "rounds": _ROUNDS.value,
         "burst_s": _BURST.value,
+        "pause_ms": _PAUSE.value,
         "scaling": [],
         "missing": [],
         "rows": [],
@@ -272,7 +323,7 @@ def main(argv: list[str]) -> None:
             if "scaling" in _MEASURES.value:
                 data["scaling"].append(name | measure_scaling(dtype, shape, counts))
                 save()
-            for measure in (m for what, m in sharing.items() if what in _MEASURES.value):
+            for measure in (m for what, m in measures.items() if what in _MEASURES.value):
                 try:
                     data["rows"].append(name | measure(dtype, shape))
                 except cpu_groups.GroupsUnavailable as error:

@@ -38,7 +38,7 @@ def test_efficiency_stands_beside_that_of_the_cpus(tmp_path):
     text = cpu_threads_report.to_markdown(data)
     assert "| float32 | 8x128 | 16 | 7.8 | 12.8 | 0.8 | 0.9 |" in text
     assert "| float32 | 8x128 | 4 | 33.3 | 3.0 | 0.75 |  |" in text
-    assert "Threads that share CPUs" not in text
+    assert "Threads that share" not in text
     assert cpu_threads_report.plot(data, tmp_path / "threads.json") == ["threads_scaling.png"]
     assert (tmp_path / "threads_scaling.png").stat().st_size > 0
 
@@ -51,7 +51,10 @@ def test_efficiency_stands_beside_that_of_the_cpus(tmp_path):
             "--scaling is ['2', '4'], expected numbers of threads with 1 among them",
         ),
         (["--scaling=1,two"], "--scaling is ['1', 'two'], expected"),
-        (["--measures=speed"], "--measures is ['speed'], expected scaling, quota, sessions"),
+        (
+            ["--measures=speed"],
+            "--measures is ['speed'], expected of scaling, quota, sessions, pauses",
+        ),
         (["--arithmetic=/no/program"], "--arithmetic is /no/program, expected a program"),
         (["--scaling=1,9999", f"--arithmetic={sys.executable}"], "a CPU for each thread"),
     ],
