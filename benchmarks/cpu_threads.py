@@ -18,6 +18,8 @@ the caches hold, against calls one after the other: threads then have to be woke
 """
 
 import contextlib
+import functools
+import itertools
 import json
 import multiprocessing
 import os
@@ -27,6 +29,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -128,15 +131,20 @@ def _process(
     return pool
 
 
-def _alternate(sides: dict[str, Any], text: str) -> dict[str, list[float]]:
-    """Calls a second of each side in every turn; sides are (process, sessions called)."""
-    rates: dict[str, list[float]] = {name: [] for name in sides}
+def _alternate(sides: dict[Any, Callable[[int], Any]], text: str) -> dict[Any, list[Any]]:
+    """What each side measures in every turn; sides are called with the number of the turn."""
+    measured: dict[Any, list[Any]] = {name: [] for name in sides}
     for turn in tqdm(range(-1, _ROUNDS.value), text, leave=False):  # the first turn warms up
-        for name, (pool, sessions) in sides.items():
-            rate = pool.apply(_burst, (_BURST.value, sessions))
+        for name, side in sides.items():
+            value = side(turn)
             if turn >= 0:
-                rates[name].append(rate)
-    return rates
+                measured[name].append(value)
+    return measured
+
+
+def _bursts(process: Any, sessions: int = 1) -> Callable[[int], float]:  # noqa: ANN401
+    """A side: calls a second of so many sessions of a process."""
+    return lambda turn: process.apply(_burst, (_BURST.value, sessions))
 
 
 def measure_quota(dtype: str, shape: tuple[int, int]) -> dict[str, Any]:
@@ -146,8 +154,8 @@ def measure_quota(dtype: str, shape: tuple[int, int]) -> dict[str, Any]:
         few, many = f"{_QUOTA.value} threads", f"{_THREADS.value} threads, quota"
         rates = _alternate(
             {
-                few: (_process(stack, dtype, shape, _QUOTA.value), 1),
-                many: (_process(stack, dtype, shape, _THREADS.value, group=group), 1),
+                few: _bursts(_process(stack, dtype, shape, _QUOTA.value)),
+                many: _bursts(_process(stack, dtype, shape, _THREADS.value, group=group)),
             },
             f"{dtype} {shape[0]}x{shape[1]}: quota",
         )
@@ -171,7 +179,7 @@ def measure_sessions(dtype: str, shape: tuple[int, int]) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         process = _process(stack, dtype, shape, _SESSION_THREADS.value, sessions=2)
         rates = _alternate(
-            {"one session": (process, 1), "two sessions": (process, 2)},
+            {"one session": _bursts(process, 1), "two sessions": _bursts(process, 2)},
             f"{dtype} {shape[0]}x{shape[1]}: sessions",
         )
     one, two = (statistics.median(values) for values in rates.values())
@@ -202,16 +210,17 @@ def _call_after_pauses(seconds: float, pause: float) -> list[float]:
 
 def measure_pauses(dtype: str, shape: tuple[int, int]) -> dict[str, Any]:
     """The slow tenth of the calls that come alone, against calls one after the other."""
-    rates, times = [], []
     with contextlib.ExitStack() as stack:
         process = _process(stack, dtype, shape, _SESSION_THREADS.value)
-        text = f"{dtype} {shape[0]}x{shape[1]}: pauses"
-        for turn in tqdm(range(-1, _ROUNDS.value), text, leave=False):  # the first turn warms up
-            rate = process.apply(_burst, (_BURST.value, 1))
-            some = process.apply(_call_after_pauses, (_BURST.value, _PAUSE.value / 1000))
-            if turn >= 0:
-                rates.append(rate)
-                times.extend(some)
+        seconds = (_BURST.value, _PAUSE.value / 1000)
+        measured = _alternate(
+            {
+                "calls": _bursts(process),
+                "paused": lambda turn: process.apply(_call_after_pauses, seconds),
+            },
+            f"{dtype} {shape[0]}x{shape[1]}: pauses",
+        )
+    rates, times = measured["calls"], list(itertools.chain(*measured["paused"]))
     one, slow = statistics.median(rates), statistics.quantiles(times, n=10)[-1]
     return {
         "what": "pauses",
@@ -226,8 +235,15 @@ def measure_pauses(dtype: str, shape: tuple[int, int]) -> dict[str, Any]:
     }
 
 
-def _arithmetic(threads: int, first_cpu: int) -> float:
+def _scaling_burst(process: Any, threads: int, cpus: list[int], turn: int) -> float:  # noqa: ANN401
+    """Calls a second; of one thread on another CPU in each turn."""
+    cpu = cpus[turn % len(cpus)] if threads == 1 else None
+    return process.apply(_burst, (_BURST.value, 1, cpu))
+
+
+def _arithmetic(threads: int, cpus: list[int], turn: int) -> float:
     """GFLOP/s of so many threads that do nothing but multiply and add in registers."""
+    first_cpu = cpus[turn % len(cpus)]
     command = [_ARITHMETIC.value, str(threads), str(_BURST.value / 4), str(first_cpu)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)["gflops"]
@@ -236,21 +252,16 @@ def _arithmetic(threads: int, first_cpu: int) -> float:
 def measure_scaling(dtype: str, shape: tuple[int, int], counts: list[int]) -> dict[str, Any]:
     """Bursts with each number of threads in turn."""
     cpus = sorted(os.sched_getaffinity(0))
-    rates: dict[int, list[float]] = {count: [] for count in counts}
-    arithmetic: dict[int, list[float]] = {count: [] for count in counts}
+    sides: dict[tuple[str, int], Callable[[int], float]] = {}
     with contextlib.ExitStack() as stack:
-        processes = {count: _process(stack, dtype, shape, count) for count in counts}
-        text = f"{dtype} {shape[0]}x{shape[1]}: scaling"
-        for turn in tqdm(range(-1, _ROUNDS.value), text, leave=False):  # the first turn warms up
-            cpu = cpus[turn % len(cpus)]
-            for count, process in processes.items():
-                alone = cpu if count == 1 else None
-                rate = process.apply(_burst, (_BURST.value, 1, alone))
-                gflops = _arithmetic(count, cpu) if _ARITHMETIC.value else None
-                if turn >= 0:
-                    rates[count].append(rate)
-                    if gflops is not None:
-                        arithmetic[count].append(gflops)
+        for count in counts:
+            process = _process(stack, dtype, shape, count)
+            sides["op", count] = functools.partial(_scaling_burst, process, count, cpus)
+            if _ARITHMETIC.value:
+                sides["arithmetic", count] = functools.partial(_arithmetic, count, cpus)
+        measured = _alternate(sides, f"{dtype} {shape[0]}x{shape[1]}: scaling")
+    rates = {count: measured["op", count] for count in counts}
+    arithmetic = {count: measured.get(("arithmetic", count), []) for count in counts}
     result: dict[str, Any] = {"calls_per_second": rates, "gflops": arithmetic, "threads": {}}
     for count in counts:
         speed = statistics.mean(rates[count])

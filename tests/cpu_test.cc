@@ -553,7 +553,7 @@ TEST(PhasesTest, RunsOneAfterTheOther) {
 
 // Rows cut in many ways, one phase after the other: a task finds that the phase before has finished
 // all tasks of its rows.
-// The CPUs that the calling thread is allowed, and that it is allowed these.
+// The CPUs that the calling thread is allowed, that it is allowed these, and one alone.
 cpu_set_t AllowedCpus() {
   cpu_set_t allowed;
   EXPECT_EQ(sched_getaffinity(0, sizeof(allowed), &allowed), 0);
@@ -562,17 +562,17 @@ cpu_set_t AllowedCpus() {
 void AllowCpus(const cpu_set_t& allowed) {
   EXPECT_EQ(sched_setaffinity(0, sizeof(allowed), &allowed), 0);
 }
-void AllowCpu(int cpu) {
+cpu_set_t OnlyCpu(int cpu) {
   cpu_set_t one;
   CPU_ZERO(&one);
   CPU_SET(cpu, &one);
-  AllowCpus(one);
+  return one;
 }
 
 // Calls `work` in a thread that begins on `cpu` and is allowed `allowed`.
 void OnCpu(int cpu, const cpu_set_t& allowed, const std::function<void()>& work) {
   std::thread thread([&] {
-    AllowCpu(cpu);
+    AllowCpus(OnlyCpu(cpu));
     AllowCpus(allowed);
     work();
   });
@@ -584,9 +584,7 @@ TEST(CpuSeatTest, MovesToAFreeCpuThatIsAllowed) {
   if (CPU_COUNT(&all) < 2) GTEST_SKIP() << "one CPU";
   int first = 0;
   while (!CPU_ISSET(first, &all)) ++first;
-  cpu_set_t only_first;
-  CPU_ZERO(&only_first);
-  CPU_SET(first, &only_first);
+  const cpu_set_t only_first = OnlyCpu(first);
   OnCpu(first, only_first, [&] {
     const cpu::CpuSeat seat;
     EXPECT_EQ(seat.cpu(), first);
@@ -611,7 +609,7 @@ TEST(CpuSeatTest, StaysWhereAllCpusAreTaken) {
   std::vector<std::unique_ptr<cpu::CpuSeat>> seats;
   for (int c = 0; c < CPU_SETSIZE; ++c) {
     if (!CPU_ISSET(c, &all)) continue;
-    AllowCpu(c);
+    AllowCpus(OnlyCpu(c));
     seats.push_back(std::make_unique<cpu::CpuSeat>());
     EXPECT_EQ(seats.back()->cpu(), c);
   }
