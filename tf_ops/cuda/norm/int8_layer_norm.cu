@@ -188,7 +188,7 @@ Status LaunchRegisters(const NormParams<T, In, Q>& params, const LaunchContext& 
                 Grid{(params.rows + kRows - 1) / kRows}, kThreads * kRows, 0, context, params);
 }
 
-// A warp a row, kRows of them a block, of 256 vectors at most.
+// A warp a row, kRows of them a block, of kMaxWarpVectors at most.
 template <int kRows, bool kEarly, typename T, typename In, typename Q>
 Status LaunchWarps(const NormParams<T, In, Q>& params, int64_t vectors,
                    const LaunchContext& context) {
@@ -223,12 +223,11 @@ Status LaunchTyped(const Int8LayerNormArgs& args, const LaunchContext& context) 
     return Launch(Int8LayerNormAnySizeKernel<T, In, Q>, Grid{args.rows}, 256, 0, context, params);
   }
   // Partial sums are of few rows.
-  const NormRows dealt =
-      args.partials != nullptr ? NormRows::kBlock : DealNormRows(args.rows, sizeof(T), context);
-  if (dealt != NormRows::kBlock && vectors <= 256) {
-    return dealt == NormRows::kEarlyWarp ? LaunchWarps<2, true>(params, vectors, context)
-                                         : LaunchWarps<4, false>(params, vectors, context);
-  }
+  const NormRows dealt = args.partials != nullptr
+                             ? NormRows::kBlock
+                             : DealNormRows(args.rows, vectors, sizeof(T), context);
+  if (dealt == NormRows::kEarlyWarp) return LaunchWarps<2, true>(params, vectors, context);
+  if (dealt == NormRows::kWarp) return LaunchWarps<4, false>(params, vectors, context);
   if (vectors <= 96) return LaunchRegisters<96, 1, 1, true>(params, context);
   if (vectors <= 128) return LaunchRegisters<128, 1, 1, true>(params, context);
   if (vectors <= 256) return LaunchRegisters<256, 1, 1, true>(params, context);

@@ -167,10 +167,10 @@ Status LaunchRegisters(const LayerNormArgs& args, const LaunchContext& context) 
                 static_cast<int>(args.hidden_size));
 }
 
-// Vectors of a row, at most, that LayerNormKernel takes, and that a warp takes of it.
-constexpr int64_t kMaxVectors = 1024, kMaxWarpVectors = 256;
+// Vectors of a row, at most, that LayerNormKernel takes.
+constexpr int64_t kMaxVectors = 1024;
 
-// A warp a row, kRows of them a block.
+// A warp a row, kRows of them a block, of kMaxWarpVectors at most.
 template <typename T, int kRows, bool kEarly>
 Status LaunchWarps(const LayerNormArgs& args, int64_t vectors, const LaunchContext& context) {
   if (vectors <= 32) return LaunchRegisters<T, 32, kRows, 1, kEarly>(args, context);
@@ -192,11 +192,9 @@ Status LaunchTyped(const LayerNormArgs& args, const LaunchContext& context) {
                   static_cast<const T*>(args.gamma), static_cast<const T*>(args.beta), args.epsilon,
                   static_cast<T*>(args.output), args.rows, static_cast<int>(args.hidden_size));
   }
-  const NormRows dealt = DealNormRows(args.rows, sizeof(T), context);
-  if (dealt != NormRows::kBlock && vectors <= kMaxWarpVectors) {
-    return dealt == NormRows::kEarlyWarp ? LaunchWarps<T, 2, true>(args, vectors, context)
-                                         : LaunchWarps<T, 4, false>(args, vectors, context);
-  }
+  const NormRows dealt = DealNormRows(args.rows, vectors, sizeof(T), context);
+  if (dealt == NormRows::kEarlyWarp) return LaunchWarps<T, 2, true>(args, vectors, context);
+  if (dealt == NormRows::kWarp) return LaunchWarps<T, 4, false>(args, vectors, context);
   if (vectors <= 64) return LaunchRegisters<T, 64, 1, 1, true>(args, context);
   if (vectors <= 96) return LaunchRegisters<T, 96, 1, 1, true>(args, context);
   if (vectors <= 128) return LaunchRegisters<T, 128, 1, 1, true>(args, context);

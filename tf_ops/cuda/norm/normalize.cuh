@@ -15,12 +15,19 @@ enum class NormRows {
   kWarp,       // a warp, when they are used: that leaves registers for more warps
 };
 
-// For rows of elements of this size, as an H100 measured BERT (benchmarks/gpu_profile.md).
-inline NormRows DealNormRows(int64_t rows, int64_t element_bytes, const LaunchContext& context) {
+// Vectors of 16 bytes of a row, at most, that a warp takes.
+constexpr int64_t kMaxWarpVectors = 256;
+
+// For rows of so many vectors, of elements of this size, as an H100 measured BERT
+// (benchmarks/gpu_profile.md).
+inline NormRows DealNormRows(int64_t rows, int64_t vectors, int64_t element_bytes,
+                             const LaunchContext& context) {
   // Rows of each multiprocessor, at most.
   constexpr int64_t kByBlock = 10, kEarly = 20, kEarlyFloat32 = 16;
   const int64_t early = element_bytes == 4 ? kEarlyFloat32 : kEarly;
-  if (rows <= kByBlock * context.num_multiprocessors) return NormRows::kBlock;
+  if (rows <= kByBlock * context.num_multiprocessors || vectors > kMaxWarpVectors) {
+    return NormRows::kBlock;
+  }
   return rows <= early * context.num_multiprocessors ? NormRows::kEarlyWarp : NormRows::kWarp;
 }
 
